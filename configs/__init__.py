@@ -1,0 +1,1 @@
+"""Configs: one file a study or run; `get_config(arg)` returns a locked ConfigDict."""

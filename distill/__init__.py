@@ -1,0 +1,1 @@
+"""distill: logit distillation and its scaling law in JAX."""
