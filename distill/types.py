@@ -1,0 +1,42 @@
+"""The letters of every shape in this project, and the two pytrees that a step reads.
+
+B batch (sequences)   S sequence (tokens)      D d_model            F ff_dim          V vocabulary
+H query heads         G key-value heads        K head_dim           L layers          M microbatches
+"""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TeacherSignal:
+    """What a teacher says about each of the B S predicted tokens: its log-probabilities over the vocabulary."""
+
+    log_probs: Float[Array, "B S V"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Token windows: tokens[:, :-1] is read, tokens[:, 1:] is predicted.
+
+    weight is 0 where a predicted token must not count. segment and position (both of the S tokens that are read) are
+    None for plain windows; in packed ones attention stays inside a segment. signal is None unless it was stored.
+    """
+
+    tokens: Int[Array, "B S+1"]
+    weight: Float[Array, "B S"]
+    segment: Int[Array, "B S"] | None = None
+    position: Int[Array, "B S"] | None = None
+    signal: TeacherSignal | None = None
+
+    @property
+    def inputs(self) -> Int[Array, "B S"]:
+        return self.tokens[:, :-1]
+
+    @property
+    def labels(self) -> Int[Array, "B S"]:
+        return self.tokens[:, 1:]
