@@ -1,0 +1,50 @@
+"""Scaling laws: from a table of runs to a law with uncertainty, and from the law to a plan.
+
+Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
+parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by
+name and in files).
+
+    >>> from distill import laws
+    >>> supervised, distillation = laws.paper()
+    >>> round(float(supervised(N=1e9, D=2e10)), 4), round(float(distillation(N_S=1e9, D_S=2e10, L_T=2.0)), 4)
+    (2.3747, 2.2768)
+
+Names load on first use, so `import distill.laws` costs jax, numpy and nothing more.
+"""
+
+import importlib
+from typing import Any
+
+ORDER = ("parameters", "law", "forms", "registry")
+
+_WHERE = {
+    "parameters": ("bounded", "coefficient", "floor", "linked", "positive", "real"),
+    "law": ("Law", "LawError"),
+    "forms": (
+        "Additive",
+        "Chinchilla",
+        "DataConstrained",
+        "Distillation",
+        "DistillationLimit",
+        "Kaplan",
+        "Overtaking",
+        "PowerLaw",
+        "Supervised",
+        "paper",
+    ),
+    "registry": ("from_dict", "get", "load"),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"distill.laws.{_HOME[name]}"), name)
+    if name in ORDER:
+        return importlib.import_module(f"distill.laws.{name}")
+    raise AttributeError(f"module 'distill.laws' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
