@@ -1,0 +1,187 @@
+"""The paper's decoder-only transformer (section 4): pre-norm RMSNorm, RoPE, QK-norm, SwiGLU, MHA or GQA.
+
+Modules are plain pytrees of Params with a static frozen config: jit, grad, vmap and scan take them as they are.
+Layers are stacked, so one compiled body serves every depth. Letters of the shapes: distill/types.py; where each
+array lies on the mesh: distill/mesh.py.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from distill import mesh
+from distill.config import ModelConfig
+
+
+def fan_in(config: ModelConfig) -> dict[str, int]:
+    """Inputs of every linear map: what its initial scale (1/sqrt) and its learning rate under muP depend on.
+
+    The untied embedding is a table, not a linear map, and is absent; a tied one counts as the head.
+    """
+    maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk", "gate_df", "up_df"), config.d_model)
+    maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
+    return maps | {"embed_vd" if config.tied else "head_vd": config.d_model}
+
+
+def _normal(key: PRNGKeyArray, name: str, shape: tuple[int, ...], std: float) -> nnx.Param:
+    values = std * jax.random.truncated_normal(key, -3, 3, shape, jnp.float32)
+    return nnx.Param(jax.sharding.reshard(values, mesh.STORED[name]))
+
+
+def _constant(name: str, shape: tuple[int, ...], value: float) -> nnx.Param:
+    return nnx.Param(jax.sharding.reshard(jnp.full(shape, value, jnp.float32), mesh.STORED[name]))
+
+
+def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
+    """x over its root mean square, times a gain; computed in float32, returned in x's dtype."""
+    y = x.astype(jnp.float32)
+    y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+    return (y * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
+
+
+def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """cos and sin, each [*B, S, 1, K/2], of the rotary angles position / base^(2i/K) (Su et al. 2104.09864)."""
+    half = config.head_dim // 2
+    frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position[..., None].astype(jnp.float32) * frequency.reshape((1,) * position.ndim + (half,))
+    return jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+
+
+def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Array, "..."]) -> Float[Array, "B S H K"]:
+    """Rotates the pairs (x[i], x[i + K/2]): the half-split layout of Llama-style checkpoints."""
+    a, b = jnp.split(x, 2, axis=-1)
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+class Block(nnx.Module):
+    """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, key: PRNGKeyArray):
+        d, f, h, g, k = config.d_model, config.ff_dim, config.n_heads, config.kv_heads, config.head_dim
+        std = {name: 1 / math.sqrt(n) for name, n in fan_in(config).items()}
+        keys = jax.random.split(key, 7)
+        self.config = config
+        self.attention_norm = _constant("gain_d", (d,), 1.0)
+        self.query = _normal(keys[0], "query_dhk", (d, h, k), std["query_dhk"])
+        self.key = _normal(keys[1], "key_dgk", (d, g, k), std["key_dgk"])
+        self.value = _normal(keys[2], "value_dgk", (d, g, k), std["value_dgk"])
+        self.out = _normal(keys[3], "out_hkd", (h, k, d), std["out_hkd"])
+        if config.qk_norm:
+            self.query_norm = _constant("gain_k", (k,), 1.0)
+            self.key_norm = _constant("gain_k", (k,), 1.0)
+        if config.qkv_bias:
+            self.query_bias = _constant("bias_hk", (h, k), 0.0)
+            self.key_bias = _constant("bias_hk", (g, k), 0.0)
+            self.value_bias = _constant("bias_hk", (g, k), 0.0)
+        self.feed_norm = _constant("gain_d", (d,), 1.0)
+        self.gate = _normal(keys[4], "gate_df", (d, f), std["gate_df"])
+        self.up = _normal(keys[5], "up_df", (d, f), std["up_df"])
+        self.down = _normal(keys[6], "down_fd", (f, d), std["down_fd"])
+
+    def _use(self, param: nnx.Param, name: str) -> Float[Array, "..."]:
+        """The parameter in the compute dtype, gathered over fsdp."""
+        return jax.sharding.reshard(param[...].astype(self.config.dtype), mesh.without_fsdp(mesh.STORED[name]))
+
+    def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
+        weight = self._use(getattr(self, kind), name)
+        heads = jnp.einsum("bsd,dhk->bshk", x, weight, out_sharding=mesh.ACT_BSHK)
+        if self.config.qkv_bias:
+            heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
+        return heads
+
+    def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
+        """Causal self-attention; softmax in float32. mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
+        c = self.config
+        q = self._heads(x, "query", "query_dhk")
+        k = self._heads(x, "key", "key_dgk")
+        v = self._heads(x, "value", "value_dgk")
+        if c.qk_norm:
+            q = rms_norm(q, self.query_norm[...], c.norm_eps)
+            k = rms_norm(k, self.key_norm[...], c.norm_eps)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        # Query heads sit beside the key-value head that serves them: [B, S, G, H/G, K].
+        grouped = P(*mesh.ACT_BSHK[:3], None, None)
+        q = lax.reshape(q, (*q.shape[:2], c.kv_heads, c.n_heads // c.kv_heads, c.head_dim), out_sharding=grouped)
+        scores = jnp.einsum("bsghk,btgk->bghst", q, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask, scores / math.sqrt(c.head_dim), -1e30)
+        weights = jax.nn.softmax(scores, axis=-1).astype(c.dtype)
+        heads = jnp.einsum("bghst,btgk->bsghk", weights, v)
+        heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=mesh.ACT_BSHK)
+        out = self._use(self.out, "out_hkd")
+        return jnp.einsum("bshk,hkd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+
+    def feed(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """SwiGLU: down(silu(gate(x)) * up(x))."""
+        gate = jnp.einsum("bsd,df->bsf", x, self._use(self.gate, "gate_df"), out_sharding=mesh.ACT_BSF)
+        up = jnp.einsum("bsd,df->bsf", x, self._use(self.up, "up_df"), out_sharding=mesh.ACT_BSF)
+        down = self._use(self.down, "down_fd")
+        return jnp.einsum("bsf,fd->bsd", jax.nn.silu(gate) * up, down, out_sharding=mesh.ACT_BSD)
+
+    def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
+        eps = self.config.norm_eps
+        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rope, mask)
+        return x + self.feed(rms_norm(x, self.feed_norm[...], eps))
+
+
+class Transformer(nnx.Module):
+    """Embedding, L stacked blocks, a last norm, and a head that is tied to the embedding or its own."""
+
+    def __init__(self, config: ModelConfig, key: PRNGKeyArray):
+        embed, blocks, head = jax.random.split(key, 3)
+        shape = (config.vocab_size, config.d_model)
+        self.config = config
+        # A tied embedding starts at the head's scale and is scaled up by sqrt(D) where it is looked up, so that the
+        # residual stream starts at unit variance either way.
+        self.embed = _normal(embed, "embed_vd", shape, 1 / math.sqrt(config.d_model) if config.tied else 1.0)
+        self.blocks = jax.vmap(lambda k: Block(config, k))(jax.random.split(blocks, config.n_layers))
+        self.last_norm = _constant("gain_d", (config.d_model,), 1.0)
+        if not config.tied:
+            self.head = _normal(head, "head_vd", shape, 1 / math.sqrt(config.d_model))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B S"],
+        segment: Int[Array, "B S"] | None = None,
+        position: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B S D"]:
+        """The last normalised hidden states. With `segment`, attention stays inside equal segment ids."""
+        c = self.config
+        length = tokens.shape[1]
+        # The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
+        table = jax.sharding.reshard(self.embed[...].astype(c.dtype), P(None, "tensor"))
+        x = table.at[tokens].get(out_sharding=P(mesh.BATCH, None, "tensor"))
+        x = jax.sharding.reshard(x, mesh.ACT_BSD)
+        if c.tied:
+            x = x * math.sqrt(c.d_model)
+        rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
+        mask = jnp.tril(jnp.ones((length, length), bool))[None, None, None]
+        if segment is not None:
+            mask = mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
+
+        def body(x, block):
+            return block(x, rope, mask), None
+
+        if c.remat == "full":
+            body = jax.checkpoint(body)
+        elif c.remat == "dots":
+            body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        x, _ = lax.scan(body, x, self.blocks, unroll=min(c.unroll, c.n_layers))
+        return rms_norm(x, self.last_norm[...], c.norm_eps)
+
+    def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
+        """Float32 logits over the vocabulary, which stays split over tensor."""
+        table = self.embed if self.config.tied else self.head
+        weight = jax.sharding.reshard(table[...].astype(self.config.dtype), P("tensor", None))
+        return jnp.einsum(
+            "bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
+        )
+
+    def __call__(self, tokens: Int[Array, "B S"], **kwargs: Any) -> Float[Array, "B S V"]:
+        return self.logits(self.hidden(tokens, **kwargs))

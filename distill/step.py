@@ -1,0 +1,128 @@
+"""One step of training, supervised or distilled: pure functions, in the paper's symbols.
+
+    signal   = stop_gradient(teacher(x))                       or None
+    loss_sum = sum_tokens w [(1 - lambda) L_NTP + lambda L_KD + lambda_z Z]
+    gradient = d loss_sum / d theta, over all microbatches and devices, divided once by sum w
+
+The division comes last, so the result depends neither on microbatches nor on devices nor on packing.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from distill import mesh, model, objective, optim
+from distill.config import ExperimentConfig, OptimConfig
+from distill.metrics import Sum
+from distill.types import Batch, TeacherSignal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """What of a config is compiled into its step; the rest is traced (optim.Hyper)."""
+
+    optim: OptimConfig
+    objective: objective.ObjectiveShape
+    microbatches: int
+
+
+def shape(config: ExperimentConfig) -> StepShape:
+    """The part of a config that its step is compiled for: configs that share it share an executable."""
+    numbers = ("learning_rate", "weight_decay", "clip", "warmup_steps", "decay_fraction", "final_ratio")
+    defaults = OptimConfig()
+    return StepShape(
+        optim=dataclasses.replace(config.optim, **{name: getattr(defaults, name) for name in numbers}),
+        objective=objective.shape(config.objective),
+        microbatches=config.microbatches,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes, and the numbers that it reads. `hyper` comes from the config, never from disk."""
+
+    step: Int[Array, ""]
+    params: model.Transformer
+    opt_state: Any
+    hyper: optim.Hyper
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(config: ExperimentConfig, key: PRNGKeyArray, hyper: optim.Hyper) -> TrainState:
+    params = model.Transformer(config.model, key)
+    opt_state = optim.transform(config.optim, hyper, model.fan_in(config.model)).init(params)
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, hyper=hyper)
+
+
+def init_state(config: ExperimentConfig) -> TrainState:
+    """The state before the first step, born in its sharding on the current mesh."""
+    canonical = dataclasses.replace(ExperimentConfig(), model=config.model, optim=shape(config).optim)
+    return _init(canonical, jax.random.key(config.seed), optim.hyper(config))
+
+
+def teach(teacher: model.Transformer | None, batch: Batch) -> TeacherSignal | None:
+    """The teacher's word on a batch: stored with it, computed now, or None for supervised training."""
+    if batch.signal is not None or teacher is None:
+        return batch.signal
+    logits = teacher(batch.inputs, segment=batch.segment, position=batch.position)
+    return lax.stop_gradient(TeacherSignal(log_probs=jax.nn.log_softmax(logits, axis=-1)))
+
+
+def train_step(
+    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batch: Batch
+) -> tuple[TrainState, dict[str, Any]]:
+    """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
+
+    def loss_sum(params: model.Transformer, part: Batch) -> tuple[Any, dict[str, Sum]]:
+        signal = teach(teacher, part)
+        logits = params(part.inputs, segment=part.segment, position=part.position)
+        return objective.evaluate(structure.objective, state.hyper, logits, signal, part)
+
+    grad = jax.grad(loss_sum, has_aux=True)
+    if structure.microbatches == 1:
+        gradient, sums = grad(state.params, batch)
+    else:
+        parts = _split(batch, structure.microbatches)
+        zero = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(grad, state.params, jax.tree.map(lambda leaf: leaf[0], parts))
+        )
+        accumulate = lambda total, part: (jax.tree.map(jnp.add, total, grad(state.params, part)), None)  # noqa: E731
+        (gradient, sums), _ = lax.scan(accumulate, zero, parts)
+    weight = jnp.maximum(sums["loss"].weight, 1e-9)
+    gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
+
+    transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
+    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+    means = {name: value.mean() for name, value in sums.items()}
+    means["grad_norm"] = optax.global_norm(gradient)
+    means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
+        structure.optim.schedule, state.hyper, state.step
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state, hyper=state.hyper), means
+
+
+def _split(batch: Batch, microbatches: int) -> Batch:
+    """[B, ...] -> [M, B/M, ...]; the batch keeps its place on the mesh, M is not split."""
+
+    def split(array: Any) -> Any:
+        shape = (microbatches, array.shape[0] // microbatches, *array.shape[1:])
+        return lax.reshape(array, shape, out_sharding=P(None, mesh.BATCH, *([None] * (array.ndim - 1))))
+
+    return jax.tree.map(split, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_steps(
+    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batches: Batch
+) -> tuple[TrainState, dict[str, Any]]:
+    """As many steps as `batches` ([steps, B, ...]) holds, in one call; the metrics come stacked. `state` is donated."""
+    return lax.scan(lambda s, batch: train_step(structure, s, teacher, batch), state, batches)
