@@ -11,10 +11,80 @@ _EXCLUDED = {"identity": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    """Text files: .txt, .jsonl and .parquet, the first two also as .gz, .xz or .zst; local or gs://.
+
+    A .txt file is one document, or several where `separator` cuts it. Documents of `validation` files are validation
+    whatever their hash says.
+    """
+
+    paths: tuple[str, ...] = ()  # globs; ** crosses folders
+    validation: tuple[str, ...] = ()  # globs
+    separator: str = ""
+    invalid_utf8: Literal["replace", "skip", "error"] = "replace"  # with U+FFFD; replaced and skipped are counted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Which columns of a record are text, for jsonl, parquet and TFDS. The first of these that is set is used.
+
+    messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`
+    prompt      a template, '{column}' standing for that column's text, followed by the `completion` template
+    text        a column of plain text
+
+    Replies of the assistant, and completions, are what `completions_only` trains on.
+    """
+
+    text: str = "text"
+    messages: str = ""
+    chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    prompt: str = ""
+    completion: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsConfig:
+    """A TensorFlow Datasets text dataset, read through `data_source` (array_record) without TensorFlow."""
+
+    name: str = ""  # e.g. 'c4/en'; '': data_dir is one prepared dataset, version folder included
+    data_dir: str = ""  # '': TFDS's own default
+    train: str = "train"  # TFDS split, sub-splits as 'train[:10%]' included
+    validation: str = ""  # TFDS split; '': by document hash
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratedConfig:
+    """A random language whose entropy rate is known exactly.
+
+    markov  the next symbol depends on the last `depth` symbols (depth + 1 gram)
+    hidden  a hidden Markov model of `states` states; the next state is given by state and symbol (unifilar), which
+            is what makes the entropy rate exact, and memory may reach back arbitrarily far
+    """
+
+    kind: Literal["markov", "hidden"] = "markov"
+    symbols: int = 8
+    depth: int = 2  # markov only
+    states: int = 16  # hidden only
+    concentration: float = 0.3  # of the Dirichlet of each state's next symbol: smaller is more predictable
+    seed: int = 0
+    tokens: int = 2_000_000  # of training text, both halves together
+    validation_tokens: int = 131_072
+    document_tokens: int = 65_536  # each document starts afresh from the stationary distribution
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureConfig:
+    """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
+
+    stores: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """How text becomes tokens.
 
-    bytes          UTF-8, vocabulary 256; a NUL (stripped from text, and counted) ends each document
+    bytes          UTF-8, vocabulary 256; a NUL (removed from text, and counted) ends each document
     bpe            a byte-level BPE of `vocab_size` tokens, trained on the training splits only
     json           a `tokenizer.json` at `path`
     sentencepiece  a SentencePiece model at `path`
@@ -24,15 +94,14 @@ class TokenizerConfig:
     path: str = ""
     vocab_size: int = 8192  # bpe only
     train_bytes: int = 100_000_000  # bpe only: text read to learn the merges
-    end_of_text: str = ""  # json and sentencepiece: the token that ends a document; '': the model's own
+    end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """Fractions of the documents, assigned by a hash of each document's text.
 
-    The embedded corpus has its own documented split; sources with validation files of their own use `validation`
-    only for what is left.
+    A source with splits of its own (embedded, generated, validation files) keeps them; fractions are for the rest.
     """
 
     validation: float = 0.05
@@ -42,12 +111,23 @@ class SplitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text comes from, how it becomes tokens, and which split this run reads."""
+    """Where the text comes from, how it becomes tokens, and which split this run reads.
 
-    source: Literal["embedded"] = "embedded"
+    packing: 'windows' cuts the token stream into rows that cross document ends; 'segments' cuts it likewise but
+    attention and prediction stay inside a document; 'documents' packs whole documents into rows.
+    """
+
+    source: Literal["embedded", "files", "tfds", "generated", "tokens", "mixture"] = "embedded"
+    files: FilesConfig = FilesConfig()
+    columns: ColumnsConfig = ColumnsConfig()
+    tfds: TfdsConfig = TfdsConfig()
+    generated: GeneratedConfig = GeneratedConfig()
+    tokens: str = ""  # the folder of a finished store
+    mixture: MixtureConfig = MixtureConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     splits: SplitConfig = SplitConfig()
     split: Literal["teacher", "student"] = "student"
     packing: Literal["windows", "segments", "documents"] = "windows"
+    completions_only: bool = False
     seed: int = 0  # of the order of windows
-    cache: str = dataclasses.field(default="", metadata=_EXCLUDED)  # where stores are built and kept
+    cache: str = dataclasses.field(default="", metadata=_EXCLUDED)  # where stores are built and kept; '': WORKDIR/data
