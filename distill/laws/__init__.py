@@ -2,7 +2,9 @@
 
 Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
 parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by
-name and in files).
+name and in files);
+then the planner: minimise (grid and Newton), scenarios (who pays), allocate (the best split of a budget), crossover
+(where supervised training catches up), problem (one student's plans), planner (the advice).
 
     >>> from distill import laws
     >>> supervised, distillation = laws.paper()
@@ -15,7 +17,18 @@ Names load on first use, so `import distill.laws` costs jax, numpy and nothing m
 import importlib
 from typing import Any
 
-ORDER = ("parameters", "law", "forms", "registry")
+ORDER = (
+    "parameters",
+    "law",
+    "forms",
+    "registry",
+    "minimise",
+    "scenarios",
+    "allocate",
+    "crossover",
+    "problem",
+    "planner",
+)
 
 _WHERE = {
     "parameters": ("bounded", "coefficient", "floor", "linked", "positive", "real"),
@@ -33,6 +46,10 @@ _WHERE = {
         "paper",
     ),
     "registry": ("from_dict", "get", "load"),
+    "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
+    "allocate": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
+    "crossover": ("crossover_compute", "crossover_tokens"),
+    "planner": ("PAPER_REGION", "Plan", "Region", "plan"),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = sorted(_HOME)

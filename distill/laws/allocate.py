@@ -1,0 +1,261 @@
+"""The best split of a budget between student and teacher: Eq. 9 minimised over N_T, D_T and D_S, batched, in float64.
+
+The constraint takes one variable away and each scenario leaves as few as it has:
+- free teacher (best_case): only L_T matters, one variable; the cheapest teacher that reaches it is then reported;
+- only its forward passes paid (teacher_inference): D_T is free, so D_T or N_T stands at a bound, one variable along
+  that edge;
+- its training paid (teacher_pretraining, pretraining_and_inference): N_T and the share of compute spent on the
+  teacher's training, two variables.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.laws.minimise import minimise
+from distill.laws.scenarios import UNLIMITED, Scenario, effective_tokens
+
+_CHUNK = 128  # cases solved in one call: one shape, so one compilation a scenario
+_BISECTIONS = 52
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The range of N_T, D_T and D_S that is searched; the paper's is 1e6 to 1e17."""
+
+    low: float = 1e6
+    high: float = 1e17
+
+
+PAPER_BOUNDS = Bounds()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Optimal splits: float64 arrays of one shape. `second_*` is the best point of another valley (inf: none)."""
+
+    N_S: np.ndarray
+    D_S: np.ndarray
+    N_T: np.ndarray
+    D_T: np.ndarray
+    L_T: np.ndarray
+    L_S: np.ndarray
+    second_N_T: np.ndarray
+    second_D_S: np.ndarray
+    second_L_T: np.ndarray
+    second_L_S: np.ndarray
+
+
+def allocate(
+    supervised: Any,
+    distillation: Any,
+    N_S: Any,
+    compute: Any,
+    scenario: Scenario,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> Allocation:
+    """The split of `compute` FLOPs with the least L_S for students of N_S parameters (arrays broadcast).
+
+    Laws may be stacks (leaves of shape [R], a bootstrap): the result then has a leading axis R.
+    `unique` is the number of distinct tokens that student and teacher each have.
+    """
+    weights = (scenario.logits, scenario.pretraining)
+    kind = "share" if scenario.pretraining else "edge" if scenario.logits else "loss"
+    out = _run(_SOLVERS[kind], (supervised, distillation, flops), (N_S, compute), (*weights, unique, bounds))
+    return Allocation(N_S=out.pop("N_S"), **out)
+
+
+def supervised_optimum(
+    supervised: Any, compute: Any, *, flops: Any, unique: float = UNLIMITED, bounds: Bounds = PAPER_BOUNDS
+) -> dict[str, np.ndarray]:
+    """{'N', 'D', 'L'} of the compute-optimal supervised model, 3 F(N) D = compute."""
+    out = _run(_solve_supervised, (supervised, flops), (compute,), (unique, bounds))
+    return {"N": out["N_S"], "D": out["D_S"], "L": out["L_S"]}
+
+
+def cheapest_teacher(
+    supervised: Any,
+    L_T: Any,
+    D_S: Any,
+    scenario: Scenario,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N_T, D_T) of loss L_T at the least cost for D_S student tokens; training counts even where others pay it.
+
+    Under a stack of laws [R], L_T and D_S [R, n] hold the cases of each law.
+    """
+    weights = (scenario.logits, scenario.pretraining or 1.0)
+    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), (*weights, unique, bounds), np.ndim(L_T) > 1)
+    return out["N_T"], out["D_T"]
+
+
+def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool = False) -> dict[str, np.ndarray]:
+    """Solves every case under every law of a stack, in chunks on all cores; axes: [R, *cases].
+
+    paired: the cases have the axis R already, a row of them for every law.
+    """
+    leaves, structures = zip(*(_split(part) for part in parts))
+    flat = [np.asarray(leaf, np.float64) for part in leaves for leaf in part]
+    laws = np.broadcast_shapes(*(leaf.shape for leaf in flat)) if flat else ()
+    grid = np.broadcast_arrays(*(np.asarray(case, np.float64) for case in cases))
+    shape = grid[0].shape if paired else laws + grid[0].shape
+    count = int(np.prod(shape))
+    per_law = [np.broadcast_to(leaf, laws).reshape(-1) for leaf in flat]
+    each = count // max(int(np.prod(laws)), 1)
+    rows = [np.repeat(leaf, each) for leaf in per_law]
+    rows += [np.broadcast_to(case, shape).reshape(-1) for case in grid]
+    numbers = [s for setting in settings for s in ((setting.low, setting.high) if _is_bounds(setting) else (setting,))]
+
+    def chunk(start: int) -> dict[str, np.ndarray]:
+        with jax.enable_x64(True):
+            picked = [np.resize(row[start : start + _CHUNK], _CHUNK) for row in rows]
+            return {k: np.asarray(v) for k, v in _batched(solve, structures, len(cases), picked, numbers).items()}
+
+    starts = range(0, count, _CHUNK)
+    if len(starts) == 1:
+        solved = [chunk(0)]
+    else:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            solved = [chunk(starts[0]), *pool.map(chunk, starts[1:])]
+    return {name: np.concatenate([part[name] for part in solved])[:count].reshape(shape) for name in solved[0]}
+
+
+def _is_bounds(setting: Any) -> bool:
+    return isinstance(setting, Bounds)
+
+
+def _split(part: Any) -> tuple[list[Any], Any]:
+    """A law's numbers and its structure; a plain function has no numbers and is its own structure."""
+    leaves, structure = jax.tree_util.tree_flatten(part)
+    if all(isinstance(leaf, (int, float, np.ndarray, np.generic, jax.Array)) for leaf in leaves):
+        return leaves, structure
+    return [], part
+
+
+def _join(structures: tuple, numbers: list[Any]) -> list[Any]:
+    parts, at = [], 0
+    for structure in structures:
+        if isinstance(structure, jax.tree_util.PyTreeDef):
+            parts.append(structure.unflatten(numbers[at : at + structure.num_leaves]))
+            at += structure.num_leaves
+        else:
+            parts.append(structure)
+    return parts
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _batched(solve: Any, structures: tuple, n_cases: int, rows: list[Any], numbers: list[Any]) -> dict[str, Any]:
+    def one(row):
+        parts = _join(structures, row[: len(row) - n_cases])
+        return solve(*parts, *row[len(row) - n_cases :], *numbers)
+
+    return jax.vmap(one)(rows)
+
+
+def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high):
+    """One case of `allocate`; `kind` names the variables that the scenario leaves."""
+    log_low, log_high = jnp.log(low), jnp.log(high)
+    F_S = flops(N_S)
+
+    def teacher_loss(N_T, D_T):
+        return supervised(N_T, effective_tokens(D_T, unique))
+
+    best, worst = teacher_loss(high, high), teacher_loss(low, low)
+    axes = {
+        "loss": (jnp.linspace(jnp.log(1e-4), jnp.log(worst - best), 384),),
+        "edge": (jnp.linspace(0.0, 2 * (log_high - log_low), 512),),
+        "share": (jnp.linspace(log_low, log_high, 52), jnp.linspace(-30.0, 14.0, 45)),
+    }[kind]
+
+    def place(z):
+        """(N_T, D_T, D_S, L_T) of a point of the search."""
+        if kind == "loss":
+            return jnp.nan, jnp.nan, compute / (3 * F_S), best + jnp.exp(z[0])
+        if kind == "edge":
+            D_T = jnp.exp(jnp.minimum(log_low + z[0], log_high))
+            N_T = jnp.exp(jnp.maximum(log_low, 2 * log_low - log_high + z[0]))
+            return N_T, D_T, compute / (3 * F_S + logits * flops(N_T)), teacher_loss(N_T, D_T)
+        N_T = jnp.exp(z[0])
+        F_T = flops(N_T)
+        share = jax.nn.sigmoid(z[1])
+        D_T = jnp.minimum(share * compute / (3 * pretraining * F_T), high)
+        return N_T, D_T, (1 - share) * compute / (3 * F_S + logits * F_T), teacher_loss(N_T, D_T)
+
+    def loss(z):
+        _, _, D_S, L_T = place(z)
+        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique), L_T)
+
+    found = minimise(loss, axes)
+    N_T, D_T, D_S, L_T = place(found.z)
+    second = place(found.second_z)
+    return {
+        "N_S": N_S,
+        "D_S": jnp.minimum(D_S, high),
+        "N_T": N_T,
+        "D_T": D_T,
+        "L_T": L_T,
+        "L_S": found.value,
+        "second_N_T": second[0],
+        "second_D_S": second[2],
+        "second_L_T": second[3],
+        "second_L_S": found.second_value,
+    }
+
+
+_SOLVERS = {kind: functools.partial(_solve, kind) for kind in ("loss", "edge", "share")}
+
+
+def _solve_supervised(supervised, flops, compute, unique, low, high):
+    def tokens(z):
+        return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), high)
+
+    def loss(z):
+        return supervised(jnp.exp(z[0]), effective_tokens(tokens(z), unique))
+
+    found = minimise(loss, (jnp.linspace(jnp.log(low), jnp.log(high), 256),))
+    return {"N_S": jnp.exp(found.z[0]), "D_S": tokens(found.z), "L_S": found.value}
+
+
+def _bisect(rises, low, high):
+    """Where an increasing sign change lies between low and high (the bound itself where there is none)."""
+
+    def halve(_, bracket):
+        middle = (bracket[0] + bracket[1]) / 2
+        up = rises(middle)
+        return jnp.where(up, bracket[0], middle), jnp.where(up, middle, bracket[1])
+
+    bracket = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return (bracket[0] + bracket[1]) / 2
+
+
+def _solve_teacher(supervised, flops, L_T, D_S, logits, pretraining, unique, low, high):
+    """Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum: where its slope is zero."""
+    log_low, log_high = jnp.log(low), jnp.log(high)
+
+    def loss(n, d):
+        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique))
+
+    def tokens(n):
+        return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)
+
+    def cost_rises(n):
+        d = tokens(n)
+        by_n, by_d = jax.grad(loss, argnums=(0, 1))(n, d)
+        training = 3 * pretraining * jnp.exp(d)
+        slope = jax.grad(lambda n: jnp.log(flops(jnp.exp(n))))(n) - training / (logits * D_S + training) * by_n / by_d
+        return (slope > 0) & (loss(n, log_high) <= L_T)
+
+    n = _bisect(cost_rises, log_low, log_high)
+    return {"N_T": jnp.exp(n), "D_T": jnp.exp(tokens(n))}
