@@ -3,7 +3,7 @@
 Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
 parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by
 name and in files);
-then the planner: minimise (grid and Newton), scenarios (who pays), allocate (the best split of a budget), crossover
+then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
 (where supervised training catches up), problem (one student's plans), planner (the advice).
 
     >>> from distill import laws
@@ -24,7 +24,7 @@ ORDER = (
     "registry",
     "minimise",
     "scenarios",
-    "allocate",
+    "allocation",
     "crossover",
     "problem",
     "planner",
@@ -47,7 +47,7 @@ _WHERE = {
     ),
     "registry": ("from_dict", "get", "load"),
     "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
-    "allocate": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
+    "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
     "crossover": ("crossover_compute", "crossover_tokens"),
     "planner": ("PAPER_REGION", "Plan", "Region", "plan"),
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill.laws.allocate import PAPER_BOUNDS, Bounds, allocate
+from distill.laws.allocation import PAPER_BOUNDS, Bounds, allocate
 from distill.laws.scenarios import UNLIMITED, Scenario, effective_tokens
 
 _GRID = 64

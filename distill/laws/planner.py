@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from distill.laws.allocate import Bounds
+from distill.laws.allocation import Bounds
 from distill.laws.crossover import crossover_compute, crossover_stack, crossover_tokens
 from distill.laws.problem import Problem, least, require_room
 from distill.laws.scenarios import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.allocate import Bounds, allocate, cheapest_teacher
+from distill.laws.allocation import Bounds, allocate, cheapest_teacher
 from distill.laws.crossover import column, worth
 from distill.laws.scenarios import PlanError, Scenario, Teacher, engineering
 

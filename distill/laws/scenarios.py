@@ -1,7 +1,7 @@
 """Who pays for the teacher: the paper's four scenarios, F(N), Eq. 9, and what lies around a budget.
 
 Units: compute in FLOPs, data in tokens, sizes in non-embedding parameters. Everything here is closed-form; the search
-for the best split stands in `distill.laws.allocate`.
+for the best split stands in `distill.laws.allocation`.
 """
 
 import dataclasses
