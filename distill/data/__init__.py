@@ -14,21 +14,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill.data.config import DataConfig as DataConfig
     from distill.data.corpus import open_store as open_store
+    from distill.data.errors import DataError as DataError
+    from distill.data.evaluation import Evaluation as Evaluation
+    from distill.data.language import Language as Language
+    from distill.data.language import make_language as make_language
     from distill.data.loader import Loader as Loader
-    from distill.data.store import DataError as DataError
-    from distill.data.store import Evaluation as Evaluation
+    from distill.data.loader import prefetch as prefetch
+    from distill.data.mixture import Mixture as Mixture
     from distill.data.store import TokenStore as TokenStore
 
 # Each module imports only from those before it.
-ORDER = ("config", "permutation", "blocks", "documents", "tokenizer", "embedded", "store", "build", "corpus", "loader")
+ORDER = (
+    *("config", "errors", "permutation", "order", "documents", "columns", "blocks"),
+    *("subword", "sentencepiece", "tokenizer", "embedded", "files", "tfds", "language"),
+    *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
+    *("encode", "build", "corpus"),
+)
 
 _HOME = {
     "DataConfig": "config",
-    "DataError": "store",
-    "Evaluation": "store",
-    "TokenStore": "store",
-    "open_store": "corpus",
+    "DataError": "errors",
+    "Evaluation": "evaluation",
+    "Language": "language",
     "Loader": "loader",
+    "Mixture": "mixture",
+    "TokenStore": "store",
+    "make_language": "language",
+    "open_store": "corpus",
+    "prefetch": "loader",
 }
 __all__ = list(_HOME)
 

@@ -12,14 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from distill.config import DistillError
+from distill.data.errors import DataError
 
 BLOCK = 64 * 1024
 DIGEST = 32
-
-
-class DamageError(DistillError):
-    """A file of a store is not what its manifest says."""
 
 
 class BlockWriter:
@@ -71,7 +67,7 @@ def hash_path(path: Path) -> Path:
 class BlockReader:
     """A memory map of a block file; every block is hashed and compared when it is first asked for.
 
-    Raises DamageError (with the path and the byte range) when a length or a hash differs from the manifest's entry.
+    Raises DataError (with the path and the byte range) when a length or a hash differs from the manifest's entry.
     """
 
     def __init__(self, path: Path, entry: dict, dtype: DTypeLike):
@@ -79,9 +75,9 @@ class BlockReader:
         size = path.stat().st_size if path.exists() else -1
         hashes = hash_path(path).read_bytes() if hash_path(path).exists() else b""
         if size != entry["size"]:
-            raise DamageError(f"{path}: got {size} bytes, wanted {entry['size']} (manifest); rebuild the store")
+            raise DataError(f"{path}: got {size} bytes, wanted {entry['size']} (manifest); rebuild the store")
         if hashlib.sha256(hashes).hexdigest() != entry["sha256"]:
-            raise DamageError(f"{hash_path(path)}: does not match the manifest; rebuild the store")
+            raise DataError(f"{hash_path(path)}: does not match the manifest; rebuild the store")
         # An empty file cannot be mapped.
         self.array: NDArray = np.memmap(path, dtype, "r") if size else np.zeros(0, dtype)
         self._hashes, self._size = hashes, size
@@ -113,9 +109,9 @@ class BlockReader:
             return
         start, stop = block * BLOCK, min((block + 1) * BLOCK, self._size)
         item = self.array.dtype.itemsize
-        view = self.array.reshape(-1)[start // item : stop // item]
-        if hashlib.sha256(memoryview(view).cast("B")).digest() != self._hashes[block * DIGEST : (block + 1) * DIGEST]:
-            raise DamageError(
+        view = self.array[start // item : stop // item].view(np.uint8)
+        if hashlib.sha256(view.data).digest() != self._hashes[block * DIGEST : (block + 1) * DIGEST]:
+            raise DataError(
                 f"{self.path}: bytes {start}..{stop} do not match their sha256; the file is damaged: "
                 "delete the store and build it again"
             )

@@ -27,8 +27,9 @@ from distill.data.blocks import BlockWriter
 from distill.data.config import SplitConfig
 from distill.data.documents import SPLITS, Document, assign
 from distill.data.encode import Encoded, encode, encode_in_worker, start_worker
-from distill.data.split import SplitWriter
-from distill.data.store import FORMAT, MANIFEST, VOCABULARY, DataError
+from distill.data.errors import DataError
+from distill.data.split import DOCUMENT_DTYPE, SplitWriter
+from distill.data.store import FORMAT, MANIFEST, VOCABULARY
 from distill.data.tokenizer import Tokenizer
 
 CHUNK_BYTES = 1 << 20  # text encoded in one piece by one worker
@@ -63,6 +64,10 @@ class Progress(NamedTuple):
     shards: int
 
 
+# Documents read; among them dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
+COUNTS = ("documents", "empty", "skipped", "duplicates_across", "duplicates_within", "invalid_utf8", "nul_removed")
+
+
 @dataclasses.dataclass
 class State:
     """What `progress.json` holds: all that a killed build needs to go on."""
@@ -74,10 +79,6 @@ class State:
     bytes: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     token_bytes: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     sizes: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-
-
-# Documents read; among them dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
-COUNTS = ("documents", "empty", "skipped", "duplicates_across", "duplicates_within", "invalid_utf8", "nul_removed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,8 +175,6 @@ def _restore(folder: Path, fingerprint: str) -> State:
 
 def _restore_seen(folder: Path, recipe: Recipe, state: State) -> dict[int, str]:
     """Digest -> split of the documents that later ones are compared with."""
-    from distill.data.split import DOCUMENT_DTYPE
-
     names = SPLITS if recipe.splits.duplicates == "all" else recipe.source.explicit
     seen: dict[int, str] = {}
     for name in names:
@@ -196,9 +195,9 @@ def _chunks(recipe: Recipe, state: State, seen: dict[int, str]) -> Iterator[Chun
         while True:
             chunk = Chunk([], [], [], shard, 0, dict.fromkeys(COUNTS, 0))
             size = 0
-            for document in itertools.islice(stream, CHUNK_DOCUMENTS):
+            for raw in itertools.islice(stream, CHUNK_DOCUMENTS):
                 read += 1
-                document = _clean(document, chunk.counts)
+                document = _clean(raw, chunk.counts)
                 if document is None:
                     continue
                 digest = document.digest()

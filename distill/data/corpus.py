@@ -2,15 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from distill.data.build import Progress, Recipe, Source, build_store
-from distill.data.config import DataConfig
+from distill.data.columns import Columns
+from distill.data.config import DataConfig, TokenizerConfig
+from distill.data.documents import assign
 from distill.data.embedded import Embedded
-from distill.data.store import DataError, TokenStore
-from distill.data.tokenizer import ByteTokenizer
+from distill.data.errors import DataError
+from distill.data.files import Files
+from distill.data.language import Generated
+from distill.data.mixture import Mixture
+from distill.data.store import TokenStore
+from distill.data.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 
 
 def open_store(
@@ -19,13 +26,30 @@ def open_store(
     *,
     workers: int = 0,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> TokenStore:
+) -> TokenStore | Mixture:
     """The store that this config describes: kept in `cache_dir` under its fingerprint, built if it is not there yet.
 
-    Safe to call from many processes at once: one builds, the others wait.
+    Safe to call from many processes at once: one builds, the others wait. Raises DataError.
     """
+    if config.source == "tokens":
+        return TokenStore(config.tokens)
+    if config.source == "mixture":
+        embedded = DataConfig(tokenizer=config.tokenizer)
+        names = config.mixture.stores
+        stores = [_open_made(embedded, cache_dir) if name == "embedded" else TokenStore(name) for name in names]
+        return Mixture(stores, config.mixture.weights)
+    return _open_made(config, cache_dir, workers=workers, on_progress=on_progress)
+
+
+def _open_made(
+    config: DataConfig,
+    cache_dir: str | Path,
+    *,
+    workers: int = 0,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> TokenStore:
     recipe = make_recipe(config)
-    path = Path(cache_dir) / f"{config.source}-{config.tokenizer.kind}-{recipe.fingerprint[:12]}"
+    path = Path(cache_dir) / f"{config.source}-{recipe.description['tokenizer']['kind']}-{recipe.fingerprint[:12]}"
     return open_at(path, recipe, workers=workers, on_progress=on_progress)
 
 
@@ -45,16 +69,29 @@ def open_at(
 
 def make_recipe(config: DataConfig) -> Recipe:
     """The source, tokenizer and splits of a config, and the fingerprint that names their store."""
+    for name in ("validation", "teacher"):
+        value = getattr(config.splits, name)
+        if not 0 <= value <= 1:
+            raise DataError(f"data.splits.{name} is {value}, wanted a fraction from 0 to 1")
     source = make_source(config)
-    description = {
-        "source": source.describe(),
-        "tokenizer": {"kind": config.tokenizer.kind},
-        "splits": {"duplicates": config.splits.duplicates},
-    }
+    description: dict[str, Any] = {"source": source.describe(), "splits": {"duplicates": config.splits.duplicates}}
+    if set(source.explicit) != {"teacher", "student", "validation"}:
+        description["splits"] |= {"validation": config.splits.validation, "teacher": config.splits.teacher}
+    tokenizer: Callable[[Path], Tokenizer]
+    if config.source == "generated":
+        symbols = SymbolTokenizer(config.generated.symbols)
+        description["tokenizer"], tokenizer = {"kind": "symbols"}, lambda folder: symbols
+    else:
+        description["tokenizer"], tokenizer = _tokenizer(config.tokenizer, source, config)
+    if config.source in ("files", "tfds"):
+        names = Columns(config.columns).needed()
+        description["columns"] = {"read": names, **({"chat": config.columns.chat} if config.columns.messages else {})}
+        if config.columns.prompt:
+            description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return Recipe(
         source=source,
-        tokenizer=lambda folder: ByteTokenizer(),
+        tokenizer=tokenizer,
         splits=config.splits,
         description=description,
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
@@ -62,7 +99,64 @@ def make_recipe(config: DataConfig) -> Recipe:
 
 
 def make_source(config: DataConfig) -> Source:
+    """The raw text of a config; DataError when it is not there."""
+    if config.source == "files":
+        return Files(config.files, Columns(config.columns))
+    if config.source == "tfds":
+        from distill.data.tfds import Tfds
+
+        return Tfds(config.tfds, Columns(config.columns))
+    if config.source == "generated":
+        return Generated(config.generated)
     return Embedded()
+
+
+def _tokenizer(
+    config: TokenizerConfig, source: Source, data: DataConfig
+) -> tuple[dict[str, Any], Callable[[Path], Tokenizer]]:
+    """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
+    if config.kind == "bytes":
+        return {"kind": "bytes"}, lambda folder: ByteTokenizer()
+    if config.kind == "bpe":
+
+        def train(folder: Path) -> Tokenizer:
+            from distill.data.subword import train_bpe
+
+            path = folder / "tokenizer.json"
+            if not path.exists():
+                train_bpe(_training_text(source, data, config.train_bytes), config.vocab_size, path)
+            found = load(("json", str(path), ""))
+            found.name = f"bpe-{found.vocab_size}"
+            return found
+
+        return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}, train
+    given = load((config.kind, config.path, config.end_of_text))
+
+    def copy(folder: Path) -> Tokenizer:
+        path = folder / ("tokenizer.json" if config.kind == "json" else "tokenizer.model")
+        shutil.copyfile(config.path, path)
+        found = load((config.kind, str(path), config.end_of_text))
+        found.name = given.name
+        return found
+
+    return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}, copy
+
+
+def _training_text(source: Source, data: DataConfig, limit: int) -> Iterator[str]:
+    """The text of the training splits, up to about `limit` bytes: no tokenizer here ever saw validation text."""
+    total, held_out = 0, set()
+    for shard in range(len(source.shards)):
+        for document in source.read(shard):
+            digest = document.digest()
+            if document.split == "validation":
+                held_out.add(digest)
+            if digest in held_out or (document.split or assign(digest, data.splits)) == "validation":
+                continue
+            for part in document.parts:
+                yield part.text
+                total += len(part.text)
+            if total >= limit:
+                return
 
 
 def _difference(got: Any, wanted: Any, path: str = "") -> str:

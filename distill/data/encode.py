@@ -59,7 +59,7 @@ def _masks(parts: Sequence[Part], runs: Sequence[NDArray]) -> list[NDArray[np.ui
 _worker: list[Tokenizer] = []
 
 
-def start_worker(spec: tuple[str, str]) -> None:
+def start_worker(spec: tuple[str, ...]) -> None:
     """Loads the tokenizer once in a worker process."""
     import os
 

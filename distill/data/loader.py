@@ -1,24 +1,34 @@
 """Batches of a split, in a seeded global order whose only state is the step."""
 
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distill.data.permutation import permute
-from distill.data.store import DataError, TokenStore
+from distill.data.errors import DataError
+from distill.data.mixture import Mixture
+from distill.data.order import Order
+from distill.data.store import TokenStore
+from distill.data.windows import stack
 from distill.types import Batch
+
+T = TypeVar("T")
 
 
 class Loader:
     """`batch(step)` is a pure function of the step: resuming needs no other state.
 
     Sample i = step * batch_size + row of a run is window permute(i mod n, n, seed, epoch = i div n) of the split's n
-    windows: every window once an epoch, in another order each epoch. A process takes its contiguous share of each
-    global batch, so that the global order is the same on any number of hosts.
+    windows: every window once an epoch, in another order each epoch (of a mixture: of each store; see `Order`). A
+    process takes its contiguous share of each global batch, so the global order is the same on any number of hosts.
     """
 
     def __init__(
         self,
-        store: TokenStore,
+        store: TokenStore | Mixture,
         *,
         split: str,
         batch_size: int,
@@ -32,48 +42,86 @@ class Loader:
         """batch_size is the global one. Raises DataError where the split or the sizes do not fit."""
         if batch_size % process_count:
             raise DataError(f"batch_size={batch_size} is not a multiple of the {process_count} processes that share it")
-        self._windows = store.windows(split, seq_len, packing=packing, completions_only=completions_only)
+        self._views = store.views(split, seq_len, packing=packing, completions_only=completions_only)
+        self._order = Order([view.count for view in self._views], store.weights, seed)
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
         share = batch_size // process_count
         self._rows = np.arange(process_index * share, (process_index + 1) * share)
 
     @property
     def window_count(self) -> int:
-        """The number of distinct windows: one epoch."""
-        return self._windows.count
+        """The number of distinct windows."""
+        return int(self._order.offsets[-1])
 
     def windows(self, step: int) -> NDArray[np.int64]:
         """Ids of this process's windows of a step [B]; the key of any signal kept by window."""
-        return self._ids(step * self.batch_size + self._rows)
+        return self._order.ids(step * self.batch_size + self._rows)
 
     def batch(self, step: int) -> Batch:
         """This process's rows of the global batch of a step, as NumPy arrays: tokens int32 [B, S+1]."""
-        return self._windows.read(self.windows(step))
+        return self.read(self.windows(step))
 
     def batches(self, step: int, count: int) -> Batch:
         """The batches step..step+count-1 stacked: tokens [count, B, S+1]."""
         steps = np.arange(step, step + count)
-        flat = self._windows.read(self._ids((steps[:, None] * self.batch_size + self._rows).reshape(-1)))
-        fields = {
-            name: value.reshape(count, len(self._rows), -1)
-            for name, value in vars(flat).items()
-            if isinstance(value, np.ndarray)
-        }
-        return Batch(**fields)
+        flat = self.read(self._order.ids((steps[:, None] * self.batch_size + self._rows).reshape(-1)))
+        arrays = (flat.tokens, flat.weight, flat.segment, flat.position)
+        return Batch(*(None if a is None else a.reshape(count, len(self._rows), -1) for a in arrays))  # type: ignore
 
     def read(self, ids: ArrayLike) -> Batch:
         """The windows of these ids, in this order."""
-        return self._windows.read(ids)
+        ids = np.asarray(ids, np.int64)
+        part = np.searchsorted(self._order.offsets, ids, "right") - 1
+        read = [(part == p, ids[part == p] - self._order.offsets[p]) for p in np.unique(part)]
+        return stack([(rows, self._views[part[rows][0]].read(local)) for rows, local in read])
 
-    def epochs(self, steps: int) -> float:
-        """How often `steps` steps go through the split."""
-        return steps * self.batch_size / self.window_count
+    def epochs(self, steps: int) -> tuple[float, ...]:
+        """How often `steps` steps go through the split, for each store that is drawn from."""
+        return tuple((self._order.draws(steps * self.batch_size) / self._order.counts).tolist())
 
     def unique_tokens(self, steps: int) -> int:
         """Distinct predicted tokens in the first `steps` steps, over all processes: D_unique."""
-        samples = min(steps * self.batch_size, self.window_count)
-        return int(self._windows.predicted(self._ids(np.arange(samples))).sum())
+        ids = self._order.distinct(steps * self.batch_size)
+        part = np.searchsorted(self._order.offsets, ids, "right") - 1
+        return sum(
+            int(view.predicted(ids[part == p] - self._order.offsets[p]).sum()) for p, view in enumerate(self._views)
+        )
 
-    def _ids(self, sample: NDArray[np.integer]) -> NDArray[np.int64]:
-        n = self.window_count
-        return permute(sample % n, n, self.seed, sample // n)
+
+def prefetch(make: Callable[[int], T], steps: Iterator[int] | range, depth: int = 2) -> Iterator[T]:
+    """make(step) for each step, computed up to `depth` ahead in a thread: reading and placing on devices overlap
+    with training. Closing the iterator stops the thread; an error in `make` is raised here.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for step in steps:
+                if stop.is_set():
+                    return
+                put((make(step), None))
+            put((None, StopIteration()))
+        except BaseException as error:  # handed to the consumer, whatever it is
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield value  # type: ignore[misc]
+    finally:
+        stop.set()
+        thread.join()

@@ -82,9 +82,9 @@ class Split:
         """1 where a token belongs to a completion [n, length]."""
         return self._rows("mask", starts, length)
 
-    def read_span(self, start: int, stop: int) -> NDArray:
-        """Tokens start..stop as they lie in the file."""
-        reader = self._readers["bin"]
+    def read_span(self, start: int, stop: int, kind: str = "bin") -> NDArray:
+        """Tokens (or with kind='mask' their completion marks) start..stop as they lie in the file."""
+        reader = self._readers[kind]
         if stop > start:
             reader.check([start], [stop - 1])
         return reader.array[start:stop]
@@ -99,7 +99,7 @@ class Split:
         return self._readers["docs"].array["digest"]
 
     def verify(self) -> None:
-        """Reads and checks every byte; DamageError names the first that differs."""
+        """Reads and checks every byte; DataError names the first that differs."""
         for reader in self._readers.values():
             reader.check_all()
 

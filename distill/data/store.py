@@ -5,69 +5,51 @@
     SPLIT.docs       where each document ends, and the digest of its text
     SPLIT.mask       1 where a token belongs to a completion (only where the source knows)
     vocabulary.bytes the bytes of text that each token id stands for
+    *.sha256         a hash for every 64 KiB of the file beside it
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.config import DistillError, nearest
+from distill.config import nearest
 from distill.data.blocks import BlockReader
+from distill.data.errors import DataError
+from distill.data.evaluation import Evaluation, Share, View, evaluation_set
+from distill.data.packing import PackedDocuments
 from distill.data.split import Split
+from distill.data.tokenizer import Tokenizer, load
 from distill.data.windows import Windows
-from distill.types import Batch
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 VOCABULARY = "vocabulary.bytes"
 
 
-class DataError(DistillError):
-    """Data that cannot be read, built or used as asked: where, got, wanted, what to do."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A fixed set of windows: the batch [n, S+1], its ids, and the bytes of text that its predicted tokens stand for.
-
-    bits per byte = (summed loss in nats) / (ln 2 * bytes); exact when `exact_bytes`, i.e. when the tokens of the
-    whole split add up to its text. (A lossy tokenizer's bytes are scaled by the split's ratio instead.)
-    """
-
-    batch: Batch
-    windows: NDArray[np.int64]
-    bytes: float
-    exact_bytes: bool
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens are predicted (those of weight 0 are not)."""
-        return int(np.count_nonzero(np.asarray(self.batch.weight)))
-
-
 class TokenStore:
     """An open store. Reading is lazy: opening looks at the manifest and the hash files only."""
 
+    weights: tuple[float, ...] = (1.0,)
+
     def __init__(self, path: str | Path):
+        """Raises DataError when there is no whole store of this format at `path`."""
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
+        tokenizer = self.manifest["tokenizer"]
         self.fingerprint: str = self.manifest["fingerprint"]
-        self.tokenizer_name: str = self.manifest["tokenizer"]["name"]
-        self.tokenizer_hash: str = self.manifest["tokenizer"]["hash"]
-        self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
+        self.tokenizer_name: str = tokenizer["name"]
+        self.tokenizer_hash: str = tokenizer["hash"]
+        self.vocab_size: int = tokenizer["vocab_size"]
+        self.end_of_text: int = tokenizer["end_of_text"]
         self.splits = {
             name: Split(self.path, name, self.manifest["dtype"], entry)
             for name, entry in self.manifest["splits"].items()
         }
-        self.byte_lengths: NDArray[np.int64] = self._vocabulary()
-
-    def _vocabulary(self) -> NDArray[np.int64]:
-        reader = BlockReader(self.path / VOCABULARY, self.manifest["vocabulary"], np.int64)
-        reader.check_all()
-        return np.asarray(reader.array)
+        vocabulary = BlockReader(self.path / VOCABULARY, self.manifest["vocabulary"], np.int64)
+        vocabulary.check_all()
+        self.byte_lengths: NDArray[np.int64] = np.asarray(vocabulary.array)
 
     def split(self, name: str) -> Split:
         if name not in self.splits:
@@ -76,33 +58,44 @@ class TokenStore:
             )
         return self.splits[name]
 
-    def windows(
+    def views(
         self, split: str, seq_len: int, *, packing: str = "windows", completions_only: bool = False
-    ) -> Windows:
-        """The split as rows of seq_len + 1 tokens; DataError when it is too short for one."""
+    ) -> list[View]:
+        """The split as rows of seq_len + 1 tokens (one view; a mixture has several).
+
+        Raises DataError when it is too short for one row, or completions are asked for and unknown.
+        """
         found = self.split(split)
-        view = Windows(found, seq_len, packing == "segments", completions_only)
+        if completions_only and not found.masked:
+            raise DataError(
+                f"{self.path}: completions_only is set, but this store was made from plain text and knows no "
+                "completions; build it from records with data.columns.messages or data.columns.prompt"
+            )
+        view: View
+        if packing == "documents":
+            view = PackedDocuments(found, seq_len, completions_only)
+        else:
+            view = Windows(found, seq_len, packing == "segments", completions_only)
         if not view.count:
             raise DataError(
-                f"{self.path}: split {split!r} has {found.tokens} tokens, wanted at least seq_len + 1 = {seq_len + 1}; "
-                "shorten seq_len or add text"
+                f"{self.path}: split {split!r} has {found.tokens} tokens, too few for one row of seq_len + 1 = "
+                f"{seq_len + 1}; shorten seq_len or add text"
             )
-        return view
+        return [view]
 
     def evaluation(
         self, split: str, seq_len: int, n_tokens: int, *, packing: str = "windows", completions_only: bool = False
     ) -> Evaluation:
-        """About n_tokens predicted tokens in evenly spaced windows, the same on every call and host."""
-        view = self.windows(split, seq_len, packing=packing, completions_only=completions_only)
-        n = min(max(n_tokens // seq_len, 1), view.count)
-        ids = np.arange(n, dtype=np.int64) * view.count // n
-        batch = view.read(ids)
-        labels, weight = np.asarray(batch.labels), np.asarray(batch.weight)
-        found = self.split(split)
-        exact = found.bytes == found.token_bytes
-        ratio = 1.0 if exact else found.bytes / max(found.token_bytes, 1)
-        counted = int(self.byte_lengths[labels][weight > 0].sum())
-        return Evaluation(batch=batch, windows=ids, bytes=counted * ratio, exact_bytes=exact)
+        """About n_tokens predicted tokens of a split in evenly spaced windows, the same on every call and host."""
+        views = self.views(split, seq_len, packing=packing, completions_only=completions_only)
+        return evaluation_set([Share(view, 1.0, self.byte_lengths) for view in views], n_tokens)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made this store, from the store's own copy."""
+        kind = self.manifest["tokenizer"]["kind"]
+        name = {"json": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind, "")
+        option = str(self.vocab_size) if kind == "symbols" else "none"
+        return load((kind, str(self.path / name), option))
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """DataError unless a model with this vocabulary can read every token of the store."""
@@ -113,7 +106,7 @@ class TokenStore:
             )
 
     def verify(self) -> None:
-        """Reads and checks every byte; DamageError names the first that differs."""
+        """Reads and checks every byte; DataError names the first that differs."""
         for split in self.splits.values():
             split.verify()
 
@@ -123,12 +116,13 @@ def read_manifest(path: Path) -> dict:
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path}: there is no {MANIFEST}, so this is no token store; `python -m launch.tokenize` builds one"
         ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{file}: cannot be read ({error}); delete the store and build it again") from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{file}: got format {manifest.get('format')!r}, wanted {FORMAT}; build the store again")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise DataError(f"{file}: got format {got!r}, wanted {FORMAT}; build the store again")
     return manifest

@@ -13,9 +13,9 @@ from distill.data.documents import Part
 class Tokenizer(Protocol):
     """What a store asks of a tokenizer.
 
-    `encode` gives one int32 array a text, without special tokens; `end_of_text` (or -1 for none) is appended by the
-    builder. `byte_lengths[id]` is the number of UTF-8 bytes of text that the token stands for, 0 for special ones:
-    losses in nats divided by these bytes compare across tokenizers.
+    `encode` gives one int32 array a part, with no special tokens but those that a template wrote; the builder closes
+    each document with `end_of_text` (-1: with nothing). `byte_lengths[id]` is the number of UTF-8 bytes of text that
+    the token stands for, 0 for special ones: losses in nats divided by these bytes compare across tokenizers.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int
     byte_lengths: NDArray[np.int64]
-    spec: tuple[str, str]  # (kind, path): loads it again in another process
+    spec: tuple[str, ...]  # (kind, path, option): what loads it again in another process
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
 
@@ -37,9 +37,9 @@ class ByteTokenizer:
     hash = hashlib.sha256(b"distill: UTF-8 bytes, 0 ends a document").hexdigest()
     vocab_size = 256
     end_of_text = 0
-    spec = ("bytes", "")
 
     def __init__(self) -> None:
+        self.spec: tuple[str, ...] = ("bytes", "", "")
         self.byte_lengths = np.ones(256, np.int64)
         self.byte_lengths[0] = 0
 
@@ -50,6 +50,37 @@ class ByteTokenizer:
         return bytes(i for i in ids if i).decode("utf-8", "replace")
 
 
-def load(spec: tuple[str, str]) -> Tokenizer:
-    """The tokenizer of a spec."""
-    return ByteTokenizer()
+class SymbolTokenizer:
+    """The identity, for generated languages: text is symbols written in decimal, with blanks between."""
+
+    end_of_text = -1
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+        self.name = f"symbols-{vocab_size}"
+        self.hash = hashlib.sha256(f"distill: {self.name}".encode()).hexdigest()
+        self.spec: tuple[str, ...] = ("symbols", "", str(vocab_size))
+        # One 'byte' a symbol, so that bits per byte reads as bits per symbol.
+        self.byte_lengths = np.ones(vocab_size, np.int64)
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
+        return [np.array(part.text.split(), np.int32) for part in parts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def load(spec: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer of a spec (kind, path, option). Raises DataError when its file cannot be read."""
+    kind, path, option = spec
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "symbols":
+        return SymbolTokenizer(int(option))
+    if kind == "sentencepiece":
+        from distill.data.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(path)
+    from distill.data.subword import SubwordTokenizer
+
+    return SubwordTokenizer(path, option)

@@ -1,5 +1,8 @@
 """Views of a split as rows of S + 1 tokens: plain windows, or windows cut into segments at document ends."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,39 +19,37 @@ class Windows:
     """
 
     def __init__(self, split: Split, seq_len: int, segments: bool = False, completions_only: bool = False):
-        self.split, self.seq_len, self.segments, self.completions_only = split, seq_len, segments, completions_only
+        self.split, self.seq_len, self.completions_only = split, seq_len, completions_only
         self.count = max(split.tokens - 1, 0) // seq_len
-        self._ends = split.document_ends() if segments else None
+        self._ends: NDArray | None = split.document_ends() if segments else None
 
     def predicted(self, ids: ArrayLike) -> NDArray[np.int64]:
         """How many tokens each window predicts [n], before weights."""
         return np.full(np.shape(ids), self.seq_len, np.int64)
 
     def read(self, ids: ArrayLike) -> Batch:
-        """The windows of these ids as a batch of numpy arrays: tokens int32 [B, S+1], weight float32 [B, S]."""
+        """The windows of these ids as a batch of NumPy arrays: tokens int32 [B, S+1], weight float32 [B, S]."""
         starts = np.asarray(ids, np.int64) * self.seq_len
         tokens = self.split.read(starts, self.seq_len + 1).astype(np.int32)
         weight = np.ones((len(starts), self.seq_len), np.float32)
         if self.completions_only:
             weight *= self.split.read_mask(starts, self.seq_len + 1)[:, 1:]
         if self._ends is None:
-            return Batch(tokens=tokens, weight=weight)  # type: ignore[arg-type]
-        begins = self._document_begins(starts)
+            return combine(tokens, weight)
+        begins = _document_begins(self._ends, starts, self.seq_len)
         weight *= ~begins[:, 1:]
-        segment, position = number(begins[:, :-1])
-        return Batch(tokens=tokens, weight=weight, segment=segment, position=position)  # type: ignore[arg-type]
+        return combine(tokens, weight, *number(begins[:, :-1]))
 
-    def _document_begins(self, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True where a document begins, except at a window's own first token [B, S+1]."""
-        begins = np.zeros((len(starts), self.seq_len + 1), bool)
-        first = np.searchsorted(self._ends, starts, "right")
-        last = np.searchsorted(self._ends, starts + self.seq_len, "right")
-        counts = last - first
-        row = np.repeat(np.arange(len(starts)), counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        column = self._ends[first[row] + within].astype(np.int64) - starts[row]
-        begins[row, column] = True
-        return begins
+
+def _document_begins(ends: NDArray, starts: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
+    """True where a document begins, except at a window's own first token [B, S+1]."""
+    begins = np.zeros((len(starts), seq_len + 1), bool)
+    first = np.searchsorted(ends, starts, "right")
+    counts = np.searchsorted(ends, starts + seq_len, "right") - first
+    row = np.repeat(np.arange(len(starts)), counts)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    begins[row, ends[first[row] + within].astype(np.int64) - starts[row]] = True
+    return begins
 
 
 def number(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -57,3 +58,24 @@ def number(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int
     place = np.arange(begins.shape[1], dtype=np.int32)
     position = place - np.maximum.accumulate(np.where(begins, place, np.int32(0)), axis=1)
     return segment, position.astype(np.int32)
+
+
+def combine(*arrays: Any) -> Batch:
+    """A Batch of NumPy arrays in the order of its fields; devices see it when the mesh places it."""
+    return Batch(*arrays)
+
+
+def stack(parts: Sequence[tuple[NDArray[np.bool_], Batch]]) -> Batch:
+    """One batch from several, each with the rows that it fills."""
+    if len(parts) == 1:
+        return parts[0][1]
+    size = len(parts[0][0])
+    fields: dict[str, Any] = {}
+    for name in ("tokens", "weight", "segment", "position"):
+        values = [(rows, getattr(batch, name)) for rows, batch in parts]
+        if values[0][1] is not None:
+            whole = np.empty((size, *values[0][1].shape[1:]), values[0][1].dtype)
+            for rows, value in values:
+                whole[rows] = value
+            fields[name] = whole
+    return Batch(**fields)

@@ -46,7 +46,7 @@ class Embedded:
     """The shipped corpus as a source."""
 
     shards = [FILE]
-    explicit = SPLITS
+    explicit: tuple[str, ...] = SPLITS
     masked = False
     size = 5_320_243
 

@@ -1,0 +1,7 @@
+"""The one error of the data room."""
+
+from distill.config import DistillError
+
+
+class DataError(DistillError):
+    """Data that cannot be read, built or used as asked: where, got, wanted, what to do."""

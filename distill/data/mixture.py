@@ -1,0 +1,57 @@
+"""Several token stores read as one, in proportion to weights."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from distill.data.errors import DataError
+from distill.data.evaluation import Evaluation, Share, View, evaluation_set
+from distill.data.store import TokenStore
+
+
+class Mixture:
+    """Stores of one tokenizer. A loader draws windows from them by weight; small ones simply repeat more often."""
+
+    def __init__(self, stores: Sequence[TokenStore], weights: Sequence[float]):
+        """Raises DataError unless there is one positive weight a store and all stores share a tokenizer."""
+        if not stores or len(stores) != len(weights) or min(weights) <= 0:
+            raise DataError(
+                f"data.mixture: got {len(stores)} stores and the weights {tuple(weights)}, wanted one positive weight "
+                "for each of at least one store"
+            )
+        first = stores[0]
+        for store in stores[1:]:
+            if store.tokenizer_hash != first.tokenizer_hash:
+                raise DataError(
+                    f"data.mixture: {first.path} holds tokens of {first.tokenizer_name!r} "
+                    f"({first.tokenizer_hash[:12]}), {store.path} of {store.tokenizer_name!r} "
+                    f"({store.tokenizer_hash[:12]}); tokenize both with the same tokenizer"
+                )
+        self.stores, self.weights = tuple(stores), tuple(weight / sum(weights) for weight in weights)
+        self.tokenizer_name, self.tokenizer_hash = first.tokenizer_name, first.tokenizer_hash
+        self.vocab_size, self.end_of_text, self.byte_lengths = first.vocab_size, first.end_of_text, first.byte_lengths
+        self.tokenizer, self.check_vocabulary = first.tokenizer, first.check_vocabulary
+        parts = [[store.fingerprint, weight] for store, weight in zip(stores, self.weights)]
+        self.fingerprint = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def views(
+        self, split: str, seq_len: int, *, packing: str = "windows", completions_only: bool = False
+    ) -> list[View]:
+        """One view a store; see TokenStore.views."""
+        return [
+            view
+            for store in self.stores
+            for view in store.views(split, seq_len, packing=packing, completions_only=completions_only)
+        ]
+
+    def evaluation(
+        self, split: str, seq_len: int, n_tokens: int, *, packing: str = "windows", completions_only: bool = False
+    ) -> Evaluation:
+        """The stores' evenly spaced windows, each store with its weight's share of n_tokens."""
+        views = self.views(split, seq_len, packing=packing, completions_only=completions_only)
+        parts = [Share(view, weight, self.byte_lengths) for view, weight in zip(views, self.weights)]
+        return evaluation_set(parts, n_tokens)
+
+    def verify(self) -> None:
+        for store in self.stores:
+            store.verify()

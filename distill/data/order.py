@@ -1,0 +1,64 @@
+"""Which window is sample i of a run: a pure function, over one store or a mixture of several."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.data.permutation import permute
+
+CYCLE = 1 << 12  # samples after which the proportions of a mixture repeat
+
+
+class Order:
+    """Draws windows from parts of the given sizes in proportion to weights; each part is permuted anew each epoch.
+
+    Sample i is slot i mod CYCLE of a fixed shuffled table of parts that holds each part in proportion to its weight
+    (largest remainder, so to 1/CYCLE of the exact share), and the part's own counter says which of its windows is
+    next. Ids are numbered through the parts: part p begins at `offsets[p]`.
+    """
+
+    def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
+        self.counts = np.array(counts, np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
+        self.seed = seed
+        quotas = _largest_remainder(np.array(weights, float), CYCLE if len(counts) > 1 else 1)
+        table = np.repeat(np.arange(len(counts)), quotas)
+        self._part = table[permute(np.arange(len(table)), len(table), seed, 2**32)]
+        same = self._part[:, None] == np.arange(len(counts))
+        self._rank = (np.cumsum(same, axis=0) - 1)[np.arange(len(table)), self._part]
+        self._quotas = quotas
+
+    def ids(self, sample: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Window ids of these samples (any shape)."""
+        cycle, slot = np.divmod(np.asarray(sample, np.int64), len(self._part))
+        part = self._part[slot]
+        drawn = cycle * self._quotas[part] + self._rank[slot]
+        found = np.empty(part.shape, np.int64)
+        for p, count in enumerate(self.counts):
+            here = part == p
+            epoch, index = np.divmod(drawn[here], count)
+            found[here] = self.offsets[p] + permute(index, int(count), self.seed + p, epoch)
+        return found
+
+    def draws(self, samples: int) -> NDArray[np.int64]:
+        """How often the first `samples` samples drew from each part."""
+        cycles, rest = divmod(samples, len(self._part))
+        return cycles * self._quotas + np.bincount(self._part[:rest], minlength=len(self.counts))
+
+    def distinct(self, samples: int) -> NDArray[np.int64]:
+        """The ids that the first `samples` samples drew at least once."""
+        ids = [
+            self.offsets[p] + permute(np.arange(min(drawn, count)), int(count), self.seed + p)
+            for p, (drawn, count) in enumerate(zip(self.draws(samples), self.counts))
+        ]
+        return np.concatenate(ids)
+
+
+def _largest_remainder(weights: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Whole numbers in proportion to weights that add up to total, at least 1 each."""
+    share = weights / weights.sum() * total
+    whole = np.maximum(np.floor(share).astype(np.int64), 1)
+    for i in np.argsort(whole - share, kind="stable")[: max(total - int(whole.sum()), 0)]:
+        whole[i] += 1
+    return whole

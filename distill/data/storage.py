@@ -1,0 +1,123 @@
+"""Reading files wherever they are: globs, compression, and gs:// through etils.epath."""
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import importlib
+import io
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from distill.data.errors import DataError
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+_PROBE = 64 << 10
+
+
+def expand(patterns: tuple[str, ...]) -> list[str]:
+    """The files that globs match, each once, sorted; DataError for a pattern that matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = _glob_remote(pattern) if _remote(pattern) else glob.glob(pattern, recursive=True)
+        files = [path for path in matched if _remote(path) or Path(path).is_file()]
+        if not files:
+            raise DataError(f"data.files: {pattern!r} matches no file")
+        found.update(files)
+    return sorted(found)
+
+
+def _glob_remote(pattern: str) -> list[str]:
+    fixed, _, rest = pattern.partition("*")
+    if not rest and not pattern.endswith("*"):
+        return [pattern]
+    folder = fixed.rpartition("/")[0]
+    return [str(path) for path in local_or_remote(folder).glob(pattern[len(folder) + 1 :])]
+
+
+def _remote(path: str) -> bool:
+    return "://" in path
+
+
+def local_or_remote(path: str) -> Any:
+    """A pathlib.Path, or an epath.Path for a URL."""
+    return importlib.import_module("etils.epath").Path(path) if _remote(path) else Path(path)
+
+
+def size(path: str) -> int:
+    """Bytes of a file as stored."""
+    stat = local_or_remote(path).stat()
+    return stat.length if _remote(path) else stat.st_size
+
+
+@contextlib.contextmanager
+def open_bytes(path: str) -> Iterator[IO[bytes]]:
+    """The decompressed bytes of a file, streaming."""
+    with local_or_remote(path).open("rb") as raw:
+        if path.endswith(".zst"):
+            zstandard = optional("zstandard", "zstandard", path)
+            try:
+                yield io.BufferedReader(_ZstdStream(zstandard, raw))
+            except zstandard.ZstdError as error:
+                raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
+        elif path.endswith((".gz", ".xz")):
+            with (gzip if path.endswith(".gz") else lzma).open(raw, "rb") as stream:
+                yield stream
+        else:
+            yield raw
+
+
+class _ZstdStream(io.RawIOBase):
+    """Frames of zstd end to end; unlike the package's own reader, EOFError when the last one is cut off."""
+
+    def __init__(self, zstandard: Any, raw: IO[bytes]):
+        self._make, self._raw = zstandard.ZstdDecompressor, raw
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if self._frame is not None and self._frame.eof:
+                data, self._frame = self._frame.unused_data, None
+                data = data or self._raw.read(1 << 17)
+            else:
+                data = self._raw.read(1 << 17)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("compressed data ended before the end of its last frame")
+                return 0
+            if self._frame is None:
+                self._frame = self._make().decompressobj()
+            self._ready = self._frame.decompress(data)
+        n = min(len(buffer), len(self._ready))
+        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
+        return n
+
+
+def optional(module: str, package: str, path: str) -> Any:
+    """A module that only some files need; DataError that names the package when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{path}: reading this needs the package {package}; `pip install {package}`") from None
+
+
+def probe(path: str, size: int) -> str:
+    """sha256 of the first and last 64 KiB of a file: its content, when it is small."""
+    with local_or_remote(path).open("rb") as file:
+        head = file.read(_PROBE)
+        if size > 2 * _PROBE:
+            file.seek(size - _PROBE)
+        return hashlib.sha256(head + file.read(_PROBE)).hexdigest()
+
+
+def common_root(paths: list[str]) -> str:
+    """The folder that all paths share, so that moving a corpus does not change what it is."""
+    first, last = min(paths), max(paths)
+    same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind("/", 0, same) + 1]
