@@ -94,10 +94,10 @@ def cheapest_teacher(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N_T, D_T) of loss L_T at the least cost for D_S student tokens; training counts even where others pay it.
 
-    Under a stack of laws [R], L_T and D_S [R, n] hold the cases of each law.
+    Under a stack of laws [R], L_T and D_S [R, ...] hold the cases of each law.
     """
     weights = (scenario.logits, scenario.pretraining or 1.0)
-    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), (*weights, unique, bounds), np.ndim(L_T) > 1)
+    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), (*weights, unique, bounds), paired=True)
     return out["N_T"], out["D_T"]
 
 
@@ -110,7 +110,7 @@ def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool =
     flat = [np.asarray(leaf, np.float64) for part in leaves for leaf in part]
     laws = np.broadcast_shapes(*(leaf.shape for leaf in flat)) if flat else ()
     grid = np.broadcast_arrays(*(np.asarray(case, np.float64) for case in cases))
-    shape = grid[0].shape if paired else laws + grid[0].shape
+    shape = grid[0].shape if paired and grid[0].shape[: len(laws)] == laws else laws + grid[0].shape
     count = int(np.prod(shape))
     per_law = [np.broadcast_to(leaf, laws).reshape(-1) for leaf in flat]
     each = count // max(int(np.prod(laws)), 1)

@@ -52,12 +52,14 @@ class Law:
     inputs: ClassVar[tuple[str, ...]] = ()
     output: ClassVar[str] = "L"
     name: ClassVar[str] = ""
+    combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix where they do not fix parameters
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
-        FORMS[cls.name] = cls
+        if not cls.__name__.startswith("_"):
+            FORMS[cls.name] = cls
         jax.tree_util.register_pytree_with_keys(cls, _flatten, functools.partial(_unflatten, cls))
 
     def loss(self, xp: Any, *inputs: Any) -> Any:
@@ -84,7 +86,7 @@ class Law:
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
-        """The declared parameters by name, in the order of the fields; undeclared float fields count as positive."""
+        """The declared parameters by name, in the order of the fields."""
         return {f.name: f.metadata[KEY] for f in dataclasses.fields(cls) if KEY in f.metadata}
 
     @classmethod
@@ -99,30 +101,38 @@ class Law:
     @classmethod
     def unpack(cls, xp: Any, theta: Any, setting: Setting, given: Mapping[str, "Law"] | None = None) -> Self:
         """The law at the coordinates theta[0], theta[1], ... (a sequence over parameters; traceable)."""
-        values: dict[str, Any] = {}
-        for index, name in cls._order():
-            parameter = cls.parameters()[name]
-            values[name] = parameter.decode(xp, theta[index], values, setting)
+        values = cls._decode(xp, dict(zip(cls.parameters(), theta)), setting)
         return cls(**values, **(given or {}))
 
     def pack(self, setting: Setting) -> np.ndarray:
-        """The coordinates of this law, float64 [parameters]; leading axes of stacked parameters come first."""
+        """The coordinates of this law, float64 [..., parameters]; a stack of laws keeps its leading axes."""
         values = {name: np.asarray(value, np.float64) for name, value in self.values().items()}
-        coordinates = [p.encode(np, values[name], values, setting) for name, p in self.parameters().items()]
-        return np.stack(np.broadcast_arrays(*coordinates), axis=-1)
+        coordinates = self._encode(np, values, setting)
+        return np.stack(np.broadcast_arrays(*(coordinates[name] for name in self.parameters())), axis=-1)
 
     @classmethod
-    def _order(cls) -> Iterator[tuple[int, str]]:
-        """Parameters with their positions, each after the ones that its decoding needs."""
-        left = dict(enumerate(cls.parameters()))
-        known: set[str] = set()
+    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: Setting) -> dict[str, Any]:
+        """Values of the parameters by name; a form whose coordinates mix its parameters overrides this and _encode."""
+        values: dict[str, Any] = {}
+        for name in cls._order(list(coordinates)):
+            values[name] = cls.parameters()[name].decode(xp, coordinates[name], values, setting)
+        return values
+
+    @classmethod
+    def _encode(cls, xp: Any, values: dict[str, Any], setting: Setting) -> dict[str, Any]:
+        return {name: p.encode(xp, values[name], values, setting) for name, p in cls.parameters().items()}
+
+    @classmethod
+    def _order(cls, names: list[str]) -> Iterator[str]:
+        """The names, each after those that its decoding needs."""
+        left, known = names, set(cls.parameters()) - set(names)
         while left:
-            ready = {i: name for i, name in left.items() if set(cls.parameters()[name].needs) <= known}
+            ready = [name for name in left if set(cls.parameters()[name].needs) <= known]
             if not ready:
-                raise LawError(f"{cls.name}: the parameters {', '.join(left.values())} need each other in a circle.")
-            yield from ready.items()
-            known |= set(ready.values())
-            left = {i: name for i, name in left.items() if i not in ready}
+                raise LawError(f"{cls.name}: the parameters {', '.join(left)} need each other in a circle.")
+            yield from ready
+            known |= set(ready)
+            left = [name for name in left if name not in ready]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description: {"form": name, "parameters": {...}, and the laws inside by field}."""

@@ -99,7 +99,9 @@ def test_data_constrained_equals_chinchilla_without_repetition():
     fresh = [plain(1e6, 1e9 * epochs) for epochs in (1, 4, 40, 4000)]
     assert repeated == sorted(repeated, reverse=True)
     assert all(r > f for r, f in zip(repeated[1:], fresh[1:]))
-    assert repeated[1] - fresh[1] < 0.01 < repeated[3] - fresh[3]
+    gain = fresh[0] - fresh[1]
+    assert repeated[1] - fresh[1] < 0.08 * gain  # four epochs are nearly as good as fresh tokens
+    assert repeated[3] - fresh[3] > 0.5 * gain  # four thousand are not
 
 
 def test_calls_give_float64_for_numpy_and_follow_jax_inside_it():
@@ -126,7 +128,7 @@ def test_coordinates_round_trip(name):
     form = laws.get(name)
     if form.__module__ != "distill.laws.forms":
         return
-    setting = Setting({key: 20.0 + i for i, key in enumerate(form.inputs)}, smallest=2.0, typical=3.0)
+    setting = Setting({key: 20.0 + i for i, key in enumerate(form.inputs)}, typical=3.0, smallest=2.0)
     given = {field: SUPERVISED for field in form.given()}
     theta = np.linspace(0.11, 0.57, len(form.parameters()))
     law = form.unpack(np, theta, setting, given)
@@ -141,8 +143,8 @@ def test_a_stack_of_laws_is_a_pytree():
 
 
 def test_wrong_arguments_name_the_nearest():
-    with pytest.raises(laws.LawError, match="wanted \\(N, D\\).*Did you mean 'D'"):
-        SUPERVISED(1e9, d=2e10)
+    with pytest.raises(laws.LawError, match="wanted \\(N_S, D_S, L_T\\).*Did you mean 'D_S'"):
+        DISTILLATION(1e9, D_s=2e10, L_T=2.0)
 
 
 def test_law_files_round_trip(tmp_path):
