@@ -14,6 +14,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
+from distill.data.config import DataConfig
+
 T = TypeVar("T")
 
 
@@ -140,17 +142,6 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the text comes from, how it becomes tokens, and which split this run reads."""
-
-    source: Literal["embedded", "files", "tfds", "tokens"] = "embedded"
-    tokenizer: str = "bytes"
-    split: Literal["teacher", "student"] = "student"
-    seed: int = 0  # of the order of windows
-    cache: str = dataclasses.field(default="", metadata=Identity.excluded)  # '': WORKDIR/data
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
 
@@ -172,7 +163,7 @@ class LoopConfig:
     """How the loop is carried out; nothing here changes which run it is."""
 
     steps_per_call: int = 16  # optimiser steps in one jitted call
-    log_seconds: float = 2.0
+    log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run
     checkpoint_seconds: float = 60.0
     keep: int = 2
 

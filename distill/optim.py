@@ -67,7 +67,8 @@ def schedule(kind: str, h: Hyper, step: Any) -> Float[Array, ""]:
 
 def _name(path: tuple[Any, ...]) -> str:
     """The attribute that holds a parameter, from its path in the model's tree."""
-    return [key.name for key in path if hasattr(key, "name") and key.name != "value"][-1]
+    names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+    return names[-2]  # a Param adds its own `value` last
 
 
 def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.GradientTransformation:

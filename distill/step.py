@@ -47,12 +47,23 @@ def shape(config: ExperimentConfig) -> StepShape:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes, and the numbers that it reads. `hyper` comes from the config, never from disk."""
+    """Everything that a step changes, and the numbers that it reads."""
 
     step: Int[Array, ""]
     params: model.Transformer
     opt_state: Any
     hyper: optim.Hyper
+
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint holds. The numbers come from the config, which may end a shared trunk elsewhere."""
+        return {"params": self.params, "optimizer": {"step": self.step, "state": self.opt_state}}
+
+    def restored(self, items: dict[str, Any]) -> "TrainState":
+        """This state with what a checkpoint held."""
+        optimizer = items["optimizer"]
+        return dataclasses.replace(
+            self, step=optimizer["step"], params=items["params"], opt_state=optimizer["state"]
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -122,7 +133,19 @@ def _split(batch: Batch, microbatches: int) -> Batch:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(
-    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batches: Batch
+    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batches: Batch, count: Any
 ) -> tuple[TrainState, dict[str, Any]]:
-    """As many steps as `batches` ([steps, B, ...]) holds, in one call; the metrics come stacked. `state` is donated."""
-    return lax.scan(lambda s, batch: train_step(structure, s, teacher, batch), state, batches)
+    """The first `count` of the stacked `batches` ([K, B, ...]) in one call, for any count <= K without recompiling.
+
+    Returns the new state and the metrics summed over those steps. `state` is donated.
+    """
+
+    def body(i: Any, carry: tuple[TrainState, dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
+        state, sums = carry
+        batch = jax.tree.map(lambda stack: lax.dynamic_index_in_dim(stack, i, keepdims=False), batches)
+        state, means = train_step(structure, state, teacher, batch)
+        return state, jax.tree.map(jnp.add, sums, means)
+
+    first = jax.tree.map(lambda stack: stack[0], batches)
+    zero = jax.eval_shape(functools.partial(train_step, structure), state, teacher, first)[1]
+    return lax.fori_loop(0, count, body, (state, jax.tree.map(jnp.zeros_like, zero)))

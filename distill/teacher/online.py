@@ -1,0 +1,54 @@
+"""A finished run as a teacher: its config, its record and its parameters, found in its workdir."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from etils import epath
+
+from distill.checkpoint import CheckpointError, Checkpoints
+from distill.config import ConfigError, ExperimentConfig, from_text
+from distill.model import Transformer
+from distill.runs import RunRecord, load_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained model that teaches."""
+
+    config: ExperimentConfig
+    record: RunRecord
+    params: Transformer
+
+
+def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
+    """The config and the record of the finished run in `source`; ConfigError where there is none."""
+    path = epath.Path(source)
+    record = load_record(Path(source) / "result.json")
+    if record is None or not (path / "config.txt").exists():
+        raise ConfigError(
+            f"config.teacher.source={str(source)!r}: there is no finished run (no result.json); give the workdir of "
+            "one, or train the teacher first"
+        )
+    return from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt")), record
+
+
+def load(source: str | Path) -> Teacher:
+    """The teacher in `source`, with its parameters placed on the current mesh."""
+    config, record = find(source)
+    abstract = jax.eval_shape(lambda key: Transformer(config.model, key), jax.random.key(0))
+    device_mesh = jax.sharding.get_mesh()
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=jax.NamedSharding(device_mesh, leaf.sharding.spec)
+        ),
+        abstract,
+    )
+    with Checkpoints(Path(source) / "checkpoints") as checkpoints:
+        if config.steps not in checkpoints.steps():
+            raise CheckpointError(
+                f"{checkpoints.directory}: the last checkpoint (step {config.steps}) is gone, only "
+                f"{checkpoints.steps()} are left; delete {source}/result.json to train it again"
+            )
+        params = checkpoints.restore(config.steps, {"params": like})["params"]
+    return Teacher(config=config, record=record, params=params)

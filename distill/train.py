@@ -1,0 +1,342 @@
+"""One run, from a config to a row of the runs table; supervised or distilled, fresh, resumed or branched off a trunk.
+
+A finished run is never run again; an unfinished one continues at its last checkpoint. Runs that differ only in their
+budget share the constant-rate part of a WSD schedule: a run starts from the furthest state that its trunk has left,
+and leaves its own there when its decay begins.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill import config as configs
+from distill import counts, data, mesh, runs
+from distill import step as steps
+from distill.checkpoint import Checkpoints
+from distill.config import ConfigError, ExperimentConfig
+from distill.data.store import Evaluation, TokenStore
+from distill.evaluate import Scores, evaluate
+from distill.model import Transformer
+from distill.runs import RunRecord
+from distill.teacher import online
+from distill.teacher.memory import MemorySignal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: steps done of all, the latest training loss (nats per token), tokens per second."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+
+
+class Lesson:
+    """A teacher on one mesh and one store: loaded once, its signal kept for every student that asks for it."""
+
+    def __init__(self, source: str | Path, store: TokenStore, student: ExperimentConfig):
+        self.teacher = online.load(source)
+        if self.teacher.config.model.vocab_size != student.model.vocab_size:
+            raise ConfigError(
+                f"config.model.vocab_size={student.model.vocab_size}, but the teacher in {source} has "
+                f"{self.teacher.config.model.vocab_size}; teacher and student must share a vocabulary"
+            )
+        if self.teacher.record.tokenizer != store.tokenizer_name:
+            raise ConfigError(
+                f"the teacher in {source} was trained on {self.teacher.record.tokenizer!r} tokens and the student's "
+                f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
+            )
+        self._store, self._config = store, student
+        self._signals: dict[str, MemorySignal] = {}
+        self._scores: dict[tuple[int, int], Scores] = {}
+
+    def signal(self, split: str) -> MemorySignal:
+        """The in-memory signal over the windows of a split."""
+        if split not in self._signals:
+            c = self._config
+            loader = data.Loader(self._store, split=split, batch_size=c.batch_size, seq_len=c.seq_len)
+            self._signals[split] = MemorySignal(
+                self.teacher.params, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
+            )
+        return self._signals[split]
+
+    def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float:
+        """L_T: the teacher's own loss on the student's validation set."""
+        key = (len(evaluation.windows), config.seq_len)
+        if key not in self._scores:
+            self._scores[key] = evaluate(self.teacher.params, evaluation, config.eval.batch_size)
+        return self._scores[key].loss
+
+
+def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore:
+    """The token store of a run: in `data.cache`, or in WORKDIR/data."""
+    store = data.open_store(config.data, config.data.cache or Path(workdir) / "data")
+    store.check_vocabulary(config.model.vocab_size)
+    return store
+
+
+def identify(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with its teacher's own fingerprint filled in from `teacher.source`."""
+    if not config.teacher.source:
+        return config
+    teacher, _ = online.find(config.teacher.source)
+    run = configs.fingerprint(teacher)
+    if config.teacher.run not in ("", run):
+        raise ConfigError(f"config.teacher.run={config.teacher.run}, but {config.teacher.source} holds run {run}")
+    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, run=run))
+
+
+def train(
+    config: ExperimentConfig,
+    workdir: str | Path,
+    *,
+    store: TokenStore | None = None,
+    lesson: Lesson | None = None,
+    trunk: str | Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> RunRecord:
+    """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
+
+    `store` and `lesson` are opened from the config where a study does not share its own; `trunk` is the folder that
+    runs of one trunk share. Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
+    Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
+    """
+    config, workdir = identify(config), Path(workdir)
+    _claim(workdir, config)
+    finished = runs.load_record(workdir / "result.json")
+    if finished is not None:
+        return finished
+    start = _now()
+    with contextlib.ExitStack() as stack:
+        # In the order of their needs: mesh, data, teacher, state.
+        device_mesh = mesh.make(config.mesh)
+        stack.enter_context(jax.set_mesh(device_mesh))
+        mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
+        store = store or open_store(config, workdir)
+        if config.teacher.source and lesson is None:
+            lesson = Lesson(config.teacher.source, store, config)
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
+        stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
+        state = _first_state(config, checkpoints, stem)
+        state = _loop(config, workdir, state, store, lesson, checkpoints, stem, on_progress)
+        record = _record(config, state.params, store, lesson, start)
+    # Only now, with the last checkpoint safely on disk, is the run finished.
+    runs.save_record(record, workdir / "result.json")
+    return record
+
+
+def _claim(workdir: Path, config: ExperimentConfig) -> None:
+    """Writes config.txt, or checks that the one there names the same run."""
+    path, text = workdir / "config.txt", configs.to_text(config)
+    name = configs.fingerprint(config)
+    if path.exists():
+        # A study's tree has more than an experiment's; only the experiment says what the run is.
+        found = configs.from_text(type(config), path.read_text("utf-8"), str(path))
+        if configs.fingerprint(found) != name:
+            old, new = configs.to_flat(found), configs.to_flat(config)
+            key = next(k for k in new if old[k] != new[k])
+            raise ConfigError(
+                f"{workdir}: this workdir belongs to another run: config.{key} was {old[key]!r} and is now "
+                f"{new[key]!r}; use another --workdir, or the old value to continue"
+            )
+    runs.write_atomically(path, f"# run {name}\n{text}")
+
+
+def _first_state(config: ExperimentConfig, checkpoints: Checkpoints, stem: Checkpoints | None) -> steps.TrainState:
+    """The furthest state there is: of this run, else of its trunk before the decay, else a fresh one."""
+    state = steps.init_state(config)
+    own = checkpoints.steps()
+    if own:
+        return state.restored(checkpoints.restore(own[-1], state.stored()))
+    shared = [step for step in stem.steps() if step <= config.stable_steps] if stem else []
+    if stem and shared:
+        return state.restored(stem.restore(shared[-1], state.stored()))
+    return state
+
+
+def _loop(
+    config: ExperimentConfig,
+    workdir: Path,
+    state: steps.TrainState,
+    store: TokenStore,
+    lesson: Lesson | None,
+    checkpoints: Checkpoints,
+    stem: Checkpoints | None,
+    on_progress: Callable[[Progress], None],
+) -> steps.TrainState:
+    """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
+    text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
+    loader = data.Loader(
+        store,
+        split=config.data.split,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seed=config.data.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+    done, size = int(state.step), config.loop.steps_per_call
+    meter = _Meter(config, workdir / "metrics.jsonl", done, on_progress)
+    params = lesson.teacher.params if lesson and config.teacher.signal == "online" else None
+    saved = time.monotonic()
+    for first, count in _calls(done, config):
+        batches = loader.batches(first, size)
+        if lesson and config.teacher.signal == "memory":
+            ids = np.stack([loader.windows(first + i if i < count else first) for i in range(size)])
+            batches = dataclasses.replace(batches, signal=lesson.signal(config.data.split).read(ids))
+        state, sums = steps.train_steps(structure, state, params, mesh.place(batches, device_mesh, leading=1), count)
+        meter.add(first + count, count, sums)
+        if stem and first + count == config.stable_steps:
+            stem.save(first + count, state.stored(), text)
+        if first + count == config.steps or time.monotonic() - saved > config.loop.checkpoint_seconds:
+            meter.flush()
+            checkpoints.save(first + count, state.stored(), text)
+            saved = time.monotonic()
+    meter.flush()
+    return state
+
+
+def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
+    """(first step, number of steps) of every call; one ends exactly where the decay begins."""
+    while done < config.steps:
+        end = min(done + config.loop.steps_per_call, config.steps)
+        if done < config.stable_steps < end:
+            end = config.stable_steps
+        yield done, end - done
+        done = end
+
+
+class _Meter:
+    """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device."""
+
+    def __init__(self, config: ExperimentConfig, path: Path, done: int, on_progress: Callable[[Progress], None]):
+        self._config, self._path, self._on_progress = config, path, on_progress
+        self._every = config.loop.log_steps or max(config.steps // 100, 1)
+        self._pending: tuple[int, int, Any] | None = None
+        self._sums: dict[str, float] = {}
+        self._count, self._began, self._done = 0, time.monotonic(), done
+        self._tokens = config.batch_size * config.seq_len
+        # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
+        kept = [line for line in read_metrics(path) if line["step"] <= done]
+        runs.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def add(self, step: int, count: int, sums: Any) -> None:
+        self._read()
+        self._pending = (step, count, sums)
+
+    def flush(self) -> None:
+        self._read()
+        self._write()
+
+    def _read(self) -> None:
+        if self._pending is None:
+            return
+        (step, count, sums), self._pending = self._pending, None
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count, self._step = self._count + count, step
+        rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
+        loss = self._sums["ntp"] / self._count
+        self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
+        if self._count >= self._every:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._count:
+            return
+        line = {"step": self._step, "tokens": self._step * self._tokens, "time": round(time.time(), 3)}
+        line |= {name: value / self._count for name, value in self._sums.items()}
+        if jax.process_index() == 0:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        self._sums, self._count = {}, 0
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, in order; a torn last line is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text("utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _record(
+    config: ExperimentConfig, params: Transformer, store: TokenStore, lesson: Lesson | None, start: str
+) -> RunRecord:
+    evaluation = store.evaluation(
+        "validation",
+        config.seq_len,
+        config.eval.tokens,
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+    shared = lesson is not None and config.teacher.signal == "memory"
+    scores = evaluate(
+        params,
+        evaluation,
+        config.eval.batch_size,
+        teacher=lesson.teacher.params if lesson and not shared else None,
+        signal=lesson.signal("validation").read if lesson and shared else None,
+    )
+    loader = data.Loader(store, split=config.data.split, batch_size=config.batch_size, seq_len=config.seq_len)
+    taught = lesson.teacher if lesson else None
+    tokens = counts.training_tokens(config)
+    flops = counts.run_flops(config, taught.config.model if taught else None, taught.record.D if taught else 0)
+    return RunRecord(
+        run=configs.fingerprint(config),
+        kind="distillation" if lesson else "supervised",
+        N=counts.non_embedding(config.model),
+        D=tokens,
+        D_unique=loader.unique_tokens(config.steps),
+        loss=scores.loss,
+        loss_se=scores.loss_se,
+        L_T=lesson.loss(evaluation, config) if lesson else None,
+        teacher=taught.record.run if taught else None,
+        N_T=taught.record.N if taught else None,
+        D_T=taught.record.D if taught else None,
+        flops_student=flops.student,
+        flops_teacher=flops.teacher_forward,
+        lambda_=config.objective.lambda_ if lesson else None,
+        tau=config.objective.temperature if lesson else None,
+        seed=config.seed,
+        trunk=configs.trunk_fingerprint(config),
+        model=f"{config.model.d_model}x{config.model.n_layers}",
+        tokenizer=store.tokenizer_name,
+        bits_per_byte=scores.bits_per_byte,
+        kl=scores.kl,
+        agreement=scores.agreement,
+        ece=scores.ece,
+        start=start,
+        end=_now(),
+        machine=f"{jax.device_count()} x {jax.devices()[0].device_kind} {platform.machine()}, {os.cpu_count()} cores",
+        commit=_commit(),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str:
+    """The commit of this source tree, with + where it has been changed since; the version outside of a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=9"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import version
+
+        return version("distill")
