@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 # Each module imports only from those before it.
 ORDER = (
     *("config", "errors", "permutation", "order", "documents", "columns", "blocks"),
-    *("subword", "sentencepiece", "tokenizer", "embedded", "files", "tfds", "language"),
+    *("subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
     *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
-    *("encode", "build", "corpus"),
+    *("encode", "build", "corpus", "progress"),
 )
 
 _HOME = {

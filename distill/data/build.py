@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -41,13 +42,16 @@ class Source(Protocol):
     """Where documents come from, in an order that never changes.
 
     `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents that bring their own split
-    come before all others, and only for splits named in `explicit`. `describe` is the identity of the content.
+    come before all others, and only for splits named in `explicit`. `describe` is the identity of the content;
+    `share` is how much of the source has been read, from 0 to 1.
     """
 
     shards: list[str]
     explicit: tuple[str, ...]
     masked: bool
-    size: int  # bytes to read, 0 if unknown
+
+    @property
+    def share(self) -> float: ...
 
     def describe(self) -> dict[str, Any]: ...
 
@@ -60,8 +64,7 @@ class Progress(NamedTuple):
     bytes: int  # of text, since the beginning of the store
     tokens: int
     documents: int
-    shard: int
-    shards: int
+    share: float  # of the source, 0 to 1
 
 
 # Documents read; among them dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
@@ -122,6 +125,11 @@ def build_store(
             return
         try:
             _build(path, recipe, workers, on_progress, commit_seconds)
+        except BrokenProcessPool:
+            raise DataError(
+                f"{path}: a worker process died: killed for want of memory, or the script that builds this store has "
+                "no `if __name__ == '__main__':` guard. Run the same command again: it continues where it stopped"
+            ) from None
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -289,8 +297,7 @@ def _progress(recipe: Recipe, state: State, writers: dict[str, SplitWriter]) -> 
         bytes=sum(state.bytes.values()),
         tokens=sum(writer.tokens for writer in writers.values()),
         documents=state.counts["documents"],
-        shard=state.shard,
-        shards=len(recipe.source.shards),
+        share=recipe.source.share,
     )
 
 

@@ -37,7 +37,7 @@ class Files:
             kind(path)
         self.masked = columns.masked
         self._sizes = [storage.size(path) for path in self.shards]
-        self.size = sum(self._sizes)
+        self._reading: tuple[int, Any] = (0, None)  # the shard, and its file as stored
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and a hash of the head and tail of every file: reading terabytes to open a store is no option.
@@ -56,21 +56,29 @@ class Files:
             "files": files,
         }
 
+    @property
+    def share(self) -> float:
+        """How much of all files' stored bytes has been read."""
+        shard, raw = self._reading
+        done = sum(self._sizes[:shard]) + (0 if raw is None else self._sizes[shard] if raw.closed else raw.tell())
+        return min(done / max(sum(self._sizes), 1), 1.0)
+
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
         path, split = self._files[shard]
         reader = {".txt": self._read_txt, ".jsonl": self._read_jsonl, ".parquet": self._read_parquet}[kind(path)]
         try:
-            for i, document in enumerate(reader(path)):
+            for i, document in enumerate(reader(path, shard)):
                 if i >= skip:
                     yield document._replace(split=split)
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
 
-    def _read_txt(self, path: str) -> Iterator[Document]:
+    def _read_txt(self, path: str, shard: int) -> Iterator[Document]:
         separator = self._config.separator
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         rest = ""
-        with storage.open_bytes(path) as file:
+        with storage.open_bytes(path) as (file, raw):
+            self._reading = shard, raw
             while piece := file.read(_PIECE):
                 rest += decoder.decode(piece)
                 if separator:
@@ -105,8 +113,9 @@ class Files:
             return Document(broken=True)
         return Document((Part(raw.decode("utf-8", "replace")),), broken=True)
 
-    def _read_jsonl(self, path: str) -> Iterator[Document]:
-        with storage.open_bytes(path) as file:
+    def _read_jsonl(self, path: str, shard: int) -> Iterator[Document]:
+        with storage.open_bytes(path) as (file, raw):
+            self._reading = shard, raw
             for number, line in enumerate(file, 1):
                 where = f"{path}, line {number}"
                 if not line.strip():
@@ -128,10 +137,11 @@ class Files:
                     raise DataError(f"{where}: got {type(record).__name__}, wanted a JSON object a line")
                 yield _without_surrogates(self._columns.document(record, where), broken)
 
-    def _read_parquet(self, path: str) -> Iterator[Document]:
+    def _read_parquet(self, path: str, shard: int) -> Iterator[Document]:
         parquet = storage.optional("pyarrow.parquet", "pyarrow", path)
         arrow = storage.optional("pyarrow", "pyarrow", path)
         with storage.local_or_remote(path).open("rb") as raw:
+            self._reading = shard, raw
             try:
                 file = parquet.ParquetFile(raw)
             except arrow.ArrowInvalid as error:

@@ -132,21 +132,25 @@ class Generated:
 
     explicit: tuple[str, ...] = ("validation", "teacher", "student")
     masked = False
-    size = 0
+    share = 0.0
 
     def __init__(self, config: GeneratedConfig):
         self._config = config
         self._language = make_language(config)
         self.shards = [f"{config.kind} language"]
-        train = _lengths(config.tokens, config.document_tokens)
-        self._plan = [(n, "validation") for n in _lengths(config.validation_tokens, config.document_tokens)]
-        self._plan += [(n, ("teacher", "student")[i % 2]) for i, n in enumerate(train)]
+        sizes = {
+            "validation": config.validation_tokens,
+            "teacher": config.tokens // 2,
+            "student": config.tokens - config.tokens // 2,
+        }
+        self._plan = [(n, split) for split, size in sizes.items() for n in _lengths(size, config.document_tokens)]
 
     def describe(self) -> dict[str, Any]:
         return {"source": "generated", **dataclasses.asdict(self._config)}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
         for i, (length, split) in enumerate(self._plan[skip:], skip):
+            self.share = (i + 1) / len(self._plan)
             rng = np.random.default_rng((self._config.seed, 2, i))
             yield Document(ids=self._language.sample(length, rng), split=split)
 

@@ -53,20 +53,20 @@ def size(path: str) -> int:
 
 
 @contextlib.contextmanager
-def open_bytes(path: str) -> Iterator[IO[bytes]]:
-    """The decompressed bytes of a file, streaming."""
+def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The decompressed bytes of a file, streaming, and the file as stored (whose position tells the progress)."""
     with local_or_remote(path).open("rb") as raw:
         if path.endswith(".zst"):
             zstandard = optional("zstandard", "zstandard", path)
             try:
-                yield io.BufferedReader(_ZstdStream(zstandard, raw))
+                yield io.BufferedReader(_ZstdStream(zstandard, raw)), raw
             except zstandard.ZstdError as error:
                 raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
         elif path.endswith((".gz", ".xz")):
             with (gzip if path.endswith(".gz") else lzma).open(raw, "rb") as stream:
-                yield stream
+                yield stream, raw
         else:
-            yield raw
+            yield raw, raw
 
 
 class _ZstdStream(io.RawIOBase):

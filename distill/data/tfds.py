@@ -33,7 +33,7 @@ class Tfds:
         self._sources = [_open(self._builder, name) for name in names]
         for name in names:
             columns.check(list(self._builder.info.features), f"TFDS {self._builder.info.full_name} {name}")
-        self.size = 0
+        self.share = 0.0
 
     def describe(self) -> dict[str, Any]:
         splits = {name: self._builder.info.splits[name].num_examples for name, _ in self._splits}
@@ -43,6 +43,8 @@ class Tfds:
         source, split = self._sources[shard], self._splits[shard][1]
         for start in range(skip, len(source), _BATCH):
             records = source.__getitems__(list(range(start, min(start + _BATCH, len(source)))))
+            before, total = sum(map(len, self._sources[:shard])), sum(map(len, self._sources))
+            self.share = (before + start + len(records)) / total
             for i, record in enumerate(records, start):
                 where = f"TFDS {self.shards[shard]}, example {i}"
                 yield self._columns.document(_plain(record), where)._replace(split=split)

@@ -48,12 +48,14 @@ class Embedded:
     shards = [FILE]
     explicit: tuple[str, ...] = SPLITS
     masked = False
-    size = 5_320_243
+    share = 0.0
 
     def describe(self) -> dict[str, Any]:
         return {"source": "embedded", "sha256": fingerprint()}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
         # Validation first: a copy of one of its documents is then dropped from the training halves, not from it.
-        for address in sorted(addresses(), key=lambda a: a.split != "validation")[skip:]:
+        ordered = sorted(addresses(), key=lambda a: a.split != "validation")
+        for i, address in enumerate(ordered[skip:], skip + 1):
+            self.share = i / len(ordered)
             yield Document((Part(address.text),), split=address.split)

@@ -1,0 +1,55 @@
+"""Shows how far the building of a store has come: a bar on a terminal, a line every 10 s elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from distill.data.build import Progress
+
+_PATIENCE = 5.0  # seconds of work that need no display
+_EVERY = 10.0
+
+
+@contextlib.contextmanager
+def shown(title: str) -> Iterator[Callable[[Progress], None]]:
+    """A callback for `open_store(on_progress=...)`; writes to stderr, and nothing for work under 5 seconds."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Display
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    began = time.monotonic()
+    first: list[Progress] = []
+    said = began
+    with Display(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+        task = display.add_task(title, total=1.0, note="", visible=False)
+
+        def report(progress: Progress) -> None:
+            nonlocal said
+            now = time.monotonic()
+            # A build that goes on from an earlier one counts its own speed only.
+            first[:] = first or [progress]
+            if now - began < _PATIENCE:
+                return
+            note = describe(progress, progress.bytes - first[0].bytes, now - began)
+            display.update(task, completed=progress.share, note=note, visible=True)
+            if not console.is_terminal and now - said >= _EVERY:
+                said = now
+                left = (now - began) * (1 - progress.share) / max(progress.share - first[0].share, 1e-9)
+                print(f"{title}: {progress.share:.0%}, {note}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+        yield report
+
+
+def describe(progress: Progress, bytes_here: int, seconds: float) -> str:
+    """'12.3 MB of text, 3.1 Mtok, 4.5 MB/s'."""
+    rate = bytes_here / 1e6 / max(seconds, 1e-9)
+    return f"{progress.bytes / 1e6:.1f} MB of text, {progress.tokens / 1e6:.1f} Mtok, {rate:.1f} MB/s"
