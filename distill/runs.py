@@ -57,7 +57,7 @@ class RunRecord:
     commit: str
 
 
-class _Table:
+class Table:
     """A CSV whose columns are the fields of a dataclass; a trailing underscore of a field is no part of its column."""
 
     def __init__(self, path: str | Path, cls: type):
@@ -104,7 +104,7 @@ class _Table:
         return [self._row(dict(zip(header, cells)), line) for line, cells in enumerate(reader, 2)]
 
     def _row(self, cells: dict[str, str], line: int) -> Any:
-        values = {}
+        values: dict[str, Any] = {}
         for name, hint in self._hints.items():
             text = cells.get(name.rstrip("_"), "")
             kinds = typing.get_args(hint) or (hint,)
@@ -120,7 +120,7 @@ class _Table:
         return self._cls(**values)
 
 
-class RunTable(_Table):
+class RunTable(Table):
     """runs.csv: appended by any number of processes; a run that is there already is not added again."""
 
     def __init__(self, path: str | Path):
@@ -147,7 +147,7 @@ class CurvePoint:
     loss: float
 
 
-class CurveTable(_Table):
+class CurveTable(Table):
     """curves.csv: the training losses of all runs of a study."""
 
     def __init__(self, path: str | Path):
