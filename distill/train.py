@@ -72,6 +72,11 @@ class Lesson:
             )
         return self._signals[split]
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the kept signals hold."""
+        return sum(signal.bytes for signal in self._signals.values())
+
     def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float:
         """L_T: the teacher's own loss on the student's validation set."""
         key = (len(evaluation.windows), config.seq_len)

@@ -1,9 +1,20 @@
 """The edge between a command line and the library: flags in, one-line errors out."""
 
+import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
-from distill.config import DistillError
+from ml_collections import ConfigDict
+
+from distill.config import ConfigError, DistillError, build, nearest, parse
+
+T = TypeVar("T")
+
+# Where `--config=configs/...` is looked up when the current folder has no such file.
+INSTALLED = Path(__file__).resolve().parent.parent
 
 
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -16,3 +27,69 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+
+
+def configured(
+    cls: type[T], argv: Sequence[str] | None, usage: str, default: str, flags: Mapping[str, str | None]
+) -> tuple[T, dict[str, str]]:
+    """The frozen config and the other flags of a command line.
+
+    `--config=FILE[:ARG]` names the config file, `--config.a.b=VALUE` overrides a field, and `flags` lists the other
+    flags with their defaults (None: must be given). `--help` prints `usage`. Raises ConfigError for anything else.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in argv or "-h" in argv:
+        print(usage.strip())
+        raise SystemExit(0)
+    values: dict[str, str] = {name: value for name, value in flags.items() if value is not None}
+    source, overrides = default, []
+    for argument in argv:
+        name, separator, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not separator:
+            raise ConfigError(f"got {argument!r}, wanted --name=value (see --help)")
+        if name == "config":
+            source = value
+        elif name.startswith("config."):
+            overrides.append((name.removeprefix("config."), value))
+        elif name in flags:
+            values[name] = value
+        else:
+            names = [*flags, "config"]
+            raise ConfigError(f"there is no flag --{name} (value {value!r}).{nearest(name, names)}")
+    for name in flags:
+        if name not in values:
+            raise ConfigError(f"--{name}=... is missing (see --help)")
+    tree = read(source)
+    with tree.unlocked():
+        for path, text in overrides:
+            value = parse(cls, path, text)
+            *parents, last = path.split(".")
+            node = tree
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+    return build(cls, tree.to_dict()), values
+
+
+def read(source: str) -> ConfigDict:
+    """The ConfigDict of `FILE[:ARG]`, looked up from the current folder, then beside the installed package."""
+    file, _, argument = source.partition(":")
+    path = next((p for p in (Path(file), INSTALLED / file) if p.is_file()), None)
+    if path is None:
+        shipped = [f"configs/{p.name}" for p in sorted((INSTALLED / "configs").glob("*.py")) if p.name[0] != "_"]
+        raise ConfigError(f"--config={source}: there is no file {file!r}.{nearest(file, shipped)}")
+    spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={source}: {file!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found: Any = module.get_config(argument)
+    except DistillError:
+        raise
+    except Exception as error:  # the user's own file: say where it went wrong
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(f"--config={source}: {type(error).__name__}: {error} ({line.filename}:{line.lineno})") from None
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(f"--config={source}: get_config returned {type(found).__name__}, wanted a ConfigDict")
+    return found

@@ -61,6 +61,11 @@ class MemorySignal:
             found = self._kept[self._slot[flat]]
         return TeacherSignal(log_probs=found.reshape(*np.shape(windows), *found.shape[1:]))
 
+    @property
+    def bytes(self) -> int:
+        """Memory that is really used: pages that nothing was written to are not there."""
+        return self._used * int(np.prod(self._kept.shape[1:])) * self._kept.itemsize
+
     def _compute(self, ids: NDArray[np.int64]) -> NDArray[np.float16]:
         device_mesh = jax.sharding.get_mesh()
         size = CHUNK * device_mesh.shape["data"] * device_mesh.shape["fsdp"]

@@ -1,0 +1,132 @@
+"""A study's lines, expanded into runs: which models, on which budgets, of which teachers, in which order."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from distill import config as configs
+from distill import counts
+from distill.config import ConfigError, ExperimentConfig, ModelConfig, StudyExperimentConfig, TeacherConfig, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a study. `stage` orders it: 0 without a teacher, 1 students, 2 students of the largest budget."""
+
+    name: str
+    config: ExperimentConfig
+    run: str
+    trunk: str
+    stage: int
+
+    @property
+    def flops(self) -> float:
+        """The student's training FLOPs: what a scheduler weighs runs by."""
+        return counts.run_flops(self.config).student
+
+
+def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
+    """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
+    found = {}
+    for line in config.study.models:
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*x\s*(\d+)\s*", line)
+        if not match:
+            raise ConfigError(f"config.study.models: got {line!r}, wanted 'name = width x layers', e.g. 'c = 32x2'")
+        name, width, layers = match[1], int(match[2]), int(match[3])
+        heads = max(width // config.model.d_head, 1) if config.model.d_head else config.model.n_heads
+        found[name] = dataclasses.replace(config.model, d_model=width, n_layers=layers, n_heads=heads)
+    return found
+
+
+def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
+    """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
+    found: dict[str, Planned] = {}
+    for seed in config.study.seeds:
+        teachers = {}
+        for planned in _group(config, "teachers", config.study.teachers, seed, "teacher"):
+            teachers[planned.name] = planned
+            found[planned.run] = planned
+        for planned in _group(config, "supervised", config.study.supervised, seed, "student"):
+            found[planned.run] = planned
+        for planned in _students(config, teachers, seed, workdir):
+            found[planned.run] = planned
+    return sorted(found.values(), key=lambda planned: planned.stage)
+
+
+def _group(
+    config: StudyExperimentConfig, field: str, lines: tuple[str, ...], seed: int, split: str
+) -> Iterator[Planned]:
+    for line in lines:
+        names, separator, budgets = line.partition("@")
+        if not separator:
+            raise ConfigError(f"config.study.{field}: got {line!r}, wanted 'models @ budgets', e.g. 'p c @ 125K 1M'")
+        for name, budget in _product(config, field, line, names, budgets):
+            run = _experiment(config, name, budget, seed, split)
+            yield _plan(f"{name}@{budget}", run, stage=0)
+
+
+def _students(
+    config: StudyExperimentConfig, teachers: dict[str, Planned], seed: int, workdir: Path
+) -> Iterator[Planned]:
+    largest = max((_tokens("distilled", b) for line in config.study.distilled for b in _budgets(line)), default=0)
+    for line in config.study.distilled:
+        by, separator, rest = line.partition(">")
+        names, at, budgets = rest.partition("@")
+        if not separator or not at:
+            raise ConfigError(
+                f"config.study.distilled: got {line!r}, wanted 'teachers > models @ budgets', "
+                "e.g. 'c@250K > p q @ 125K 250K'"
+            )
+        for label in by.split():
+            if label not in teachers:
+                raise ConfigError(
+                    f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers."
+                    f"{nearest(label, teachers)}"
+                )
+            teacher = teachers[label]
+            # A study keeps its runs in one folder, so a teacher's place follows from its name.
+            source = str(workdir / "runs" / teacher.run)
+            lesson = dataclasses.replace(config.teacher, run=teacher.run, source=source)
+            for name, budget in _product(config, "distilled", line, names, budgets):
+                run = dataclasses.replace(_experiment(config, name, budget, seed, "student"), teacher=lesson)
+                yield _plan(f"{label}>{name}@{budget}", run, stage=2 if run.tokens == largest else 1)
+
+
+def _budgets(line: str) -> list[str]:
+    return line.rpartition("@")[2].split()
+
+
+def _tokens(field: str, budget: str) -> int:
+    try:
+        return configs.parse_count(budget)
+    except ValueError:
+        raise ConfigError(f"config.study.{field}: got the budget {budget!r}, wanted tokens, e.g. 250K or 1M") from None
+
+
+def _product(
+    config: StudyExperimentConfig, field: str, line: str, names: str, budgets: str
+) -> Iterator[tuple[str, str]]:
+    known = models(config)
+    if not names.split() or not budgets.split():
+        raise ConfigError(f"config.study.{field}: {line!r} names no models or no budgets")
+    for name in names.split():
+        if name not in known:
+            raise ConfigError(
+                f"config.study.{field}: {line!r} names model {name!r}, which is not among study.models."
+                f"{nearest(name, known)}"
+            )
+        yield from ((name, budget) for budget in budgets.split())
+
+
+def _experiment(config: StudyExperimentConfig, name: str, budget: str, seed: int, split: str) -> ExperimentConfig:
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(ExperimentConfig)}
+    data = dataclasses.replace(config.data, split=split)
+    changed = {"model": models(config)[name], "data": data, "tokens": _tokens("models", budget), "seed": seed}
+    return ExperimentConfig(**shared | {"teacher": TeacherConfig()} | changed)
+
+
+def _plan(name: str, config: ExperimentConfig, stage: int) -> Planned:
+    name = name if config.seed == 0 else f"{name}#{config.seed}"
+    run, trunk = configs.fingerprint(config), configs.trunk_fingerprint(config)
+    return Planned(name=name, config=config, run=run, trunk=trunk, stage=stage)

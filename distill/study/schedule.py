@@ -1,0 +1,199 @@
+"""Runs a study's runs on its workers, in the order of their needs, and shows how it goes.
+
+A run waits for its teacher and for the shorter runs of its trunk, whose state it continues. Among those that may
+start, a worker takes one whose teacher it already holds or whose shape it has compiled, and the dearest first.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distill import runtime
+from distill.runs import write_atomically
+from distill.study import workers
+from distill.study.matrix import Planned
+from distill.study.workers import Done, Failed, Moment, Worker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a study: the names of finished and of failed runs (with the error's first line)."""
+
+    finished: tuple[str, ...]
+    failed: dict[str, str]
+
+
+def run_all(
+    tasks: Sequence[Planned],
+    done: set[str],
+    workdir: Path,
+    n_workers: int,
+    before_stage: Callable[[int], None],
+    console: Console,
+) -> Outcome:
+    """Runs what is not `done` yet; `before_stage(stage)` is called once before a stage's first run starts.
+
+    A failed run is recorded in its error.txt; the others go on, except those that need it.
+    """
+    waiting = [task for task in tasks if task.run not in done]
+    finished, failed, done = [], {}, set(done)
+    if not waiting:
+        return Outcome(finished=(), failed={})
+    processors = runtime.cores()
+    n = max(1, min(n_workers, len(waiting)))
+    share = max(len(processors) // n, 1)
+    places = [processors[i * share % len(processors) :][:share] for i in range(n)]
+    team = [Worker(place, workdir) for place in places]
+    screen = _Screen(tasks, done, console)
+    stage = -1
+    try:
+        with screen:
+            while waiting or any(worker.task for worker in team):
+                for worker in [w for w in team if w.task is None]:
+                    task = _choose(waiting, done, worker, [w.task for w in team if w.task])
+                    if task is None:
+                        continue
+                    if task.stage > stage:
+                        stage = task.stage
+                        before_stage(stage)
+                    waiting.remove(task)
+                    worker.give(task)
+                for worker in _heard(team):
+                    task = worker.task
+                    message = _message(worker)
+                    if isinstance(message, Moment):
+                        worker.moment = message
+                    if isinstance(message, Done) and task:
+                        done.add(task.run)
+                        finished.append(task.name)
+                        worker.task = None
+                        screen.finish(task, message)
+                    if isinstance(message, Failed) and task:
+                        failed[task.name] = message.line
+                        worker.task = None
+                        screen.fail(task, message)
+                        write_atomically(workdir / "runs" / task.run / "error.txt", message.detail + "\n")
+                        for orphan in [t for t in waiting if _needs(t, task)]:
+                            waiting.remove(orphan)
+                            failed[orphan.name] = f"not run: it needs {task.name}, which failed"
+                        if not worker.process.is_alive():
+                            place = places[team.index(worker)]
+                            team[team.index(worker)] = Worker(place, workdir)
+                screen.show(team)
+    finally:
+        for worker in team:
+            worker.stop()
+    return Outcome(finished=tuple(finished), failed=failed)
+
+
+def _needs(task: Planned, other: Planned) -> bool:
+    return task.config.teacher.run == other.run
+
+
+def _choose(waiting: list[Planned], done: set[str], worker: Worker, busy: list[Planned]) -> Planned | None:
+    """The best run that may start now on this worker."""
+    if not waiting:
+        return None
+    stage = min(task.stage for task in waiting)
+    if any(task.stage < stage for task in busy):
+        return None
+    trunks = {task.trunk for task in busy}
+    free = [
+        task
+        for task in waiting
+        if task.stage == stage
+        and (not task.config.teacher.run or task.config.teacher.run in done)
+        and task.trunk not in trunks
+        and not any(o.trunk == task.trunk and o.config.tokens < task.config.tokens for o in waiting)
+    ]
+    held = {task.config.teacher.run for task in busy}
+
+    def worth(task: Planned) -> tuple[bool, bool, bool, bool, float]:
+        teacher = task.config.teacher.run
+        mine = teacher == worker.teacher
+        needed = any(_needs(other, task) for other in waiting)
+        return needed, mine, teacher not in held, workers.shape(task) in worker.shapes, task.flops
+
+    return max(free, key=worth, default=None)
+
+
+def _heard(team: list[Worker]) -> list[Worker]:
+    """The workers that have something to say, or have died; waits a little where there is none."""
+    pipes = {worker.pipe: worker for worker in team if worker.task}
+    return [pipes[pipe] for pipe in wait(list(pipes), timeout=0.2) if pipe in pipes]  # type: ignore[index]
+
+
+def _message(worker: Worker) -> Moment | Done | Failed:
+    try:
+        return worker.pipe.recv()
+    except (EOFError, ConnectionError):
+        worker.process.join(5)
+        line = f"its process ended (exit code {worker.process.exitcode}); out of memory, perhaps"
+        return Failed(line=line, detail=line)
+
+
+class _Screen:
+    """A bar over all runs with the time left, and a line a worker; plain lines where there is no terminal."""
+
+    def __init__(self, tasks: Sequence[Planned], done: set[str], console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
+        )  # fmt: skip
+        self._total = len(tasks)
+        self._count = sum(task.run in done for task in tasks)
+        self._id = self._bar.add_task("runs", total=self._total, completed=self._count)
+        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+        self._began: dict[str, float] = {}
+
+    def __enter__(self) -> "_Screen":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def finish(self, task: Planned, message: Done) -> None:
+        self._count += 1
+        self._bar.update(self._id, completed=self._count)
+        record = message.record
+        taught = f", L_T {record.L_T:.4f}" if record.L_T is not None else ""
+        seconds = time.monotonic() - self._began.pop(task.run, time.monotonic())
+        self._console.print(
+            f"[{self._count:3d}/{self._total}] {task.name:<20} N {record.N:>9,d}  D {record.D:>11,d}  "
+            f"loss {record.loss:.4f} ± {record.loss_se:.4f}{taught}  ({seconds:.1f} s)",
+            highlight=False,
+            markup=False,
+        )
+
+    def fail(self, task: Planned, message: Failed) -> None:
+        self._console.print(f"[red]failed[/] {task.name}: {message.line}")
+
+    def show(self, team: list[Worker]) -> None:
+        for worker in team:
+            if worker.task:
+                self._began.setdefault(worker.task.run, time.monotonic())
+        if not self._console.is_terminal:
+            return
+        grid = Table.grid(padding=(0, 2))
+        for worker in team:
+            if worker.task and worker.moment:
+                m = worker.moment
+                left = (m.steps - m.step) * (worker.task.config.batch_size * worker.task.config.seq_len)
+                grid.add_row(
+                    worker.task.name, f"step {m.step:,d}/{m.steps:,d}", f"loss {m.loss:.4f}",
+                    f"{m.tokens_per_second / 1e3:,.1f}k tokens/s", f"{left / max(m.tokens_per_second, 1):.0f} s left",
+                )  # fmt: skip
+            elif worker.task:
+                grid.add_row(worker.task.name, "starting")
+        self._live.update(Group(self._bar, grid))

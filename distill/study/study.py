@@ -1,0 +1,88 @@
+"""A study from its config to its report, in one call that may be killed and repeated at any moment."""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from distill import config as configs
+from distill import counts, runs
+from distill.config import ConfigError, StudyExperimentConfig
+from distill.runs import RunTable
+from distill.study import matrix, schedule, workers
+
+
+def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False) -> int:
+    """Runs what is left of a study, fits its laws and writes its report; returns 1 where runs failed, else 0.
+
+    Before the largest students start, the laws so far predict them (the prediction ledger). Leaves config.txt, data/,
+    runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`.
+    """
+    console, workdir = Console(), Path(workdir).resolve()
+    tasks = matrix.expand(config, workdir)
+    if not tasks:
+        raise ConfigError("config.study: there is nothing to run; give study.models and study.supervised at least")
+    if dry_run:
+        console.print(_listing(tasks))
+        return 0
+    began = time.monotonic()
+    runs.write_atomically(workdir / "config.txt", configs.to_text(config))
+    done = _collect(workdir, tasks)
+    todo = [task for task in tasks if task.run not in done]
+    console.print(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished, in {workdir}", highlight=False)
+
+    def before_stage(stage: int) -> None:
+        """Predicts the runs of a stage from all that is finished before it, where a law can be fitted already."""
+        if stage == 2 or (workdir / "laws" / "supervised.json").exists():
+            # Fitting needs jax and seconds; the workers' own start hides part of it.
+            from distill.study import conclude
+
+            found = conclude.fit(config, workdir)
+            said = conclude.predict(found, [t for t in todo if t.stage == stage], workdir)
+            console.print(f"predicted {said} runs before they start", highlight=False)
+
+    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before_stage, console)
+    _conclude(config, workdir, console)
+    console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
+    for name, line in outcome.failed.items():
+        console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
+    return 1 if outcome.failed else 0
+
+
+def _collect(workdir: Path, tasks: list[matrix.Planned]) -> set[str]:
+    """The finished runs, by their result.json; a row that a killed worker did not get to write is written now."""
+    known = RunTable(workdir / "runs.csv").runs()
+    for task in tasks:
+        record = runs.load_record(workdir / "runs" / task.run / "result.json")
+        if record is not None and task.run not in known:
+            workers.tabulate(workdir, record, workdir / "runs" / task.run)
+            known[task.run] = record
+    return set(known)
+
+
+def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
+    from distill import runtime
+    from distill.report import screen
+    from distill.report import study as page
+    from distill.study import conclude
+
+    runtime.cache_compilations()
+    found = conclude.fit(config, workdir)
+    sentence = conclude.advise(config, found, workdir)
+    path = page.write(workdir)
+    console.print(screen.summary(workdir))
+    for reason in found.why:
+        console.print(f"[yellow]note[/] {reason}", highlight=False)
+    console.print(f"\n{sentence}\n", highlight=False)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def _listing(tasks: list[matrix.Planned]) -> Table:
+    table = Table(title=f"{len(tasks)} runs, {sum(t.flops for t in tasks):.3g} FLOPs of training", title_justify="left")
+    for name in ("run", "fingerprint", "stage", "N", "D", "FLOPs"):
+        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")
+    for task in tasks:
+        N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
+        table.add_row(task.name, task.run, str(task.stage), f"{N:,d}", f"{D:,d}", f"{task.flops:.3g}")
+    return table

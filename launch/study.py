@@ -1,0 +1,26 @@
+"""Runs a study: a matrix of runs, then the laws, the plan and the report. Run again, it does what is left.
+
+    python -m launch.study --config=configs/study.py:smoke --workdir=DIR [--config.FIELD=VALUE ...]
+
+--dry-run=true lists the runs with N, D and FLOPs, and stops.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from launch import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    from distill.config import StudyExperimentConfig
+
+    config, flags = cli.configured(
+        StudyExperimentConfig, argv, __doc__ or "", "configs/study.py", {"workdir": None, "dry-run": "false"}
+    )
+    from distill.study import study
+
+    return study.run(config, flags["workdir"], dry_run=flags["dry-run"] == "true")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
