@@ -31,14 +31,14 @@ class Windows:
         """The windows of these ids as a batch of NumPy arrays: tokens int32 [B, S+1], weight float32 [B, S]."""
         starts = np.asarray(ids, np.int64) * self.seq_len
         tokens = self.split.read(starts, self.seq_len + 1).astype(np.int32)
-        weight = np.ones((len(starts), self.seq_len), np.float32)
+        # One number read as a whole array: most batches count every token.
+        weight: NDArray[np.float32] = np.broadcast_to(np.float32(1), (len(starts), self.seq_len))
         if self.completions_only:
-            weight *= self.split.read_mask(starts, self.seq_len + 1)[:, 1:]
+            weight = self.split.read_mask(starts, self.seq_len + 1)[:, 1:].astype(np.float32)
         if self._ends is None:
             return combine(tokens, weight)
         begins = _document_begins(self._ends, starts, self.seq_len)
-        weight *= ~begins[:, 1:]
-        return combine(tokens, weight, *number(begins[:, :-1]))
+        return combine(tokens, weight * ~begins[:, 1:], *number(begins[:, :-1]))
 
 
 def _document_begins(ends: NDArray, starts: NDArray[np.int64], seq_len: int) -> NDArray[np.bool_]:
@@ -54,10 +54,16 @@ def _document_begins(ends: NDArray, starts: NDArray[np.int64], seq_len: int) -> 
 
 def number(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Segment ids from 1 and positions from 0, both [B, S], from the places where segments begin."""
-    segment = np.cumsum(begins, axis=1, dtype=np.int32) + np.int32(1)
-    place = np.arange(begins.shape[1], dtype=np.int32)
-    position = place - np.maximum.accumulate(np.where(begins, place, np.int32(0)), axis=1)
-    return segment, position.astype(np.int32)
+    rows, length = begins.shape
+    opens = begins.copy()
+    opens[:, 0] = True
+    starts = np.flatnonzero(opens)
+    lengths = np.diff(starts, append=rows * length)
+    first_of_row = np.searchsorted(starts, np.arange(rows) * length)
+    ids = np.arange(1, len(starts) + 1) - first_of_row[starts // length]
+    segment = np.repeat(ids.astype(np.int32), lengths)
+    position = np.arange(rows * length, dtype=np.int32) - np.repeat(starts.astype(np.int32), lengths)
+    return segment.reshape(begins.shape), position.reshape(begins.shape)
 
 
 def combine(*arrays: Any) -> Batch:
