@@ -1,10 +1,12 @@
 """Scaling laws: from a table of runs to a law with uncertainty, and from the law to a plan.
 
 Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
-parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by
-name and in files);
+parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by name and in files);
+then the fit: objective, solver (many small fits at once), table (runs in), progress, identify (what rows fix), starts,
+fitting, uncertainty (bootstraps);
 then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
-(where supervised training catches up), problem (one student's plans), planner (the advice).
+(where supervised training catches up), problem (one student's plans), planner (the advice),
+lawfile (a law with its uncertainty, from disk), advice (as text), recipe and emit (as configs), paper_figures.
 
     >>> from distill import laws
     >>> supervised, distillation = laws.paper()
@@ -22,12 +24,25 @@ ORDER = (
     "law",
     "forms",
     "registry",
+    "objective",
+    "solver",
+    "table",
+    "progress",
+    "identify",
+    "starts",
+    "fitting",
+    "uncertainty",
     "minimise",
     "scenarios",
     "allocation",
     "crossover",
     "problem",
     "planner",
+    "lawfile",
+    "advice",
+    "recipe",
+    "emit",
+    "paper_figures",
 )
 
 _WHERE = {
@@ -46,10 +61,17 @@ _WHERE = {
         "paper",
     ),
     "registry": ("from_dict", "get", "load"),
+    "objective": ("Objective",),
+    "table": ("Table", "from_arrays", "load_table"),
+    "fitting": ("Fit", "Status", "fit"),
+    "uncertainty": ("Bootstrap", "Prediction", "bootstrap"),
     "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
     "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
     "crossover": ("crossover_compute", "crossover_tokens"),
     "planner": ("PAPER_REGION", "Plan", "Region", "plan"),
+    "lawfile": ("LawFile", "read"),
+    "advice": ("describe",),
+    "recipe": ("Ladder", "Recipe", "ladder"),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = sorted(_HOME)

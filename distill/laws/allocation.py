@@ -170,7 +170,7 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
     F_S = flops(N_S)
 
     def teacher_loss(N_T, D_T):
-        return supervised(N_T, effective_tokens(D_T, unique))
+        return supervised(N_T, effective_tokens(D_T, unique, jnp))
 
     best, worst = teacher_loss(high, high), teacher_loss(low, low)
     axes = {
@@ -195,7 +195,7 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
 
     def loss(z):
         _, _, D_S, L_T = place(z)
-        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique), L_T)
+        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
 
     found = minimise(loss, axes)
     N_T, D_T, D_S, L_T = place(found.z)
@@ -222,7 +222,7 @@ def _solve_supervised(supervised, flops, compute, unique, low, high):
         return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), high)
 
     def loss(z):
-        return supervised(jnp.exp(z[0]), effective_tokens(tokens(z), unique))
+        return supervised(jnp.exp(z[0]), effective_tokens(tokens(z), unique, jnp))
 
     found = minimise(loss, (jnp.linspace(jnp.log(low), jnp.log(high), 256),))
     return {"N_S": jnp.exp(found.z[0]), "D_S": tokens(found.z), "L_S": found.value}
@@ -245,7 +245,7 @@ def _solve_teacher(supervised, flops, L_T, D_S, logits, pretraining, unique, low
     log_low, log_high = jnp.log(low), jnp.log(high)
 
     def loss(n, d):
-        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique))
+        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
 
     def tokens(n):
         return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)

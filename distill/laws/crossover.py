@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill.laws.allocation import PAPER_BOUNDS, Bounds, allocate
@@ -15,12 +14,6 @@ _GRID = 64
 def column(law: Any) -> Any:
     """A stack of laws [R] that broadcasts against a trailing axis of cases; a single law unchanged."""
     return jax.tree_util.tree_map(lambda leaf: leaf[..., None] if np.ndim(leaf) else leaf, law)
-
-
-def worth(D: Any, unique: float) -> np.ndarray:
-    """Effective tokens in numpy float64."""
-    with jax.enable_x64(True):
-        return np.asarray(effective_tokens(jnp.asarray(np.asarray(D, np.float64)), unique))
 
 
 def last_catch_up(x: np.ndarray, gain: np.ndarray) -> tuple[Any, Any]:
@@ -52,7 +45,7 @@ def crossover_tokens(
     teacher = np.asarray(L_T, np.float64)[..., None]
 
     def gain(D: np.ndarray) -> np.ndarray:
-        d = worth(D, unique)
+        d = effective_tokens(D, unique)
         return np.asarray(student(N_S, d, teacher)) - np.asarray(stacked(N_S, d))
 
     grid = np.geomspace(bounds.low / 1e3, bounds.high, 512)
@@ -111,4 +104,4 @@ def _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bound
     """Loss of the best distillation minus that of supervised training, at every budget (and for every law)."""
     split = allocate(supervised, distillation, N_S, compute, scenario, flops=flops, unique=unique, bounds=bounds)
     tokens = np.minimum(compute / (3 * float(flops(N_S))), bounds.high)
-    return split.L_S - np.asarray(column(supervised)(N_S, worth(tokens, unique)))
+    return split.L_S - np.asarray(column(supervised)(N_S, effective_tokens(tokens, unique)))

@@ -105,11 +105,11 @@ def _descend(value: Callable[[Any], Any], start: Any, low: Any, high: Any) -> tu
 
     def improve(state):
         z, _, _, count = state
-        around = jax.vmap(value)(z + offsets)
+        around = jax.vmap(value)(z[None] + offsets)
         gradient, hessian = _derivatives(around, d)
         free = ~(((z <= low) & (gradient > 0)) | ((z >= high) & (gradient < 0)))
         direction = jnp.clip(_newton_direction(jnp.where(free, gradient, 0.0), _hold(hessian, free)), -2.0, 2.0)
-        trials = jnp.clip(z + lengths * direction, low, high)
+        trials = jnp.clip(z[None] + lengths * direction[None], low[None], high[None])
         values = jax.vmap(value)(trials)
         best = jnp.nanargmin(values)
         better = values[best] < around[0]

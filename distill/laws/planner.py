@@ -111,6 +111,7 @@ class Plan:
     probability: float | None
     interval: Mapping[str, tuple[float, float]]
     warnings: tuple[str, ...]
+    problem: Problem = dataclasses.field(repr=False, compare=False)
 
     @property
     def distil(self) -> bool:
@@ -175,8 +176,8 @@ def plan(
     """The best plan under one constraint: total `compute` (FLOPs), student `tokens`, or a target `loss`.
 
     N_S: the student's size, or (least, most) to choose it from. boot: resampled laws for the intervals: an object with
-    `.laws`, a stack of distillation laws, each with its own supervised law inside. flops: F(N), forward FLOPs per
-    token; Appendix H's closed form if not given. teachers: existing ones to choose from, their training sunk.
+    `.kept` or `.laws`, a stack of distillation laws, each with its own supervised law inside. flops: F(N), forward
+    FLOPs per token; Appendix H's closed form if not given. teachers: existing ones, their training sunk.
     students: how many share the teacher, and with `store` its signals too. unique: distinct tokens of each of teacher
     and student. served: tokens that each student will generate in its life, paid from the same compute.
     Raises PlanError for what is impossible or contradictory.
@@ -221,7 +222,8 @@ def plan(
         crossover_tokens=crossings[1],
         probability=probability,
         interval=interval,
-        warnings=tuple(_warnings(problem, best, other, region)),
+        warnings=tuple(_warnings(problem, N_S, best, other, region)),
+        problem=problem,
     )
 
 
@@ -284,7 +286,7 @@ def _alternative(problem: Problem, N_S, size: float, compute, tokens, loss) -> A
 
 def _stack(boot: Any, draws: int) -> tuple[Any, Any]:
     """(supervised, distillation) of the first `draws` resamples, every leaf [draws]."""
-    laws = boot.laws
+    laws = getattr(boot, "kept", boot.laws)
     count = max((np.shape(leaf)[0] for leaf in jax.tree_util.tree_leaves(laws) if np.ndim(leaf)), default=1)
     kept = min(count, draws)
     laws = jax.tree_util.tree_map(
@@ -352,13 +354,15 @@ def _crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | No
     return (by_compute if np.isfinite(by_compute) else None), (by_tokens if np.isfinite(by_tokens) else None)
 
 
-def _warnings(problem: Problem, best, other: Alternative, region: Region | None) -> list[str]:
+def _warnings(problem: Problem, N_S, best, other: Alternative, region: Region | None) -> list[str]:
     out = []
     own = float(problem.alone(best["N_S"], best["D_S"]))
     if best["L_T"] > own:
         out.append(
             f"the teacher (L_T {best['L_T']:.3f}) is worse than the student alone on the same tokens ({own:.3f})"
         )
+    if isinstance(N_S, tuple) and not N_S[0] * 1.001 < best["N_S"] < N_S[1] / 1.001:
+        out.append(f"N_S stands at the end of its range ({engineering(best['N_S'])})")
     free_tokens = not problem.teachers and problem.scenario.logits and not problem.scenario.pretraining
     low, high = problem.bounds.low, problem.bounds.high
     for name in ("N_T", "D_T", "D_S"):

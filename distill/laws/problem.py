@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from distill.laws.allocation import Bounds, allocate, cheapest_teacher
-from distill.laws.crossover import column, worth
-from distill.laws.scenarios import PlanError, Scenario, Teacher, engineering
+from distill.laws.crossover import column
+from distill.laws.scenarios import PlanError, Scenario, Teacher, effective_tokens, engineering
 
 _SIZES = 49  # student sizes tried at once when a range is given
 _FIELDS = ("N_S", "D_S", "N_T", "D_T", "L_T", "L_S", "second_N_T", "second_L_S")
@@ -36,16 +36,16 @@ class Problem:
 
     def alone(self, N: Any, D: Any) -> np.ndarray:
         """Supervised loss on D tokens, with repetition and the upper bound of the search."""
-        D = worth(np.minimum(D, self.bounds.high), self.unique)
+        D = effective_tokens(np.minimum(D, self.bounds.high), self.unique)
         return np.asarray(column(self.supervised)(N, D), np.float64)
 
     def taught(self, N_S: Any, D_S: Any, L_T: Any) -> np.ndarray:
         """Student loss on D_S tokens, with repetition."""
-        D_S = worth(np.minimum(D_S, self.bounds.high), self.unique)
+        D_S = effective_tokens(np.minimum(D_S, self.bounds.high), self.unique)
         return np.asarray(column(self.distillation)(N_S, D_S, L_T), np.float64)
 
     def teacher_loss(self, N_T: Any, D_T: Any) -> np.ndarray:
-        return np.asarray(column(self.supervised)(N_T, worth(D_T, self.unique)), np.float64)
+        return np.asarray(column(self.supervised)(N_T, effective_tokens(D_T, self.unique)), np.float64)
 
     def supervised_tokens(self, N: Any, compute: Any) -> np.ndarray:
         return self.training(N, compute) / (3 * self.F(N))

@@ -11,10 +11,12 @@ import numpy as np
 
 from distill import counts
 from distill.config import ExperimentConfig, ModelConfig, OptimConfig, TeacherConfig, fingerprint, nearest
+from distill.ladder import PAPER_LADDER, SEQ_LEN, paper_model
 from distill.laws.planner import Plan
 from distill.laws.problem import Problem
-from distill.laws.scenarios import Bill, Flops, PlanError, bill, engineering
+from distill.laws.scenarios import Bill, PlanError, bill, engineering
 
+TEACHER_WORKDIR = "runs/teacher"  # where an emitted student looks for its teacher
 _SAME = 1e-4  # of L_S: teachers that differ by less count as equally good, and the one cheapest to train is taken
 _TOKENS = np.geomspace(1e4, 1e15, 661)  # teacher tokens tried with every size of the ladder
 
@@ -33,10 +35,13 @@ class Ladder:
         return np.array([counts.non_embedding(model) for model in self.models], np.float64)
 
     @functools.cached_property
-    def flops(self) -> Flops:
-        """F(N) through the exact forward FLOPs of the rungs."""
-        context = self.experiment.seq_len
-        return Flops.through(self.N, [counts.forward_flops(model, context) for model in self.models])
+    def F(self) -> np.ndarray:
+        """Exact forward FLOPs per token of every rung."""
+        return np.array([counts.forward_flops(model, self.experiment.seq_len) for model in self.models])
+
+    def flops(self, N: Any) -> np.ndarray:
+        """F(N): exact on the rungs, linear in logarithms between them."""
+        return np.exp(np.interp(np.log(N), np.log(self.N), np.log(self.F)))
 
     @property
     def step(self) -> int:
@@ -55,19 +60,18 @@ class Ladder:
 
 
 def _paper() -> Ladder:
-    """103M to 12.6B: d_model = 128 n_layers, heads of 128, context 4096 (Appendix I; batch and head size are ours)."""
-    models = tuple(
-        ModelConfig(vocab_size=32768, d_model=128 * n, n_layers=n, n_heads=n, tied=True, dtype="bfloat16", remat="full")
-        for n in range(8, 41)
-    )
+    """103M to 12.6B at a context of 4096 (Appendix I); the batch of a million tokens is ours, the paper gives none."""
     optim = OptimConfig(schedule="cosine", warmup_steps=2000, base_width=256)
-    experiment = ExperimentConfig(optim=optim, tokens=2**31, batch_size=512, seq_len=4096)
-    return Ladder(name="paper", experiment=experiment, models=models)
+    experiment = ExperimentConfig(optim=optim, tokens=2**31, batch_size=256, seq_len=SEQ_LEN)
+    return Ladder(name="paper", experiment=experiment, models=tuple(paper_model(name) for name in PAPER_LADDER))
 
 
 def _micro() -> Ladder:
-    """6K to 0.6M: two layers of width 16 to 160, bytes, context 128; trains on a laptop's CPU."""
-    models = tuple(ModelConfig(d_model=d, n_layers=2, n_heads=max(1, d // 16)) for d in (16, 24, 32, 48, 64, 96, 160))
+    """7K to 0.6M: two layers of width 16 to 160 on bytes, as in configs/study.py; trains on a laptop's CPU."""
+    models = tuple(
+        ModelConfig(d_model=d, n_layers=2, n_heads=d // 16, d_ff_multiple=16, tied=False, unroll=2)
+        for d in (16, 32, 48, 64, 96, 160)
+    )
     return Ladder(name="micro", experiment=ExperimentConfig(), models=models)
 
 
@@ -93,7 +97,7 @@ class Recipe:
     bill: Bill
 
 
-def recipe(plan: Plan, problem: Problem, rungs: Ladder) -> Recipe:
+def recipe(plan: Plan, rungs: Ladder) -> Recipe:
     """The plan on a ladder: the nearest student, then the best teacher and budgets anew, in whole steps.
 
     A plan that says pretrain gives one supervised config; a teacher from a zoo is taken as it is.
@@ -101,25 +105,12 @@ def recipe(plan: Plan, problem: Problem, rungs: Ladder) -> Recipe:
     """
     student = rungs.models[rungs.nearest(plan.N_S if plan.distil else plan.supervised.N)]
     N_S = float(counts.non_embedding(student))
-    exact = dataclasses.replace(problem, flops=rungs.flops)
+    exact = dataclasses.replace(plan.problem, flops=rungs.flops)
     if not plan.distil:
-        D = plan.supervised.D
-        if plan.constraint == "compute":
-            D = float(exact.supervised_tokens(N_S, plan.supervised.compute))
-        tokens = _whole_steps(D, rungs, "the model")
-        L = float(exact.alone(N_S, float(tokens)))
-        cost = 3 * counts.forward_flops(student, rungs.experiment.seq_len) * tokens
-        own = dataclasses.replace(rungs.experiment, model=student, tokens=tokens)
-        return Recipe(
-            student=own,
-            teacher=None,
-            L_T=float("nan"),
-            L_S=L,
-            paid=L - plan.supervised.L,
-            bill=Bill(student=cost, logits=0.0, teacher=0.0),
-        )
+        return _pretrain(plan, exact, student, rungs)
     if plan.teacher:
-        N_T, D_T, D_S, L_T = plan.N_T, float("nan"), plan.D_S, plan.L_T
+        N_T, D_T, L_T = plan.N_T, float("nan"), plan.L_T
+        D_S = plan.D_S
         teacher_config = None
     else:
         rung, D_T, D_S = _teacher(exact, plan, N_S, rungs)
@@ -134,23 +125,38 @@ def recipe(plan: Plan, problem: Problem, rungs: Ladder) -> Recipe:
     L_S = float(exact.taught(N_S, float(tokens), L_T))
     run = fingerprint(teacher_config) if teacher_config else ""
     taught = dataclasses.replace(
-        rungs.experiment, model=student, tokens=tokens, teacher=TeacherConfig(run=run, source="runs/teacher")
+        rungs.experiment, model=student, tokens=tokens, teacher=TeacherConfig(run=run, source=TEACHER_WORKDIR)
     )
     cost = bill(exact.scenario, exact.F, N_S, float(tokens), N_T, D_T, exact.served)
     return Recipe(student=taught, teacher=teacher_config, L_T=L_T, L_S=L_S, paid=L_S - plan.L_S, bill=cost)
 
 
+def _pretrain(plan: Plan, problem: Problem, model: ModelConfig, rungs: Ladder) -> Recipe:
+    """Supervised training on the same compute, or on the same tokens where those are what is given."""
+    N, D = float(counts.non_embedding(model)), plan.supervised.D
+    if plan.constraint == "compute":
+        D = float(problem.supervised_tokens(N, plan.supervised.compute))
+    tokens = _whole_steps(D, rungs, "the model")
+    L = float(problem.alone(N, float(tokens)))
+    return Recipe(
+        student=dataclasses.replace(rungs.experiment, model=model, tokens=tokens),
+        teacher=None,
+        L_T=float("nan"),
+        L_S=L,
+        paid=L - plan.supervised.L,
+        bill=Bill(student=3 * float(problem.F(N)) * tokens, logits=0.0, teacher=0.0),
+    )
+
+
 def _teacher(problem: Problem, plan: Plan, N_S: float, rungs: Ladder) -> tuple[int, float, float]:
     """(rung, D_T, D_S) of the cheapest teacher on the ladder that is as good as the best, over a grid of tokens."""
     N_T, D_T = rungs.N[:, None], _TOKENS[None, :]
+    F_T, F_S = problem.F(N_T), float(problem.F(N_S))
+    left = plan.bill.total - F_S * problem.served - problem.scenario.pretraining * 3 * F_T * D_T
+    D_S = left / (3 * F_S + problem.scenario.logits * F_T)
     if plan.constraint == "tokens":
-        D_S: Any = np.full(np.broadcast_shapes(N_T.shape, D_T.shape), plan.D_S)
-    else:
-        F_T = problem.F(N_T)
-        left = plan.bill.total - float(problem.F(N_S)) * problem.served
-        left = left - problem.scenario.pretraining * 3 * F_T * D_T
-        D_S = left / (3 * problem.F(N_S) + problem.scenario.logits * F_T)
-    possible = np.broadcast_to(D_S, (len(rungs.N), len(_TOKENS))) >= rungs.step
+        D_S = np.full_like(D_S, plan.D_S)
+    possible = rungs.step <= D_S
     D_S = np.where(possible, D_S, 1.0)
     losses = np.where(possible, problem.taught(N_S, D_S, problem.teacher_loss(N_T, D_T)), np.inf)
     cost = np.where(losses <= losses.min() * (1 + _SAME), problem.F(N_T) * D_T, np.inf)

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from distill import counts
@@ -125,13 +124,14 @@ def bill(scenario: Scenario, flops: Any, N_S: Any, D_S: Any, N_T: Any, D_T: Any,
     )
 
 
-def effective_tokens(D: Any, unique: Any) -> Any:
+def effective_tokens(D: Any, unique: Any, xp: Any = np) -> Any:
     """What D tokens are worth when only `unique` of them differ: U (1 + R (1 - exp(-(D/U - 1)/R))) beyond one epoch.
 
     Muennighoff et al. 2023, Eq. 5, R = 15.39: four epochs are nearly as good as fresh text, forty are not.
+    `xp` is numpy or jax.numpy.
     """
-    repeated = unique * (1 + REPEAT_DECAY * (1 - jnp.exp(-(D / unique - 1) / REPEAT_DECAY)))
-    return jnp.where(unique < D, repeated, D)
+    repeated = unique * (1 + REPEAT_DECAY * (1 - xp.exp(-(D / unique - 1) / REPEAT_DECAY)))
+    return xp.where(unique < D, repeated, D)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,81 @@
+"""What a planner needs from `--law`: both laws, their bootstrap, the region of the runs and F(N), in one object."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from distill.laws.forms import paper
+from distill.laws.law import LawError, read_json
+from distill.laws.planner import PAPER_REGION, Region
+from distill.laws.registry import from_dict
+from distill.laws.scenarios import Flops
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draws:
+    """A bootstrap at rest: the stack of resampled distillation laws, each with its supervised law inside."""
+
+    laws: Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LawFile:
+    """Laws and what is known about them; `boot`, `region` are None and `flops` Appendix H's where a file is silent."""
+
+    name: str
+    supervised: Any
+    distillation: Any
+    boot: Draws | None
+    region: Region | None
+    flops: Flops
+
+
+def read(path: str | os.PathLike) -> LawFile:
+    """`paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law inside.
+
+    Beside the law the file may hold `draws` (the resampled parameters by name, those of the supervised law under
+    `supervised`), `region` (least and most of each variable) and `flops` ([context, vocabulary] of F). Raises LawError.
+    """
+    if str(path) == "paper":
+        supervised, distillation = paper()
+        return LawFile(
+            name="paper",
+            supervised=supervised,
+            distillation=distillation,
+            boot=None,
+            region=PAPER_REGION,
+            flops=Flops.closed(),
+        )
+    where = str(path)
+    tree = read_json(path)
+    law = from_dict(tree, where)
+    if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in law.given():
+        raise LawError(
+            f"{where}: a plan needs a law of students, of N_S, D_S and L_T with its supervised law inside; "
+            f"got {law.name} of {', '.join(law.inputs)}."
+        )
+    region, flops = tree.get("region"), tree.get("flops")
+    try:
+        return LawFile(
+            name=where,
+            supervised=getattr(law, "supervised"),  # noqa: B009
+            distillation=law,
+            boot=_draws(law, tree.get("draws")),
+            region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,
+            flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
+        )
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
+
+
+def _draws(law: Any, tree: Any) -> Draws | None:
+    if not tree:
+        return None
+    inside = dataclasses.replace(
+        law.supervised,
+        **{name: np.asarray(values, np.float64) for name, values in tree.get("supervised", {}).items()},
+    )
+    own = {name: np.asarray(tree[name], np.float64) for name in law.parameters()}
+    return Draws(laws=dataclasses.replace(law, **own, supervised=inside))
