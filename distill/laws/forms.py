@@ -158,8 +158,9 @@ class DataConstrained(Law):
 
 # The gate of Eq. 8 is (1 + (r/d1)**(1/f1))**(-c1 f1), r = L_T/Lsup. The data fix kappa = c1 f1 d1**(-1/f1), its
 # strength for small (r/d1)**(1/f1), and hardly s = d1**(-1/f1): in terms of them the gate is
-# exp(-kappa log(1 + s r**(1/f1)) / s), smooth down to s = 0, where it is the limit form. So c1 is fitted as log kappa
-# and d1 as log(1 + s/s0), a scale that is linear near 0 and ends at s = 1e-7 (c1 about 1e8): real runs end there.
+# exp(-kappa log(1 + s r**(1/f1)) / s), smooth down to s = 0, where it is the limit form. So c1 is fitted as the gate's
+# position kappa**-f1, and d1 as log(1 + s/s0), a scale that is linear near 0 and ends at s = 1e-7 (c1 about 1e8):
+# real runs end there.
 _S0 = 0.1
 _LOWEST = 1e-6
 
@@ -172,12 +173,25 @@ def _decode_d1(xp: Any, u: Any, values: Any) -> Any:
     return xp.exp(-values["f1"] * xp.log(_S0 * xp.expm1(u)))
 
 
+def _encode_kappa(xp: Any, kappa: Any, values: Any) -> Any:
+    return -values["f1"] * xp.log(kappa)
+
+
+def _decode_kappa(xp: Any, u: Any, values: Any) -> Any:
+    return xp.exp(-u / values["f1"])
+
+
+def _gate_position() -> Any:
+    """kappa as log r0, the ratio L_T/Lsup at which the gate exp(-(r/r0)**(1/f1)) has fallen to 1/e."""
+    return linked(("f1",), _encode_kappa, _decode_kappa, (-0.3, 0.2), (-1.5, 1.5))
+
+
 def _encode_c1(xp: Any, c1: Any, values: Any) -> Any:
-    return xp.log(c1) + xp.log(values["f1"]) - xp.log(values["d1"]) / values["f1"]
+    return -values["f1"] * (xp.log(c1) + xp.log(values["f1"])) + xp.log(values["d1"])
 
 
 def _decode_c1(xp: Any, u: Any, values: Any) -> Any:
-    return xp.exp(u - xp.log(values["f1"]) + xp.log(values["d1"]) / values["f1"])
+    return xp.exp((xp.log(values["d1"]) - u) / values["f1"] - xp.log(values["f1"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +208,7 @@ class Distillation(_PowerSum):
     beta: float = _elasticity(-4.0, -0.7)
     gamma: float = _elasticity(-1.6, 1.2)
     c0: float = real(0.0, 4.0)
-    c1: float = linked(("f1", "d1"), _encode_c1, _decode_c1, (-1.0, 2.0), (-8.0, 8.0))
+    c1: float = linked(("f1", "d1"), _encode_c1, _decode_c1, (-0.3, 0.2), (-1.5, 1.5))
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
     d1: float = linked(("f1",), _encode_d1, _decode_d1, (_LOWEST, 2.0), (_LOWEST, 8.0))
     supervised: Law = dataclasses.field(kw_only=True)
@@ -228,7 +242,7 @@ class DistillationLimit(_PowerSum):
     beta: float = _elasticity(-4.0, -0.7)
     gamma: float = _elasticity(-1.6, 1.2)
     c0: float = real(0.0, 4.0)
-    kappa: float = positive(0.4, 7.0)
+    kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
     supervised: Law = dataclasses.field(kw_only=True)
 
@@ -257,7 +271,7 @@ class Overtaking(_PowerSum):
     beta: float = _elasticity(-4.0, -0.7)
     gamma: float = _elasticity(-1.6, 1.2)
     c0: float = real(0.0, 4.0)
-    kappa: float = positive(0.4, 7.0)
+    kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
     w: float = real(-0.1, 0.3)
     supervised: Law = dataclasses.field(kw_only=True)

@@ -37,14 +37,14 @@ _NEARLY = 1e-3  # the same, to leave a wider delta
 _SHRINK = 0.2  # of delta, from one stage to the next
 _LONGEST = 2.0  # step in any coordinate, all of which are logs, logits or of order one
 _ROUND = 10  # iterations between two packings
-_LIMIT = 300  # iterations of one problem
+_LIMIT = 200  # iterations of one problem
 
 Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows that problems share: each input and the target are [n], or [problems, n] where problems differ.
+    """The rows that problems share: inputs are [n]; the target is [n], or [problems, n] where problems differ.
 
     `given` holds the laws inside the fitted one (Lsup), their leaves scalar or [problems].
     """
@@ -125,8 +125,6 @@ def _pin(gradient: Any, H: Any, G: Any, pinned: Any) -> tuple[Any, Any, Any]:
 @functools.partial(jax.jit, static_argnames=("form", "raw"))
 def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given, setting, box, delta, limit):
     """Up to `limit` iterations of one chunk; everything [C, ...]. Returns the state that a next call takes up."""
-    inputs = tuple(jnp.atleast_2d(x) for x in inputs)
-    target = jnp.atleast_2d(target)
     given = jax.tree_util.tree_map(lambda leaf: jnp.reshape(leaf, (-1, 1)), given)
     setting = Setting(*setting)
     low, high = box
@@ -150,7 +148,9 @@ def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given,
         final = s["width"] <= delta
         small = predicted <= TOLERANCE * s["value"] + floor
         better = solvable & (value < s["value"])
-        done = s["done"] | (final & solvable & small & (s["damping"] < 1e-3)) | (s["damping"] >= 1e10)
+        # At the last digits a step may promise a little and change nothing.
+        stalled = (predicted <= 100 * TOLERANCE * s["value"]) & ~better
+        done = s["done"] | final & solvable & (small | stalled) & (s["damping"] < 1e-3) | (s["damping"] >= 1e10)
         # A stage is over once little is left to win in it; the next one is narrower.
         over = ~final & (better & (predicted <= _NEARLY * s["value"]) | small)
         width = jnp.where(over, jnp.maximum(delta, s["width"] * _SHRINK), s["width"])
@@ -159,6 +159,8 @@ def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given,
         sound = (better | (over & solvable)) & finite & ~s["done"]
         eased = jnp.where(gain > 0.5, s["damping"] * 0.1, jnp.where(gain > 0.1, s["damping"], s["damping"] * 3.0))
         damping = jnp.where(sound, eased, s["damping"] * 6.0)
+        # A short damped step proves nothing: only an undamped one that promises nothing ends the search.
+        damping = jnp.where(small & final, jnp.minimum(damping, 1e-8), damping)
 
         def pick(new, old):
             return jnp.where(sound.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
@@ -231,29 +233,25 @@ def solve(
         "converged": np.zeros(R, bool),
     }
 
-    def share(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    def share(array: Any, index: np.ndarray, ndim: int) -> np.ndarray:
+        """One entry a problem: of an array that holds one each, or of one that all problems share."""
         array = np.asarray(array)
-        return array[index] if array.ndim > 1 else array
-
-    def given(index: np.ndarray) -> Any:
-        return jax.tree_util.tree_map(lambda leaf: np.asarray(leaf, np.float64)[index] if np.ndim(leaf) else leaf, laws)
-
-    laws = jax.tree_util.tree_map(lambda leaf: np.asarray(leaf, np.float64), dict(rows.given))
+        whole = array[index] if array.ndim == ndim else np.broadcast_to(array, (len(index), *array.shape))
+        return whole.astype(np.float64)
 
     def run(index: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         padded = np.resize(index, C)
         with jax.enable_x64(True):
-            w = np.asarray(weights)
             out = _run_chunk(
                 form,
                 objective.raw,
                 state["theta"][padded],
                 state["width"][padded],
                 state["damping"][padded],
-                (w[padded] if w.ndim > 1 else np.broadcast_to(w, (C, n))).astype(np.float64),
-                tuple(share(x, padded) for x in rows.inputs),
-                share(rows.target, padded),
-                given(padded),
+                share(weights, padded, 2),
+                rows.inputs,
+                share(rows.target, padded, 2),
+                jax.tree_util.tree_map(lambda leaf: share(leaf, padded, 1), dict(rows.given)),
                 setting,
                 box,
                 delta,
