@@ -1,0 +1,159 @@
+"""The figures of the rows themselves: students against teachers, loss against tokens, learning curves."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from distill.report.findings import baselines
+from distill.report.prose import count
+from distill.report.results import Results
+from distill.report.theme import MARKERS, Theme, count_ticks, legend, padded, panels
+from distill.runs import RunRecord
+
+LOSS = "loss (nats per token)"
+
+
+def students(results: Results, theme: Theme) -> Figure | None:
+    """L_S against L_T: a panel a student size, a line a budget, supervised training dashed, the teacher dotted."""
+    runs = results.distilled
+    if not runs:
+        return None
+    sizes, budgets = sorted({run.N for run in runs}), sorted({run.D for run in runs})
+    shades = dict(zip(budgets, theme.shades(len(budgets))))
+    alone = baselines(results.runs)
+    figure, axes = panels(len(sizes), height=2.7, legend_rows=2)
+    teachers = [run.L_T for run in runs if run.L_T is not None]
+    shown = [loss for N in sizes for D in budgets for loss in _losses(alone.get((N, D), []))]
+    bottom, top = padded([run.loss for run in runs] + shown)
+    left, right = padded(teachers)
+    for ax, N in zip(axes, sizes):
+        for place, D in enumerate(budgets):
+            group = [run for run in runs if (run.N, run.D) == (N, D)]
+            if not group:
+                continue
+            x, y = _means(group, lambda run: run.L_T)
+            color, marker = shades[D], MARKERS[place % len(MARKERS)]
+            ax.plot([run.L_T for run in group], _losses(group), ls="", marker=marker, color=color, alpha=0.35, ms=4)
+            ax.plot(x, y, marker=marker, color=color)
+            if (N, D) in alone:
+                ax.axhline(float(np.mean(_losses(alone[N, D]))), color=color, ls=(0, (4, 3)), lw=1.1)
+        ends = [min(left, bottom), max(right, top)]
+        ax.plot(ends, ends, color=theme.soft, ls=":", lw=1.2)
+        ax.set(title=f"student N = {count(N)}", xlim=(left, right), ylim=(bottom, top))
+    _label(figure, axes, "teacher's loss $L_T$ (better teachers to the left)", "student's $L_S$ (nats per token)")
+    handles: list[Any] = [
+        Line2D([], [], color=shades[D], marker=MARKERS[i % len(MARKERS)], label=f"D = {count(D)}")
+        for i, D in enumerate(budgets)
+    ]
+    handles += [
+        Line2D([], [], color=theme.ink, ls=(0, (4, 3)), lw=1.1, label="supervised, same N and D"),
+        Line2D([], [], color=theme.soft, ls=":", lw=1.2, label="student = teacher"),
+    ]
+    legend(figure, handles)
+    return figure
+
+
+def tokens(results: Results, theme: Theme) -> Figure:
+    """Loss against D: a panel a size, supervised training in black, a line a teacher."""
+    teaching = {run.teacher for run in results.runs}
+    sizes = sorted({run.N for run in results.runs})
+    kinds = _teachers(results.distilled)
+    shades = dict(zip(kinds, theme.shades(len(kinds))))
+    figure, axes = panels(len(sizes), height=2.6, legend_rows=1 + (len(kinds) + 2) // 3)
+    for ax, N in zip(axes, sizes):
+        own = [run for run in results.supervised if run.N == N]
+        taught = [run for run in results.distilled if run.N == N]
+        plain, teach = [r for r in own if r.run not in teaching], [r for r in own if r.run in teaching]
+        for place, kind in enumerate(kinds):
+            group = [run for run in taught if kind == (run.N_T, run.D_T)]
+            if group:
+                ax.plot(*_means(group, lambda run: run.D), color=shades[kind], marker=MARKERS[place % len(MARKERS)])
+        if plain:
+            ax.plot(*_means(plain, lambda run: run.D), color=theme.ink, ls=(0, (4, 3)), marker="o", mfc=theme.ground)
+        if teach:
+            ax.plot([r.D for r in teach], _losses(teach), ls="", marker="*", ms=9, color=theme.ink)
+        ax.set(title=f"N = {count(N)}", xscale="log")
+    count_ticks(axes[0].xaxis, sorted({run.D for run in results.runs if run.run not in teaching}))
+    _label(figure, axes, "training tokens D", LOSS)
+    handles: list[Any] = [
+        Line2D([], [], color=theme.ink, ls=(0, (4, 3)), marker="o", mfc=theme.ground, label="supervised"),
+        Line2D([], [], color=theme.ink, ls="", marker="*", ms=9, label="supervised, teaches"),
+    ]
+    handles += [
+        Line2D([], [], color=shades[kind], marker=MARKERS[i % len(MARKERS)], label=_teacher_name(kind, kinds[kind]))
+        for i, kind in enumerate(kinds)
+    ]
+    legend(figure, handles, columns=3)
+    return figure
+
+
+def learning(results: Results, theme: Theme) -> Figure | None:
+    """Training loss against tokens: a panel a size, supervised runs in black, students in their teacher's shade."""
+    curved = [run for run in results.runs if len(results.curves.get(run.run, ())) > 1]
+    if not curved:
+        return None
+    sizes = sorted({run.N for run in curved})
+    kinds = _teachers(curved)
+    shades = dict(zip(kinds, theme.shades(len(kinds))))
+    figure, axes = panels(len(sizes), height=2.5, legend_rows=1 + (len(kinds) + 1) // 3)
+    for ax, N in zip(axes, sizes):
+        # Supervised curves last and thin, on top of the many students.
+        for run in sorted((run for run in curved if run.N == N), key=lambda run: run.kind):
+            points = results.curves[run.run]
+            style = (
+                {"color": shades[run.N_T, run.D_T], "lw": 0.9, "alpha": 0.8}
+                if run.kind == "distillation"
+                else {"color": theme.ink, "lw": 1.0, "ls": (0, (4, 2))}
+            )
+            ax.plot([p.tokens for p in points], [p.loss for p in points], **style)
+        ax.set(title=f"N = {count(N)}", xscale="log")
+    ends = [loss for run in curved for loss in _settled([p.loss for p in results.curves[run.run]])]
+    axes[0].set_ylim(*padded(ends))
+    count_ticks(axes[0].xaxis, [p.tokens for run in curved for p in results.curves[run.run]])
+    _label(figure, axes, "tokens seen", "training " + LOSS)
+    handles: list[Any] = [Line2D([], [], color=theme.ink, ls=(0, (4, 2)), lw=1.0, label="supervised")]
+    handles += [Line2D([], [], color=shades[kind], label=_teacher_name(kind, kinds[kind])) for kind in kinds]
+    legend(figure, handles, columns=3)
+    return figure
+
+
+def _losses(runs: Sequence[RunRecord]) -> list[float]:
+    return [run.loss for run in runs]
+
+
+def _settled(losses: Sequence[float]) -> Sequence[float]:
+    """A curve without its first fifth, whose fall from the start would squeeze all else."""
+    return losses[len(losses) // 5 :]
+
+
+def _means(runs: Sequence[RunRecord], x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean x and loss over the seeds of every setting, by rising x."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.N_T, run.D_T, run.D].append((x(run), run.loss))
+    means = np.array([np.mean(group, axis=0) for group in groups.values()])
+    return tuple(means[np.argsort(means[:, 0])].T)  # type: ignore[return-value]
+
+
+def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], float]:
+    """Mean L_T of every teacher's recipe (N_T, D_T), the weakest first."""
+    groups = defaultdict(list)
+    for run in runs:
+        if run.L_T is not None:
+            groups[run.N_T, run.D_T].append(run.L_T)
+    means = {kind: float(np.mean(losses)) for kind, losses in groups.items()}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
+
+
+def _teacher_name(kind: tuple[int | None, int | None], loss: float) -> str:
+    N, D = kind
+    return f"taught by {count(N or 0)} on {count(D or 0)}, $L_T$ {loss:.3f}"
+
+
+def _label(figure: Figure, axes: Sequence[Any], x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize=9.5)
+    figure.supylabel(y, fontsize=9.5)

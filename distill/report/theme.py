@@ -1,0 +1,127 @@
+"""The look of the figures: a light and a dark theme, colours that colour-blind readers tell apart, panels, PNG bytes.
+
+Ordered things (tokens, teachers) take shades of viridis and differ in their marker too; kinds take colours of Okabe
+and Ito. Figures are made without pyplot, so nothing global changes.
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from distill.report.prose import count
+
+MARKERS = "osD^vP*Xph"
+_WIDTH = 7.6  # inches
+_DPI = 144
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of one theme. `ramp` is the part of viridis with enough contrast against the ground."""
+
+    name: str
+    ground: str
+    ink: str
+    soft: str
+    grid: str
+    ramp: tuple[float, float]
+    blue: str
+    orange: str
+    green: str
+
+    def shades(self, n: int) -> list[Any]:
+        """n colours of the ramp, in order."""
+        low, high = self.ramp
+        return [matplotlib.colormaps["viridis"](low + (high - low) * i / max(n - 1, 1)) for i in range(n)]
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The theme as matplotlib's settings, inside the with statement alone."""
+        settings: Any = {
+            "figure.facecolor": self.ground, "axes.facecolor": self.ground, "savefig.facecolor": self.ground,
+            "axes.edgecolor": self.soft, "axes.labelcolor": self.ink, "text.color": self.ink,
+            "xtick.color": self.soft, "ytick.color": self.soft, "xtick.labelcolor": self.ink,
+            "ytick.labelcolor": self.ink, "grid.color": self.grid, "axes.grid": True, "axes.axisbelow": True,
+            "axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5, "axes.titlesize": 10,
+            "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.5,
+            "lines.markersize": 5, "font.family": "DejaVu Sans",
+        }  # fmt: skip
+        with matplotlib.rc_context(settings):
+            yield
+
+
+LIGHT = Theme(
+    name="light", ground="#ffffff", ink="#1b1f24", soft="#656d76", grid="#e3e7eb", ramp=(0.0, 0.82),
+    blue="#0072b2", orange="#c04f00", green="#007a5a",
+)  # fmt: skip
+DARK = Theme(
+    name="dark", ground="#14181c", ink="#e8ebee", soft="#9aa4ae", grid="#2b3238", ramp=(0.3, 1.0),
+    blue="#56b4e9", orange="#f0a04b", green="#3fc79a",
+)  # fmt: skip
+THEMES = (LIGHT, DARK)
+
+
+def panels(
+    n: int, *, columns: int = 3, height: float = 2.5, share: bool = True, legend_rows: int = 1
+) -> tuple[Figure, list[Any]]:
+    """A figure of n panels in rows of at most `columns`, with room for a legend of some rows below."""
+    columns = min(columns, n)
+    rows = math.ceil(n / columns)
+    tall = max(height, 3.6) if columns == 1 else height
+    figure = Figure(figsize=(_WIDTH, rows * tall + 0.35 + 0.22 * legend_rows), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    flat = list(grid.flat)
+    for axes in flat[n:]:
+        axes.set_visible(False)
+    if share:
+        # The last panel of a column that is not full carries the ticks of its column.
+        for axes in flat[max(n - columns, 0) : n]:
+            axes.xaxis.set_tick_params(labelbottom=True)
+    return figure, flat[:n]
+
+
+def legend(figure: Figure, handles: Sequence[Any], columns: int = 4, title: str | None = None) -> None:
+    """A legend below the panels."""
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=title, title_fontsize=8.5)
+
+
+def count_axis(axis: Any) -> None:
+    """Tick labels such as 125K and 1M on a logarithmic axis of sizes or tokens."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def count_ticks(axis: Any, values: Sequence[float], most: int = 5) -> None:
+    """Ticks at the study's own budgets where they are few and apart, else at powers of ten."""
+    values = sorted(set(values))
+    span = math.log10(values[-1] / values[0]) if len(values) > 1 else 0.0
+    if len(values) <= most and all(b / a > 10 ** (span / 8) for a, b in zip(values, values[1:])):
+        axis.set_ticks(values)
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if span < 1.7 else (1.0,)))
+    count_axis(axis)
+
+
+def padded(values: Any, share: float = 0.06) -> tuple[float, float]:
+    """Limits around values."""
+    low, high = float(np.min(values)), float(np.max(values))
+    room = (high - low) * share or abs(high) * share
+    return low - room, high + room
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG, the same bytes for the same figure."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", metadata={"Software": None})
+        return file.getvalue()
