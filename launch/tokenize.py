@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from distill import config, data
-from distill.data.corpus import make_recipe, open_at
-from distill.data.progress import shown
 from launch import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    # Not at the top: every worker process imports this module again, and needs none of it.
+    from distill.data.corpus import make_recipe, open_at
+    from distill.data.progress import shown
+
     parser = argparse.ArgumentParser("python -m launch.tokenize", description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", help="globs of .txt, .jsonl or .parquet files (sets --source=files)")
     parser.add_argument("--output", required=True, help="folder of the store")

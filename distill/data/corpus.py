@@ -126,7 +126,7 @@ def _tokenizer(
             if not path.exists():
                 train_bpe(_training_text(source, data, config.train_bytes), config.vocab_size, path)
             found = load(("json", str(path), ""))
-            found.name = f"bpe-{found.vocab_size}"
+            found.name = f"bpe-{found.vocab_size}-{found.hash[:8]}"
             return found
 
         return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}, train

@@ -35,7 +35,7 @@ class SentencePieceTokenizer:
             raise DataError(f"tokenizer {path}: not a SentencePiece model ({str(error):.200})") from None
         self.hash = hashlib.sha256(content).hexdigest()
         self.vocab_size = self._model.vocab_size()
-        self.name = f"{Path(path).name.removesuffix('.model')}-{self.vocab_size}"
+        self.name = f"{Path(path).name.removesuffix('.model')}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = self._model.eos_id()
         self.byte_lengths = np.array(
             [

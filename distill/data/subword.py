@@ -43,7 +43,7 @@ class SubwordTokenizer:
         self.hash = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
         ids = self._text.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values()) + 1
-        self.name = f"{_stem(Path(path))}-{self.vocab_size}"
+        self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
 

@@ -75,13 +75,22 @@ def _prepared(config: TfdsConfig) -> Any:
     if not _is_prepared(found):
         found.download_and_prepare()
     for name, info in found.info.splits.items():
-        rows = len(found.as_data_source(name))
-        if rows != info.num_examples:
+        # The length of a data source is computed from the info as well: only the files know what they hold.
+        rows = sum(_records(str(path)) for path in info.filepaths)
+        if not rows == len(found.as_data_source(name)) == info.num_examples:
             raise DataError(
-                f"TFDS {found.info.full_name}: split {name!r} holds {rows} examples, its info says "
+                f"TFDS {found.info.full_name}: split {name!r} holds {rows} records, its info says "
                 f"{info.num_examples}; delete {found.data_dir} and build it again"
             )
     return found
+
+
+def _records(path: str) -> int:
+    reader = importlib.import_module("array_record.python.array_record_module").ArrayRecordReader(path)
+    try:
+        return reader.num_records()
+    finally:
+        reader.close()
 
 
 def _is_prepared(builder: Any) -> bool:

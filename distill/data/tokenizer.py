@@ -14,8 +14,9 @@ class Tokenizer(Protocol):
     """What a store asks of a tokenizer.
 
     `encode` gives one int32 array a part, with no special tokens but those that a template wrote; the builder closes
-    each document with `end_of_text` (-1: with nothing). `byte_lengths[id]` is the number of UTF-8 bytes of text that
-    the token stands for, 0 for special ones: losses in nats divided by these bytes compare across tokenizers.
+    each document with `end_of_text` (-1: with nothing). `name` ends in digits of the hash where the kind alone does
+    not say everything, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes of text
+    that the token stands for, 0 for special ones: losses in nats divided by these bytes compare across tokenizers.
     """
 
     name: str

@@ -5,7 +5,7 @@ import pytest
 from distill import data
 from distill.data.config import DataConfig, FilesConfig
 
-WORDS = "we the people of a more perfect union establish justice insure domestic tranquility promote welfare".split()
+WORDS = ("we", "the", "people", "of", "a", "more", "perfect", "union", "establish", "justice", "insure", "peace")
 
 
 def make_text(number: int) -> str:
