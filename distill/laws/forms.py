@@ -68,12 +68,9 @@ class Chinchilla(Law):
         return self.E + xp.exp(_sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N, D))
 
 
-def _elasticity(low: float, high: float) -> Any:
-    """A coordinate of a PowerSum, started uniformly in (low, high); the block encodes and decodes it as a whole."""
-    reach = (high - low) * 1.5
-    return declare(
-        Parameter(lambda *a: None, lambda *a: None, lambda setting: (low, high), (low - reach, high + reach))
-    )
+def _mixed(start: tuple[float, float], box: tuple[float, float]) -> Any:
+    """A coordinate of a _PowerSum, which encodes and decodes its five parameters as a whole."""
+    return declare(Parameter(lambda *a: None, lambda *a: None, lambda setting: start, box))
 
 
 class _PowerSum(Law):
@@ -114,12 +111,12 @@ class _PowerSum(Law):
 class Supervised(_PowerSum):
     """L(N, D) = E + (A / N**alpha + B / D**beta)**gamma: Eq. 1 of Busbridge et al. (arXiv 2502.08606)."""
 
-    A: float = _elasticity(-2.0, 1.5)
-    B: float = _elasticity(-3.0, 3.0)
+    A: float = _mixed((-2.0, 1.5), (-8.0, 6.0))
+    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
     E: float = floor()
-    alpha: float = _elasticity(-4.0, -0.7)
-    beta: float = _elasticity(-4.0, -0.7)
-    gamma: float = _elasticity(-1.6, 1.2)
+    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
 
     inputs = ("N", "D")
 
@@ -202,11 +199,11 @@ class Distillation(_PowerSum):
     Lsup = supervised(N_S, D_S). A, B, alpha, beta and gamma are the primed coefficients of Table 6.
     """
 
-    A: float = _elasticity(-1.5, 3.0)
-    B: float = _elasticity(-3.0, 3.0)
-    alpha: float = _elasticity(-4.0, -0.7)
-    beta: float = _elasticity(-4.0, -0.7)
-    gamma: float = _elasticity(-1.6, 1.2)
+    A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
+    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
+    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
     c0: float = real(0.0, 4.0)
     c1: float = linked(("f1", "d1"), _encode_c1, _decode_c1, (-0.3, 0.2), (-1.5, 1.5))
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
@@ -236,11 +233,11 @@ class DistillationLimit(_PowerSum):
     L_S = L_T + L_T**-c0 exp(-kappa (L_T/Lsup)**(1/f1)) (A/N_S**alpha + B/D_S**beta)**gamma.
     """
 
-    A: float = _elasticity(-1.5, 3.0)
-    B: float = _elasticity(-3.0, 3.0)
-    alpha: float = _elasticity(-4.0, -0.7)
-    beta: float = _elasticity(-4.0, -0.7)
-    gamma: float = _elasticity(-1.6, 1.2)
+    A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
+    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
+    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
     c0: float = real(0.0, 4.0)
     kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
@@ -265,11 +262,11 @@ class Overtaking(_PowerSum):
     form, w = 1 a student that ignores such a teacher. Eq. 8 cannot express L_S < L_T for any parameters.
     """
 
-    A: float = _elasticity(-1.5, 3.0)
-    B: float = _elasticity(-3.0, 3.0)
-    alpha: float = _elasticity(-4.0, -0.7)
-    beta: float = _elasticity(-4.0, -0.7)
-    gamma: float = _elasticity(-1.6, 1.2)
+    A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
+    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
+    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
+    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
     c0: float = real(0.0, 4.0)
     kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
