@@ -14,6 +14,7 @@ from distill.report.results import Results
 from distill.runs import RunRecord
 
 _TWO_SIDED = 2.0  # standard deviations from which a difference is called larger than noise
+_FREEDOM = 4  # repetitions from which a standard deviation over seeds is worth telling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,11 +151,12 @@ def find(results: Results) -> Findings:
 
 def seed_noise(results: Results) -> Noise:
     """From runs that differ in their seed alone; else from the laws' residuals; else the validation set's own error."""
-    groups = _grouped(results.runs, recipe)
-    logs = [np.log([run.loss for run in group]) for group in groups.values() if len(group) > 1]
-    if logs:
+    teachers = {run.teacher for run in results.runs}
+    groups = _grouped(results.runs, lambda run: (*recipe(run), run.run in teachers))
+    logs = [np.log([run.loss for run in group]) for group in groups.values() if len({run.seed for run in group}) > 1]
+    freedom = sum(len(log) - 1 for log in logs)
+    if freedom >= _FREEDOM:
         squares = sum(float(((log - log.mean()) ** 2).sum()) for log in logs)
-        freedom = sum(len(log) - 1 for log in logs)
         return Noise(relative=math.sqrt(squares / freedom), source="seeds", cells=len(logs))
     errors = [law.error[0] for law in results.laws if law.error]
     if errors:

@@ -13,13 +13,16 @@ from distill.laws import lawfile
 from distill.laws.allocation import Bounds, allocate
 from distill.laws.scenarios import SCENARIOS, Flops
 from distill.ledger import settled
-from distill.report.prose import count
-from distill.report.results import Results
-from distill.report.theme import Theme, legend, padded, panels
+from distill.report.prose import count, number
+from distill.report.results import FittedLaw, Results
+from distill.report.theme import Theme, legend, new_figure, padded, panels
 
-_REACH = 100.0  # an interval wider than this factor ends in an arrow
+# How far the axis of intervals goes either way, as a factor, and its ticks above 1.
+_REACHES = {2.0: (1.5, 2.0), 5.0: (2.0, 5.0), 10.0: (2.0, 5.0, 10.0), 100.0: (2.0, 10.0, 100.0)}
 _DRAWS = 256  # resampled laws behind a band
-_BUDGETS = 25
+_BUDGETS = 49
+
+Band = tuple[np.ndarray, np.ndarray, np.ndarray]  # middle, low, high
 
 
 def accuracy(results: Results, theme: Theme) -> Figure | None:
@@ -28,7 +31,8 @@ def accuracy(results: Results, theme: Theme) -> Figure | None:
     laws = [law for law in laws if any(law.covers(run) for run in results.runs)]
     if not laws:
         return None
-    figure, axes = panels(2 * len(laws), columns=len(laws), height=2.6, share=False)
+    figure = new_figure(5.8)
+    axes = list(figure.subplots(2, len(laws), squeeze=False).flat)
     said = list(settled(results.predictions, results.runs))
     for i, law in enumerate(laws):
         above, below = axes[i], axes[len(laws) + i]
@@ -66,29 +70,29 @@ def intervals(results: Results, theme: Theme) -> Figure | None:
     laws = [law for law in results.laws if law.intervals]
     if not laws:
         return None
-    rows = max(len(law.intervals) for law in laws)
-    figure, axes = panels(len(laws), columns=1, height=0.5 + 0.24 * rows, share=False, legend_rows=0)
-    height = sum(0.75 + 0.24 * len(law.intervals) for law in laws) + 0.3
-    figure.set_size_inches(figure.get_figwidth(), height)
+    counts = [len(law.intervals) for law in laws]
+    figure = new_figure(0.3 + sum(0.6 + 0.23 * n for n in counts))
+    axes = figure.subplots(len(laws), 1, squeeze=False, sharex=True, height_ratios=[n + 1 for n in counts])[:, 0]
+    reach = _reach(laws)
     for ax, law in zip(axes, laws):
         names = list(law.intervals)
         for place, name in enumerate(reversed(names)):
-            low, high = law.intervals[name]
-            _bar(ax, place, float(getattr(law.law, name)), low, high, theme)
+            _bar(ax, place, float(getattr(law.law, name)), law.intervals[name], reach, theme)
         ax.set_yticks(range(len(names)), [_symbol(name) for name in reversed(names)])
-        ax.set(xscale="log", ylim=(-0.6, len(names) - 0.4), xlim=(1 / _REACH, _REACH))
+        ax.set(xscale="log", ylim=(-0.6, len(names) - 0.4), xlim=(1 / reach, reach))
         ax.axvline(1, color=theme.soft, ls=":", lw=1.2)
         ax.grid(False, axis="y")
-        mode = f"{law.resamples} resamples" if law.resamples else "bootstrap"
-        ax.set_title(f"{law.title} ({law.name}): {law.level:.0%} intervals, {mode}")
-        ax.xaxis.set_ticks([0.01, 0.1, 0.5, 1, 2, 10, 100], ["1/100", "1/10", "1/2", "1", "2", "10", "100"])
+        mode = f", {law.resamples} resamples" if law.resamples else ""
+        ax.set_title(f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}")
+        ticks = [*(1 / f for f in reversed(_REACHES[reach])), 1.0, *_REACHES[reach]]
+        ax.xaxis.set_ticks(ticks, [f"{tick:.2g}" for tick in ticks])
         ax.minorticks_off()
     axes[-1].set_xlabel("interval / estimate")
     return figure
 
 
 def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | None:
-    """Loss against compute for one student size: distilled under who-pays scenarios, and supervised, with bands."""
+    """Loss against compute for one student size, distilled and supervised, with bands and the measured runs."""
     if curves is None:
         return None
     figure, axes = panels(1, legend_rows=2)
@@ -97,10 +101,9 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
     handles: list[Any] = []
     for name, (middle, low, high) in {"supervised": curves.supervised, **curves.distilled}.items():
         style = (0, (4, 3)) if name == "supervised" else "-"
-        label = name if name == "supervised" else f"distilled, {_scenario(name)}"
         ax.plot(curves.compute, middle, color=colors[name], ls=style)
         ax.fill_between(curves.compute, low, high, color=colors[name], alpha=0.18, lw=0)
-        handles.append(Line2D([], [], color=colors[name], ls=style, label=label))
+        handles.append(Line2D([], [], color=colors[name], ls=style, label=name))
     if curves.banded:
         handles.append(Patch(color=theme.soft, alpha=0.3, lw=0, label="90% interval of the law"))
     for kind, marker, color in (("supervised", "o", theme.ink), ("distillation", "s", theme.blue)):
@@ -111,8 +114,7 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
             said = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
             handles.append(Line2D([], [], ls="", marker=marker, ms=4, mfc="none", color=color, label=said))
     if results.plan:
-        total = results.plan["bill"]["total"]
-        ax.plot(total, results.plan["L_S"], marker="*", ms=13, color=theme.blue, mec=theme.ground)
+        ax.plot(results.plan.compute, results.plan.L_S, marker="*", ms=13, color=theme.blue, mec=theme.ground)
         handles.append(Line2D([], [], ls="", marker="*", ms=11, color=theme.blue, label="the plan"))
     beyond = max(run.flops_student + run.flops_teacher for run in results.runs)
     if beyond < curves.compute[-1]:
@@ -132,39 +134,54 @@ class Curves:
 
     N: float
     compute: np.ndarray
-    supervised: tuple[np.ndarray, np.ndarray, np.ndarray]
-    distilled: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    supervised: Band
+    distilled: dict[str, Band]
     banded: bool
 
 
 def plan_curves(results: Results) -> Curves | None:
-    """Optimal training of the plan's student (or the largest one) over budgets, under the plan's scenario and free.
+    """What the laws expect of the plan's student (or the largest one) over budgets; None without both laws.
 
-    Distilled points split the compute as the law would; a band keeps that split and asks each resampled law.
+    Distilled from the study's own teachers, the best for each budget, with their logits free and paid; and, where the
+    plan trains a teacher of its own, with the best split of the budget under its scenario. A band keeps the choices
+    of the fitted law and asks each resampled law what they yield.
     """
     fitted = results.law(True)
     if fitted is None or not results.distilled or "supervised" not in fitted.law.given():
         return None
     known = lawfile.read(fitted.path)
     F = Flops.through([run.N for run in results.runs], [run.flops_student / (3 * run.D) for run in results.runs])
-    N = float(results.plan["N_S"]) if results.plan else float(max(run.N for run in results.distilled))
-    asked = str(results.plan["scenario"]) if results.plan else "best_case"
-    spent = [run.flops_student + run.flops_teacher for run in results.runs if run.kind == "distillation"]
-    top = max([10 * max(spent)] + ([3 * results.plan["bill"]["total"]] if results.plan else []))
+    N = results.plan.N_S if results.plan else float(max(run.N for run in results.distilled))
+    spent = [run.flops_student + run.flops_teacher for run in results.distilled]
+    top = max(10 * max(spent), 3 * results.plan.compute if results.plan else 0.0)
     compute = np.geomspace(min(spent), top, _BUDGETS)
     boot = _thinned(known.boot.laws) if known.boot else None
-    tokens = compute / (3 * F(N))
-    supervised = _banded(known.supervised, boot and boot.supervised, N, tokens)
+
+    def taught(D: np.ndarray, L_T: Any, resampled_L_T: Any = None) -> Band:
+        middle = known.distillation(N, D, L_T)
+        if boot is None:
+            return middle, middle, middle
+        low, high = np.percentile(boot(N, D, L_T if resampled_L_T is None else resampled_L_T), [5, 95], axis=0)
+        return middle, low, high
+
+    alone = known.supervised(N, compute / (3 * F(N)))
+    if boot is None:
+        supervised = alone, alone, alone
+    else:
+        low, high = np.percentile(boot.supervised(N, compute / (3 * F(N))), [5, 95], axis=0)
+        supervised = alone, low, high
     distilled = {}
-    for name in dict.fromkeys([asked, "best_case"]):
-        pair = known.supervised, known.distillation
-        pair = known.supervised, known.distillation
-        split = allocate(*pair, N, compute, SCENARIOS[name], flops=F, bounds=Bounds(low=min(1e6, N / 1e3)))
-        low = high = split.L_S
-        if boot is not None:
-            L_T = split.L_T if np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
-            low, high = np.percentile(boot(N, split.D_S, L_T), [5, 95], axis=0)
-        distilled[name] = (split.L_S, low, high)
+    for name, paid in (("distilled, study's teachers free", 0.0), ("distilled, their logits paid", 1.0)):
+        # Teachers down, budgets across.
+        D = compute / (3 * F(N) + paid * np.array([[F(float(teacher.N))] for teacher in results.teachers]))
+        L_T = np.array([[teacher.loss] for teacher in results.teachers])
+        best = np.argmin(known.distillation(N, D, L_T), axis=0)
+        distilled[name] = taught(D[best, np.arange(len(compute))], L_T[best, 0])
+    if results.plan and not results.plan.teacher and results.plan.scenario in SCENARIOS:
+        pair, bounds = (known.supervised, known.distillation), Bounds(low=min(1e6, N / 1e3))
+        split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
+        own = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
+        distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, own)
     return Curves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
 
 
@@ -175,27 +192,31 @@ def _thinned(laws: Any) -> Any:
     )
 
 
-def _banded(law: Any, boot: Any, N: float, D: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    middle = law(N, D)
-    if boot is None:
-        return middle, middle, middle
-    low, high = np.percentile(boot(N, D), [5, 95], axis=0)
-    return middle, low, high
+def _reach(laws: list[FittedLaw]) -> float:
+    """The nearest reach that holds five of six interval ends."""
+    ends = [
+        abs(np.log(end / estimate)) if end / estimate > 0 else np.inf
+        for law in laws
+        for name, interval in law.intervals.items()
+        for end in interval
+        if (estimate := float(getattr(law.law, name)))
+    ]
+    need = np.exp(np.quantile(ends, 5 / 6, method="lower")) if ends else 1.0
+    return next((reach for reach in _REACHES if reach >= need), max(_REACHES))
 
 
-def _bar(ax: Any, place: int, estimate: float, low: float, high: float, theme: Theme) -> None:
+def _bar(ax: Any, place: int, estimate: float, interval: tuple[float, float], reach: float, theme: Theme) -> None:
     """One interval relative to its estimate; an end that is off the axis, or of the other sign, becomes an arrow."""
-    ends = [low / estimate, high / estimate] if estimate else [0.0, np.inf]
-    ends = sorted(ends)
-    left, right = max(ends[0], 1 / _REACH), min(ends[1], _REACH)
-    ax.plot([left, right], [place, place], color=theme.blue, lw=3, alpha=0.55, solid_capstyle="butt")
+    low, high = sorted(end / estimate for end in interval) if estimate else (0.0, np.inf)
+    ends = [min(max(end, 1 / reach), reach) for end in (low, high)]
+    ax.plot(ends, [place, place], color=theme.blue, lw=3, alpha=0.55, solid_capstyle="butt")
     ax.plot(1, place, marker="o", ms=4.5, color=theme.blue)
-    if ends[0] < 1 / _REACH:
-        ax.plot(1 / _REACH, place, marker="<", ms=7, color=theme.orange, clip_on=False)
-    if ends[1] > _REACH:
-        ax.plot(_REACH, place, marker=">", ms=7, color=theme.orange, clip_on=False)
-    ax.text(1.01, place, f"{estimate:.3g}  [{low:.3g}, {high:.3g}]", transform=ax.get_yaxis_transform(), va="center",
-            fontsize=8)  # fmt: skip
+    if low < 1 / reach:
+        ax.plot(1 / reach, place, marker="<", ms=7, color=theme.orange, clip_on=False)
+    if high > reach:
+        ax.plot(reach, place, marker=">", ms=7, color=theme.orange, clip_on=False)
+    text = f"{number(estimate)}  [{number(interval[0])}, {number(interval[1])}]"
+    ax.text(1.025, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _symbol(name: str) -> str:
@@ -207,8 +228,8 @@ def _symbol(name: str) -> str:
 
 def _scenario(name: str) -> str:
     return {
-        "best_case": "teacher free",
-        "teacher_inference": "its logits paid",
-        "teacher_pretraining": "its training paid",
-        "pretraining_and_inference": "its training and logits paid",
-    }.get(name, name)
+        "best_case": "any teacher, free",
+        "teacher_inference": "any teacher, logits paid",
+        "teacher_pretraining": "own teacher, training paid",
+        "pretraining_and_inference": "own teacher, training and logits paid",
+    }[name]

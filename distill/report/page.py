@@ -36,7 +36,7 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; }
-thead th { background: var(--card); vertical-align: bottom; }
+thead th { background: var(--card); vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 600; }
 td.good { color: var(--good); } td.bad { color: var(--bad); }
 figure { margin: .8rem 0 1.4rem; } figure .scroll { margin: 0; }

@@ -5,7 +5,7 @@ import math
 from distill.report.findings import Costs, Findings, Noise, Ordering
 from distill.report.results import Results
 
-PETAFLOPS_DAY = 1e15 * 86_400
+_ENOUGH = 5  # pairs beyond noise from which they alone give the verdict
 
 
 def count(value: float) -> str:
@@ -14,6 +14,14 @@ def count(value: float) -> str:
         if value >= scale:
             return f"{value / scale:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def number(value: float) -> str:
+    """Three digits, written out between a thousandth and a hundred thousand: '1290', '0.0123', '1e8'."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def flops(value: float) -> str:
@@ -39,10 +47,19 @@ def signed(value: float) -> str:
 
 def headline(results: Results, found: Findings) -> str:
     """The planner's advice where a plan was made, else what distillation did for the smallest budget."""
-    if results.plan and results.plan.get("sentence"):
-        return str(results.plan["sentence"])
+    if results.plan:
+        return results.plan.sentence
     answer = small_budget(found)
     return answer[1] if answer else "This study has no student with supervised training of the same N and D beside it."
+
+
+def answers(found: Findings) -> list[tuple[str, str, str]]:
+    """The study's questions that its rows can answer: (question, verdict, grounds)."""
+    asked = (
+        ("Do students of a better teacher end lower, until a gap opens?", ordering(found)),
+        ("Does distillation beat supervised training at small D?", small_budget(found)),
+    )
+    return [(question, *answer) for question, answer in asked if answer]
 
 
 def ordering(found: Findings) -> tuple[str, str] | None:
@@ -50,16 +67,19 @@ def ordering(found: Findings) -> tuple[str, str] | None:
     o = found.ordering
     if o is None or not o.pairs:
         return None
-    share = o.agree / o.pairs
+    # Pairs within noise are coin flips: they decide only where there is nothing better.
+    clear = o.clear_pairs >= _ENOUGH
+    share = o.clear_agree / o.clear_pairs if clear else o.agree / o.pairs
     verdict = "Yes" if share >= 0.9 else "Mostly" if share >= 0.7 else "Not clearly" if share >= 0.5 else "No"
-    verdict += ", and a gap opens" if o.clear_gaps else ", and no clear gap opens"
+    where = f"a clear gap opens in {o.clear_gaps} of {o.cells} settings" if o.clear_gaps else "no clear gap opens"
+    verdict += f"; {where}"
     text = (
-        f"Of {o.pairs} pairs of teachers at the same N and D, the better teacher has the lower student in {o.agree} "
-        f"({share:.0%}; half would be chance), and in {o.clear_agree} of the {o.clear_pairs} pairs whose students "
-        f"differ by more than noise. {_gap(o)}"
+        f"Of {o.clear_pairs} pairs of teachers at the same N and D whose students differ by more than noise, the "
+        f"better teacher has the lower student in {o.clear_agree}; of all {o.pairs} pairs in {o.agree} (half would be "
+        f"chance). {_gap(o)}"
     )
     if found.beaten:
-        text += f" {_plural(found.beaten, 'student')} ended below the teacher's own loss, which Eq. 8 cannot express."
+        text += f" {plural(found.beaten, 'student')} ended below the teacher's own loss, which Eq. 8 cannot express."
     return verdict, text
 
 
@@ -84,7 +104,7 @@ def small_budget(found: Findings) -> tuple[str, str] | None:
     verdict = "Yes" if share == 1 else "In most cases" if share > 0.5 else "In few cases" if share > 0 else "No"
     text = (
         f"At D = {count(least)}, the smallest budget, the student of the strongest teacher beats supervised training "
-        f"of the same N and D in {strong.wins} of {_plural(strong.pairs, 'pair')} (mean difference "
+        f"of the same N and D in {strong.wins} of {plural(strong.pairs, 'pair')} (mean difference "
         f"{signed(strong.mean)} nats per token, beyond noise in {strong.wins_beyond}); over all teachers in "
         f"{every.wins} of {every.pairs} (mean {signed(every.mean)})."
     )
@@ -103,12 +123,12 @@ def noise(found: Noise) -> str:
         text = f"Noise: {size} (standard deviation), from {found.cells} settings that were run with several seeds."
     elif found.source == "law":
         text = (
-            f"Noise: every setting was run with one seed, so seed noise is not measured here. {size} (standard "
-            "deviation) is taken from the laws' residuals instead, which hold their misfit as well."
+            f"Noise: hardly any setting was run with several seeds, so seed noise is not measured here. {size} "
+            "(standard deviation) is taken from the laws' residuals instead, which hold their misfit as well."
         )
     else:
         text = (
-            f"Noise: every setting was run with one seed and there is no law, so seed noise is unknown. The "
+            f"Noise: hardly any setting was run with several seeds and there is no law, so it is unknown. The "
             f"validation set alone contributes {size}; differences called larger than noise may not be."
         )
     return f"{text} A difference counts as larger than noise beyond two standard deviations of it."
@@ -120,9 +140,9 @@ def ledger(found: Findings) -> str | None:
     if book is None:
         return None
     if not book.total:
-        return f"None of the {_plural(book.waiting, 'predicted run')} has finished yet."
+        return f"None of the {plural(book.waiting, 'predicted run')} has finished yet."
     text = (
-        f"{book.inside} of {_plural(book.total, 'later run')} fell inside their predicted {book.level:.0%} interval "
+        f"{book.inside} of {plural(book.total, 'later run')} fell inside their predicted {book.level:.0%} interval "
         f"({book.level * book.total:.1f} expected); the prediction was off by {book.error:.2%} on average."
     )
     low, high = _binomial_range(book.total, book.level)
@@ -159,5 +179,5 @@ def costs(found: Costs) -> str:
     )
 
 
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,6 +1,6 @@
 """What a study left in its workdir, read and checked once: runs, curves, laws, predictions, the plan, what is missing.
 
-Only runs.csv must be there. Read besides, where present: curves.csv, laws/*.json, predictions.csv, plan.json,
+Only runs.csv must be there. Read besides, where present: curves.csv, laws/*.json, laws/plan.json, predictions.csv,
 study.json ({"command": the command line, "planned": {fingerprint: name}}) and runs/*/error.txt.
 """
 
@@ -59,6 +59,19 @@ class FittedLaw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What a report needs of a plan: the sentence, the student, who pays, the expected losses, the bill (FLOPs)."""
+
+    sentence: str
+    scenario: str
+    teacher: str  # '' where the plan trains its own
+    N_S: float
+    L_S: float
+    supervised_L: float
+    compute: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything a report of a study draws on."""
 
@@ -67,10 +80,16 @@ class Results:
     curves: Mapping[str, tuple[CurvePoint, ...]] = dataclasses.field(default_factory=dict)
     laws: tuple[FittedLaw, ...] = ()
     predictions: tuple[Prediction, ...] = ()
-    plan: Mapping[str, Any] | None = None
+    plan: "Advice | None" = None
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
     command: str = ""
+
+    @property
+    def teachers(self) -> tuple[RunRecord, ...]:
+        """The runs that teach, the weakest first."""
+        names = {run.teacher for run in self.runs}
+        return tuple(sorted((run for run in self.runs if run.run in names), key=lambda run: -run.loss))
 
     @property
     def distilled(self) -> tuple[RunRecord, ...]:
@@ -79,6 +98,10 @@ class Results:
     @property
     def supervised(self) -> tuple[RunRecord, ...]:
         return tuple(run for run in self.runs if run.kind == "supervised")
+
+    def name(self, run: RunRecord) -> str:
+        """What the study calls a run; its model and tokens where that is not on record."""
+        return self.planned.get(run.run, f"{run.model} on {run.D:,d}" + (f" of {run.teacher}" if run.teacher else ""))
 
     def law(self, distilled: bool) -> FittedLaw | None:
         """The law of students, or that of supervised runs; the first by file name where there are several."""
@@ -103,9 +126,9 @@ def load(workdir: str | Path) -> Results:
         workdir=workdir,
         runs=runs,
         curves={run: tuple(points) for run, points in curves.items()},
-        laws=tuple(law for file in sorted(workdir.glob("laws/*.json")) if (law := _law(file)) is not None),
+        laws=_laws(workdir),
         predictions=tuple(PredictionTable(workdir / "predictions.csv").load()),
-        plan=_object(workdir / "plan.json") or None,
+        plan=_plan(workdir / "laws" / "plan.json"),
         planned=planned,
         missing=_missing(workdir, {run.run for run in runs}, planned),
         command=str(note.get("command", "")),
@@ -137,8 +160,33 @@ def _object(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _plan(path: Path) -> Advice | None:
+    tree = _object(path)
+    if not tree:
+        return None
+    try:
+        bill = tree["bill"]
+        return Advice(
+            sentence=str(tree["sentence"]),
+            scenario=str(tree["scenario"]),
+            teacher=str(tree["teacher"]),
+            N_S=float(tree["N_S"]),
+            L_S=float(tree["L_S"]),
+            supervised_L=float(tree["supervised"]["L"]),
+            compute=sum(float(bill[part]) for part in ("student", "logits", "teacher", "serving")),
+        )
+    except (KeyError, TypeError, ValueError) as damage:
+        raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None
+
+
 def _texts(tree: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in tree.items()} if isinstance(tree, dict) else {}
+
+
+def _laws(workdir: Path) -> tuple[FittedLaw, ...]:
+    """All law files, supervised laws first."""
+    found = [law for file in sorted(workdir.glob("laws/*.json")) if (law := _law(file)) is not None]
+    return tuple(sorted(found, key=lambda law: law.distilled))
 
 
 def _law(path: Path) -> FittedLaw | None:

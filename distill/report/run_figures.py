@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from distill.report.findings import baselines
 from distill.report.prose import count
 from distill.report.results import Results
-from distill.report.theme import MARKERS, Theme, count_ticks, legend, padded, panels
+from distill.report.theme import MARKERS, Theme, count_ticks, label, legend, padded, panels
 from distill.runs import RunRecord
 
 LOSS = "loss (nats per token)"
@@ -25,7 +25,7 @@ def students(results: Results, theme: Theme) -> Figure | None:
     sizes, budgets = sorted({run.N for run in runs}), sorted({run.D for run in runs})
     shades = dict(zip(budgets, theme.shades(len(budgets))))
     alone = baselines(results.runs)
-    figure, axes = panels(len(sizes), height=2.7, legend_rows=2)
+    figure, axes = panels(len(sizes), legend_rows=2)
     teachers = [run.L_T for run in runs if run.L_T is not None]
     shown = [loss for N in sizes for D in budgets for loss in _losses(alone.get((N, D), []))]
     bottom, top = padded([run.loss for run in runs] + shown)
@@ -44,7 +44,7 @@ def students(results: Results, theme: Theme) -> Figure | None:
         ends = [min(left, bottom), max(right, top)]
         ax.plot(ends, ends, color=theme.soft, ls=":", lw=1.2)
         ax.set(title=f"student N = {count(N)}", xlim=(left, right), ylim=(bottom, top))
-    _label(figure, axes, "teacher's loss $L_T$ (better teachers to the left)", "student's $L_S$ (nats per token)")
+    label(axes, "teacher's $L_T$ (better to the left)", "student's $L_S$ (nats per token)")
     handles: list[Any] = [
         Line2D([], [], color=shades[D], marker=MARKERS[i % len(MARKERS)], label=f"D = {count(D)}")
         for i, D in enumerate(budgets)
@@ -60,10 +60,11 @@ def students(results: Results, theme: Theme) -> Figure | None:
 def tokens(results: Results, theme: Theme) -> Figure:
     """Loss against D: a panel a size, supervised training in black, a line a teacher."""
     teaching = {run.teacher for run in results.runs}
-    sizes = sorted({run.N for run in results.runs})
+    # A size that only teaches has nothing beside it to compare.
+    sizes = sorted({run.N for run in results.runs if run.run not in teaching} or {run.N for run in results.runs})
     kinds = _teachers(results.distilled)
     shades = dict(zip(kinds, theme.shades(len(kinds))))
-    figure, axes = panels(len(sizes), height=2.6, legend_rows=1 + (len(kinds) + 2) // 3)
+    figure, axes = panels(len(sizes), legend_rows=1 + (len(kinds) + 2) // 3)
     for ax, N in zip(axes, sizes):
         own = [run for run in results.supervised if run.N == N]
         taught = [run for run in results.distilled if run.N == N]
@@ -78,7 +79,7 @@ def tokens(results: Results, theme: Theme) -> Figure:
             ax.plot([r.D for r in teach], _losses(teach), ls="", marker="*", ms=9, color=theme.ink)
         ax.set(title=f"N = {count(N)}", xscale="log")
     count_ticks(axes[0].xaxis, sorted({run.D for run in results.runs if run.run not in teaching}))
-    _label(figure, axes, "training tokens D", LOSS)
+    label(axes, "training tokens D", LOSS)
     handles: list[Any] = [
         Line2D([], [], color=theme.ink, ls=(0, (4, 3)), marker="o", mfc=theme.ground, label="supervised"),
         Line2D([], [], color=theme.ink, ls="", marker="*", ms=9, label="supervised, teaches"),
@@ -99,7 +100,7 @@ def learning(results: Results, theme: Theme) -> Figure | None:
     sizes = sorted({run.N for run in curved})
     kinds = _teachers(curved)
     shades = dict(zip(kinds, theme.shades(len(kinds))))
-    figure, axes = panels(len(sizes), height=2.5, legend_rows=1 + (len(kinds) + 1) // 3)
+    figure, axes = panels(len(sizes), legend_rows=1 + (len(kinds) + 1) // 3)
     for ax, N in zip(axes, sizes):
         # Supervised curves last and thin, on top of the many students.
         for run in sorted((run for run in curved if run.N == N), key=lambda run: run.kind):
@@ -114,7 +115,7 @@ def learning(results: Results, theme: Theme) -> Figure | None:
     ends = [loss for run in curved for loss in _settled([p.loss for p in results.curves[run.run]])]
     axes[0].set_ylim(*padded(ends))
     count_ticks(axes[0].xaxis, [p.tokens for run in curved for p in results.curves[run.run]])
-    _label(figure, axes, "tokens seen", "training " + LOSS)
+    label(axes, "tokens seen", "training " + LOSS)
     handles: list[Any] = [Line2D([], [], color=theme.ink, ls=(0, (4, 2)), lw=1.0, label="supervised")]
     handles += [Line2D([], [], color=shades[kind], label=_teacher_name(kind, kinds[kind])) for kind in kinds]
     legend(figure, handles, columns=3)
@@ -152,8 +153,3 @@ def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], 
 def _teacher_name(kind: tuple[int | None, int | None], loss: float) -> str:
     N, D = kind
     return f"taught by {count(N or 0)} on {count(D or 0)}, $L_T$ {loss:.3f}"
-
-
-def _label(figure: Figure, axes: Sequence[Any], x: str, y: str) -> None:
-    figure.supxlabel(x, fontsize=9.5)
-    figure.supylabel(y, fontsize=9.5)

@@ -3,14 +3,14 @@
 from distill.report import page, prose
 from distill.report.findings import Findings
 from distill.report.page import Cell, Column
-from distill.report.prose import count, flops, signed
+from distill.report.prose import count, flops, number, signed
 from distill.report.results import Results
 
 
 def compose(found: Results, counted: Findings, pictures: dict[str, tuple[bytes, bytes]]) -> str:
     """The HTML of the page; `pictures` holds the (light, dark) PNG of every figure that could be drawn."""
     parts = [
-        ("answers", "What the runs say", _answers(found, counted)),
+        ("answers", "What the runs say", _answers(counted)),
         ("table", "Students, and supervised training of the same size", _table(counted)),
         ("students", "Better teachers", _picture(found, pictures, "students")),
         ("tokens", "More tokens", _picture(found, pictures, "tokens") + _by_tokens(counted)),
@@ -41,14 +41,9 @@ def _counts(found: Results) -> str:
     )
 
 
-def _answers(found: Results, counted: Findings) -> str:
-    questions = (
-        ("Do students of a better teacher end lower, until a gap opens?", prose.ordering(counted)),
-        ("Does distillation beat supervised training at small D?", prose.small_budget(counted)),
-    )
-    entries = [(question, *answer) for question, answer in questions if answer]
+def _answers(counted: Findings) -> str:
     book = prose.ledger(counted)
-    text = page.answers(entries)
+    text = page.answers(prose.answers(counted))
     if book:
         text += page.paragraph(f"Predictions: {book}")
     return text + page.paragraph(prose.noise(counted.noise), "soft")
@@ -57,8 +52,8 @@ def _answers(found: Results, counted: Findings) -> str:
 def _table(counted: Findings) -> str:
     if not counted.pairs:
         return ""
-    columns = [Column(name=name) for name in ("N", "D", "L_T", "L_S", "supervised", "difference", "seed")]
-    columns.append(Column(name="", text=True))
+    columns = [Column(name=name) for name in ("N", "D", "L_T", "L_S", "supervised", "difference")]
+    columns += [Column(name="distilled is", text=True), Column(name="seed")]
     rows: list[list[str | Cell]] = []
     for p in counted.pairs:
         run = p.student
@@ -68,7 +63,7 @@ def _table(counted: Findings) -> str:
         tone = ("good" if won else "bad") if beyond else ""
         rows.append(
             [count(run.N), count(run.D), f"{run.L_T:.4f}", f"{run.loss:.4f}", f"{p.alone:.4f}",
-             Cell(text=signed(p.difference), tone=tone), str(run.seed), Cell(text=word, tone=tone)]
+             Cell(text=signed(p.difference), tone=tone), Cell(text=word, tone=tone), str(run.seed)]
         )  # fmt: skip
     text = "Student loss L_S by size N, tokens D and teacher's loss L_T, beside supervised training of the same N and D"
     made = page.table(text, columns, rows)
@@ -117,8 +112,8 @@ _TEXTS = {
         "Interval chart of the law's parameters.",
     ),
     "plan": (
-        "Expected loss of one student size over budgets. Each point is the best split of that budget under the law; "
-        "the further right of the runs, the more it extrapolates.",
+        "What the laws expect of one student size over budgets: supervised, and taught by whichever of the study's "
+        "teachers is best for that budget. Measured students had every teacher, good or bad.",
         "Line chart of expected loss against compute, distilled and supervised.",
     ),
     "learning": (
@@ -139,7 +134,7 @@ def _reading(found: Results, name: str) -> str:
         said = [f"{law.title} {law.error[0]:.2%}" for law in found.laws if law.error]
         return f"Mean relative errors in the sample: {', '.join(said)}." if said else ""
     if name == "plan" and found.plan:
-        return f"The plan expects {found.plan['L_S']:.3f} distilled and {found.plan['supervised']['L']:.3f} supervised."
+        return f"The plan expects {found.plan.L_S:.3f} distilled and {found.plan.supervised_L:.3f} supervised."
     return ""
 
 
@@ -151,8 +146,8 @@ def _laws(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
         rows = []
         for name in dict.fromkeys([*law.law.values(), *law.intervals]):
             low, high = law.intervals.get(name, (None, None))
-            span = f"[{low:.4g}, {high:.4g}]" if low is not None else "not bootstrapped"
-            rows.append([name, f"{float(getattr(law.law, name)):.4g}", span])
+            span = f"[{number(low)}, {number(high)}]" if low is not None and high is not None else "not bootstrapped"
+            rows.append([name, number(float(getattr(law.law, name))), span])
         columns = [Column(name="parameter", text=True), Column(name="estimate")]
         columns.append(Column(name=f"{law.level:.0%} interval"))
         status = f"{law.title[0].upper()}{law.title[1:]}: {law.status or 'status not recorded'}"
@@ -171,14 +166,16 @@ def _ledger(found: Results, counted: Findings) -> str:
     book = prose.ledger(counted)
     if book is None:
         return ""
-    losses = {run.run: run.loss for run in found.runs}
+    finished = {run.run: run for run in found.runs}
     rows: list[list[str | Cell]] = []
     for p in found.predictions:
-        truth = losses.get(p.run)
+        run = finished.get(p.run)
+        truth = run.loss if run else None
         word = "pending" if truth is None else "inside" if p.contains(truth) else "outside"
         tone = {"inside": "good", "outside": "bad"}.get(word, "")
         rows.append(
-            [found.planned.get(p.run, p.run), count(p.N), count(p.D), "" if p.L_T is None else f"{p.L_T:.4f}",
+            [found.name(run) if run else found.planned.get(p.run, p.run), count(p.N), count(p.D),
+             "" if p.L_T is None else f"{p.L_T:.4f}",
              f"{p.predicted:.4f}", f"[{p.lower:.4f}, {p.upper:.4f}]", "" if truth is None else f"{truth:.4f}",
              Cell(text=word, tone=tone), p.made]
         )  # fmt: skip
@@ -190,7 +187,7 @@ def _ledger(found: Results, counted: Findings) -> str:
 
 
 def _plan(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    text = page.paragraph(str(found.plan["sentence"])) if found.plan and found.plan.get("sentence") else ""
+    text = page.paragraph(found.plan.sentence) if found.plan else ""
     return text + _picture(found, pictures, "plan")
 
 
@@ -211,7 +208,7 @@ def _provenance(found: Results, counted: Findings) -> str:
         ("first start, last end", f"{min(run.start for run in runs)}, {max(run.end for run in runs)}"),
         ("seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))),
         ("largest run", flops(max(run.flops_student + run.flops_teacher for run in runs)) + " FLOPs"),
-        ("files", "runs.csv, curves.csv, laws/, predictions.csv, plan.json in the study's folder"),
+        ("files", "runs.csv, curves.csv, laws/, predictions.csv in the study's folder"),
         ("made again by", f"python -m launch.report --workdir={found.workdir.name}"),
     ]
     columns = [Column(name="what", text=True), Column(name="value", text=True)]

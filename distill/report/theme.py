@@ -70,24 +70,36 @@ DARK = Theme(
 THEMES = (LIGHT, DARK)
 
 
-def panels(
-    n: int, *, columns: int = 3, height: float = 2.5, share: bool = True, legend_rows: int = 1
-) -> tuple[Figure, list[Any]]:
-    """A figure of n panels in rows of at most `columns`, with room for a legend of some rows below."""
-    columns = min(columns, n)
+def panels(n: int, *, columns: int = 3, height: float = 2.6, legend_rows: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure of n panels that share their axes, in rows of at most `columns`, with room for a legend below."""
+    columns = 2 if n == 4 and columns > 2 else min(columns, n)
     rows = math.ceil(n / columns)
-    tall = max(height, 3.6) if columns == 1 else height
-    figure = Figure(figsize=(_WIDTH, rows * tall + 0.35 + 0.22 * legend_rows), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    figure = new_figure(rows * (3.6 if columns == 1 else height) + 0.35 + 0.22 * legend_rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = list(grid.flat)
     for axes in flat[n:]:
         axes.set_visible(False)
-    if share:
-        # The last panel of a column that is not full carries the ticks of its column.
-        for axes in flat[max(n - columns, 0) : n]:
-            axes.xaxis.set_tick_params(labelbottom=True)
+    # The last panel of a column that is not full carries the ticks of its column.
+    for axes in flat[max(n - columns, 0) : n]:
+        axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[:n]
+
+
+def new_figure(height: float) -> Figure:
+    """An empty figure of the page's width; height in inches."""
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def label(axes: Sequence[Any], x: str, y: str) -> None:
+    """Axis labels at the left and below the lowest panel of every column."""
+    columns = axes[0].get_subplotspec().get_gridspec().ncols
+    for i, ax in enumerate(axes):
+        if i % columns == 0:
+            ax.set_ylabel(y)
+        if i >= len(axes) - columns:
+            ax.set_xlabel(x)
 
 
 def legend(figure: Figure, handles: Sequence[Any], columns: int = 4, title: str | None = None) -> None:

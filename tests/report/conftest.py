@@ -84,7 +84,7 @@ def write_study(workdir: Path, found: list[RunRecord]) -> Path:
     _save(DISTILLATION, workdir / "laws" / "distillation.json", {"draws": draws})
     predictions = []
     for run in found:
-        if run.kind == "distillation" and run.D == max(BUDGETS) and run.L_T is not None:
+        if run.L_T is not None and BUDGETS[-1] == run.D:
             middle = float(DISTILLATION(run.N, run.D, run.L_T))
             predictions.append(
                 Prediction(
@@ -93,13 +93,14 @@ def write_study(workdir: Path, found: list[RunRecord]) -> Path:
                 )
             )  # fmt: skip
     PredictionTable(workdir / "predictions.csv").add(predictions)
-    (workdir / "plan.json").write_text(json.dumps(PLAN))
+    (workdir / "laws" / "plan.json").write_text(json.dumps(PLAN))
     planned = {run.run: f"run-{i}" for i, run in enumerate(found)} | {"f" * 12: "s@1M>r@500K"}
     (workdir / "study.json").write_text(
         json.dumps({"command": "python -m launch.study --workdir=runs/smoke", "planned": planned})
     )
-    (workdir / "runs" / ("f" * 12)).mkdir(parents=True)
-    (workdir / "runs" / ("f" * 12) / "error.txt").write_text("Traceback (most recent call last):\n  x\nMemoryError: <big>\n")
+    failed = workdir / "runs" / ("f" * 12)
+    failed.mkdir(parents=True)
+    (failed / "error.txt").write_text("Traceback (most recent call last):\n  x\nMemoryError: <big>\n")
     return workdir
 
 
@@ -119,9 +120,10 @@ def _save(law: Any, path: Path, extra: dict[str, Any]) -> None:
 
 
 PLAN = {
-    "scenario": "teacher_inference", "constraint": "compute", "N_S": 56_000.0, "D_S": 3.8e6, "N_T": 4e5, "D_T": 1e8,
+    "scenario": "best_case", "teacher": "64x2 of 1M tokens", "constraint": "compute",
+    "N_S": 56_000.0, "D_S": 3.8e6, "N_T": 4e5, "D_T": 1e8,
     "L_T": 1.2, "L_S": 1.28, "supervised": {"N": 56_000.0, "D": 9e6, "L": 1.37, "compute": 6e12},
-    "bill": {"student": 2.5e12, "logits": 3.5e12, "teacher": 0.0, "serving": 0.0, "total": 6e12},
+    "bill": {"student": 2.5e12, "logits": 3.5e12, "teacher": 0.0, "serving": 0.0},
     "sentence": "Distil a 56K student on 3.8M tokens: expected loss 1.280 against 1.370.", "distil": True,
 }  # fmt: skip
 

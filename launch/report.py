@@ -1,0 +1,46 @@
+"""Writes the report of a study again, from what its workdir holds, and prints its short form.
+
+    python -m launch.report --workdir=DIR
+
+The page is DIR/report/index.html, its figures lie beside it as PNG files.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from distill.config import ConfigError, nearest
+from launch import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in argv or "-h" in argv:
+        print((__doc__ or "").strip())
+        return 0
+    flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in argv)
+    for name in flags:
+        if name != "workdir":
+            raise ConfigError(f"there is no flag --{name}.{nearest(name, ['workdir'])}")
+    if not flags.get("workdir"):
+        raise ConfigError("--workdir=DIR is needed: the folder of a study")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from distill import runtime
+    from distill.report import screen, study
+
+    runtime.cache_compilations()
+    console = Console()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("report")
+        path = study.write(
+            flags["workdir"],
+            on_progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
+        )
+    console.print(screen.summary(flags["workdir"]))
+    console.print(f"\n{path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
