@@ -200,13 +200,21 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
     found = minimise(loss, axes)
     N_T, D_T, D_S, L_T = place(found.z)
     second = place(found.second_z)
+    if kind != "edge":
+        # Where the teacher costs next to nothing the losses no longer tell N_T from D_T, but their contour does.
+        weights = (logits, pretraining) if kind == "share" else (0.0, 1.0)
+        cheapest = _solve_teacher(supervised, flops, L_T, D_S, *weights, unique, low, high)
+        N_T, D_T = cheapest["N_T"], cheapest["D_T"]
+    if kind == "share":
+        F_T = flops(N_T)
+        D_S = (compute - 3 * pretraining * F_T * D_T) / (3 * F_S + logits * F_T)
     return {
         "N_S": N_S,
         "D_S": jnp.minimum(D_S, high),
         "N_T": N_T,
         "D_T": D_T,
         "L_T": L_T,
-        "L_S": found.value,
+        "L_S": distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T),
         "second_N_T": second[0],
         "second_D_S": second[2],
         "second_L_T": second[3],

@@ -71,8 +71,6 @@ class Problem:
                 bounds=self.bounds,
             )
             out = {name: getattr(split, name) for name in _FIELDS}
-            if not (self.scenario.logits or self.scenario.pretraining):
-                out["N_T"], out["D_T"] = self._teacher_of(out["L_T"], out["D_S"])
         return out | {"L_S": np.where(room, out["L_S"], np.inf)}
 
     def by_tokens(self, N_S: Any, D_S: Any) -> dict[str, np.ndarray]:
@@ -82,14 +80,16 @@ class Problem:
             return self._from_zoo(N_S, np.broadcast_to(D_S, (len(self.teachers), *D_S.shape)))
         free = dataclasses.replace(self, scenario=Scenario(name="best_case", logits=0.0, pretraining=0.0), served=0.0)
         out = free.by_compute(N_S, 3 * self.F(N_S) * D_S)
-        out["N_T"], out["D_T"] = self._teacher_of(out["L_T"], out["D_S"])
-        return out
-
-    def _teacher_of(self, L_T: np.ndarray, D_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The cheapest teacher of every loss; under a stack of laws every row belongs to its own law."""
-        return cheapest_teacher(
-            self.supervised, L_T, D_S, self.scenario, flops=self.flops, unique=self.unique, bounds=self.bounds
+        out["N_T"], out["D_T"] = cheapest_teacher(
+            self.supervised,
+            out["L_T"],
+            out["D_S"],
+            self.scenario,
+            flops=self.flops,
+            unique=self.unique,
+            bounds=self.bounds,
         )
+        return out
 
     def _from_zoo(self, N_S: np.ndarray, D_S: np.ndarray) -> dict[str, np.ndarray]:
         """The best of the existing teachers; D_S [teachers, n]."""

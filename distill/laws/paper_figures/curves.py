@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.allocation import Allocation, allocate, cheapest_teacher
+from distill.laws.allocation import Allocation, allocate
 from distill.laws.scenarios import SCENARIOS, Flops
 
 SIZES = (3e8, 5e8, 1e9, 3e9, 5e9, 1e10, 3e10, 5e10)  # N_S of Figures 17 to 34
@@ -47,17 +47,15 @@ def curves(
     ]
 
     def solve(name: str) -> Allocation:
-        split = allocate(supervised, distillation, N_S, C, SCENARIOS[name], flops=flops)
-        if name != "best_case":
-            return split
-        N_T, D_T = cheapest_teacher(supervised, split.L_T, split.D_S, SCENARIOS[name], flops=flops)
-        return dataclasses.replace(split, N_T=N_T, D_T=D_T)
+        return allocate(supervised, distillation, N_S, C, SCENARIOS[name], flops=flops)
 
     with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
-        optima = {
-            n: s for part in pool.map(lambda names: {n: solve(n) for n in names}, groups) for n, s in part.items()
-        }
+        solved = {n: a for part in pool.map(lambda names: [(n, solve(n)) for n in names], groups) for n, a in part}
     D = np.minimum(C / (3 * flops(N_S)), 1e17)
     return Curves(
-        sizes=N_S[:, 0], budgets=C[0], optima=optima, supervised_D=D, supervised_L=np.asarray(supervised(N_S, D))
+        sizes=N_S[:, 0],
+        budgets=C[0],
+        optima={name: solved[name] for name in scenarios},
+        supervised_D=D,
+        supervised_L=np.asarray(supervised(N_S, D)),
     )

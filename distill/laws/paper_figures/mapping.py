@@ -15,12 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from distill.laws.paper_figures import style
+from distill.laws.scenarios import engineering
+
 _BLOCK = 250  # steps in one jitted call
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """The experiment; its defaults take about ten minutes on two cores."""
+    """The experiment; its defaults take about twenty minutes on two busy cores."""
 
     digits: int = 10
     student_width: int = 256
@@ -142,3 +145,33 @@ def run(config: Mapping, report: Callable[[str], None] = lambda line: None) -> d
     alone, _ = train(config, config.student_width, config.student_steps, 5)
     baseline = {k: np.asarray(v).tolist() for k, v in evaluate(config, alone, alone).items()}
     return {"width": by_width, "steps": by_steps, "alone": [baseline]}
+
+
+def _panels(rows: list[dict[str, Any]], alone: dict[str, Any], label: str) -> Any:
+    figure, axes = style.panels(1, 3, width=3.3)
+    x = [row["x"] for row in rows]
+    for ax, name, title in zip(
+        axes[0], ("cross_entropy", "error", "kl"), ("cross-entropy", "error", "KL from teacher")
+    ):
+        shown = [("student", "#0072B2", "o")] + ([("teacher", "black", "s")] if name != "kl" else [])
+        for who, color, marker in shown:
+            values = np.array([row[f"{who}_{name}"] for row in rows])
+            spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
+            ax.errorbar(x, values.mean(axis=1), spread, color=color, marker=marker, markersize=4, label=who)
+        if name != "kl":
+            ax.axhline(np.mean(alone[name]), color="#D55E00", linestyle="--", label="student without a teacher")
+        ax.set(xscale="log", xlabel=label, ylabel=title)
+        ax.set_xticks(x, [engineering(value) for value in x], rotation=45)
+        ax.minorticks_off()
+    style.legend(figure, axes[0, 0])
+    return figure
+
+
+def figure_11(results: dict[str, list[dict[str, Any]]]) -> Any:
+    """The mapping problem: students of width 256 against the width of their fully trained teacher."""
+    return _panels(results["width"], results["alone"][0], "teacher width")
+
+
+def figure_12(results: dict[str, list[dict[str, Any]]]) -> Any:
+    """The mapping problem: students of width 256 against the training steps of their teacher."""
+    return _panels(results["steps"], results["alone"][0], "teacher steps")
