@@ -85,7 +85,7 @@ def intervals(results: Results, theme: Theme) -> Figure | None:
         mode = f", {law.resamples} resamples" if law.resamples else ""
         ax.set_title(f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}")
         ticks = [*(1 / f for f in reversed(_REACHES[reach])), 1.0, *_REACHES[reach]]
-        ax.xaxis.set_ticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        ax.xaxis.set_ticks(ticks, [number(float(f"{tick:.2g}")) for tick in ticks])
         ax.minorticks_off()
     axes[-1].set_xlabel("interval / estimate")
     return figure
@@ -107,7 +107,7 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
     if curves.banded:
         handles.append(Patch(color=theme.soft, alpha=0.3, lw=0, label="90% interval of the law"))
     for kind, marker, color in (("supervised", "o", theme.ink), ("distillation", "s", theme.blue)):
-        runs = [run for run in results.runs if run.kind == kind and run.N == curves.N]
+        runs = [run for run in results.runs if run.kind == kind and curves.N == run.N]
         if runs:
             x = [run.flops_student + run.flops_teacher for run in runs]
             ax.plot(x, [run.loss for run in runs], ls="", marker=marker, ms=4, mfc="none", color=color)
@@ -121,7 +121,11 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
         ax.axvspan(beyond, curves.compute[-1], color=theme.soft, alpha=0.1, lw=0)
         ax.text(beyond, 0.985, " beyond all runs", color=theme.soft, fontsize=8.5, va="top",
                 transform=ax.get_xaxis_transform())  # fmt: skip
+    # A band may be wide where there are no runs; it must not flatten the rest.
+    middles = np.concatenate([curves.supervised[0], *(band[0] for band in curves.distilled.values())])
+    measured = [run.loss for run in results.runs if curves.N == run.N]
     ax.set(xscale="log", xlim=(curves.compute[0], curves.compute[-1]), xlabel="compute (FLOPs)")
+    ax.set_ylim(*padded([*middles, *measured]))
     ax.set_ylabel("expected loss (nats per token)")
     ax.set_title(f"student of N = {count(curves.N)}")
     legend(figure, handles, columns=3)
@@ -154,7 +158,8 @@ def plan_curves(results: Results) -> Curves | None:
     N = results.plan.N_S if results.plan else float(max(run.N for run in results.distilled))
     spent = [run.flops_student + run.flops_teacher for run in results.distilled]
     top = max(10 * max(spent), 3 * results.plan.compute if results.plan else 0.0)
-    compute = np.geomspace(min(spent), top, _BUDGETS)
+    own = [run.flops_student for run in results.runs if N == run.N]
+    compute = np.geomspace(0.7 * min(own or spent), top, _BUDGETS)
     boot = _thinned(known.boot.laws) if known.boot else None
 
     def taught(D: np.ndarray, L_T: Any, resampled_L_T: Any = None) -> Band:
@@ -180,8 +185,8 @@ def plan_curves(results: Results) -> Curves | None:
     if results.plan and not results.plan.teacher and results.plan.scenario in SCENARIOS:
         pair, bounds = (known.supervised, known.distillation), Bounds(low=min(1e6, N / 1e3))
         split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
-        own = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
-        distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, own)
+        trained = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
+        distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, trained)
     return Curves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
 
 

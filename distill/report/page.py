@@ -35,7 +35,7 @@ dl.answers dd { margin: .1rem 0 0; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th.text, td.text { text-align: left; white-space: normal; }
+th.text, td.text { text-align: left; white-space: normal; min-width: 8.5rem; }
 thead th { background: var(--card); vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: 600; }
 td.good { color: var(--good); } td.bad { color: var(--bad); }

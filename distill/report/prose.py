@@ -10,10 +10,11 @@ _ENOUGH = 5  # pairs beyond noise from which they alone give the verdict
 
 def count(value: float) -> str:
     """1680000 as '1.68M': sizes and tokens, three digits."""
+    value = float(f"{value:.3g}")  # first, so that 999,936 is 1M and not 1000K
     for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= scale:
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value:.3g}"
+            return f"{value / scale:g}{suffix}"
+    return f"{value:g}"
 
 
 def number(value: float) -> str:

@@ -152,4 +152,4 @@ def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], 
 
 def _teacher_name(kind: tuple[int | None, int | None], loss: float) -> str:
     N, D = kind
-    return f"taught by {count(N or 0)} on {count(D or 0)}, $L_T$ {loss:.3f}"
+    return f"teacher {count(N or 0)} on {count(D or 0)}, $L_T$ {loss:.3f}"
