@@ -202,8 +202,8 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
     second = place(found.second_z)
     if kind != "edge":
         # Where the teacher costs next to nothing the losses no longer tell N_T from D_T, but their contour does.
-        weights = (logits, pretraining) if kind == "share" else (0.0, 1.0)
-        cheapest = _solve_teacher(supervised, flops, L_T, D_S, *weights, unique, low, high)
+        by_logits, by_training = (logits, pretraining) if kind == "share" else (0.0, 1.0)
+        cheapest = _solve_teacher(supervised, flops, L_T, D_S, by_logits, by_training, unique, low, high)
         N_T, D_T = cheapest["N_T"], cheapest["D_T"]
     if kind == "share":
         F_T = flops(N_T)

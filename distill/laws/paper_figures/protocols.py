@@ -25,7 +25,7 @@ def figure_1(scene: Scene) -> Any:
     sizes = np.unique(N_S)
     grid = np.linspace(L_T.min(), L_T.max(), 200)
     for i, (size, color) in enumerate(zip(sizes, style.shades(len(sizes)))):
-        mine = N_S == size
+        mine = size == N_S
         for D in np.unique(D_S[mine]):
             ax.plot(grid, scene.distillation(size, D, grid), color=color, linewidth=0.6, alpha=0.7)
         for fitted in (True, False):

@@ -11,7 +11,7 @@ import numpy as np
 from distill.laws.scenarios import PlanError, engineering
 
 # Okabe and Ito's palette, each with a line style of its own, so that grey print still tells them apart.
-SCENARIO_STYLE = {
+SCENARIO_STYLE: dict[str, dict[str, Any]] = {
     "best_case": {"color": "#0072B2", "linestyle": "-"},
     "teacher_inference": {"color": "#E69F00", "linestyle": "--"},
     "teacher_pretraining": {"color": "#009E73", "linestyle": "-."},
@@ -25,7 +25,7 @@ SCENARIO_LABEL = {
     "pretraining_and_inference": "pretraining + inference",
     "supervised": "supervised",
 }
-RULES = {
+RULES: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -75,7 +75,7 @@ def marker(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
 
 
-def lines(ax: Any, x: Any, series: Sequence[Any], labels: Sequence[str], bands: Any = None, **style: Any) -> None:
+def lines(ax: Any, x: Any, series: Any, labels: Sequence[str], bands: Any = None, **style: Any) -> None:
     """An ordered family of curves, told apart by shade and marker; bands [2, series, x] are drawn behind them."""
     for i, (y, label, color) in enumerate(zip(series, labels, shades(len(series)))):
         spaced = max(len(np.ravel(y)) // 6, 1)

@@ -110,7 +110,7 @@ def figure_16(scene: Scene) -> Any:
     N_T = np.geomspace(scene.N[0], scene.N[1] * 100, _GRID)[None, :]
     L_T = np.linspace(*scene.L, _GRID)[:, None]
     figure, axes = style.panels(1, 4, sharey=True)
-    possible = L_T >= np.asarray(scene.supervised(N_T, 1e17))
+    possible = np.asarray(scene.supervised(N_T, 1e17)) <= L_T
     for ax, C in zip(axes[0], budgets):
         D_S = C / (3 * scene.flops(N_S) + scene.flops(N_T))
         loss = np.where(possible, np.asarray(scene.distillation(N_S, D_S, L_T)), np.nan)

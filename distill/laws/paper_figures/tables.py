@@ -67,7 +67,7 @@ def table_6(scene: Scene) -> Rows:
         (scene.distillation, boot, "distillation"),
     ):
         for name, value in law.values().items():
-            low, high = ("", "")
+            low, high = float("nan"), float("nan")
             if stack is not None and np.ndim(getattr(stack, name)):
                 low, high = (float(x) for x in np.percentile(getattr(stack, name), [5, 95]))
             rows.append({"law": which, "parameter": name, "value": value, "low": low, "high": high})
@@ -167,5 +167,5 @@ def _plain(value: Any) -> Any:
 
 def _short(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
-        return "never" if np.isnan(value) else f"{value:.4g}"
+        return "-" if np.isnan(value) else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
