@@ -15,16 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from distill.data.config import DataConfig
+from distill.errors import ConfigError as ConfigError
+from distill.errors import DistillError as DistillError
+from distill.objective_config import ObjectiveConfig
 
 T = TypeVar("T")
-
-
-class DistillError(Exception):
-    """A mistake that the user can mend; entry points print it as one line and exit with code 2."""
-
-
-class ConfigError(DistillError):
-    """A configuration that cannot be built: where, got, wanted, what to do."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -46,7 +41,8 @@ class ModelConfig:
     Sizes follow the glossary in distill/types.py: D = d_model, F = ff_dim, H = n_heads, G = kv_heads, K = head_dim.
     """
 
-    vocab_size: int = 256
+    vocab_size: int = 256  # rows of the embedding and the head
+    valid_vocab: int = 0  # 0: vocab_size; fewer: the last rows are padding, which never has or gives probability
     d_model: int = 32
     n_layers: int = 2
     n_heads: int = 2
@@ -74,8 +70,15 @@ class ModelConfig:
                 f"model: n_heads={self.n_heads} is not a multiple of n_kv_heads={self.kv_heads}; "
                 "every key-value head serves the same number of query heads"
             )
+        if not 0 <= self.valid_vocab <= self.vocab_size:
+            raise ConfigError(f"model: valid_vocab={self.valid_vocab}, wanted at most vocab_size={self.vocab_size}")
         if self.head_dim % 2:
             raise ConfigError(f"model: head_dim={self.head_dim} is odd; rotary positions need pairs")
+
+    @property
+    def tokens(self) -> int:
+        """How many columns of the head stand for a token."""
+        return self.valid_vocab or self.vocab_size
 
     @property
     def kv_heads(self) -> int:
@@ -110,20 +113,6 @@ class OptimConfig:
     clip: float = 1.0  # of the gradient's global norm
     mup: bool = True
     base_width: int = 32  # the fan-in at which a linear layer trains at learning_rate itself
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """L = (1 - lambda) L_NTP + lambda L_KD + z_loss Z (paper, Eqs. 7 and Appendix; lambda is ignored without a teacher).
-
-    target: what the teacher says of each token. 'soft' is its distribution at `temperature` (loss times tau^2),
-    'argmax' its likeliest token as a hard label.
-    """
-
-    lambda_: float = 1.0
-    temperature: float = 1.0
-    z_loss: float = 1e-4
-    target: Literal["soft", "argmax"] = "soft"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,7 +216,7 @@ class StudyConfig:
     workers: int = 2  # processes, each pinned to its share of the cores
     resamples: int = 512  # of the bootstrap
     ask_model: str = ""  # the student size of the closing advice; '': the largest student
-    ask_tokens: int = 0  # its tokens; 0: ten times the largest budget
+    ask_tokens: int = 0  # its tokens; 0: twice the largest budget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -391,10 +380,10 @@ def fingerprint(config: Any) -> str:
 def trunk_fingerprint(config: ExperimentConfig) -> str:
     """Names the constant-rate part that runs share when they differ only in their number of tokens.
 
-    Only a WSD schedule has one; any other run is a trunk of its own. Runs of one trunk have correlated errors, so
-    this is also the cluster of the bootstrap.
+    Only a WSD schedule has one, and only under an objective that stays the same; any other run is a trunk of its own.
+    Runs of one trunk have correlated errors, so this is also the cluster of the bootstrap.
     """
-    if config.optim.schedule != "wsd":
+    if config.optim.schedule != "wsd" or config.objective.schedule != "constant":
         return fingerprint(config)
     default = next(f.default for f in dataclasses.fields(ExperimentConfig) if f.name == "tokens")
     return fingerprint(dataclasses.replace(config, tokens=max(default, config.batch_size * config.seq_len)))

@@ -72,7 +72,7 @@ def _context(config: StudyExperimentConfig, workdir: Path, boot: laws.Bootstrap)
 
     flops, region = flops_of(config), region_of(workdir)
     return {
-        "draws": parameters(boot.kept) | {"supervised": parameters(boot.kept.given()["supervised"])},
+        "draws": parameters(boot.kept) | {"supervised": parameters(boot.kept.supervised)},
         "region": dataclasses.asdict(region),
         "flops": [flops.context, flops.vocabulary],
     }
@@ -129,6 +129,15 @@ def predict(found: Laws, tasks: Sequence[Planned], workdir: Path) -> int:
     return len(predictions)
 
 
+def concluded(workdir: Path) -> bool:
+    """Whether the laws and the advice were already drawn from this very table."""
+    plan, law = workdir / "laws" / "plan.json", workdir / "laws" / "distillation.json"
+    if not plan.exists() or not law.exists():
+        return False
+    fitted = json.loads(law.read_text("utf-8"))["table"]["sha256"]
+    return fitted == laws.load_table(workdir / "runs.csv").digest
+
+
 def advise(config: StudyExperimentConfig, found: Laws, workdir: Path) -> str:
     """One sentence: the best teacher and budget for the asked student, from the study's own laws and teachers.
 
@@ -139,13 +148,13 @@ def advise(config: StudyExperimentConfig, found: Laws, workdir: Path) -> str:
     records = RunTable(workdir / "runs.csv").load()
     taught = [r for r in records if r.kind == "distillation"]
     names = {r.teacher for r in taught}
-    zoo = [laws.Teacher(f"{r.model} of {r.D:,d} tokens", r.N, r.loss) for r in records if r.run in names]
+    zoo = [laws.Teacher(name=f"{r.model} of {r.D:,d} tokens", N=r.N, L=r.loss) for r in records if r.run in names]
     sizes = {name: counts.non_embedding(model) for name, model in models(config).items()}
     asked = config.study.ask_model
     if asked and asked not in sizes:
         raise DistillError(f"config.study.ask_model={asked!r} is not among study.models: {', '.join(sizes)}")
     size = sizes[asked] if asked else max(r.N for r in taught)
-    tokens = config.study.ask_tokens or 10 * max(r.D for r in taught)
+    tokens = config.study.ask_tokens or 2 * max(r.D for r in taught)
     advice = laws.plan(
         found.supervised.law,
         found.distillation.law,

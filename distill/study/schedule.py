@@ -174,6 +174,7 @@ class _Screen:
             f"loss {record.loss:.4f} ± {record.loss_se:.4f}{taught}  ({seconds:.1f} s)",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     def fail(self, task: Planned, message: Failed) -> None:

@@ -67,14 +67,12 @@ def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) ->
     from distill.report import study as page
     from distill.study import conclude
 
-    runtime.cache_compilations()
-    found = conclude.fit(config, workdir)
-    sentence = conclude.advise(config, found, workdir)
-    path = page.write(workdir)
+    path = workdir / "report" / "index.html"
+    if not (path.exists() and conclude.concluded(workdir)):
+        runtime.cache_compilations()
+        conclude.advise(config, conclude.fit(config, workdir), workdir)
+        path = page.write(workdir)
     console.print(screen.summary(workdir))
-    for reason in found.why:
-        console.print(f"[yellow]note[/] {reason}", highlight=False)
-    console.print(f"\n{sentence}\n", highlight=False)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 

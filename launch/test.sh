@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Sets up .venv with the test extra, checks style and types, and runs the tests; --slow adds the slow suites.
+#   bash launch/test.sh [--slow] [pytest arguments]
+EXTRAS="[test]"
+# shellcheck source=launch/setup.sh
+. "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+marks="not slow"
+if [ "${1:-}" = "--slow" ]; then
+  marks=""
+  shift
+fi
+cd "$ROOT"
+bin="$ROOT/.venv/bin"
+echo "ruff, mypy, shellcheck"
+"$bin/ruff" check .
+"$bin/ruff" format --check --quiet . || fail "the code is not formatted; run .venv/bin/ruff format ."
+"$bin/mypy"
+"$bin/shellcheck" -x launch/*.sh .ci/run
+echo "pytest -m '${marks:-all}'"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile -q -m "$marks" "$@"
