@@ -8,8 +8,6 @@ non-embedding parameters and D tokens.
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from distill.laws.law import Law
 from distill.laws.parameters import Parameter, Setting, bounded, coefficient, declare, floor, linked, positive, real
 
@@ -217,7 +215,7 @@ class Distillation(_PowerSum):
     @property
     def kappa(self) -> Any:
         """c1 f1 d1**(-1/f1), the one combination of c1 and d1 that runs identify."""
-        return self.c1 * self.f1 * np.exp(-np.log(self.d1) / self.f1)
+        return self.c1 * self.f1 * self.d1 ** (-1.0 / self.f1)
 
     def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
         inner = (xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S)) - xp.log(self.d1)) / self.f1

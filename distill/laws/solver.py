@@ -47,13 +47,16 @@ Progress = Callable[[int], None]
 class Rows:
     """The rows that problems share: inputs are [n]; the target is [n], or [problems, n] where problems differ.
 
-    `given` holds the laws inside the fitted one (Lsup), their leaves scalar or [problems].
+    `given` holds the laws inside the fitted one (Lsup), their leaves scalar or [problems]. A `pull` is a last row of
+    another kind, for profiles: its residual is log(pull(xp, law)) minus the last target, and rho there is a square.
+    Targets and weights then have n + 1 entries.
     """
 
     inputs: tuple[np.ndarray, ...]
     target: np.ndarray
     setting: Setting
     given: Mapping[str, Law] = dataclasses.field(default_factory=dict)
+    pull: Callable[[Any, Law], Any] | None = None
 
     def __len__(self) -> int:
         return int(self.target.shape[-1])
@@ -81,10 +84,16 @@ class Solutions:
         return Solutions(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
 
-def residuals(form: type[Law], raw: bool, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting) -> Any:
-    """Residuals [C, n] at coordinates theta [C, p]; inputs and target broadcast against [C, n]."""
-    loss = form.unpack(jnp, list(theta.T[:, :, None]), setting, given).loss(jnp, *inputs)
-    return loss - target if raw else jnp.log(loss) - target
+def residuals(
+    form: type[Law], raw: bool, pull: Any, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting
+) -> Any:
+    """Residuals [C, n] at coordinates theta [C, p]; inputs [n] and target [C, n]."""
+    law = form.unpack(jnp, list(theta.T[:, :, None]), setting, given)
+    loss = law.loss(jnp, *inputs)
+    predicted = loss if raw else jnp.log(loss)
+    if pull is not None:
+        predicted = jnp.concatenate([predicted, jnp.log(pull(jnp, law))], axis=-1)
+    return predicted - target
 
 
 def _linearise(residual: Callable, theta: Any) -> tuple[Any, Any]:
@@ -123,8 +132,8 @@ def _pin(gradient: Any, H: Any, G: Any, pinned: Any) -> tuple[Any, Any, Any]:
     return jnp.where(free, gradient, 0.0), jnp.where(both, H, unit), jnp.where(both, G, unit)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "raw"))
-def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given, setting, box, delta, limit):
+@functools.partial(jax.jit, static_argnames=("form", "raw", "pull"))
+def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, given, setting, box, delta, limit):
     """Up to `limit` iterations of one chunk; everything [C, ...]. Returns the state that a next call takes up."""
     given = jax.tree_util.tree_map(lambda leaf: jnp.reshape(leaf, (-1, 1)), given)
     setting = Setting(*setting)
@@ -133,10 +142,15 @@ def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given,
     floor = 1e-24 * weights.sum(-1)
 
     def evaluate(at):
-        return _linearise(lambda th: residuals(form, raw, th, inputs, target, given, setting), at)
+        return _linearise(lambda th: residuals(form, raw, pull, th, inputs, target, given, setting), at)
+
+    def by_row(width):
+        if pull is None:
+            return width[:, None]
+        return jnp.where(jnp.arange(weights.shape[1]) == weights.shape[1] - 1, jnp.inf, width[:, None])
 
     def total(residual, width):
-        return (weights * ob.rho(jnp, residual, width[:, None])).sum(-1)
+        return (weights * ob.rho(jnp, residual, by_row(width))).sum(-1)
 
     def advance(s):
         pinned = (s["theta"] <= low) & (s["gradient"] > 0) | (s["theta"] >= high) & (s["gradient"] < 0)
@@ -155,7 +169,7 @@ def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given,
         # A stage is over once little is left to win in it; the next one is narrower.
         over = ~final & (better & (predicted <= _NEARLY * s["value"]) | small)
         width = jnp.where(over, jnp.maximum(delta, s["width"] * _SHRINK), s["width"])
-        gradient, H, G = _normal(weights, residual, slopes, width[:, None])
+        gradient, H, G = _normal(weights, residual, slopes, by_row(width))
         finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
         sound = (better | (over & solvable)) & finite & ~s["done"]
         eased = jnp.where(gain > 0.5, s["damping"] * 0.1, jnp.where(gain > 0.1, s["damping"], s["damping"] * 3.0))
@@ -181,7 +195,7 @@ def _run_chunk(form, raw, theta, width, damping, weights, inputs, target, given,
         )
 
     residual, slopes = evaluate(theta)
-    gradient, H, G = _normal(weights, residual, slopes, width[:, None])
+    gradient, H, G = _normal(weights, residual, slopes, by_row(width))
     count = theta.shape[0]
     state = dict(theta=theta, value=total(residual, width), gradient=gradient, H=H, G=G, width=width, damping=damping)
     state |= dict(decrement=jnp.full(count, jnp.inf), done=jnp.zeros(count, bool))
@@ -246,6 +260,7 @@ def solve(
             out = _run_chunk(
                 form,
                 objective.raw,
+                rows.pull,
                 state["theta"][padded],
                 state["width"][padded],
                 state["damping"][padded],
