@@ -74,19 +74,22 @@ class Table:
 
     def append(self, rows: Sequence[Any]) -> None:
         """Adds all rows or, if killed, at worst a torn last line that the next append removes."""
+        with self._locked() as file:
+            self._write(file, rows)
+
+    def _write(self, file: io.FileIO, rows: Sequence[Any]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        with self._locked() as file:
-            file.seek(0)
-            present = file.read()
-            whole = present[: present.rfind(b"\n") + 1]
-            if len(whole) < len(present):
-                file.truncate(len(whole))
-            if not whole:
-                writer.writerow(self.columns)
-            writer.writerows([["" if v is None else v for v in dataclasses.astuple(row)] for row in rows])
-            file.write(text.getvalue().encode())
-            os.fsync(file.fileno())
+        file.seek(0)
+        present = file.read()
+        whole = present[: present.rfind(b"\n") + 1]
+        if len(whole) < len(present):
+            file.truncate(len(whole))
+        if not whole:
+            writer.writerow(self.columns)
+        writer.writerows([["" if v is None else v for v in dataclasses.astuple(row)] for row in rows])
+        file.write(text.getvalue().encode())
+        os.fsync(file.fileno())
 
     def load(self) -> list[Any]:
         """All whole rows. Raises TableError for columns or cells that do not fit."""
@@ -127,9 +130,10 @@ class RunTable(Table):
         super().__init__(path, RunRecord)
 
     def add(self, record: RunRecord) -> None:
-        """Adds a finished run once."""
-        if record.run not in self.runs():
-            self.append([record])
+        """Adds a finished run once, even where several processes finish it at the same moment."""
+        with self._locked() as file:
+            if record.run not in self.runs():
+                self._write(file, [record])
 
     def runs(self) -> dict[str, RunRecord]:
         """The finished runs by fingerprint."""

@@ -4,6 +4,8 @@ Shape annotations of the numeric modules are checked at run time (jaxtyping with
 through `golden`; `pytest --update-golden` writes them anew.
 """
 
+# ruff: noqa: E402 - devices and the import hook must be set before JAX and distill are imported.
+
 import dataclasses
 import json
 import os

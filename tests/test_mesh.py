@@ -1,0 +1,71 @@
+"""Meshes: made, refused with a reason, and batches laid out over them."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from distill import mesh
+from distill.config import ConfigError, MeshConfig, ModelConfig
+
+
+def test_axes_are_explicit_and_data_takes_what_the_others_leave():
+    made = mesh.make(MeshConfig(data=-1, fsdp=2, tensor=2))
+    assert dict(made.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert set(made.axis_types) == {AxisType.Explicit}
+    abstract = mesh.abstract(MeshConfig(data=2, fsdp=16, tensor=4))
+    assert dict(abstract.shape) == {"data": 2, "fsdp": 16, "tensor": 4}
+    assert abstract.axis_types == made.axis_types
+
+
+@pytest.mark.parametrize("config", [MeshConfig(data=3), MeshConfig(fsdp=16), MeshConfig(data=8, tensor=2)])
+def test_axes_that_do_not_multiply_to_the_devices_are_refused(config):
+    with pytest.raises(ConfigError, match=r"config.mesh: got data=.* for 8 devices") as error:
+        mesh.make(config)
+    assert f"fsdp={config.fsdp}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "shape", "message"),
+    [
+        (ModelConfig(), 6, (2, 2, 1), "batch_size=6 .* data x fsdp=4"),
+        (ModelConfig(d_model=20), 8, (1, 8, 1), "model.d_model=20 .* fsdp x tensor=8"),
+        (ModelConfig(n_heads=4, n_kv_heads=2), 4, (1, 1, 4), "model.n_kv_heads=2 .* tensor=4"),
+        (ModelConfig(n_heads=4, d_ff=42), 4, (1, 1, 4), "model.d_ff=42 .* tensor=4"),
+        (ModelConfig(n_heads=4, vocab_size=254), 4, (1, 1, 4), "model.vocab_size=254 .* tensor=4"),
+    ],
+)
+def test_a_dimension_that_does_not_divide_is_named_with_its_axis(mesh_of, model, batch, shape, message):
+    with pytest.raises(ConfigError, match=message):
+        mesh.check(model, batch, mesh_of(*shape))
+    mesh.check(ModelConfig(n_heads=4), 8, mesh_of(*shape))
+
+
+def test_a_batch_is_split_over_data_and_fsdp_and_copied_over_tensor(mesh_of):
+    made = mesh_of(2, 2, 2)
+    array = np.arange(3 * 8 * 5).reshape(3, 8, 5)
+    placed = mesh.place({"tokens": array}, made, leading=1)["tokens"]
+    assert placed.sharding.spec == P(None, ("data", "fsdp"), None)
+    np.testing.assert_array_equal(placed, array)
+    rows = {}
+    for shard in placed.addressable_shards:
+        data, fsdp, _ = np.argwhere(made.devices == shard.device)[0]
+        rows.setdefault((data, fsdp), []).append(np.asarray(shard.data))
+    for i, key in enumerate(sorted(rows)):
+        first, copy = rows[key]
+        np.testing.assert_array_equal(first, array[:, 2 * i : 2 * i + 2])
+        np.testing.assert_array_equal(first, copy)
+
+
+def test_a_parameter_in_use_is_split_over_tensor_alone():
+    assert mesh.without_fsdp(P("tensor", None, "fsdp")) == P("tensor", None, None)
+    for name, spec in mesh.STORED.items():
+        assert len(spec) == len(name.rsplit("_", 1)[1]), "one entry for each letter of the name"
+        assert "fsdp" not in mesh.without_fsdp(spec) and "data" not in spec
+
+
+def test_operations_under_a_mesh_know_their_places(mesh_of):
+    with jax.set_mesh(mesh_of(2, 1, 4)):
+        found = jax.jit(lambda: jax.sharding.reshard(jax.numpy.zeros((8, 4)), mesh.STORED["embed_vd"]))()
+    assert found.addressable_shards[0].data.shape == (2, 4)
