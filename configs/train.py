@@ -12,7 +12,7 @@ micro (default)  27K parameters on 250K bytes of the State of the Union; about 1
 from ml_collections import ConfigDict
 
 from configs import base
-from distill import ladder
+from distill import counts, ladder
 from distill.config import ConfigError, nearest
 
 
@@ -24,11 +24,10 @@ def get_config(arg: str = "micro") -> ConfigDict:
             config.model.update(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False, unroll=2)
         elif arg in ladder.PAPER_LADDER:
             config.model.update(base.tree(ladder.paper_model(arg)))
-            config.model.update(dtype="bfloat16", remat="dots")
             config.optim.update(schedule="cosine", warmup_steps=2000, base_width=256)
-            config.seq_len, config.batch_size = 4096, 256  # the paper does not give its batch: a million tokens
-            config.tokens = 20 * ladder.parameters(arg)
-            config.data.tokenizer.update(kind="bpe", vocab_size=32768)
+            config.seq_len, config.batch_size = ladder.SEQ_LEN, 256  # the paper does not give its batch: a million tokens
+            config.tokens = 20 * counts.non_embedding(ladder.paper_model(arg))
+            config.data.tokenizer.update(kind="bpe", vocab_size=ladder.VOCAB_SIZE)
             config.eval.tokens = 2**22
         else:
             names = ["micro", *ladder.PAPER_LADDER]

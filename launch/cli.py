@@ -35,7 +35,8 @@ def configured(
     """The frozen config and the other flags of a command line.
 
     `--config=FILE[:ARG]` names the config file, `--config.a.b=VALUE` overrides a field, and `flags` lists the other
-    flags with their defaults (None: must be given). `--help` prints `usage`. Raises ConfigError for anything else.
+    flags with their defaults (None: must be given; "false": a switch, which needs no value). `--help` prints `usage`.
+    Raises ConfigError for anything else.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if "--help" in argv or "-h" in argv:
@@ -45,6 +46,8 @@ def configured(
     source, overrides = default, []
     for argument in argv:
         name, separator, value = argument.removeprefix("--").partition("=")
+        if flags.get(name) == "false" and not separator:
+            separator, value = "=", "true"
         if not argument.startswith("--") or not separator:
             raise ConfigError(f"got {argument!r}, wanted --name=value (see --help)")
         if name == "config":
@@ -89,7 +92,8 @@ def read(source: str) -> ConfigDict:
         raise
     except Exception as error:  # the user's own file: say where it went wrong
         line = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(f"--config={source}: {type(error).__name__}: {error} ({line.filename}:{line.lineno})") from None
+        where = f"{line.filename}:{line.lineno}"
+        raise ConfigError(f"--config={source}: {type(error).__name__}: {error} ({where})") from None
     if not isinstance(found, ConfigDict):
         raise ConfigError(f"--config={source}: get_config returned {type(found).__name__}, wanted a ConfigDict")
     return found

@@ -2,7 +2,7 @@
 
     python -m launch.study --config=configs/study.py:smoke --workdir=DIR [--config.FIELD=VALUE ...]
 
---dry-run=true lists the runs with N, D and FLOPs, and stops.
+--dry-run lists the runs with N, D and FLOPs, and stops.
 """
 
 import sys

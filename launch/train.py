@@ -3,7 +3,7 @@
     python -m launch.train --config=configs/train.py:micro --workdir=DIR [--config.FIELD=VALUE ...]
 
 With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The same command continues a run that was
-interrupted; a finished run is not run again. --dry-run=true prints what would run: N, D, FLOPs, fingerprint.
+interrupted; a finished run is not run again. --dry-run prints what would run: N, D, FLOPs, fingerprint.
 """
 
 import sys

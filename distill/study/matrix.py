@@ -4,10 +4,13 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from distill import config as configs
 from distill import counts
 from distill.config import ConfigError, ExperimentConfig, ModelConfig, StudyExperimentConfig, TeacherConfig, nearest
+
+Split = Literal["teacher", "student"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
 
 
 def _group(
-    config: StudyExperimentConfig, field: str, lines: tuple[str, ...], seed: int, split: str
+    config: StudyExperimentConfig, field: str, lines: tuple[str, ...], seed: int, split: Split
 ) -> Iterator[Planned]:
     for line in lines:
         names, separator, budgets = line.partition("@")
@@ -119,7 +122,7 @@ def _product(
         yield from ((name, budget) for budget in budgets.split())
 
 
-def _experiment(config: StudyExperimentConfig, name: str, budget: str, seed: int, split: str) -> ExperimentConfig:
+def _experiment(config: StudyExperimentConfig, name: str, budget: str, seed: int, split: Split) -> ExperimentConfig:
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(ExperimentConfig)}
     data = dataclasses.replace(config.data, split=split)
     changed = {"model": models(config)[name], "data": data, "tokens": _tokens("models", budget), "seed": seed}

@@ -46,7 +46,7 @@ class MemorySignal:
         """The signal of these windows, [*windows.shape, S, V]."""
         flat = np.asarray(windows).reshape(-1)
         missing = np.unique(flat[self._slot[flat] < 0])
-        fresh = {}
+        fresh: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(missing), CHUNK):
             ids = missing[start : start + CHUNK]
             values = self._compute(ids)
@@ -56,7 +56,7 @@ class MemorySignal:
             self._used += room
             fresh |= {int(i): value for i, value in zip(ids[room:], values[room:])}
         if fresh:
-            found = np.stack([fresh[int(i)] if int(i) in fresh else self._kept[self._slot[i]] for i in flat])
+            found: Any = np.stack([fresh[int(i)] if int(i) in fresh else self._kept[self._slot[i]] for i in flat])
         else:
             found = self._kept[self._slot[flat]]
         return TeacherSignal(log_probs=found.reshape(*np.shape(windows), *found.shape[1:]))

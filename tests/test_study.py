@@ -1,0 +1,160 @@
+"""A tiny study end to end, killed and repeated; its matrix, its order and its failures."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from configs import study as study_config
+from distill.config import ConfigError, StudyConfig, StudyExperimentConfig, build
+from distill.runs import RunTable
+from distill.study import matrix, schedule
+
+TINY = {
+    "study.models": "a = 16x1,b = 32x1",
+    "study.teachers": "b @ 8K",
+    "study.supervised": "a b @ 4K 6K 8K",
+    "study.distilled": "b@8K > a b @ 4K 6K 8K",
+    "study.resamples": "16",
+    "seq_len": "32",
+    "batch_size": "4",
+    "eval.tokens": "1024",
+    "optim.warmup_steps": "5",
+}
+
+
+def study(**changes):
+    return build(StudyExperimentConfig, study_config.get_config("smoke").to_dict() | changes)
+
+
+def command(workdir):
+    overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+    return [sys.executable, "-m", "launch.study", "--config=configs/study.py:smoke", f"--workdir={workdir}", *overrides]
+
+
+def environment(cache):
+    # One cache for all of them: what is tested is the runs, not the compiler.
+    return os.environ | {"DISTILL_CACHE": str(cache), "XLA_FLAGS": "", "COLUMNS": "120"}
+
+
+def table(workdir):
+    """The rows that must not depend on when and how often a study was killed."""
+    with open(workdir / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return sorted((r["run"], r["kind"], r["N"], r["D"], r["loss"], r["L_T"], r["kl"], r["trunk"]) for r in rows)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The same study, left alone."""
+    workdir, cache = tmp_path_factory.mktemp("study"), tmp_path_factory.mktemp("cache")
+    done = subprocess.run(command(workdir), env=environment(cache), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir, cache, done.stdout
+
+
+def test_a_tiny_study_ends_with_tables_laws_and_a_report(finished):
+    workdir, _, screen = finished
+    records = RunTable(workdir / "runs.csv").load()
+    assert len(records) == 1 + 6 + 6
+    taught = [r for r in records if r.kind == "distillation"]
+    teacher = next(r for r in records if r.run == taught[0].teacher)
+    for record in taught:
+        assert record.L_T == pytest.approx(teacher.loss, rel=1e-6)
+        assert record.flops_teacher == pytest.approx(record.D * teacher.flops_student / (3 * teacher.D))
+    assert len({r.trunk for r in records}) == 5  # one a model, split and teacher
+    curves = (workdir / "curves.csv").read_text().splitlines()
+    assert {line.split(",")[0] for line in curves[1:]} == {r.run for r in records}
+    page = (workdir / "report" / "index.html").read_text()
+    assert "data:image/png;base64," in page and "http" not in page.split("<body")[1].split("href=")[0]
+    assert "report:" in screen and "supervised" in screen
+
+
+def test_done_is_done(finished):
+    workdir, cache, _ = finished
+    before = (workdir / "runs.csv").read_bytes()
+    again = subprocess.run(command(workdir), env=environment(cache), capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "13 of them finished" in again.stdout
+    assert (workdir / "runs.csv").read_bytes() == before
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_table(finished, tmp_path):
+    whole, cache, _ = finished
+    moments = random.Random(0)
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(tmp_path), env=environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        # Most of a start is imports; from then on a kill may fall anywhere: into steps, saves and rows.
+        time.sleep(moments.uniform(4, 16))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    last = subprocess.run(command(tmp_path), env=environment(cache), capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert table(tmp_path) == table(whole)
+    curves = (tmp_path / "curves.csv").read_text().splitlines()[1:]
+    assert len(curves) == len({tuple(line.split(",")[:2]) for line in curves})  # no point twice
+
+
+def test_the_smoke_matrix():
+    tasks = matrix.expand(study(), Path("w"))
+    assert len(tasks) == len({task.run for task in tasks}) == 46
+    assert [sum(task.stage == s for task in tasks) for s in range(3)] == [16, 20, 10]
+    teachers = {task.run for task in tasks if task.config.data.split == "teacher"}
+    taught = [task for task in tasks if task.stage]
+    assert {task.config.teacher.run for task in taught} == teachers and len(teachers) == 4
+    assert all(task.config.data.split == "student" for task in taught)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"models": ("a: 16x2",)}, "wanted 'name = width x layers'"),
+        ({"models": ("cat = 16x2",), "supervised": ("cap @ 4K",)}, "Did you mean 'cat'"),
+        ({"models": ("a = 16x2",), "supervised": ("a 4K",)}, "wanted 'models @ budgets'"),
+        ({"models": ("a = 16x2",), "supervised": ("a @ many",)}, "wanted tokens"),
+        ({"models": ("a = 16x2",), "teachers": ("a @ 8K",), "distilled": ("a@9K > a @ 4K",)}, "Did you mean 'a@8K'"),
+        ({"models": ("a = 16x2",), "teachers": ("a @ 8K",), "distilled": ("a@8K a @ 4K",)}, "wanted 'teachers >"),
+    ],
+)
+def test_a_wrong_line_is_named(changes, message):
+    broken = study(study={**study_config.get_config().study.to_dict(), **dict.fromkeys(
+        ("teachers", "supervised", "distilled"), ()), **changes})  # fmt: skip
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        matrix.expand(broken, Path("w"))
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path):
+    """The teacher's vocabulary is too small for the text: it fails, its student is not run, the other run finishes."""
+    config = build(
+        StudyExperimentConfig,
+        study_config.get_config().to_dict()
+        | {
+            "seq_len": 32,
+            "tokens": 4096,
+            "eval": {"tokens": 256, "batch_size": 4},
+            "study": StudyConfig(
+                models=("a = 16x1",), teachers=("a @ 2K",), supervised=("a @ 2K",), distilled=("a@2K > a @ 2K",)
+            ).__dict__,
+        },
+    )
+    tasks = matrix.expand(config, tmp_path)
+    import dataclasses
+
+    teacher = next(t for t in tasks if t.config.data.split == "teacher")
+    small = dataclasses.replace(teacher.config.model, vocab_size=100)
+    broken = dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, model=small))
+    tasks = [broken if task is teacher else task for task in tasks]
+    outcome = schedule.run_all(tasks, set(), tmp_path, 1, lambda stage: None, Console(quiet=True))
+    assert outcome.finished == ("a@2K",) and len(outcome.failed) == 2
+    assert "vocabulary of 256" in outcome.failed["a@2K"] or "vocab" in str(outcome.failed)
+    assert (tmp_path / "runs" / teacher.run / "error.txt").read_text()
