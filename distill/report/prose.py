@@ -146,14 +146,14 @@ def ledger(found: Findings) -> str | None:
         f"{book.inside} of {plural(book.total, 'later run')} fell inside their predicted {book.level:.0%} interval "
         f"({book.level * book.total:.1f} expected); the prediction was off by {book.error:.2%} on average."
     )
-    low, high = _binomial_range(book.total, book.level)
+    low, high = binomial_range(book.total, book.level)
     if not low <= book.inside <= high:
         side = "narrow" if book.inside < low else "wide"
         text += f" That is outside the {low} to {high} that chance allows: the intervals are too {side}."
     return text + " Runs that share a trunk err together, so these are fewer independent trials than they look."
 
 
-def _binomial_range(n: int, p: float) -> tuple[int, int]:
+def binomial_range(n: int, p: float) -> tuple[int, int]:
     """The central 95% of a binomial count."""
     chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
     low = next(k for k in range(n + 1) if sum(chances[: k + 1]) > 0.025)

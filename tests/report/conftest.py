@@ -1,6 +1,5 @@
 """A study that never ran: rows drawn from known laws of the paper's forms, at micro scale, with 1% noise."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,3 @@ PLAN = {
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a complete study with one seed; read it, never change it."""
     return write_study(tmp_path_factory.mktemp("study"), rows())
-
-
-@pytest.fixture
-def renamed():
-    """renamed(run, **changes): a row with some fields changed."""
-    return dataclasses.replace
