@@ -2,8 +2,9 @@
 
 Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
 parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by name and in files);
-then the fit: objective, solver (many small fits at once), table (runs in), progress, identify (what rows fix), starts,
-fitting, uncertainty (bootstraps);
+then the fit: objective, solver (many small fits at once), table (runs in), progress, identify (what rows fix),
+starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
+describe and figures (a fit on a page);
 then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
 (where supervised training catches up), problem (one student's plans), planner (the advice),
 lawfile (a law with its uncertainty, from disk), advice (as text), recipe and emit (as configs), paper_figures.
@@ -32,6 +33,12 @@ ORDER = (
     "starts",
     "fitting",
     "uncertainty",
+    "profiles",
+    "joint",
+    "choice",
+    "extrapolate",
+    "describe",
+    "figures",
     "minimise",
     "scenarios",
     "allocation",
@@ -65,6 +72,10 @@ _WHERE = {
     "table": ("Table", "from_arrays", "load_table"),
     "fitting": ("Fit", "Status", "fit"),
     "uncertainty": ("Bootstrap", "Prediction", "bootstrap"),
+    "profiles": ("Profile", "profile"),
+    "joint": ("JointFit", "fit_jointly"),
+    "choice": ("Compared", "Nested", "compare", "nested"),
+    "extrapolate": ("Holdout", "holdout", "roll_forward"),
     "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
     "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
     "crossover": ("crossover_compute", "crossover_tokens"),

@@ -1,0 +1,99 @@
+"""A fit in words and numbers: the table that a person reads, and what a law file keeps for the planner."""
+
+from typing import Any
+
+import numpy as np
+
+from distill.laws.extrapolate import Holdout
+from distill.laws.fitting import Fit
+from distill.laws.uncertainty import Bootstrap
+
+DRAWS = 512  # resampled laws that a law file keeps
+
+
+def report(
+    fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None, first: Fit | None = None, level: float = 0.9
+) -> str:
+    """Estimates with intervals, the status, what the runs fix, and the errors in and out of the sample."""
+    mean, largest = fit.error
+    measure = fit.minimised.kind + (f" delta {fit.minimised.delta:g}" if fit.minimised.kind == "huber" else "")
+    lines = [f"{fit.law.name}: {len(fit.rows)} runs of {fit.table.source}, {measure}", ""]
+    if first and boot and boot.supervised:
+        lines += [*_estimates(first, boot.supervised, level, "supervised "), ""]
+    lines += _estimates(fit, boot, level)
+    lines += ["", f"status     {fit.status}"]
+    if first:
+        lines.append(f"           supervised law: {first.status}")
+    lines.append(
+        f"objective  {fit.objective:.9g}; {fit.agreement:.0%} of the starts agree; decrement {fit.decrement:.0e}"
+    )
+    if boot:
+        how = f"{boot.kind}{f' by {boot.cluster}' if boot.cluster else ''}"
+        lines.append(f"bootstrap  {len(boot)} resamples ({how}), {int(boot.failed.sum())} failed their certificate")
+        if boot.laws.given() and not boot.supervised:
+            lines.append("           the intervals are conditional on the given supervised law")
+    lines += [f"open       {d.words()} (a factor of {_factor(d.error)})" for d in fit.directions() if d.open]
+    lines.append(f"error      in the sample {mean:.3%} mean, {largest:.3%} max")
+    if held:
+        errors = held.errors
+        lines.append(
+            f"           held out ({len(errors)} runs) {errors.mean():.3%} mean, {errors.max():.3%} max; "
+            f"{held.coverage:.0%} inside their {held.level:.0%} intervals"
+        )
+    return "\n".join(lines)
+
+
+def _factor(error: float) -> str:
+    return f"{np.exp(error):.2g}" if error < 20 else "any size"
+
+
+def _estimates(fit: Fit, boot: Bootstrap | None, level: float, prefix: str = "") -> list[str]:
+    intervals = boot.interval(level) if boot else {}
+    names = [*fit.law.parameters(), *fit.law.combinations]
+    width = max(len(prefix + name) for name in names) + 2
+    lines = [f"{'':{width}s}{'estimate':>12s}" + (f"   {level:.0%} interval" if boot else "")]
+    for name in names:
+        ends = f"   ({intervals[name][0]:.5g}, {intervals[name][1]:.5g})" if name in intervals else ""
+        lines.append(f"{prefix + name:{width}s}{getattr(fit.law, name):12.6g}{ends}")
+    return lines
+
+
+def extra(
+    fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None, first: Fit | None = None, level: float = 0.9
+) -> dict[str, Any]:
+    """What a law file keeps beside Fit.to_dict: intervals, open directions, held-out errors, draws and the region."""
+    tree: dict[str, Any] = {
+        "open": [{"words": d.words(), "error": min(d.error, 1e12)} for d in fit.directions() if d.open]
+    }
+    if boot:
+        tree["bootstrap"] = boot.to_dict(level)
+        tree["draws"] = _draws(boot)
+    if held:
+        errors = held.errors
+        tree["held_out"] = {
+            "rows": len(errors),
+            "mean": float(errors.mean()),
+            "max": float(errors.max()),
+            "coverage": held.coverage,
+            "level": held.level,
+        }
+    if first:
+        tree["supervised_fit"] = first.to_dict()
+        tree["region"] = _region(first, fit)
+    return tree
+
+
+def _draws(boot: Bootstrap) -> dict[str, Any]:
+    """The first resampled laws, by parameter; those of the supervised law inside under its own name."""
+    good = np.flatnonzero(~boot.failed)[:DRAWS]
+    draws: dict[str, Any] = {name: np.asarray(values)[good].tolist() for name, values in boot.laws.values().items()}
+    if boot.supervised:
+        below = boot.supervised.laws.values()
+        draws["supervised"] = {name: np.asarray(values)[good].tolist() for name, values in below.items()}
+    return draws
+
+
+def _region(first: Fit, fit: Fit) -> dict[str, list[float]]:
+    """The least and most of each variable in the runs of both stages."""
+    columns = dict(zip(fit.law.inputs, fit.rows.inputs)) | dict(zip(("N_T", "D_T"), first.rows.inputs))
+    return {name: [float(values.min()), float(values.max())] for name, values in columns.items()}
