@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill import laws, runtime
 from distill.config import ConfigError
-from distill.laws import describe, registry
+from distill.laws import registry, summary
 from launch import cli
 
 
@@ -50,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     boot = None
     if flags.resamples:
         boot = laws.bootstrap((first, fit) if first else fit, seed=flags.seed, **resampling)
-    print(describe.report(fit, boot, held, first, flags.level))
+    print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
         out = Path(flags.out)
-        fit.save(out, **describe.extra(fit, boot, held, first, flags.level))
+        fit.save(out, **summary.extra(fit, boot, held, first, flags.level))
         if flags.figures == "yes":
             from distill.laws import figures
 
