@@ -28,7 +28,7 @@ ORDER = (
     *("config", "errors", "permutation", "order", "documents", "columns", "blocks"),
     *("subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
     *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
-    *("encode", "build", "corpus", "progress"),
+    *("encode", "build", "corpus", "progress", "prose"),
 )
 
 _HOME = {

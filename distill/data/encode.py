@@ -27,27 +27,24 @@ def encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype,
     end = [np.array([tokenizer.end_of_text], np.int32)] if tokenizer.end_of_text >= 0 else []
     runs: list[NDArray] = []
     masks: list[NDArray[np.uint8]] = []
-    lengths = np.zeros(len(documents), np.int64)
-    text_bytes = np.zeros(len(documents), np.int64)
+    lengths, text_bytes, token_bytes = np.zeros((3, len(documents)), np.int64)
+    sizes = tokenizer.byte_lengths.astype(np.int32)
     for i, document in enumerate(documents):
         here = [document.ids] if document.ids is not None else [next(pieces) for _ in document.parts] + end
-        runs += here
+        runs += [run.astype(dtype) for run in here]
         lengths[i] = sum(len(run) for run in here)
+        token_bytes[i] = sum(int(sizes[run].sum()) for run in here)
+        text_bytes[i] = sum(len(part.text.encode("utf-8")) for part in document.parts)
         if document.ids is not None:
-            text_bytes[i] = int(tokenizer.byte_lengths[document.ids].sum())
-        else:
-            text_bytes[i] = sum(len(part.text.encode("utf-8")) for part in document.parts)
+            text_bytes[i] = token_bytes[i]
         if masked:
             masks += _masks(document.parts, here)
-    ids = np.concatenate(runs) if runs else np.zeros(0, np.int32)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    cumulative = np.concatenate([[0], np.cumsum(tokenizer.byte_lengths[ids])])
     return Encoded(
-        ids=ids.astype(dtype),
+        ids=np.concatenate(runs) if runs else np.zeros(0, dtype),
         lengths=lengths,
         mask=np.concatenate(masks) if masks else (np.zeros(0, np.uint8) if masked else None),
         bytes=text_bytes,
-        token_bytes=cumulative[ends[1:]] - cumulative[ends[:-1]],
+        token_bytes=token_bytes,
     )
 
 

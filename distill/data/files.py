@@ -18,7 +18,7 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 _PIECE = 1 << 20
 # A .txt file without separators is cut at line ends into documents of about this many characters, so that no file
 # has to fit in memory.
-MAX_DOCUMENT = 16 << 20
+MAX_DOCUMENT = 4 << 20
 
 
 class Files:

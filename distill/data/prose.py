@@ -63,7 +63,10 @@ def r_vectors(rdb: Path) -> Iterator[str]:
             at += 1
             continue
         at = len(content) - len(engine.unused_data)
-        lines = _strings(block)
+        try:
+            lines = _strings(block)
+        except struct.error:  # some other object, read as what it is not
+            lines = []
         if len(lines) > 100:
             yield "\n".join(lines)
 

@@ -246,6 +246,25 @@ def test_killed_at_any_moment_it_ends_the_same(big, whole, tmp_path):
     assert identical(out, whole)
 
 
+def test_memory_is_bounded_by_a_block_not_by_the_corpus(tmp_path):
+    """Four times the text, the same peak (jsonl and one unbroken txt file)."""
+    peak = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    line = json.dumps({"text": "all work and no play " * 400}) + "\n"
+    for name, unit in (("x.jsonl", line), ("x.txt", "all work and no play makes a dull corpus\n" * 200)):
+        peaks = []
+        for megabytes in (12, 48):
+            folder = tmp_path / f"{megabytes}"
+            folder.mkdir(exist_ok=True)
+            with open(folder / name, "w") as file:
+                for _ in range(megabytes * 10**6 // len(unit)):
+                    file.write(unit)
+            command = [sys.executable, "-c", f"{BUILD}\n{peak}", str(folder / name), str(folder / f"store-{name}"), "0"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            peaks.append(int(done.stderr.split()[-1]) / 1e3)
+        assert peaks[1] - peaks[0] < 30, f"{name}: {peaks} MB"
+
+
 def test_two_processes_build_one_store(big, whole, tmp_path):
     racers = [build_process(f"{big}/*.jsonl", tmp_path / "store", pause=0.02) for _ in range(2)]
     for racer in racers:
