@@ -26,10 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from distill import runtime
     from distill.report import screen, study
 
-    runtime.cache_compilations()
     console = Console()
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("report")

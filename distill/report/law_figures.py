@@ -154,8 +154,10 @@ def plan_curves(results: Results) -> Curves | None:
     if fitted is None or not results.distilled or "supervised" not in fitted.law.given():
         return None
     known = lawfile.read(fitted.path)
-    F = Flops.through([run.N for run in results.runs], [run.flops_student / (3 * run.D) for run in results.runs])
     N = results.plan.N_S if results.plan else float(max(run.N for run in results.distilled))
+    teachers = np.array([[teacher.N, teacher.loss] for teacher in results.teachers])
+    sizes, forward = _forward(results)
+    F_S, F_T = (np.exp(np.interp(np.log(n), np.log(sizes), np.log(forward))) for n in (N, teachers[:, 0]))
     spent = [run.flops_student + run.flops_teacher for run in results.distilled]
     top = max(10 * max(spent), 3 * results.plan.compute if results.plan else 0.0)
     own = [run.flops_student for run in results.runs if N == run.N]
@@ -169,25 +171,32 @@ def plan_curves(results: Results) -> Curves | None:
         low, high = np.percentile(boot(N, D, L_T if resampled_L_T is None else resampled_L_T), [5, 95], axis=0)
         return middle, low, high
 
-    alone = known.supervised(N, compute / (3 * F(N)))
-    if boot is None:
-        supervised = alone, alone, alone
-    else:
-        low, high = np.percentile(boot.supervised(N, compute / (3 * F(N))), [5, 95], axis=0)
+    D_alone = compute / (3 * F_S)
+    alone = known.supervised(N, D_alone)
+    supervised = alone, alone, alone
+    if boot is not None:
+        low, high = np.percentile(boot.supervised(N, D_alone), [5, 95], axis=0)
         supervised = alone, low, high
     distilled = {}
+    L_T = teachers[:, 1:]
     for name, paid in (("distilled, study's teachers free", 0.0), ("distilled, their logits paid", 1.0)):
         # Teachers down, budgets across.
-        D = compute / (3 * F(N) + paid * np.array([[F(float(teacher.N))] for teacher in results.teachers]))
-        L_T = np.array([[teacher.loss] for teacher in results.teachers])
+        D = compute / (3 * F_S + paid * F_T[:, None])
         best = np.argmin(known.distillation(N, D, L_T), axis=0)
         distilled[name] = taught(D[best, np.arange(len(compute))], L_T[best, 0])
     if results.plan and not results.plan.teacher and results.plan.scenario in SCENARIOS:
         pair, bounds = (known.supervised, known.distillation), Bounds(low=min(1e6, N / 1e3))
+        F = Flops.through(sizes, forward)
         split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
         trained = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
         distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, trained)
     return Curves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
+
+
+def _forward(results: Results) -> tuple[np.ndarray, np.ndarray]:
+    """(N, F): forward FLOPs per token of every size that was trained, by rising N."""
+    known = {run.N: run.flops_student / (3 * run.D) for run in results.runs}
+    return np.array(sorted(known), float), np.array([known[N] for N in sorted(known)])
 
 
 def _thinned(laws: Any) -> Any:

@@ -109,7 +109,7 @@ _TEXTS = {
     "intervals": (
         "Bootstrap intervals of the parameters, relative to their estimates; an arrow marks an interval that leaves "
         "the axis or changes sign. Parameters may be open where the predictions are not.",
-        "Interval chart of the law's parameters.",
+        "Interval chart of the laws' parameters; the tables above hold its numbers.",
     ),
     "plan": (
         "What the laws expect of one student size over budgets: supervised, and taught by whichever of the study's "

@@ -128,6 +128,6 @@ PLAN = {
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a complete study with one seed; read it, never change it."""
     return write_study(tmp_path_factory.mktemp("study"), rows())

@@ -16,13 +16,13 @@ from tests.report.conftest import BUDGETS, DISTILLATION, SUPERVISED, rows
 
 
 @pytest.fixture
-def workdir(study, tmp_path):
+def workdir(study_dir, tmp_path):
     """A copy that a test may damage."""
-    return shutil.copytree(study, tmp_path / "copy")
+    return shutil.copytree(study_dir, tmp_path / "copy")
 
 
-def test_everything_a_study_leaves_is_read(study):
-    found = results.load(study)
+def test_everything_a_study_leaves_is_read(study_dir):
+    found = results.load(study_dir)
     assert found.runs == tuple(rows())
     assert [len(points) for points in found.curves.values()] == [30] * len(found.runs)
     assert [law.name for law in found.laws] == ["supervised", "distillation"]
@@ -32,8 +32,8 @@ def test_everything_a_study_leaves_is_read(study):
     assert found.plan is not None and found.plan.compute == 6e12
 
 
-def test_laws_predict_runs_as_they_were_made(study):
-    found = results.load(study)
+def test_laws_predict_runs_as_they_were_made(study_dir):
+    found = results.load(study_dir)
     alone, taught = found.law(False), found.law(True)
     assert alone and taught
     for run in found.runs:

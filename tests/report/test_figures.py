@@ -1,0 +1,168 @@
+"""What the figures draw is read back from their axes; their colours hold against both grounds."""
+
+import dataclasses
+
+import jax
+import matplotlib.colors
+import numpy as np
+import pytest
+
+from distill.report import law_figures, results, run_figures
+from distill.report.results import Results
+from distill.report.theme import DARK, LIGHT, THEMES, padded, png
+from tests.report.conftest import BUDGETS, DISTILLATION, SIZES, SUPERVISED, rows
+
+
+@pytest.fixture(scope="module")
+def found(study_dir):
+    return results.load(study_dir)
+
+
+def lines(ax, style="-"):
+    """(x, y) of every line of a style."""
+    chosen = [line for line in ax.get_lines() if line.get_linestyle() == style]
+    return [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in chosen]
+
+
+def test_students_against_teachers_panel_by_panel(found):
+    figure = run_figures.students(found, LIGHT)
+    for ax, N in zip(figure.axes, sorted(SIZES.values())):
+        drawn = lines(ax)
+        assert len(drawn) == len(BUDGETS)
+        for (x, y), D in zip(drawn, BUDGETS):
+            truth = sorted((run.L_T, run.loss) for run in found.distilled if (run.N, run.D) == (N, D))
+            np.testing.assert_array_equal(np.stack([x, y], axis=1), truth)
+        dashed = sorted(float(y[0]) for _, y in lines(ax, "--"))
+        alone = [run.loss for run in found.supervised[4:] if run.N == N]
+        assert dashed == sorted(alone)
+        ((x, y),) = lines(ax, ":")
+        np.testing.assert_array_equal(x, y)
+
+
+def test_lines_are_means_over_seeds():
+    runs = tuple(rows(seeds=(0, 1, 2)))
+    figure = run_figures.students(Results(workdir=None, runs=runs), LIGHT)  # type: ignore[arg-type]
+    x, y = lines(figure.axes[0])[0]
+    N, D = sorted(SIZES.values())[0], BUDGETS[0]
+    best = [run for run in runs if (run.N, run.D, run.N_T, run.D_T) == (N, D, 98_000, 1_000_000)]
+    assert len(best) == 3
+    assert x[0] == pytest.approx(np.mean([run.L_T for run in best]))
+    assert y[0] == pytest.approx(np.mean([run.loss for run in best]))
+
+
+def test_loss_against_tokens_marks_the_runs_that_teach(found):
+    figure = run_figures.tokens(found, LIGHT)
+    stars = [(x, y) for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "*"
+             for x, y in zip(line.get_xdata(), line.get_ydata())]  # fmt: skip
+    teachers = {(run.D, run.loss) for run in found.teachers if run.N in SIZES.values()}
+    assert set(stars) == teachers
+    (x, y), *_ = lines(figure.axes[0], "--")
+    assert list(x) == list(BUDGETS)
+    assert list(y) == [run.loss for run in found.supervised[4:] if min(SIZES.values()) == run.N]
+
+
+def test_learning_curves_show_every_run(found):
+    figure = run_figures.learning(found, DARK)
+    assert sum(len(ax.get_lines()) for ax in figure.axes) == len(found.runs)
+    assert run_figures.learning(dataclasses.replace(found, curves={}), DARK) is None
+
+
+def test_predictions_stand_where_they_were_made(found):
+    figure = law_figures.accuracy(found, LIGHT)
+    above, below = figure.axes[1], figure.axes[3]
+    dots = next(line for line in above.get_lines() if line.get_marker() == "o")
+    truth = [run.loss for run in found.distilled]
+    np.testing.assert_array_equal(dots.get_xdata(), truth)
+    expected = [DISTILLATION(run.N, run.D, run.L_T) for run in found.distilled]
+    np.testing.assert_allclose(dots.get_ydata(), expected, rtol=1e-12)
+    diamonds = [line for line in above.get_lines() if line.get_marker() == "D"]
+    assert len(diamonds) == len(found.predictions)
+    held = [line for line in diamonds if matplotlib.colors.to_hex(line.get_color()) == LIGHT.green]
+    losses = {run.run: run.loss for run in found.runs}
+    assert len(held) == sum(p.contains(losses[p.run]) for p in found.predictions)
+    errors = next(line for line in below.get_lines() if line.get_marker() == "o")
+    np.testing.assert_allclose(errors.get_ydata(), 100 * (np.array(expected) / truth - 1), atol=1e-9)
+
+
+def test_intervals_are_drawn_relative_to_the_estimate_and_end_in_arrows(found):
+    figure = law_figures.intervals(found, LIGHT)
+    upper, lower = figure.axes
+    names = ["$A$", "$B$", "$E$", r"$\alpha$", r"$\beta$", r"$\gamma$"]
+    assert [text.get_text() for text in upper.get_yticklabels()] == names[::-1]
+    bars = [line for line in upper.get_lines() if line.get_linewidth() == 3]
+    for bar in bars:
+        np.testing.assert_allclose(bar.get_xdata(), [0.7, 1.5])
+    arrows = {line.get_marker() for line in lower.get_lines()} & {"<", ">"}
+    assert arrows == {"<", ">"}  # c1, from 0.1 to 1e8
+
+
+def test_the_plan_takes_the_best_of_the_studys_teachers(found):
+    curves = law_figures.plan_curves(found)
+    N, F = 56_000.0, 4.0 * 56_000
+    D = curves.compute / (3 * F)
+    np.testing.assert_allclose(curves.supervised[0], SUPERVISED(N, D), rtol=1e-12)
+    free, paid = curves.distilled.values()
+    options = np.stack([DISTILLATION(N, D, teacher.loss) for teacher in found.teachers])
+    np.testing.assert_allclose(free[0], options.min(axis=0), rtol=1e-12)
+    assert (paid[0] > free[0]).all()
+    for middle, low, high in (curves.supervised, free, paid):
+        # The resampled laws of the fixture scatter around the law.
+        assert (low < middle).all() and (middle < high).all()
+
+
+@pytest.mark.slow
+def test_a_plan_with_a_teacher_of_its_own_beats_the_studys_teachers(found):
+    plan = dataclasses.replace(found.plan, teacher="", scenario="best_case")
+    with jax.numpy_rank_promotion("allow"):
+        curves = law_figures.plan_curves(dataclasses.replace(found, plan=plan))
+    free, _, own = curves.distilled.values()
+    assert (own[0] <= free[0] + 1e-9).all()
+
+
+def test_without_laws_their_figures_are_left_out(found):
+    bare = dataclasses.replace(found, laws=(), plan=None)
+    assert law_figures.accuracy(bare, LIGHT) is None
+    assert law_figures.intervals(bare, LIGHT) is None
+    assert law_figures.plan_curves(bare) is None
+
+
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_colours_hold_against_their_ground(theme):
+    """WCAG 2: text 4.5 to 1, graphical objects 3 to 1."""
+    for color in (theme.ink, theme.soft):
+        assert contrast(color, theme.ground) >= 4.5
+    for color in (theme.blue, theme.orange, theme.green):
+        assert contrast(color, theme.ground) >= 3
+    shades = theme.shades(7)
+    assert sum(contrast(shade, theme.ground) >= 2 for shade in shades) >= 6
+    lightness = [luminance(shade) for shade in shades]
+    assert lightness == sorted(lightness)  # an order that survives grey print and every colour vision
+
+
+def luminance(color):
+    channels = np.array(matplotlib.colors.to_rgb(color))
+    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_same_figure_is_the_same_file(found):
+    with LIGHT.applied():
+        first, second = (png(run_figures.students(found, LIGHT)) for _ in range(2))
+    assert first == second and first.startswith(b"\x89PNG")
+
+
+def test_themes_leave_matplotlib_as_it_was():
+    before = matplotlib.rcParams["axes.facecolor"]
+    with DARK.applied():
+        assert matplotlib.rcParams["axes.facecolor"] == DARK.ground
+    assert matplotlib.rcParams["axes.facecolor"] == before
+
+
+def test_limits_surround_a_single_value():
+    low, high = padded([2.0])
+    assert low < 2.0 < high

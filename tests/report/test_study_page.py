@@ -1,0 +1,133 @@
+"""The page of a study, whole: every figure inside and beside it, whatever the workdir holds."""
+
+import io
+import shutil
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from distill.config import DistillError
+from distill.report import screen, study
+from distill.runs import RunTable
+from launch import report
+from tests.report.conftest import rows
+from tests.report.test_page import Reader
+
+FIGURES = ("students", "tokens", "accuracy", "intervals", "plan", "learning")
+
+
+@pytest.fixture(scope="module")
+def written(study_dir, tmp_path_factory):
+    """(index.html, what on_progress heard) of the whole study."""
+    workdir = shutil.copytree(study_dir, tmp_path_factory.mktemp("written") / "<smoke>")
+    heard = []
+    return study.write(workdir, lambda *told: heard.append(told)), heard
+
+
+def test_the_page_holds_every_figure_in_both_themes(written):
+    path, heard = written
+    read = Reader(path.read_text("utf-8"))
+    images, sources = read.all("img"), read.all("source")
+    assert len(images) == len(sources) == len(FIGURES)
+    assert all(len(image["alt"]) > 40 for image in images)
+    for uri in [i["src"] for i in images] + [s["srcset"] for s in sources]:
+        assert uri.startswith("data:image/png;base64,")
+    for name in FIGURES:
+        for file in (f"{name}.png", f"{name}-dark.png"):
+            with Image.open(path.parent / file) as image:
+                image.verify()
+                assert image.width > 1000
+    assert [told[2] for told in heard] == [*FIGURES, "page"]
+    assert heard[-1][:2] == (6, 6)
+
+
+def test_the_page_reaches_for_nothing_outside(written):
+    read = Reader(written[0].read_text("utf-8"))
+    assert not read.all("script") and not read.all("link") and not read.all("iframe")
+    assert all(a["href"].startswith("#") for a in read.all("a"))
+    anchors = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
+    assert {a["href"][1:] for a in read.all("a")} == set(anchors)
+    assert len(read.all("h1")) == 1
+    assert len(read.all("table")) == len(read.all("caption"))
+
+
+def test_the_page_tells_what_the_rows_hold(written):
+    text = Reader(written[0].read_text("utf-8")).text
+    assert "Study <smoke>" in text
+    assert "36 students of 4 teachers and 13 supervised runs" in text
+    assert "Distil a 56K student on 3.8M tokens" in text
+    assert "of 12 later runs fell inside their predicted 90% interval" in text
+    assert "MemoryError: <big>" in text
+    assert "python -m launch.study --workdir=runs/smoke" in text
+    assert "1 x cpu x86_64, 2 cores" in text and "abc123def" in text
+    for run in rows()[-3:]:
+        assert f"{run.loss:.4f}" in text
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A workdir with the supervised rows of a runs table and nothing else."""
+    RunTable(tmp_path / "runs.csv").append([run for run in rows() if run.kind == "supervised"])
+    return tmp_path
+
+
+def test_a_bare_table_gets_a_page_and_old_figures_go(bare):
+    (bare / "report").mkdir()
+    (bare / "report" / "plan.png").write_bytes(b"old")
+    path = study.write(bare)
+    assert {file.name for file in path.parent.iterdir()} == {"index.html", "tokens.png", "tokens-dark.png"}
+    text = Reader(path.read_text("utf-8")).text
+    assert "No law was fitted" in text and "no student" in text
+
+
+def test_a_second_writing_changes_no_byte(bare):
+    folder = study.write(bare).parent
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    study.write(bare)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(bare):
+    (bare / "report").write_text("a file in the way")
+    with pytest.raises(DistillError, match="report cannot be written"):
+        study.write(bare)
+
+
+def shown(renderable, width=100):
+    text = io.StringIO()
+    Console(file=text, width=width, color_system=None).print(renderable)
+    return text.getvalue()
+
+
+def test_the_screen_shows_table_laws_and_advice(study_dir):
+    text = shown(screen.summary(study_dir))
+    for run in rows():
+        if run.kind == "distillation":
+            assert f"{run.L_T:.4f}   {run.loss:.4f}" in text
+    assert "[8.68, 18.6]" in text and "not identified: c1, d1 only kappa" in text
+    assert "Advice: Distil a 56K student" in text
+    assert "1 run not in the table: s@1M>r@500K" in text
+
+
+def test_the_screen_takes_bare_rows_and_cuts_long_tables():
+    text = shown(screen.summary(rows(), limit=10))
+    assert "26 rows not shown" in text and "Advice" not in text
+    assert sum(line.strip().startswith(("6K", "25K", "56K")) for line in text.splitlines()) == 10
+
+
+def test_the_command_rewrites_the_page(bare, capsys):
+    assert report.main([f"--workdir={bare}"]) == 0
+    assert (bare / "report" / "index.html").exists()
+    assert str(bare / "report" / "index.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv, message", [([], "--workdir=DIR is needed"), (["--workdri=x"], "Did you mean 'workdir'"), (["x"], "no flag")]
+)
+def test_mistakes_are_one_line(argv, message, capsys):
+    from launch import cli
+
+    assert cli.guard(report.main, argv) == 2
+    assert message in capsys.readouterr().err
