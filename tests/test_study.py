@@ -1,6 +1,7 @@
 """A tiny study end to end, killed and repeated; its matrix, its order and its failures."""
 
 import csv
+import dataclasses
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from configs import study as study_config
-from distill.config import ConfigError, StudyConfig, StudyExperimentConfig, build
+from distill.config import ConfigError, StudyExperimentConfig, build
 from distill.runs import RunTable
 from distill.study import matrix, schedule
 
@@ -127,14 +128,13 @@ def test_the_smoke_matrix():
     ],
 )
 def test_a_wrong_line_is_named(changes, message):
-    broken = study(study={**study_config.get_config().study.to_dict(), **dict.fromkeys(
-        ("teachers", "supervised", "distilled"), ()), **changes})  # fmt: skip
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        matrix.expand(broken, Path("w"))
+    with pytest.raises(ConfigError, match=message):
+        matrix.expand(study(study=changes), Path("w"))
 
 
-def test_a_failed_run_does_not_stop_the_others(tmp_path):
+def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     """The teacher's vocabulary is too small for the text: it fails, its student is not run, the other run finishes."""
+    monkeypatch.setenv("XLA_FLAGS", "")  # the worker is a process of its own, with one device
     config = build(
         StudyExperimentConfig,
         study_config.get_config().to_dict()
@@ -142,19 +142,21 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path):
             "seq_len": 32,
             "tokens": 4096,
             "eval": {"tokens": 256, "batch_size": 4},
-            "study": StudyConfig(
-                models=("a = 16x1",), teachers=("a @ 2K",), supervised=("a @ 2K",), distilled=("a@2K > a @ 2K",)
-            ).__dict__,
+            "study": {
+                "models": ("a = 16x1",),
+                "teachers": ("a @ 2K",),
+                "supervised": ("a @ 2K",),
+                "distilled": ("a@2K > a @ 2K",),
+            },
         },
     )
     tasks = matrix.expand(config, tmp_path)
-    import dataclasses
-
     teacher = next(t for t in tasks if t.config.data.split == "teacher")
     small = dataclasses.replace(teacher.config.model, vocab_size=100)
     broken = dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, model=small))
     tasks = [broken if task is teacher else task for task in tasks]
     outcome = schedule.run_all(tasks, set(), tmp_path, 1, lambda stage: None, Console(quiet=True))
-    assert outcome.finished == ("a@2K",) and len(outcome.failed) == 2
-    assert "vocabulary of 256" in outcome.failed["a@2K"] or "vocab" in str(outcome.failed)
+    assert outcome.finished == ("a@2K",), outcome.failed
+    assert "vocabulary of 256" in outcome.failed["a@2K"]
+    assert outcome.failed["a@2K>a@2K"] == "not run: it needs a@2K, which failed"
     assert (tmp_path / "runs" / teacher.run / "error.txt").read_text()

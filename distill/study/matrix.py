@@ -44,6 +44,7 @@ def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
 
 def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
     """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
+    models(config)  # a wrong size is an error even where no line uses it
     found: dict[str, Planned] = {}
     for seed in config.study.seeds:
         teachers = {}
