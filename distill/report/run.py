@@ -43,14 +43,16 @@ def follow(config: ExperimentConfig, workdir: str | Path) -> int:
     describe(config)
     bar = Progress(
         TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(), TextColumn("{task.description}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
     )  # fmt: skip
     with bar:
-        task = bar.add_task("starting", total=config.steps)
+        task, tenth = bar.add_task("starting", total=config.steps), max(config.steps // 10, 1)
 
         def show(progress: train.Progress) -> None:
             rate = f"loss {progress.loss:.4f}  {progress.tokens_per_second / 1e3:,.1f}k tokens/s"
             bar.update(task, completed=progress.step, description=rate)
+            if bar.disable and progress.step // tenth > (progress.step - config.loop.steps_per_call) // tenth:
+                console.print(f"step {progress.step:,d}/{progress.steps:,d}  {rate}", highlight=False)
 
         record = train.train(config, workdir, on_progress=show)
         bar.update(task, completed=config.steps)
