@@ -5,6 +5,7 @@
 --dry-run lists the runs with N, D and FLOPs, and stops.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from distill.study import study
 
-    return study.run(config, flags["workdir"], dry_run=flags["dry-run"] == "true")
+    command = shlex.join(["python", "-m", "launch.study", *(sys.argv[1:] if argv is None else argv)])
+    return study.run(config, flags["workdir"], dry_run=flags["dry-run"] == "true", command=command)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A study from its config to its report, in one call that may be killed and repeated at any moment."""
 
+import json
 import time
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from distill.runs import RunTable
 from distill.study import matrix, schedule, workers
 
 
-def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False) -> int:
+def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False, command: str = "") -> int:
     """Runs what is left of a study, fits its laws and writes its report; returns 1 where runs failed, else 0.
 
     Before the largest students start, the laws so far predict them (the prediction ledger). Leaves config.txt, data/,
-    runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`.
+    runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`, and study.json: the
+    `command` that was given and the names of all planned runs, so that a report can tell what is missing.
     """
     console, workdir = Console(), Path(workdir).resolve()
     tasks = matrix.expand(config, workdir)
@@ -28,6 +30,8 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
         return 0
     began = time.monotonic()
     runs.write_atomically(workdir / "config.txt", configs.to_text(config))
+    note = {"command": command, "planned": {task.run: task.name for task in tasks}}
+    runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
     done = _collect(workdir, tasks)
     todo = [task for task in tasks if task.run not in done]
     console.print(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished, in {workdir}", highlight=False)
