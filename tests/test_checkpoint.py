@@ -1,0 +1,91 @@
+"""Checkpoints: bit for bit, on any mesh, safe from donation, pruned as asked, and refused with a reason."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from distill import step
+from distill.checkpoint import CheckpointError, Checkpoints
+
+
+@pytest.fixture(scope="module")
+def wide(tiny):
+    """Divisible by every mesh of eight devices."""
+    model = dataclasses.replace(tiny.model, d_model=32, n_heads=4, d_ff_multiple=32)
+    return dataclasses.replace(tiny, model=model, batch_size=8, tokens=20 * 8 * 16)
+
+
+def test_a_state_comes_back_bit_for_bit_on_another_mesh(wide, mesh_of, tmp_path, assert_trees_equal):
+    with jax.set_mesh(mesh_of(2, 2, 2)):
+        state = step.init_state(wide)
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(7, state.stored(), "text")
+    for shape in ((1, 2, 4), (8, 1, 1)):
+        with jax.set_mesh(mesh_of(*shape)):
+            other = step.init_state(dataclasses.replace(wide, seed=5))
+            with Checkpoints(tmp_path) as checkpoints:
+                found = checkpoints.restore(7, other.stored())
+            assert_trees_equal(found, state.stored())
+            places = lambda tree: [(leaf.sharding.spec, leaf.sharding.mesh.shape) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+            assert places(found["params"]) == places(other.params)
+            assert other.restored(found).params.config == wide.model
+
+
+def test_a_state_may_be_donated_while_it_is_being_saved(tiny, make_batch, run_steps, tmp_path, assert_trees_equal):
+    """Saving is asynchronous and the next step overwrites the buffers: what is on disk must be the state as saved."""
+    state, kept = step.init_state(tiny), {}
+    with Checkpoints(tmp_path, keep=0) as checkpoints:
+        for i in range(4):
+            kept[i] = jax.tree.map(np.array, state.stored())
+            checkpoints.save(i, state.stored(), "")
+            state, _ = run_steps(tiny, make_batch(5, seed=i), state=state)
+    with Checkpoints(tmp_path) as checkpoints:
+        for i, want in kept.items():
+            assert_trees_equal(checkpoints.restore(i, state.stored()), want)
+
+
+def test_a_teacher_is_read_without_its_optimiser(tiny, tmp_path, assert_trees_equal):
+    state = step.init_state(tiny)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state.stored(), "")
+    with Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(1, {"params": step.init_state(dataclasses.replace(tiny, seed=2)).params})
+    assert found.keys() == {"params"}
+    assert_trees_equal(found["params"], state.params)
+
+
+def test_only_the_latest_are_kept_and_none_is_written_twice(tiny, tmp_path, assert_trees_equal):
+    state, other = (step.init_state(dataclasses.replace(tiny, seed=seed)) for seed in (0, 3))
+    with Checkpoints(tmp_path / "two", keep=2) as checkpoints:
+        for i in (5, 10, 15):
+            checkpoints.save(i, state.stored(), "")
+        checkpoints.save(15, other.stored(), "")
+    with Checkpoints(tmp_path / "two", keep=2) as checkpoints:
+        assert checkpoints.steps() == [10, 15]
+        assert_trees_equal(checkpoints.restore(15, other.stored()), state.stored())
+
+
+def test_another_model_is_refused_by_the_first_array_that_differs(tiny, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, step.init_state(tiny).stored(), "")
+    changes = {
+        "n_layers": (dict(n_layers=3), r"blocks\S* has shape \(2, .*wanted \(3, "),
+        "untied": (dict(tied=False), r"head\S* has shape None, wanted \(32, 16\)"),
+        "no norm": (dict(qk_norm=False), r"key_norm\S* has shape \(2, 8\), wanted None"),
+    }
+    for change, message in changes.values():
+        other = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, **change))
+        like = jax.eval_shape(lambda: step.init_state(other).stored())  # noqa: B023
+        with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match=message) as error:
+            checkpoints.restore(1, like)
+        assert str(tmp_path) in str(error.value) and "use the config that made the checkpoint" in str(error.value)
+
+
+def test_a_step_that_is_not_there_is_named_with_those_that_are(tiny, tmp_path):
+    state = step.init_state(tiny)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(4, state.stored(), "")
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match=r"no checkpoint of step 3.*\[4\]"):
+        checkpoints.restore(3, state.stored())
