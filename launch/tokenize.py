@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verify(Path(known.output))
     wanted = read_config(known.files, fields)
     began = time.monotonic()
-    with shown(f"tokenizing {known.output}") as report:
+    with shown(known.output) as report:
         store = open_at(Path(known.output), make_recipe(wanted), workers=known.workers, on_progress=report)
     describe(store, time.monotonic() - began)
     return 0

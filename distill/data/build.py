@@ -65,6 +65,10 @@ class Progress(NamedTuple):
     tokens: int
     documents: int
     share: float  # of the source, 0 to 1
+    stage: str = "tokenizing"
+
+
+OnProgress = Callable[[Progress], None]
 
 
 # Documents read; among them dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
@@ -89,7 +93,7 @@ class Recipe:
     """All that decides the content of a store."""
 
     source: Source
-    tokenizer: Callable[[Path], Tokenizer]  # loads it, or trains it into the given folder
+    tokenizer: Callable[[Path, OnProgress], Tokenizer]  # loads it, or trains it into the given folder
     splits: SplitConfig
     description: dict[str, Any]
     fingerprint: str
@@ -111,7 +115,7 @@ def build_store(
     recipe: Recipe,
     *,
     workers: int = 0,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     commit_seconds: float = 5.0,
 ) -> None:
     """Builds the store at `path`, or goes on with one that was interrupted; returns when it is whole.
@@ -147,11 +151,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(path: Path, recipe: Recipe, workers: int, on_progress: Callable, commit_seconds: float) -> None:
+def _build(path: Path, recipe: Recipe, workers: int, on_progress: OnProgress, commit_seconds: float) -> None:
     folder = path.parent / f".{path.name}.building"
     folder.mkdir(exist_ok=True)
     state = _restore(folder, recipe.fingerprint)
-    tokenizer = recipe.tokenizer(folder)
+    tokenizer = recipe.tokenizer(folder, on_progress)
     dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
     masked = recipe.source.masked
     writers = {name: SplitWriter(folder, name, dtype, masked, state.sizes.get(name)) for name in SPLITS}

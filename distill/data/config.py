@@ -18,8 +18,8 @@ class FilesConfig:
     whatever their hash says.
     """
 
-    paths: tuple[str, ...] = ()  # globs; ** crosses folders
-    validation: tuple[str, ...] = ()  # globs
+    paths: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs; ** crosses folders
+    validation: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs
     separator: str = ""
     invalid_utf8: Literal["replace", "skip", "error"] = "replace"  # with U+FFFD; replaced and skipped are counted
 
@@ -47,7 +47,7 @@ class TfdsConfig:
     """A TensorFlow Datasets text dataset, read through `data_source` (array_record) without TensorFlow."""
 
     name: str = ""  # e.g. 'c4/en'; '': data_dir is one prepared dataset, version folder included
-    data_dir: str = ""  # '': TFDS's own default
+    data_dir: str = dataclasses.field(default="", metadata=_EXCLUDED)  # '': TFDS's own default
     train: str = "train"  # TFDS split, sub-splits as 'train[:10%]' included
     validation: str = ""  # TFDS split; '': by document hash
 
@@ -76,7 +76,7 @@ class GeneratedConfig:
 class MixtureConfig:
     """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
 
-    stores: tuple[str, ...] = ()
+    stores: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)
     weights: tuple[float, ...] = ()
 
 
@@ -91,7 +91,7 @@ class TokenizerConfig:
     """
 
     kind: Literal["bytes", "bpe", "json", "sentencepiece"] = "bytes"
-    path: str = ""
+    path: str = dataclasses.field(default="", metadata=_EXCLUDED)
     vocab_size: int = 8192  # bpe only
     train_bytes: int = 100_000_000  # bpe only: text read to learn the merges
     end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
@@ -115,6 +115,7 @@ class DataConfig:
 
     packing: 'windows' cuts the token stream into rows that cross document ends; 'segments' cuts it likewise but
     attention and prediction stay inside a document; 'documents' packs whole documents into rows.
+    Paths are no part of what a run is: text from outside the package enters a run's fingerprint by `store`.
     """
 
     source: Literal["embedded", "files", "tfds", "generated", "tokens", "mixture"] = "embedded"
@@ -122,7 +123,7 @@ class DataConfig:
     columns: ColumnsConfig = ColumnsConfig()
     tfds: TfdsConfig = TfdsConfig()
     generated: GeneratedConfig = GeneratedConfig()
-    tokens: str = ""  # the folder of a finished store
+    tokens: str = dataclasses.field(default="", metadata=_EXCLUDED)  # the folder of a finished store
     mixture: MixtureConfig = MixtureConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     splits: SplitConfig = SplitConfig()
@@ -130,4 +131,10 @@ class DataConfig:
     packing: Literal["windows", "segments", "documents"] = "windows"
     completions_only: bool = False
     seed: int = 0  # of the order of windows
+    store: str = ""  # the store's own fingerprint, filled in where the config alone does not say what the text is
     cache: str = dataclasses.field(default="", metadata=_EXCLUDED)  # where stores are built and kept; '': WORKDIR/data
+
+    def identified(self, store: str) -> "DataConfig":
+        """This config naming the store that it was opened as; unchanged where its own fields say all."""
+        known = self.source in ("embedded", "generated") and not self.tokenizer.path
+        return self if known else dataclasses.replace(self, store=store)

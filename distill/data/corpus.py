@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.data.build import Progress, Recipe, Source, build_store
+from distill.data.build import OnProgress, Progress, Recipe, Source, build_store
 from distill.data.columns import Columns
 from distill.data.config import DataConfig, TokenizerConfig
 from distill.data.documents import assign
@@ -25,7 +25,7 @@ def open_store(
     cache_dir: str | Path,
     *,
     workers: int = 0,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> TokenStore | Mixture:
     """The store that this config describes: kept in `cache_dir` under its fingerprint, built if it is not there yet.
 
@@ -46,7 +46,7 @@ def _open_made(
     cache_dir: str | Path,
     *,
     workers: int = 0,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> TokenStore:
     recipe = make_recipe(config)
     path = Path(cache_dir) / f"{config.source}-{recipe.description['tokenizer']['kind']}-{recipe.fingerprint[:12]}"
@@ -54,7 +54,7 @@ def _open_made(
 
 
 def open_at(
-    path: Path, recipe: Recipe, *, workers: int = 0, on_progress: Callable[[Progress], None] = lambda _: None
+    path: Path, recipe: Recipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None
 ) -> TokenStore:
     """The store at `path`, built if nothing is there; DataError when it was made from another recipe."""
     build_store(path, recipe, workers=workers, on_progress=on_progress)
@@ -77,10 +77,10 @@ def make_recipe(config: DataConfig) -> Recipe:
     description: dict[str, Any] = {"source": source.describe(), "splits": {"duplicates": config.splits.duplicates}}
     if set(source.explicit) != {"teacher", "student", "validation"}:
         description["splits"] |= {"validation": config.splits.validation, "teacher": config.splits.teacher}
-    tokenizer: Callable[[Path], Tokenizer]
+    tokenizer: Callable[[Path, OnProgress], Tokenizer]
     if config.source == "generated":
         symbols = SymbolTokenizer(config.generated.symbols)
-        description["tokenizer"], tokenizer = {"kind": "symbols"}, lambda folder: symbols
+        description["tokenizer"], tokenizer = {"kind": "symbols"}, lambda folder, report: symbols
     else:
         description["tokenizer"], tokenizer = _tokenizer(config.tokenizer, source, config)
     if config.source in ("files", "tfds"):
@@ -113,18 +113,18 @@ def make_source(config: DataConfig) -> Source:
 
 def _tokenizer(
     config: TokenizerConfig, source: Source, data: DataConfig
-) -> tuple[dict[str, Any], Callable[[Path], Tokenizer]]:
+) -> tuple[dict[str, Any], Callable[[Path, OnProgress], Tokenizer]]:
     """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
     if config.kind == "bytes":
-        return {"kind": "bytes"}, lambda folder: ByteTokenizer()
+        return {"kind": "bytes"}, lambda folder, report: ByteTokenizer()
     if config.kind == "bpe":
 
-        def train(folder: Path) -> Tokenizer:
+        def train(folder: Path, report: OnProgress) -> Tokenizer:
             from distill.data.subword import train_bpe
 
             path = folder / "tokenizer.json"
             if not path.exists():
-                train_bpe(_training_text(source, data, config.train_bytes), config.vocab_size, path)
+                train_bpe(_training_text(source, data, config.train_bytes, report), config.vocab_size, path)
             found = load(("json", str(path), ""))
             found.name = f"bpe-{found.vocab_size}-{found.hash[:8]}"
             return found
@@ -132,7 +132,7 @@ def _tokenizer(
         return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}, train
     given = load((config.kind, config.path, config.end_of_text))
 
-    def copy(folder: Path) -> Tokenizer:
+    def copy(folder: Path, report: OnProgress) -> Tokenizer:
         path = folder / ("tokenizer.json" if config.kind == "json" else "tokenizer.model")
         shutil.copyfile(config.path, path)
         found = load((config.kind, str(path), config.end_of_text))
@@ -142,11 +142,13 @@ def _tokenizer(
     return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}, copy
 
 
-def _training_text(source: Source, data: DataConfig, limit: int) -> Iterator[str]:
+def _training_text(source: Source, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:
     """The text of the training splits, up to about `limit` bytes: no tokenizer here ever saw validation text."""
     total, held_out = 0, set()
     for shard in range(len(source.shards)):
-        for document in source.read(shard):
+        for count, document in enumerate(source.read(shard)):
+            if count % 100 == 0:
+                report(Progress(total, 0, count, max(source.share, total / limit), "learning the tokenizer"))
             digest = document.digest()
             if document.split == "validation":
                 held_out.add(digest)

@@ -26,30 +26,34 @@ def shown(title: str) -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    began = time.monotonic()
-    first: list[Progress] = []
-    said = began
+    stage: dict[str, tuple[float, Progress]] = {}  # when each stage began, and with what
+    said = time.monotonic()
     with Display(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
         task = display.add_task(title, total=1.0, note="", visible=False)
 
         def report(progress: Progress) -> None:
             nonlocal said
             now = time.monotonic()
-            # A build that goes on from an earlier one counts its own speed only.
-            first[:] = first or [progress]
+            if progress.stage not in stage:
+                stage[progress.stage] = now, progress
+                display.reset(task, total=1.0, visible=False)
+            began, first = stage[progress.stage]
             if now - began < _PATIENCE:
                 return
-            note = describe(progress, progress.bytes - first[0].bytes, now - began)
+            # A build that goes on from an earlier one counts its own speed only.
+            note = describe(progress, progress.bytes - first.bytes, now - began)
             display.update(task, completed=progress.share, note=note, visible=True)
             if not console.is_terminal and now - said >= _EVERY:
                 said = now
-                left = (now - began) * (1 - progress.share) / max(progress.share - first[0].share, 1e-9)
-                print(f"{title}: {progress.share:.0%}, {note}, about {left:.0f} s left", file=sys.stderr, flush=True)
+                moved = progress.share - first.share
+                left = f", about {(now - began) * (1 - progress.share) / moved:.0f} s left" if moved > 0 else ""
+                print(f"{title}: {progress.share:.0%}, {note}{left}", file=sys.stderr, flush=True)
 
         yield report
 
 
 def describe(progress: Progress, bytes_here: int, seconds: float) -> str:
-    """'12.3 MB of text, 3.1 Mtok, 4.5 MB/s'."""
+    """'tokenizing, 12.3 MB of text, 3.1 Mtok, 4.5 MB/s'."""
     rate = bytes_here / 1e6 / max(seconds, 1e-9)
-    return f"{progress.bytes / 1e6:.1f} MB of text, {progress.tokens / 1e6:.1f} Mtok, {rate:.1f} MB/s"
+    tokens = f", {progress.tokens / 1e6:.1f} Mtok" if progress.tokens else ""
+    return f"{progress.stage}, {progress.bytes / 1e6:.1f} MB of text{tokens}, {rate:.1f} MB/s"
