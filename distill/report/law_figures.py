@@ -114,8 +114,11 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
             said = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
             handles.append(Line2D([], [], ls="", marker=marker, ms=4, mfc="none", color=color, label=said))
     if results.plan:
-        ax.plot(results.plan.compute, results.plan.L_S, marker="*", ms=13, color=theme.blue, mec=theme.ground)
-        handles.append(Line2D([], [], ls="", marker="*", ms=11, color=theme.blue, label="the plan"))
+        advice = results.plan
+        color, word = (theme.blue, "distil") if advice.distil else (theme.ink, "pretrain")
+        x, y = (advice.compute, advice.L_S) if advice.distil else (advice.supervised_compute, advice.supervised_L)
+        ax.plot(x, y, ls="", marker="*", ms=13, color=color, mec=theme.ground)
+        handles.append(Line2D([], [], ls="", marker="*", ms=11, color=color, label=f"the plan: {word}"))
     beyond = max(run.flops_student + run.flops_teacher for run in results.runs)
     if beyond < curves.compute[-1]:
         ax.axvspan(beyond, curves.compute[-1], color=theme.soft, alpha=0.1, lw=0)

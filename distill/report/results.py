@@ -67,8 +67,10 @@ class Advice:
     teacher: str  # '' where the plan trains its own
     N_S: float
     L_S: float
-    supervised_L: float
     compute: float
+    supervised_L: float
+    supervised_compute: float
+    distil: bool  # what it advises
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,15 +167,19 @@ def _plan(path: Path) -> Advice | None:
     if not tree:
         return None
     try:
-        bill = tree["bill"]
+        bill, other = tree["bill"], tree["supervised"]
+        compute = sum(float(bill[part]) for part in ("student", "logits", "teacher", "serving"))
+        cheaper = compute < float(other["compute"])
         return Advice(
             sentence=str(tree["sentence"]),
             scenario=str(tree["scenario"]),
             teacher=str(tree["teacher"]),
             N_S=float(tree["N_S"]),
             L_S=float(tree["L_S"]),
-            supervised_L=float(tree["supervised"]["L"]),
-            compute=sum(float(bill[part]) for part in ("student", "logits", "teacher", "serving")),
+            compute=compute,
+            supervised_L=float(other["L"]),
+            supervised_compute=float(other["compute"]),
+            distil=cheaper if tree["constraint"] == "loss" else float(tree["L_S"]) < float(other["L"]),
         )
     except (KeyError, TypeError, ValueError) as damage:
         raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None

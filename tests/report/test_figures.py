@@ -110,6 +110,17 @@ def test_the_plan_takes_the_best_of_the_studys_teachers(found):
         assert (low < middle).all() and (middle < high).all()
 
 
+def test_the_star_stands_where_the_advice_points(found):
+    def star(plan):
+        figure = law_figures.plan(dataclasses.replace(found, plan=plan), LIGHT, law_figures.plan_curves(found))
+        (line,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "*"]
+        return float(line.get_xdata()[0]), float(line.get_ydata()[0])
+
+    assert found.plan.distil and star(found.plan) == (6e12, 1.28)
+    pretrain = dataclasses.replace(found.plan, distil=False, supervised_compute=5e12)
+    assert star(pretrain) == (5e12, 1.37)
+
+
 @pytest.mark.slow
 def test_a_plan_with_a_teacher_of_its_own_beats_the_studys_teachers(found):
     plan = dataclasses.replace(found.plan, teacher="", scenario="best_case")
