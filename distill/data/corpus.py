@@ -32,13 +32,28 @@ def open_store(
     Safe to call from many processes at once: one builds, the others wait. Raises DataError.
     """
     if config.source == "tokens":
-        return TokenStore(config.tokens)
+        return _open_finished(config)
     if config.source == "mixture":
         embedded = DataConfig(tokenizer=config.tokenizer)
         names = config.mixture.stores
         stores = [_open_made(embedded, cache_dir) if name == "embedded" else TokenStore(name) for name in names]
         return Mixture(stores, config.mixture.weights)
     return _open_made(config, cache_dir, workers=workers, on_progress=on_progress)
+
+
+def _open_finished(config: DataConfig) -> TokenStore:
+    """The store that `tokens` names; DataError where the config also asks for a tokenizer, and it is another one."""
+    store = TokenStore(config.tokens)
+    if config.tokenizer != TokenizerConfig():
+        wanted = _describe_tokenizer(config.tokenizer)
+        made_with = store.manifest["recipe"].get("tokenizer")
+        if made_with != wanted:
+            raise DataError(
+                f"{store.path} holds tokens of {store.tokenizer_name!r}: "
+                f"{_difference(made_with, wanted, 'tokenizer')}; "
+                "leave data.tokenizer at its default to take the store's, or tokenize again"
+            )
+    return store
 
 
 def _open_made(
@@ -115,8 +130,9 @@ def _tokenizer(
     config: TokenizerConfig, source: Source, data: DataConfig
 ) -> tuple[dict[str, Any], Callable[[Path, OnProgress], Tokenizer]]:
     """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
+    description = _describe_tokenizer(config)
     if config.kind == "bytes":
-        return {"kind": "bytes"}, lambda folder, report: ByteTokenizer()
+        return description, lambda folder, report: ByteTokenizer()
     if config.kind == "bpe":
 
         def train(folder: Path, report: OnProgress) -> Tokenizer:
@@ -129,17 +145,27 @@ def _tokenizer(
             found.name = f"bpe-{found.vocab_size}-{found.hash[:8]}"
             return found
 
-        return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}, train
-    given = load((config.kind, config.path, config.end_of_text))
+        return description, train
+    name = load((config.kind, config.path, config.end_of_text)).name
 
     def copy(folder: Path, report: OnProgress) -> Tokenizer:
         path = folder / ("tokenizer.json" if config.kind == "json" else "tokenizer.model")
         shutil.copyfile(config.path, path)
         found = load((config.kind, str(path), config.end_of_text))
-        found.name = given.name
+        found.name = name
         return found
 
-    return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}, copy
+    return description, copy
+
+
+def _describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
+    """What a recipe says of its tokenizer. (A trained one follows from the text, which the recipe says as well.)"""
+    if config.kind == "bytes":
+        return {"kind": "bytes"}
+    if config.kind == "bpe":
+        return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}
+    given = load((config.kind, config.path, config.end_of_text))
+    return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}
 
 
 def _training_text(source: Source, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:

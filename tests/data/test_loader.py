@@ -2,10 +2,11 @@ import itertools
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from distill import data
+from distill import data, mesh
 from distill.data.config import DataConfig, FilesConfig
 
 
@@ -117,6 +118,16 @@ def test_prefetch_keeps_order_and_runs_ahead():
         time.sleep(0.01)
     assert len(made) >= 4
     assert list(stream) == [k * k for k in range(1, 10)]
+
+
+def test_prefetch_places_batches_on_devices(store, mesh_of):
+    """The thread hands over arrays that already lie on the mesh, in the loader's order."""
+    loader = data.Loader(store, split="student", batch_size=8, seq_len=32, packing="segments")
+    device_mesh = mesh_of(4, 2, 1)
+    placed = list(data.prefetch(lambda step: mesh.place(loader.batch(step), device_mesh), range(5)))
+    for step, batch in enumerate(placed):
+        assert all(isinstance(x, jax.Array) and len(x.sharding.device_set) == 8 for x in jax.tree.leaves(batch))
+        assert same(batch, loader.batch(step))
 
 
 def test_prefetch_hands_on_errors_and_stops_when_closed():

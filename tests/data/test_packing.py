@@ -1,8 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
 from distill import data
+from distill.config import ModelConfig
 from distill.data.packing import best_fit
+from distill.model import Transformer
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,6 +51,25 @@ def test_packed_documents_hold_every_document_once(store):
         starts = range(0, max(len(text) - 1, 1), seq_len)
         wanted += [text[k : k + seq_len + 1].tolist() for k in starts]
     assert sorted(pieces) == sorted(wanted)
+
+
+@pytest.mark.parametrize("packing", ["segments", "documents"])
+def test_attention_never_crosses_a_document(store, packing):
+    """The model's logits for a packed row are those of each of its documents alone."""
+    model = Transformer(ModelConfig(vocab_size=256, d_model=32, n_layers=2), jax.random.key(0))
+    forward = jax.jit(lambda inputs, segment, position: model(inputs, segment=segment, position=position))
+    loader = data.Loader(store, split="student", batch_size=1, seq_len=256, packing=packing)
+    rows = [loader.read([window]) for window in range(loader.window_count)]
+    batch = max(rows, key=lambda b: b.segment.max())
+    assert batch.segment.max() >= 2
+    packed = np.asarray(forward(batch.inputs, batch.segment, batch.position))[0]
+    for s in range(1, batch.segment.max() + 1):
+        inside = np.flatnonzero(batch.segment[0] == s)
+        alone = np.zeros((1, 256), np.int32)
+        alone[0, : len(inside)] = batch.inputs[0, inside]
+        ones, places = np.ones((1, 256), np.int32), np.arange(256, dtype=np.int32)[None]
+        logits = np.asarray(forward(alone, ones, places))[0, : len(inside)]
+        np.testing.assert_allclose(packed[inside], logits, atol=2e-5)
 
 
 def test_packing_wastes_little(embedded, store):

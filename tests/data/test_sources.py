@@ -13,7 +13,15 @@ import pytest
 import zstandard
 
 from distill import data
-from distill.data.config import ColumnsConfig, DataConfig, FilesConfig, SplitConfig, TfdsConfig
+from distill.data.config import (
+    ColumnsConfig,
+    DataConfig,
+    FilesConfig,
+    MixtureConfig,
+    SplitConfig,
+    TfdsConfig,
+    TokenizerConfig,
+)
 from distill.data.documents import SPLITS
 
 ALL_TRAIN = SplitConfig(validation=0.0, teacher=1.0)
@@ -349,7 +357,9 @@ def test_tfds_mistakes(speeches, tmp_path):
 def test_tokens_and_mixture_by_config(store, tmp_path):
     same = data.open_store(DataConfig(source="tokens", tokens=str(store.path)), tmp_path)
     assert same.fingerprint == store.fingerprint
-    from distill.data.config import MixtureConfig
+    other = DataConfig(source="tokens", tokens=str(store.path), tokenizer=TokenizerConfig(kind="bpe"))
+    with pytest.raises(data.DataError, match="holds tokens of 'bytes': tokenizer.kind is 'bytes' there, 'bpe'"):
+        data.open_store(other, tmp_path)
 
     mixture = MixtureConfig(stores=("embedded", str(store.path)), weights=(0.75, 0.25))
     mixed = data.open_store(DataConfig(source="mixture", mixture=mixture), tmp_path)
