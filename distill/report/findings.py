@@ -122,7 +122,7 @@ class Findings:
     pairs: tuple[Pair, ...]
     by_tokens: dict[int, tuple[Tally, Tally]]  # D -> of all teachers, of the strongest
     ordering: Ordering | None
-    beaten: int  # students that end below their own teacher
+    beaten: tuple[int, int]  # students that end below their own teacher: all, and beyond noise
     ledger: Ledger | None
     costs: Costs
 
@@ -143,7 +143,7 @@ def find(results: Results) -> Findings:
             for D in tokens
         },
         ordering=order(cells(results.distilled), noise),
-        beaten=sum(run.L_T is not None and run.loss < run.L_T for run in results.distilled),
+        beaten=_beaten(results, noise),
         ledger=_ledger(results),
         costs=costs(results.runs),
     )
@@ -254,6 +254,11 @@ def costs(runs: Sequence[RunRecord]) -> Costs:
         runs=len(runs),
         trunks=len({run.trunk for run in runs}),
     )
+
+
+def _beaten(results: Results, noise: Noise) -> tuple[int, int]:
+    below = [run for run in results.distilled if run.L_T is not None and run.loss < run.L_T]
+    return len(below), sum(noise.exceeded(run.loss - (run.L_T or 0.0), run.loss) for run in below)
 
 
 def _ledger(results: Results) -> Ledger | None:

@@ -116,8 +116,8 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
     if results.plan:
         advice = results.plan
         color, word = (theme.blue, "distil") if advice.distil else (theme.ink, "pretrain")
-        x, y = (advice.compute, advice.L_S) if advice.distil else (advice.supervised_compute, advice.supervised_L)
-        ax.plot(x, y, ls="", marker="*", ms=13, color=color, mec=theme.ground)
+        own, other = (advice.compute, advice.L_S), (advice.supervised_compute, advice.supervised_L)
+        ax.plot(*(own if advice.distil else other), ls="", marker="*", ms=13, color=color, mec=theme.ground)
         handles.append(Line2D([], [], ls="", marker="*", ms=11, color=color, label=f"the plan: {word}"))
     beyond = max(run.flops_student + run.flops_teacher for run in results.runs)
     if beyond < curves.compute[-1]:

@@ -79,8 +79,10 @@ def ordering(found: Findings) -> tuple[str, str] | None:
         f"better teacher has the lower student in {o.clear_agree}; of all {o.pairs} pairs in {o.agree} (half would be "
         f"chance). {_gap(o)}"
     )
-    if found.beaten:
-        text += f" {plural(found.beaten, 'student')} ended below the teacher's own loss, which Eq. 8 cannot express."
+    below, clear_below = found.beaten
+    if below:
+        text += f" {plural(below, 'student')} ended below the teacher's own loss, {clear_below} of them beyond noise"
+        text += ", which Eq. 8 cannot express." if clear_below else "."
     return verdict, text
 
 
