@@ -17,12 +17,19 @@ from distill.laws.lawfile import read
 from distill.laws.planner import plan
 from distill.laws.recipe import LADDERS, ladder, recipe
 from distill.laws.scenarios import SCENARIOS, UNLIMITED, PlanError, Prices, Teacher
+from distill.report import planner as page
 from launch import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
     law = read(flags.law)
+    if flags.page:
+        page.write(law, Path(flags.page))
+        print(f"wrote {flags.page}; open it in any browser")
+        return 0
+    if flags.N_S is None:
+        raise PlanError("--N_S: missing; wanted a student size such as 1e9, or LEAST:MOST")
     chosen = plan(
         law.supervised,
         law.distillation,
@@ -56,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--law", default="paper", help="`paper`, or a law file made by launch.fit (default paper)")
-    add("--N_S", required=True, help="student size, or LEAST:MOST to choose it from")
+    add("--N_S", help="student size, or LEAST:MOST to choose it from")
     add("--compute", type=float, help="total FLOPs")
     add("--tokens", type=float, help="student tokens")
     add("--loss", type=float, help="target cross-entropy, nats per token")
@@ -73,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--accelerators", type=int, default=prices.accelerators)
     add("--emit-config", default="", metavar="DIR", help="write the configs that carry the plan out")
     add("--ladder", default="paper", help=f"model sizes to snap to: {', '.join(LADDERS)}")
+    add("--page", default="", metavar="FILE", help="write the interactive page of the law instead of a plan")
     add("--json", action="store_true", help="print JSON")
     return parser
 

@@ -23,6 +23,7 @@ from distill.laws.scenarios import UNLIMITED, Scenario, effective_tokens
 
 _CHUNK = 128  # cases solved in one call: one shape, so one compilation a scenario
 _BISECTIONS = 52
+_SLOPE_WIDTH = 1e-3  # of the central differences in logarithms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,13 +202,13 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
     N_T, D_T, D_S, L_T = place(found.z)
     second = place(found.second_z)
     if kind != "edge":
-        # Where the teacher costs next to nothing the losses no longer tell N_T from D_T, but their contour does.
         by_logits, by_training = (logits, pretraining) if kind == "share" else (0.0, 1.0)
         cheapest = _solve_teacher(supervised, flops, L_T, D_S, by_logits, by_training, unique, low, high)
         N_T, D_T = cheapest["N_T"], cheapest["D_T"]
     if kind == "share":
-        F_T = flops(N_T)
-        D_S = (compute - 3 * pretraining * F_T * D_T) / (3 * F_S + logits * F_T)
+        start = jnp.log(jnp.stack([N_T, D_T]))
+        parts = supervised, distillation, flops, N_S, compute, logits, pretraining, unique
+        N_T, D_T, D_S, L_T = _polish(start, found.value, *parts, low, high)
     return {
         "N_S": N_S,
         "D_S": jnp.minimum(D_S, high),
@@ -220,6 +221,60 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
         "second_L_T": second[3],
         "second_L_S": found.second_value,
     }
+
+
+def _slope(function: Any) -> Any:
+    """The derivative at 0, to fourth order."""
+    steps = np.array([-2.0, -1.0, 1.0, 2.0])
+    values = jax.vmap(function)(jnp.asarray(steps * _SLOPE_WIDTH))
+    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * _SLOPE_WIDTH)
+
+
+def _polish(
+    start, value, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high
+) -> tuple[Any, Any, Any, Any]:
+    """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from near it.
+
+    Where the teacher costs next to nothing, losses hardly tell its size from its tokens. The conditions do: no cheaper
+    teacher of this loss, and nothing gained by moving compute between the teacher and the student.
+    """
+    F_S = flops(N_S)
+
+    def split(z):
+        N_T, D_T = jnp.exp(z[0]), jnp.exp(z[1])
+        F_T = flops(N_T)
+        unit = 3 * F_S + logits * F_T
+        return N_T, D_T, F_T, unit, (compute - 3 * pretraining * F_T * D_T) / unit
+
+    def teacher(n, d):
+        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
+
+    def student(D_S, L_T):
+        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
+
+    def conditions(z):
+        _, D_T, F_T, unit, D_S = split(z)
+        L_T = teacher(z[0], z[1])
+        by_n, by_d = _slope(lambda h: teacher(z[0] + h, z[1])), _slope(lambda h: teacher(z[0], z[1] + h))
+        cost = _slope(lambda h: jnp.log(flops(jnp.exp(z[0] + h)))) * (1 + logits * D_S / (3 * pretraining * D_T))
+        by_L = _slope(lambda h: student(D_S, L_T * jnp.exp(h))) / L_T
+        by_D = _slope(lambda h: student(D_S * jnp.exp(h), L_T))
+        return jnp.stack([cost - by_n / by_d, by_L * by_d - by_D * 3 * pretraining * F_T * D_T / (D_S * unit)])
+
+    def newton(_, z):
+        offsets = _SLOPE_WIDTH * np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        r = jax.vmap(conditions)(z[None] + offsets)
+        (a, c), (b, d) = (r[1] - r[2]) / (2 * _SLOPE_WIDTH), (r[3] - r[4]) / (2 * _SLOPE_WIDTH)
+        step = jnp.stack([d * r[0, 0] - b * r[0, 1], a * r[0, 1] - c * r[0, 0]]) / (a * d - b * c)
+        return z - jnp.clip(step, -0.5, 0.5)
+
+    polished = jax.lax.fori_loop(0, 6, newton, start)
+    _, _, _, _, D_S = split(polished)
+    reached = student(D_S, teacher(polished[0], polished[1]))
+    inside = jnp.all((polished > jnp.log(low)) & (polished < jnp.log(high))) & (D_S > 0)
+    z = jnp.where(inside & (reached <= value + 1e-12), polished, start)
+    N_T, D_T, _, _, D_S = split(z)
+    return N_T, D_T, D_S, teacher(z[0], z[1])
 
 
 _SOLVERS = {kind: functools.partial(_solve, kind) for kind in ("loss", "edge", "share")}
