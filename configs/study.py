@@ -36,9 +36,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             )  # fmt: skip
             config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M")
             config.study.supervised = ("p q c r s t @ 250K 500K 1M 2M 4M 8M",)
-            config.study.distilled = (
-                "c@250K c@1M r@2M t@1M t@8M u@8M > p q c r s @ 250K 500K 1M 2M 4M 8M",
-            )
+            config.study.distilled = ("c@250K c@1M r@2M t@1M t@8M u@8M > p q c r s @ 250K 500K 1M 2M 4M 8M",)
             config.teacher.memory_gib = 4.0
         else:
             raise ConfigError(f"configs/study.py: there is no preset {arg!r}.{nearest(arg, PRESETS)}")

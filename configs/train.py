@@ -25,7 +25,10 @@ def get_config(arg: str = "micro") -> ConfigDict:
         elif arg in ladder.PAPER_LADDER:
             config.model.update(base.tree(ladder.paper_model(arg)))
             config.optim.update(schedule="cosine", warmup_steps=2000, base_width=256)
-            config.seq_len, config.batch_size = ladder.SEQ_LEN, 256  # the paper does not give its batch: a million tokens
+            config.seq_len, config.batch_size = (
+                ladder.SEQ_LEN,
+                256,
+            )  # the paper does not give its batch: a million tokens
             config.tokens = 20 * counts.non_embedding(ladder.paper_model(arg))
             config.data.tokenizer.update(kind="bpe", vocab_size=ladder.VOCAB_SIZE)
             config.eval.tokens = 2**22

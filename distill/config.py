@@ -28,6 +28,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)}, wanted at least 1")
+
+
 class Identity:
     """Marks for dataclass fields: what a run *is* enters its fingerprint, how it is carried out does not."""
 
@@ -60,6 +66,7 @@ class ModelConfig:
     unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers per step of the layer scan
 
     def __post_init__(self):
+        _check_positive(self, "vocab_size", "d_model", "n_layers", "n_heads", "d_ff_multiple", "unroll")
         if not self.d_head and self.d_model % self.n_heads:
             raise ConfigError(
                 f"model: d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
@@ -176,6 +183,7 @@ class ExperimentConfig:
     microbatches: int = dataclasses.field(default=1, metadata=Identity.excluded)
 
     def __post_init__(self):
+        _check_positive(self, "batch_size", "seq_len", "microbatches")
         if self.batch_size % self.microbatches:
             raise ConfigError(
                 f"microbatches={self.microbatches} does not divide batch_size={self.batch_size}; choose a divisor"
@@ -240,7 +248,7 @@ def _type_name(hint: Any) -> str:
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """The value as its field wants it; ConfigError where that would change or lose something."""
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, path)
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
         item = typing.get_args(hint)[0]
@@ -314,7 +322,7 @@ def parse_count(text: str) -> int:
         return int(number) * scale
     except ValueError:
         value = float(number) * scale
-        if value != round(value):
+        if value % 1 != 0:  # true of inf and nan as well
             raise ValueError(text) from None
         return round(value)
 
@@ -356,13 +364,13 @@ def from_text(cls: type[T], text: str, where: str = "config.txt") -> T:
     return build(cls, tree, where)
 
 
-def _identity(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def identity(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The fields that make a run what it is and that differ from the defaults of their own class."""
     for field in dataclasses.fields(config):
         if field.metadata.get("identity", True):
             value = getattr(config, field.name)
             if dataclasses.is_dataclass(value):
-                yield from _identity(value, f"{prefix}{field.name}.")
+                yield from identity(value, f"{prefix}{field.name}.")
             elif value != field.default:
                 yield prefix + field.name, value
 
@@ -373,8 +381,7 @@ def fingerprint(config: Any) -> str:
     Only fields that differ from their defaults are hashed, without paths, logging or device fields, and a teacher
     enters by its own fingerprint; so a field added later, with the old behaviour as its default, orphans no run.
     """
-    text = json.dumps(sorted(_identity(config)), separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest(sorted(identity(config)))
 
 
 def trunk_fingerprint(config: ExperimentConfig) -> str:
@@ -385,5 +392,8 @@ def trunk_fingerprint(config: ExperimentConfig) -> str:
     """
     if config.optim.schedule != "wsd" or config.objective.schedule != "constant":
         return fingerprint(config)
-    default = next(f.default for f in dataclasses.fields(ExperimentConfig) if f.name == "tokens")
-    return fingerprint(dataclasses.replace(config, tokens=max(default, config.batch_size * config.seq_len)))
+    return _digest(["trunk", *(item for item in sorted(identity(config)) if item[0] != "tokens")])
+
+
+def _digest(items: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(items, separators=(",", ":")).encode()).hexdigest()[:12]

@@ -25,6 +25,7 @@ from distill import counts, data, mesh, runs
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, ExperimentConfig
+from distill.data.mixture import Mixture
 from distill.data.store import Evaluation, TokenStore
 from distill.evaluate import Scores, evaluate
 from distill.model import Transformer
@@ -46,12 +47,14 @@ class Progress:
 class Lesson:
     """A teacher on one mesh and one store: loaded once, its signal kept for every student that asks for it."""
 
-    def __init__(self, source: str | Path, store: TokenStore, student: ExperimentConfig):
+    def __init__(self, source: str | Path, store: TokenStore | Mixture, student: ExperimentConfig):
         self.teacher = online.load(source)
-        if self.teacher.config.model.vocab_size != student.model.vocab_size:
+        mine, theirs = student.model, self.teacher.config.model
+        if (mine.vocab_size != theirs.vocab_size and not mine.valid_vocab) or mine.tokens > theirs.tokens:
             raise ConfigError(
-                f"config.model.vocab_size={student.model.vocab_size}, but the teacher in {source} has "
-                f"{self.teacher.config.model.vocab_size}; teacher and student must share a vocabulary"
+                f"config.model.vocab_size={mine.vocab_size} with {mine.tokens} tokens, but the teacher in {source} has "
+                f"{theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
+                f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
             )
         if self.teacher.record.tokenizer != store.tokenizer_name:
             raise ConfigError(
@@ -66,7 +69,7 @@ class Lesson:
         """The in-memory signal over the windows of a split."""
         if split not in self._signals:
             c = self._config
-            loader = data.Loader(self._store, split=split, batch_size=c.batch_size, seq_len=c.seq_len)
+            loader = _loader(c, self._store, split)
             self._signals[split] = MemorySignal(
                 self.teacher.params, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
             )
@@ -85,15 +88,17 @@ class Lesson:
         return self._scores[key].loss
 
 
-def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore:
+def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mixture:
     """The token store of a run: in `data.cache`, or in WORKDIR/data."""
     store = data.open_store(config.data, config.data.cache or Path(workdir) / "data")
-    store.check_vocabulary(config.model.vocab_size)
+    store.check_vocabulary(config.model.tokens)
     return store
 
 
-def identify(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with its teacher's own fingerprint filled in from `teacher.source`."""
+def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None) -> ExperimentConfig:
+    """The config with what it points at named by content: its teacher's own fingerprint, and its store's."""
+    if store is not None:
+        config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     if not config.teacher.source:
         return config
     teacher, _ = online.find(config.teacher.source)
@@ -107,7 +112,7 @@ def train(
     config: ExperimentConfig,
     workdir: str | Path,
     *,
-    store: TokenStore | None = None,
+    store: TokenStore | Mixture | None = None,
     lesson: Lesson | None = None,
     trunk: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -118,18 +123,19 @@ def train(
     runs of one trunk share. Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
-    config, workdir = identify(config), Path(workdir)
+    workdir = Path(workdir)
+    store = store or open_store(config, workdir)
+    config = identify(config, store)
     _claim(workdir, config)
     finished = runs.load_record(workdir / "result.json")
     if finished is not None:
         return finished
     start = _now()
     with contextlib.ExitStack() as stack:
-        # In the order of their needs: mesh, data, teacher, state.
+        # In the order of their needs: mesh, teacher, state.
         device_mesh = mesh.make(config.mesh)
         stack.enter_context(jax.set_mesh(device_mesh))
         mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
-        store = store or open_store(config, workdir)
         if config.teacher.source and lesson is None:
             lesson = Lesson(config.teacher.source, store, config)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
@@ -150,8 +156,9 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
         # A study's tree has more than an experiment's; only the experiment says what the run is.
         found = configs.from_text(type(config), path.read_text("utf-8"), str(path))
         if configs.fingerprint(found) != name:
+            old, new = dict(configs.identity(found)), dict(configs.identity(config))
+            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
             old, new = configs.to_flat(found), configs.to_flat(config)
-            key = next(k for k in new if old[k] != new[k])
             raise ConfigError(
                 f"{workdir}: this workdir belongs to another run: config.{key} was {old[key]!r} and is now "
                 f"{new[key]!r}; use another --workdir, or the old value to continue"
@@ -175,7 +182,7 @@ def _loop(
     config: ExperimentConfig,
     workdir: Path,
     state: steps.TrainState,
-    store: TokenStore,
+    store: TokenStore | Mixture,
     lesson: Lesson | None,
     checkpoints: Checkpoints,
     stem: Checkpoints | None,
@@ -183,17 +190,7 @@ def _loop(
 ) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
     text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
-    loader = data.Loader(
-        store,
-        split=config.data.split,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        seed=config.data.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        packing=config.data.packing,
-        completions_only=config.data.completions_only,
-    )
+    loader = _loader(config, store, config.data.split)
     done, size = int(state.step), config.loop.steps_per_call
     meter = _Meter(config, workdir / "metrics.jsonl", done, on_progress)
     params = lesson.teacher.params if lesson and config.teacher.signal == "online" else None
@@ -213,6 +210,21 @@ def _loop(
             saved = time.monotonic()
     meter.flush()
     return state
+
+
+def _loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
+    """This process's share of a split, cut into windows as the config says: a teacher's signal is of these windows."""
+    return data.Loader(
+        store,
+        split=split,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seed=config.data.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
 
 
 def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
@@ -280,7 +292,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _record(
-    config: ExperimentConfig, params: Transformer, store: TokenStore, lesson: Lesson | None, start: str
+    config: ExperimentConfig, params: Transformer, store: TokenStore | Mixture, lesson: Lesson | None, start: str
 ) -> RunRecord:
     evaluation = store.evaluation(
         "validation",
@@ -297,7 +309,7 @@ def _record(
         teacher=lesson.teacher.params if lesson and not shared else None,
         signal=lesson.signal("validation").read if lesson and shared else None,
     )
-    loader = data.Loader(store, split=config.data.split, batch_size=config.batch_size, seq_len=config.seq_len)
+    loader = _loader(config, store, config.data.split)
     taught = lesson.teacher if lesson else None
     tokens = counts.training_tokens(config)
     flops = counts.run_flops(config, taught.config.model if taught else None, taught.record.D if taught else 0)

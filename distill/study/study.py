@@ -1,6 +1,7 @@
 """A study from its config to its report, in one call that may be killed and repeated at any moment."""
 
 import json
+import dataclasses
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configs
-from distill import counts, runs
+from distill import counts, data, runs
 from distill.config import ConfigError, StudyExperimentConfig
 from distill.runs import RunTable
 from distill.study import matrix, schedule, workers
@@ -22,6 +23,9 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
     `command` that was given and the names of all planned runs, so that a report can tell what is missing.
     """
     console, workdir = Console(), Path(workdir).resolve()
+    if not dry_run:
+        store = data.open_store(config.data, config.data.cache or workdir / "data")
+        config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     tasks = matrix.expand(config, workdir)
     if not tasks:
         raise ConfigError("config.study: there is nothing to run; give study.models and study.supervised at least")
