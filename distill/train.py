@@ -248,8 +248,9 @@ class _Meter:
         self._count, self._began, self._done = 0, time.monotonic(), done
         self._tokens = config.batch_size * config.seq_len
         # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
-        kept = [line for line in read_metrics(path) if line["step"] <= done]
-        runs.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        if jax.process_index() == 0:
+            kept = [line for line in read_metrics(path) if line["step"] <= done]
+            runs.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, step: int, count: int, sums: Any) -> None:
         self._read()
