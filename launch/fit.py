@@ -43,12 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = laws.paper()[0] if flags.supervised == "paper" else laws.load(flags.supervised)
     held = None
     if flags.holdout:
-        held = laws.holdout(form, table, flags.holdout, supervised=given, level=flags.level, **resampling, **options)
-        fit = held.fit
+        known = first or given
+        held = laws.holdout(form, table, flags.holdout, supervised=known, level=flags.level, **resampling, **options)
+        fit, boot = held.fit, held.boot
     else:
         fit = laws.fit(form, table, supervised=given, **options)
-    boot = None
-    if flags.resamples:
         boot = laws.bootstrap((first, fit) if first else fit, seed=flags.seed, **resampling)
     print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
@@ -77,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
     add("--delta", type=float, default=1e-3, help="of Huber's function on log losses (default 1e-3)")
     add("--weights", default="", help="a column of standard errors of the loss")
-    add("--resamples", type=int, default=4096, help="of the bootstrap; 0 for none (default 4096)")
+    add("--resamples", type=int, default=4096, help="of the bootstrap (default 4096)")
     add("--bootstrap", default="pairs", help="pairs, residual or wild (default pairs)")
     add("--cluster", default="", help="a column of runs that are not independent: trunk, teacher, model")
     add("--level", type=float, default=0.9, help="of the intervals (default 0.9)")

@@ -12,7 +12,7 @@ import numpy as np
 from distill.laws import registry, table
 from distill.laws.fitting import Fit, fit
 from distill.laws.law import Law, LawError
-from distill.laws.uncertainty import bootstrap
+from distill.laws.uncertainty import Bootstrap, bootstrap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,6 +20,7 @@ class Holdout:
     """A fit to the kept rows and its predictions of the held-out ones (losses [m], intervals of single runs)."""
 
     fit: Fit
+    boot: Bootstrap
     observed: np.ndarray
     predicted: np.ndarray
     low: np.ndarray
@@ -42,7 +43,7 @@ def holdout(
     runs: table.Table,
     rule: str | np.ndarray,
     *,
-    supervised: Law | None = None,
+    supervised: Law | Fit | None = None,
     resamples: int = 1000,
     kind: str = "pairs",
     cluster: str | None = None,
@@ -50,14 +51,19 @@ def holdout(
     seed: int = 0,
     **options: Any,
 ) -> Holdout:
-    """Fits on the rows outside `rule` and predicts those inside it. Further options are those of `fit`."""
+    """Fits on the rows outside `rule` and predicts those inside it. Further options are those of `fit`.
+
+    Where `supervised` is a Fit, its runs are resampled too.
+    """
     cls = registry.get(form)
     selected = table.select(cls, runs)
     held = selected.matching(rule) if isinstance(rule, str) else np.asarray(rule, bool)
     if held.all() or not held.any():
         raise LawError(f"the rule {rule!r} holds out {int(held.sum())} of {len(selected)} rows; wanted some, not all.")
-    one = fit(cls, selected.where(~held), supervised=supervised, seed=seed, **options)
-    boot = bootstrap(one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
+    first = supervised if isinstance(supervised, Fit) else None
+    given = first.law if first else supervised
+    one = fit(cls, selected.where(~held), supervised=given, seed=seed, **options)
+    boot = bootstrap((first, one) if first else one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
     rows = table.rows_of(cls, selected.where(held), units=False)
     guess = boot.predict(level, **dict(zip(cls.inputs, rows.inputs)))
     return Holdout(fit=one, observed=rows.target, predicted=guess.estimate, low=guess.low, high=guess.high, level=level)

@@ -33,9 +33,14 @@ class Direction:
         """Whether the rows leave it open by a factor of e or more."""
         return self.error > OPEN
 
+    @property
+    def main(self) -> tuple[str, ...]:
+        """The parameters that it moves by at least a tenth of the most moved one."""
+        return tuple(name for name, weight in self.weights.items() if abs(weight) > _MAIN)
+
     def words(self) -> str:
         """The direction in words: 'c1, d1 only through kappa' or 'A, alpha only together (A^1.00 alpha^0.09)'."""
-        main = {name: weight for name, weight in self.weights.items() if abs(weight) > _MAIN} or self.weights
+        main = {name: self.weights[name] for name in self.main}
         names = ", ".join(main)
         if len(main) == 1:
             return f"{names} alone"

@@ -38,6 +38,7 @@ _NEARLY = 1e-3  # the same, to leave a wider delta
 _SHRINK = 0.2  # of delta, from one stage to the next
 _LONGEST = 2.0  # step in any coordinate, all of which are logs, logits or of order one
 _ROUND = 10  # iterations between two packings
+_BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar size share a compiled program
 _LIMIT = 200  # iterations of one problem
 
 Progress = Callable[[int], None]
@@ -89,7 +90,7 @@ def residuals(
 ) -> Any:
     """Residuals [C, n] at coordinates theta [C, p]; inputs [n] and target [C, n]."""
     law = form.unpack(jnp, list(theta.T[:, :, None]), setting, given)
-    loss = law.loss(jnp, *inputs)
+    loss = law.loss(jnp, *(x[None, :] for x in inputs))
     predicted = loss if raw else jnp.log(loss)
     if pull is not None:
         predicted = jnp.concatenate([predicted, jnp.log(pull(jnp, law))], axis=-1)
@@ -114,7 +115,7 @@ def _normal(weights: Any, residual: Any, slopes: Any, delta: Any) -> tuple[Any, 
 def _step(gradient: Any, H: Any, G: Any, damping: Any) -> tuple[Any, Any]:
     """The damped step [C, p] and the decrease that its quadratic model predicts [C]; nan where unsolvable."""
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(G, axis1=-2, axis2=-1), 1e-300))
-    ridge = (1e-13 + 1e-3 * damping)[:, None, None] * jnp.eye(H.shape[-1])
+    ridge = (1e-13 + 1e-3 * damping)[:, None, None] * jnp.eye(H.shape[-1])[None]
     matrix = (H + damping[:, None, None] * G) / (scale[:, :, None] * scale[:, None, :]) + ridge
     factor = jnp.linalg.cholesky(matrix)
     solve_lower = functools.partial(jax.lax.linalg.triangular_solve, factor, left_side=True, lower=True)
@@ -128,7 +129,7 @@ def _pin(gradient: Any, H: Any, G: Any, pinned: Any) -> tuple[Any, Any, Any]:
     """The same system with the coordinates that rest on their box taken out."""
     free = ~pinned
     both = free[:, :, None] & free[:, None, :]
-    unit = jnp.where(pinned[:, :, None], jnp.eye(H.shape[-1]), 0.0)
+    unit = jnp.where(pinned[:, :, None], jnp.eye(H.shape[-1])[None], 0.0)
     return jnp.where(free, gradient, 0.0), jnp.where(both, H, unit), jnp.where(both, G, unit)
 
 
@@ -137,7 +138,7 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
     """Up to `limit` iterations of one chunk; everything [C, ...]. Returns the state that a next call takes up."""
     given = jax.tree_util.tree_map(lambda leaf: jnp.reshape(leaf, (-1, 1)), given)
     setting = Setting(*setting)
-    low, high = box
+    low, high = (edge[None, :] for edge in box)
     weights = weights.astype(theta.dtype)
     floor = 1e-24 * weights.sum(-1)
 
@@ -147,12 +148,13 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
     def by_row(width):
         if pull is None:
             return width[:, None]
-        return jnp.where(jnp.arange(weights.shape[1]) == weights.shape[1] - 1, jnp.inf, width[:, None])
+        return jnp.where(jnp.arange(weights.shape[1])[None] == weights.shape[1] - 1, jnp.inf, width[:, None])
 
     def total(residual, width):
         return (weights * ob.rho(jnp, residual, by_row(width))).sum(-1)
 
     def advance(s):
+        first = s["turn"] == 0
         pinned = (s["theta"] <= low) & (s["gradient"] > 0) | (s["theta"] >= high) & (s["gradient"] < 0)
         step, predicted = _step(*_pin(s["gradient"], s["H"], s["G"], pinned), s["damping"])
         solvable = jnp.isfinite(step).all(-1)
@@ -160,14 +162,14 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
         residual, slopes = evaluate(trial)
         value = total(residual, s["width"])
         gain = (s["value"] - value) / jnp.maximum(predicted, 1e-300)
-        final = s["width"] <= delta
+        final = (s["width"] <= delta) & ~first
         small = predicted <= TOLERANCE * s["value"] + floor
         better = solvable & (value < s["value"])
         # At the last digits a step may promise a little and change nothing.
         stalled = (predicted <= 100 * TOLERANCE * s["value"]) & ~better
         done = s["done"] | final & solvable & (small | stalled) & (s["damping"] < 1e-3) | (s["damping"] >= 1e10)
         # A stage is over once little is left to win in it; the next one is narrower.
-        over = ~final & (better & (predicted <= _NEARLY * s["value"]) | small)
+        over = ~final & ~first & (better & (predicted <= _NEARLY * s["value"]) | small)
         width = jnp.where(over, jnp.maximum(delta, s["width"] * _SHRINK), s["width"])
         gradient, H, G = _normal(weights, residual, slopes, by_row(width))
         finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
@@ -187,20 +189,20 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
             H=pick(H, s["H"]),
             G=pick(G, s["G"]),
             width=pick(width, s["width"]),
-            damping=jnp.where(done, s["damping"], jnp.clip(damping, 1e-12, 1e12)),
-            decrement=jnp.where(s["done"], s["decrement"], predicted / jnp.maximum(s["value"], floor)),
+            damping=jnp.where(done | first, s["damping"], jnp.clip(damping, 1e-12, 1e12)),
+            decrement=jnp.where(s["done"] | first, s["decrement"], predicted / jnp.maximum(s["value"], floor)),
             done=done,
-            iterations=s["iterations"] + ~s["done"],
+            iterations=s["iterations"] + ~(s["done"] | first),
             turn=s["turn"] + 1,
         )
 
-    residual, slopes = evaluate(theta)
-    gradient, H, G = _normal(weights, residual, slopes, by_row(width))
-    count = theta.shape[0]
-    state = dict(theta=theta, value=total(residual, width), gradient=gradient, H=H, G=G, width=width, damping=damping)
-    state |= dict(decrement=jnp.full(count, jnp.inf), done=jnp.zeros(count, bool))
+    # The first turn takes no step: it evaluates the start, so that the loop's body is compiled once and nothing else.
+    count, p = theta.shape
+    identity = jnp.broadcast_to(jnp.eye(p)[None], (count, p, p))
+    state = dict(theta=theta, value=jnp.full(count, jnp.inf), gradient=jnp.zeros_like(theta), H=identity, G=identity)
+    state |= dict(width=width, damping=damping, decrement=jnp.full(count, jnp.inf), done=jnp.zeros(count, bool))
     state |= dict(iterations=jnp.zeros(count, jnp.int32), turn=jnp.int32(0))
-    s = jax.lax.while_loop(lambda s: (~s["done"]).any() & (s["turn"] < limit), advance, state)
+    s = jax.lax.while_loop(lambda s: (~s["done"]).any() & (s["turn"] <= limit), advance, state)
     solved = s["decrement"] * s["value"] <= CERTIFIED * s["value"] + floor
     converged = (s["width"] <= delta) & (s["damping"] < 1e-2) & solved
     keep = ("theta", "width", "damping", "value", "decrement", "iterations", "done")
@@ -231,8 +233,11 @@ def solve(
     """
     starts = np.asarray(starts, np.float64)
     R, p = starts.shape
-    n = len(rows)
-    C = chunk_size(n)
+    padding = -len(rows) % _BLOCK
+    C = chunk_size(len(rows) + padding)
+    inputs = tuple(np.concatenate([x, np.repeat(x[:1], padding)]) for x in rows.inputs)
+    tail = 0 if rows.pull is None else 1
+    target, weights = (_padded(np.asarray(x), padding, tail, fill) for x, fill in ((rows.target, 1.0), (weights, 0)))
     delta = np.float64(min(objective.width, 1e6))
     first = min(delta * widen, 1e6)
     setting = ({key: np.float64(value) for key, value in rows.setting.centre.items()}, np.float64(rows.setting.typical))
@@ -265,8 +270,8 @@ def solve(
                 state["width"][padded],
                 state["damping"][padded],
                 share(weights, padded, 2),
-                rows.inputs,
-                share(rows.target, padded, 2),
+                inputs,
+                share(target, padded, 2),
                 jax.tree_util.tree_map(lambda leaf: share(leaf, padded, 1), dict(rows.given)),
                 setting,
                 box,
@@ -296,6 +301,13 @@ def solve(
         iterations=state["iterations"],
         converged=state["converged"],
     )
+
+
+def _padded(array: np.ndarray, count: int, tail: int, fill: float) -> np.ndarray:
+    """The array with `count` more rows before its last `tail` ones."""
+    end = array.shape[-1] - tail
+    more = np.full((*array.shape[:-1], count), fill, array.dtype)
+    return np.concatenate([array[..., :end], more, array[..., end:]], axis=-1)
 
 
 def _workers() -> int:

@@ -49,11 +49,14 @@ def _factor(error: float) -> str:
 
 def _estimates(fit: Fit, boot: Bootstrap | None, level: float, prefix: str = "") -> list[str]:
     intervals = boot.interval(level) if boot else {}
+    # Where only a combination is fixed, the interval of a part shows where the search was stopped: say so instead.
+    through = {name: d.keeps for d in fit.directions() if d.open and d.keeps for name in d.main}
     names = [*fit.law.parameters(), *fit.law.combinations]
     width = max(len(prefix + name) for name in names) + 2
     lines = [f"{'':{width}s}{'estimate':>12s}" + (f"   {level:.0%} interval" if boot else "")]
     for name in names:
         ends = f"   ({intervals[name][0]:.5g}, {intervals[name][1]:.5g})" if name in intervals else ""
+        ends = f"   only through {', '.join(through[name])}" if name in through else ends
         lines.append(f"{prefix + name:{width}s}{getattr(fit.law, name):12.6g}{ends}")
     return lines
 

@@ -1,0 +1,219 @@
+"""Fits against oracles: published optima where the tables are present, a seeded twin and SciPy everywhere."""
+
+import csv
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy import optimize
+
+from distill import laws
+from distill.laws import solver, starts
+from distill.laws.fitting import solved_rows
+
+DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+CHINCHILLA = DATA / "chinchilla" / "svg_extracted_data.csv"
+TRUE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
+SUPERVISED = laws.paper()[0]
+
+
+def twin(seed: int = 0, n: int = 120, noise: float = 0.006) -> laws.Table:
+    """A table like Hoffmann's: sizes and budgets over two decades, heavy-tailed noise."""
+    generator = np.random.default_rng(seed)
+    N = np.exp(generator.uniform(np.log(5e7), np.log(1e10), n))
+    D = np.exp(generator.uniform(np.log(5e8), np.log(3e11), n))
+    return laws.from_arrays(N=N, D=D, L=TRUE(N, D) * np.exp(noise * generator.standard_t(4, n)))
+
+
+def chinchilla(drop: int = 5) -> laws.Table:
+    rows = list(csv.DictReader(CHINCHILLA.open()))
+    N, C, L = (np.array([float(row[name]) for row in rows]) for name in ("Model Size", "Training FLOP", "loss"))
+    kept = np.sort(np.argsort(L)[: len(L) - drop])
+    return laws.from_arrays(N=N[kept], D=(C / 6 / N)[kept], L=L[kept])
+
+
+needs_chinchilla = pytest.mark.skipif(not CHINCHILLA.exists(), reason="the Chinchilla table is not part of the project")
+
+
+@needs_chinchilla
+@pytest.mark.parametrize(
+    ("delta", "want"),
+    [
+        (1e-2, (538.75, 2905.6, 1.83808, 0.35442, 0.38154)),
+        (1e-3, (477.8259, 2143.4174, 1.8172181, 0.3473105, 0.3671724)),
+        (1e-4, (478.69, 2065.41, 1.81582, 0.34741, 0.36539)),
+        (1e-6, (481.93, 2085.00, 1.816844, 0.347804, 0.365844)),
+    ],
+)
+def test_the_delta_path_of_the_chinchilla_table(delta, want):
+    found = laws.fit("chinchilla", chinchilla(), delta=delta)
+    assert found.status and found.agreement > 0.9
+    np.testing.assert_allclose(list(found.law.values().values()), want, rtol=2e-5)
+    if delta == 1e-3:
+        assert found.objective == pytest.approx(0.0010182740178, rel=1e-11)
+
+
+@needs_chinchilla
+def test_other_objectives_of_the_chinchilla_table():
+    assert laws.fit("chinchilla", chinchilla(drop=0)).objective == pytest.approx(0.0018260105, rel=1e-7)
+    raw = laws.fit("chinchilla", chinchilla(), objective="mse").law
+    np.testing.assert_allclose(list(raw.values().values()), (567.81, 7581.85, 1.88281, 0.35762, 0.42762), rtol=2e-5)
+
+
+@needs_chinchilla
+def test_published_intervals_of_the_chinchilla_table():
+    boot = laws.bootstrap(laws.fit("chinchilla", chinchilla()), resamples=4000, seed=42)
+    assert not boot.failed.any()
+    published = {"A": (285.2, 743.6), "B": (1042.4, 5810.3), "E": (1.769, 1.871), "alpha": (0.317, 0.373)}
+    for name, ends in published.items():
+        np.testing.assert_allclose(boot.interval(0.95)[name], ends, rtol=0.06)
+    assert boot.laws.A.std() == pytest.approx(124.475, rel=0.05)
+
+
+def huber(theta: np.ndarray, table: laws.Table, delta: float) -> float:
+    """Hoffmann's objective, written down independently."""
+    a, b, e, alpha, beta = theta
+    logs = np.stack([a - alpha * np.log(table["N"]), b - beta * np.log(table["D"]), np.full(len(table), e)])
+    r = np.abs(np.log(np.exp(logs).sum(0)) - np.log(table["L"]))
+    return float(np.where(r <= delta, r**2 / 2, delta * (r - delta / 2)).sum())
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1e-2])
+def test_no_worse_than_scipy_from_the_optimum_and_from_elsewhere(delta):
+    table = twin()
+    found = laws.fit("chinchilla", table, delta=delta)
+    law = found.law
+    at = np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta])
+    assert huber(at, table, delta) == pytest.approx(found.objective, rel=1e-10)
+    for start in (at, np.array([6.0, 7.5, 0.5, 0.33, 0.36]), np.array([5.0, 9.0, 0.6, 0.3, 0.45])):
+        other = optimize.minimize(huber, start, (table, delta), method="Nelder-Mead", options={"maxfev": 4000})
+        assert found.objective <= other.fun * (1 + 1e-9)
+
+
+def test_least_squares_agrees_with_scipy():
+    table = twin()
+    law = laws.fit("chinchilla", table, objective="log-mse").law
+
+    def residual(theta):
+        a, b, e, alpha, beta = theta
+        predicted = np.exp(a) / table["N"] ** alpha + np.exp(b) / table["D"] ** beta + e
+        return np.log(predicted / table["L"])
+
+    want = optimize.least_squares(residual, [6.0, 7.5, 1.8, 0.35, 0.37], xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+    got = [np.log(law.A), np.log(law.B), law.E, law.alpha, law.beta]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_weights_count_rows():
+    table = twin(n=40)
+    doubled = np.ones(40)
+    doubled[:10] = 2.0
+    twice = {k: np.concatenate([v, v[:10] * (1 + 1e-15)]) for k, v in table.columns.items()}
+    repeated = laws.fit("chinchilla", laws.from_arrays(run=np.arange(50), **twice), delta=1e-2)
+    weighted = laws.fit("chinchilla", table, weights=doubled, delta=1e-2)
+    np.testing.assert_allclose(weighted.law.E, repeated.law.E, rtol=1e-6)
+
+
+def test_least_absolute_deviation_is_the_limit_of_small_deltas():
+    table = twin()
+    lad = laws.fit("chinchilla", table, objective="lad")
+    small = laws.fit("chinchilla", table, delta=1e-6)
+    assert lad.objective == pytest.approx(np.abs(lad.residuals).sum(), rel=1e-4)
+    assert lad.objective <= np.abs(small.residuals).sum() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("form", ["powerlaw", "kaplan", "supervised", "overtaking"])
+def test_known_laws_are_recovered_from_noiseless_tables(form):
+    cls = laws.get(form)
+    truth = {
+        "powerlaw": laws.PowerLaw(A=400.0, E=1.7, alpha=0.3),
+        "kaplan": laws.Kaplan(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103),
+        "supervised": SUPERVISED,
+        "overtaking": laws.Overtaking(
+            A=2243.0, B=24181.0, alpha=0.321, beta=0.637, gamma=0.764, c0=2.5, kappa=2.2, f1=0.1, w=0.1,
+            supervised=SUPERVISED,
+        ),
+    }[form]  # fmt: skip
+    generator = np.random.default_rng(1)
+    draws = {"x": (1e7, 1e11), "N": (1e8, 1e10), "D": (1e9, 1e12), "N_S": (1e8, 1e10), "D_S": (1e9, 1e12)}
+    inputs = {k: np.exp(generator.uniform(*np.log(draws.get(k, (1.9, 2.9))), 90)) for k in cls.inputs}
+    table = laws.from_arrays(**inputs, **{cls.output: truth(**inputs)})
+    found = laws.fit(form, table, supervised=SUPERVISED if cls.given() else None)
+    far = {k: np.array([draws[k][1] * 3]) if k in draws else np.array([1.8]) for k in cls.inputs}
+    np.testing.assert_allclose(found.law(**far), truth(**far), rtol=1e-6)
+    assert found.objective < 1e-14
+
+
+def test_apple_students_at_the_published_objective():
+    apple = laws.load_table("apple")
+    found = laws.fit("distillation", apple.where("L_S > 2.3"), supervised=SUPERVISED)
+    assert found.objective == pytest.approx(0.000622028, rel=1e-5)
+    held = apple.where("L_S <= 2.3")
+    error = np.abs(found.law(held["N_S"], held["D_S_nominal"], held["L_T"]) / held["L_S"] - 1)
+    assert len(error) == 26 and error.mean() <= 0.00285 and error.max() < 0.0058
+    # Eq. 8 has reached its limit form; the status and the directions say so.
+    assert found.status.kind == "not identified" and "d1" in found.status.message
+    assert found.directions()[0].words() == "c1, d1 only through kappa"
+    everything = laws.fit("distillation-limit", apple, supervised=SUPERVISED)
+    assert everything.objective == pytest.approx(0.000674624, rel=1e-5)
+    additive = laws.fit("additive", apple.where("L_S > 2.3"))
+    worse = np.abs(additive.law(held["N_S"], held["D_S_nominal"], held["L_T"]) / held["L_S"] - 1)
+    assert worse.mean() > 10 * error.mean()
+
+
+def test_table_6_on_the_digitised_runs():
+    apple = laws.load_table("apple")
+    predicted = laws.paper()[1](apple["N_S"], apple["D_S_nominal"], apple["L_T"])
+    assert np.abs(predicted / apple["L_S"] - 1).mean() == pytest.approx(0.0108, abs=2e-4)
+
+
+def test_published_grids_reach_the_same_optimum():
+    rows = laws.fit("chinchilla", twin()).rows
+    points = starts.published(laws.Chinchilla, rows.setting, 200)
+    found = solver.solve(
+        laws.Chinchilla, solved_rows(rows, laws.Objective()), points, np.ones(len(rows)), laws.Objective(), widen=30.0
+    )
+    best = found.objective.min()
+    assert (found.objective < best * (1 + 1e-8)).mean() > 0.5
+
+
+def test_a_design_with_one_model_size_is_not_identified():
+    generator = np.random.default_rng(0)
+    D = np.geomspace(1e9, 1e12, 30)
+    L = TRUE(1e9, D) * np.exp(0.005 * generator.standard_normal(30))
+    found = laws.fit("chinchilla", laws.from_arrays(N=np.full(30, 1e9), D=D, L=L))
+    assert found.status.kind == "not identified"
+
+
+def test_fitting_leaves_the_process_configuration_alone():
+    before = dict(jax.config.values)
+    laws.bootstrap(
+        laws.fit("powerlaw", laws.from_arrays(x=np.geomspace(1e6, 1e9, 8), L=np.linspace(4, 2, 8))), resamples=4
+    )
+    assert dict(jax.config.values) == before
+    assert not jax.config.jax_enable_x64
+
+
+def test_a_form_of_ones_own():
+    @dataclasses.dataclass(frozen=True)
+    class Shifted(laws.Law):
+        A: float = laws.positive(0.1, 10.0)
+        b: float = laws.real(-1.0, 1.0)
+        p: float = laws.bounded(0.0, 1.0)
+
+        inputs = ("x",)
+
+        def loss(self, xp, x):
+            return self.A + self.b * xp.log(x) + self.p * xp.log(x) ** 2
+
+    truth = Shifted(A=2.0, b=-0.3, p=0.05)
+    x = np.geomspace(1.0, 20.0, 25)
+    found = laws.fit(Shifted, laws.from_arrays(x=x, L=truth(x)))
+    np.testing.assert_allclose(list(found.law.values().values()), (2.0, -0.3, 0.05), rtol=1e-6)
+    noisy = laws.from_arrays(x=x, L=truth(x) * np.exp(0.001 * np.random.default_rng(0).standard_normal(25)))
+    boot = laws.bootstrap(laws.fit(Shifted, noisy), resamples=50)
+    low, high = boot.interval(0.99)["A"]
+    assert low < 2.0 < high
