@@ -204,11 +204,12 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
     if kind != "edge":
         by_logits, by_training = (logits, pretraining) if kind == "share" else (0.0, 1.0)
         cheapest = _solve_teacher(supervised, flops, L_T, D_S, by_logits, by_training, unique, low, high)
-        N_T, D_T = cheapest["N_T"], cheapest["D_T"]
-    if kind == "share":
-        start = jnp.log(jnp.stack([N_T, D_T]))
-        parts = supervised, distillation, flops, N_S, compute, logits, pretraining, unique
-        N_T, D_T, D_S, L_T = _polish(start, found.value, *parts, low, high)
+        if kind == "loss":
+            N_T, D_T = cheapest["N_T"], cheapest["D_T"]
+        else:
+            starts = jnp.log(jnp.array([[N_T, D_T], [cheapest["N_T"], cheapest["D_T"]]]))
+            parts = supervised, distillation, flops, N_S, compute, logits, pretraining, unique
+            N_T, D_T, D_S, L_T = _polish(starts, found.value, *parts, low, high)
     return {
         "N_S": N_S,
         "D_S": jnp.minimum(D_S, high),
@@ -231,9 +232,9 @@ def _slope(function: Any) -> Any:
 
 
 def _polish(
-    start, value, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high
+    starts, value, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high
 ) -> tuple[Any, Any, Any, Any]:
-    """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from near it.
+    """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from the second start, or the first.
 
     Where the teacher costs next to nothing, losses hardly tell its size from its tokens. The conditions do: no cheaper
     teacher of this loss, and nothing gained by moving compute between the teacher and the student.
@@ -268,11 +269,11 @@ def _polish(
         step = jnp.stack([d * r[0, 0] - b * r[0, 1], a * r[0, 1] - c * r[0, 0]]) / (a * d - b * c)
         return z - jnp.clip(step, -0.5, 0.5)
 
-    polished = jax.lax.fori_loop(0, 6, newton, start)
+    polished = jax.lax.fori_loop(0, 6, newton, starts[1])
     _, _, _, _, D_S = split(polished)
     reached = student(D_S, teacher(polished[0], polished[1]))
     inside = jnp.all((polished > jnp.log(low)) & (polished < jnp.log(high))) & (D_S > 0)
-    z = jnp.where(inside & (reached <= value + 1e-12), polished, start)
+    z = jnp.where(inside & (reached <= value + 1e-12), polished, starts[0])
     N_T, D_T, _, _, D_S = split(z)
     return N_T, D_T, D_S, teacher(z[0], z[1])
 

@@ -40,7 +40,7 @@ def write(law: LawFile, path: Path) -> None:
 
 def data(law: LawFile) -> dict[str, Any]:
     """What the page needs: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
-    region, names = law.region, ("N_S", "D_S", "L_T", "N_T", "D_T")
+    region = law.region
     sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
     if region is not None and law.name != "paper":
         sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.N_T[0] / 2, region.N_T[1] * 10)
