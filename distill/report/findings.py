@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distill.ledger import settled
-from distill.report.results import Results
+from distill.report.results import FittedLaw, Results
 from distill.runs import RunRecord
 
 _TWO_SIDED = 2.0  # standard deviations from which a difference is called larger than noise
@@ -158,12 +158,19 @@ def seed_noise(results: Results) -> Noise:
     if freedom >= _FREEDOM:
         squares = sum(float(((log - log.mean()) ** 2).sum()) for log in logs)
         return Noise(relative=math.sqrt(squares / freedom), source="seeds", cells=len(logs))
-    errors = [law.error[0] for law in results.laws if law.error]
+    errors = [_spread(law) for law in results.laws if law.error]
     if errors:
-        # The standard deviation of a normal error is sqrt(pi/2) times its mean absolute value.
-        return Noise(relative=max(errors) * math.sqrt(math.pi / 2), source="law", cells=0)
+        return Noise(relative=max(errors), source="law", cells=0)
     relative = float(np.mean([run.loss_se / run.loss for run in results.runs]))
     return Noise(relative=relative, source="validation", cells=0)
+
+
+def _spread(law: FittedLaw) -> float:
+    """The standard deviation of a law's errors, for the parameters spent on them."""
+    rows, parameters = law.rows or 0, len(law.law.values())
+    spent = rows / max(rows - parameters, 1) if rows else 1.0
+    # The standard deviation of a normal error is sqrt(pi/2) times its mean absolute value.
+    return (law.error[0] if law.error else 0.0) * math.sqrt(math.pi / 2 * spent)
 
 
 def recipe(run: RunRecord) -> tuple[Any, ...]:

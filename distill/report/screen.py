@@ -44,8 +44,9 @@ def summary(source: str | Path | Results | Iterable[RunRecord], *, limit: int = 
     if found.missing:
         named = ", ".join(f"{name} ({why})" for name, why in list(found.missing.items())[:3])
         parts += [Text(), Text(f"{prose.plural(len(found.missing), 'run')} not in the table: {named}", style="yellow")]
-    if found.plan:
-        parts += [Text(), Text.assemble(("Advice: ", "bold"), found.plan.sentence)]
+    advice = found.plan.sentence if found.plan else "none, for a plan needs both laws." if found.laws else ""
+    if advice:
+        parts += [Text(), Text.assemble(("Advice: ", "bold"), advice)]
     return Group(*parts)
 
 

@@ -113,7 +113,7 @@ def count_axis(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def count_ticks(axis: Any, values: Sequence[float], most: int = 5) -> None:
+def count_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
     """Ticks at the study's own budgets where they are few and apart, else at powers of ten."""
     values = sorted(set(values))
     span = math.log10(values[-1] / values[0]) if len(values) > 1 else 0.0

@@ -9,7 +9,7 @@ from scipy import stats
 
 from distill.report import findings
 from distill.report.findings import Noise
-from distill.report.results import Results
+from distill.report.results import Results, load
 from tests.report.conftest import NOISE, rows
 
 QUIET = Noise(relative=0.001, source="seeds", cells=9)
@@ -83,6 +83,13 @@ def test_seed_noise_is_recovered_and_what_stands_in_for_it_is_named():
     single = findings.seed_noise(results(*rows()))
     assert (single.source, single.cells) == ("validation", 0)
     assert single.relative == pytest.approx(np.mean([0.004 / run.loss for run in rows()]))
+
+
+def test_noise_from_a_law_counts_the_parameters_spent(study_dir):
+    """The fixture's laws say 0.8% mean error on 40 rows; Eq. 8 has nine parameters. Normal errors: sd = 1.2533 mean."""
+    found = findings.seed_noise(load(study_dir))
+    assert found.source == "law"
+    assert found.relative == pytest.approx(0.008 * 1.25331 * np.sqrt(40 / 31), rel=1e-4)
 
 
 def test_noise_shrinks_with_the_runs_that_a_baseline_averages():
