@@ -176,7 +176,7 @@ def test_memory_and_online_agree_where_documents_are_packed(student, store, tmp_
     online = train.train(packed, tmp_path / "online", store=store)
     memory = dataclasses.replace(packed, teacher=dataclasses.replace(packed.teacher, signal="memory"))
     stored = train.train(memory, tmp_path / "memory", store=store)
-    assert metrics(tmp_path / "memory")[0]["kd"] == pytest.approx(metrics(tmp_path / "online")[0]["kd"], rel=1e-3)
+    assert metrics(tmp_path / "memory")[0]["kd"] == pytest.approx(metrics(tmp_path / "online")[0]["kd"], rel=2e-4)
     assert stored.kl == pytest.approx(online.kl, rel=5e-3, abs=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(small, student, stor
             train.train(config, tmp_path / message[:8], store=store)
 
     vocabulary = dataclasses.replace(student.model, vocab_size=64)
-    refused(dataclasses.replace(student, model=vocabulary), ConfigError, "vocab_size=64, but the teacher .* has 32")
+    refused(dataclasses.replace(student, model=vocabulary), ConfigError, "vocab_size=64 .*, but the teacher .* has 32")
     refused(dataclasses.replace(small, mesh=configs.MeshConfig(data=3)), ConfigError, "config.mesh: got data=3")
     tiny = dataclasses.replace(small.model, vocab_size=4)
     with pytest.raises(DataError, match="vocab_size is 4.*set model.vocab_size="):
