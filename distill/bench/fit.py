@@ -1,0 +1,163 @@
+"""Fitting and bootstrapping beside the peers, in one run: time, and who ends lowest on every resample.
+
+    python -m launch.bench fit                       # Chinchilla form, 240 rows, and Eq. 8 on Apple's 354 runs
+    python -m launch.bench fit --part=scaling        # cost against resamples and rows, and memory
+
+Peers run a sample of the resamples and are scaled to all; everything alternates in rounds, so that a busy machine
+slows both. A table in ../shared/data or $DISTILL_DATA is used where present, else a seeded twin of 240 rows.
+"""
+
+import argparse
+import csv
+import importlib.util
+import os
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distill import laws
+from distill.bench import fit_peers
+from distill.config import ConfigError, nearest
+from distill.laws import solver
+from distill.laws.fitting import solved_rows
+
+_TWIN = laws.Chinchilla(A=478.0, B=2143.0, E=1.817, alpha=0.347, beta=0.367)
+_ROUNDS = 4
+
+
+def chinchilla_table(rows: int = 240) -> tuple[str, laws.Table]:
+    """The table of Hoffmann et al. as Epoch digitised it, less its five largest losses, or a seeded twin of it."""
+    folder = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+    path = folder / "chinchilla" / "svg_extracted_data.csv"
+    if path.exists() and rows == 240:
+        with path.open() as file:
+            cells = list(csv.DictReader(file))
+        N, C, L = (np.array([float(row[name]) for row in cells]) for name in ("Model Size", "Training FLOP", "loss"))
+        kept = np.sort(np.argsort(L)[:-5])
+        return "the Chinchilla table", laws.from_arrays(N=N[kept], D=(C / 6 / N)[kept], L=L[kept])
+    generator = np.random.default_rng(7)
+    N = np.exp(generator.uniform(np.log(5e7), np.log(1.5e10), rows))
+    D = np.exp(generator.uniform(np.log(2e8), np.log(3e11), rows))
+    return f"a seeded twin of {rows} rows", laws.from_arrays(
+        N=N, D=D, L=_TWIN(N, D) * np.exp(0.007 * generator.standard_t(3, rows))
+    )
+
+
+def _counts(n: int, resamples: int, seed: int = 42) -> np.ndarray:
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.uint8)
+
+
+def chinchilla(resamples: int, sample: int) -> None:
+    """4096 bootstraps of the five-parameter form beside BFGS with autograd and with a hand-written gradient."""
+    what, table = chinchilla_table()
+    measure = laws.Objective()
+    began = time.perf_counter()
+    fit = laws.fit("chinchilla", table)
+    first = time.perf_counter() - began
+    began = time.perf_counter()
+    fit = laws.fit("chinchilla", table)
+    again = time.perf_counter() - began
+    print(f"Chinchilla form, {what}: {len(table)} rows, Huber delta 1e-3, objective {fit.objective:.13g}")
+    print(f"  one fit of 128 starts: {first:.2f} s with compilation, {again:.3f} s without; {fit.agreement:.0%} agree")
+    counts = _counts(len(table), resamples)
+    rows = solved_rows(fit.rows, measure)
+    starts = np.tile(fit.theta, (resamples, 1))
+    law = fit.law
+    columns = tuple(table[name] for name in ("N", "D", "L"))
+    warm = np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta])
+    ours: list[float] = []
+    peers: dict[str, list[float]] = {"bfgs_autograd": [], "bfgs_numpy": []}
+    if importlib.util.find_spec("autograd") is None:
+        print("  the package autograd is not installed (pip install autograd): its path is left out")
+        del peers["bfgs_autograd"]
+    ends: dict[str, list[np.ndarray]] = {name: [] for name in peers}
+    share = sample // _ROUNDS
+    for turn in range(_ROUNDS):
+        began = time.perf_counter()
+        found = solver.solve(laws.Chinchilla, rows, starts, counts, measure)
+        ours.append(time.perf_counter() - began)
+        mine = counts[turn * share : (turn + 1) * share]
+        for name in peers:
+            began = time.perf_counter()
+            ends[name].append(getattr(fit_peers, name)(columns, warm, mine, measure.delta))
+            peers[name].append((time.perf_counter() - began) * resamples / share)
+    spent = np.median(ours)
+    certified = f"{found.converged.mean():.1%} certified"
+    print(f"  {resamples} bootstraps: {spent:.3f} s ({certified}), best of rounds {min(ours):.3f} s")
+    for name, seconds in peers.items():
+        ratio = np.median(np.array(seconds) / np.array(ours))
+        print(f"  {name}: {np.median(seconds):.1f} s for as many (from {sample}): {ratio:.0f} times ours")
+        _ends(name, found.objective[: share * _ROUNDS], np.concatenate(ends[name]))
+
+
+def _ends(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    best = np.minimum(ours, theirs)
+    above = {who: values / best - 1 for who, values in (("ours", ours), (name, theirs))}
+    said = [f"{who} {(excess > 1e-9).sum()} (by up to {excess.max():.1e})" for who, excess in above.items()]
+    print(f"    of {len(best)} resamples, above the lower end by more than 1e-9: {', '.join(said)}")
+
+
+def students(resamples: int, sample: int) -> None:
+    """Eq. 8 on the 354 runs, the stubborn resamples solved again, beside scipy's L-BFGS-B."""
+    table = laws.load_table("apple")
+    began = time.perf_counter()
+    fit = laws.fit("distillation", table, supervised=laws.paper()[0])
+    print(f"Eq. 8 on Apple's {len(table)} runs: objective {fit.objective:.9g}")
+    print(f"  one fit of 128 starts: {time.perf_counter() - began:.2f} s with compilation; {fit.agreement:.0%} agree")
+    spent, seconds, ends = [], [], []
+    share = max(sample // _ROUNDS, 2)
+    counts = None
+    for turn in range(2):
+        began = time.perf_counter()
+        boot = laws.bootstrap(fit, resamples=resamples)
+        spent.append(time.perf_counter() - began)
+        if counts is None:
+            counts = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), resamples)
+        mine = counts[turn * share : (turn + 1) * share]
+        began = time.perf_counter()
+        ends.append(fit_peers.lbfgsb(laws.Distillation, fit.rows, fit.theta, mine, 1e-3))
+        seconds.append((time.perf_counter() - began) * resamples / share)
+    print(f"  {resamples} bootstraps, retries included: {min(spent):.2f} s, {int(boot.failed.sum())} failed")
+    ratio = np.median(np.array(seconds) / np.array(spent))
+    print(f"  lbfgsb: {np.median(seconds):.0f} s for as many (from {2 * share}): {ratio:.0f} times ours")
+    _ends("lbfgsb", boot.solutions.objective[: 2 * share], np.concatenate(ends))
+
+
+def scaling() -> None:
+    """Seconds against resamples and rows, for the Chinchilla form."""
+    for rows, sizes in ((240, (1000, 10_000, 100_000)), (1000, (1000,)), (10_000, (1000,))):
+        _, table = chinchilla_table(rows)
+        fit = laws.fit("chinchilla", table, start_count=32)
+        for resamples in sizes:
+            laws.bootstrap(fit, resamples=64)
+            began = time.perf_counter()
+            boot = laws.bootstrap(fit, resamples=resamples)
+            spent = time.perf_counter() - began
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            per = spent / resamples / len(fit.rows) * 1e9
+            print(
+                f"  {rows:6d} rows x {resamples:6d} resamples: {spent:7.2f} s, {per:.0f} ns per row and resample, "
+                f"{boot.failed.mean():.2%} failed, peak memory {peak:.2f} GiB"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one part or all."""
+    parts = ("all", "chinchilla", "students", "scaling")
+    parser = argparse.ArgumentParser(prog="launch.bench fit", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", default="all", help=", ".join(parts))
+    parser.add_argument("--resamples", type=int, default=4096)
+    parser.add_argument("--sample", type=int, default=400, help="resamples that the slow peers run")
+    flags = parser.parse_args(argv)
+    if flags.part not in parts:
+        raise ConfigError(f"--part={flags.part}; wanted one of {', '.join(parts)}.{nearest(flags.part, parts)}")
+    if flags.part in ("all", "chinchilla"):
+        chinchilla(flags.resamples, flags.sample)
+    if flags.part in ("all", "students"):
+        students(flags.resamples, max(flags.sample // 10, 8))
+    if flags.part in ("all", "scaling"):
+        scaling()
+    return 0
