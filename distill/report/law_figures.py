@@ -99,8 +99,10 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
     ax = axes[0]
     colors = dict(zip(["supervised", *curves.distilled], [theme.ink, theme.blue, theme.orange, theme.green]))
     handles: list[Any] = []
+    # The third line of distillation is green, which some take for blue: its dashes tell it apart.
+    styles: dict[str, Any] = dict(zip(colors, [(0, (4, 3)), "-", "-", "-."]))
     for name, (middle, low, high) in {"supervised": curves.supervised, **curves.distilled}.items():
-        style = (0, (4, 3)) if name == "supervised" else "-"
+        style = styles[name]
         ax.plot(curves.compute, middle, color=colors[name], ls=style)
         ax.fill_between(curves.compute, low, high, color=colors[name], alpha=0.18, lw=0)
         handles.append(Line2D([], [], color=colors[name], ls=style, label=name))

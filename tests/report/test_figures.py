@@ -150,10 +150,38 @@ def test_colours_hold_against_their_ground(theme):
     assert lightness == sorted(lightness)  # an order that survives grey print and every colour vision
 
 
-def luminance(color):
+# Linear RGB as seen without one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1.
+VISION = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
+def test_colours_that_share_a_shape_differ_for_every_eye(theme, vision):
+    """Distance in CIELAB of at least 20; blue and green, too close in tritanopia, differ in marker or dashes."""
+    seen = [lab(np.array(VISION[vision]) @ linear(color)) for color in (theme.blue, theme.orange, theme.green)]
+    assert np.linalg.norm(seen[0] - seen[1]) > 20
+    assert np.linalg.norm(seen[1] - seen[2]) > 20
+
+
+def lab(rgb):
+    """CIELAB of linear RGB under D65."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ np.clip(rgb, 0, 1)
+    scaled = xyz / [0.9505, 1.0, 1.089]
+    f = np.where(scaled > 0.008856, np.cbrt(scaled), 7.787 * scaled + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def linear(color):
     channels = np.array(matplotlib.colors.to_rgb(color))
-    linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+    return np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def luminance(color):
+    return float(linear(color) @ [0.2126, 0.7152, 0.0722])
 
 
 def contrast(first, second):
