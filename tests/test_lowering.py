@@ -69,9 +69,9 @@ def pod(model: ModelConfig, **changes) -> ExperimentConfig:
 def test_every_model_of_the_ladder_lowers_on_a_pod(name):
     model = paper_model(name)
     text = lower(pod(model))
-    # The embedding is stored in pieces: no argument of the program is the whole table on one chip.
-    assert f"tensor<{model.vocab_size}x{model.d_model}xf32>" in text
-    assert '"tensor"' in text and '"fsdp"' in text
+    # The embedding comes in pieces, over tensor by rows and over fsdp by columns, and is donated.
+    table = f"tensor<{model.vocab_size}x{model.d_model}xf32> {{jax.buffer_donor = true, sdy.sharding = "
+    assert f'{table}#sdy.sharding<@mesh, [{{"tensor"}}, {{"fsdp"}}]>' in text
 
 
 def test_distillation_in_microbatches_lowers_on_a_pod():
