@@ -177,11 +177,11 @@ def _ledger(found: Results, counted: Findings) -> str:
             [found.name(run) if run else found.planned.get(p.run, p.run), count(p.N), count(p.D),
              "" if p.L_T is None else f"{p.L_T:.4f}",
              f"{p.predicted:.4f}", f"[{p.lower:.4f}, {p.upper:.4f}]", "" if truth is None else f"{truth:.4f}",
-             Cell(text=word, tone=tone), p.made]
+             Cell(text=word, tone=tone), p.made.removesuffix("+00:00").replace("T", " ")]
         )  # fmt: skip
     names = ("N", "D", "L_T", "predicted", "interval", "measured")
     columns = [Column(name="run", text=True), *(Column(name=n) for n in names)]
-    columns += [Column(name="truth", text=True), Column(name="made", text=True)]
+    columns += [Column(name="truth", text=True), Column(name="made (UTC)", text=True)]
     made = page.table("Predicted losses and what came of them", columns, rows)
     return page.paragraph(book) + (made if len(rows) <= 30 else page.details(f"All {len(rows)} predictions", made))
 
