@@ -38,7 +38,8 @@ def bfgs_numpy(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.nda
     """Objectives [R] of one BFGS run a resample, from one warm start, with the hand-written gradient."""
     from scipy.optimize import minimize
 
-    both = huber_objective(*(np.log(column) for column in table), delta)
+    log_N, log_D, log_L = (np.log(column) for column in table)
+    both = huber_objective(log_N, log_D, log_L, delta)
     return np.array([minimize(both, start, (w,), method="BFGS", jac=True, options={"gtol": GTOL}).fun for w in weights])
 
 

@@ -4,7 +4,7 @@ Read the modules in this order; each imports only from those before it (`ORDER`,
 parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by name and in files);
 then the fit: objective, solver (many small fits at once), table (runs in), progress, identify (what rows fix),
 starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
-summary and figures (a fit on a page);
+approaches (Chinchilla's three), designs (which runs next), summary and figures (a fit on a page);
 then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
 (where supervised training catches up), problem (one student's plans), planner (the advice),
 lawfile (a law with its uncertainty, from disk), advice (as text), recipe and emit (as configs), paper_figures.
@@ -37,6 +37,8 @@ ORDER = (
     "joint",
     "choice",
     "extrapolate",
+    "approaches",
+    "designs",
     "summary",
     "figures",
     "minimise",
@@ -76,6 +78,7 @@ _WHERE = {
     "joint": ("JointFit", "fit_jointly"),
     "choice": ("Compared", "Nested", "compare", "nested"),
     "extrapolate": ("Holdout", "holdout", "roll_forward"),
+    "designs": ("Design", "design"),
     "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
     "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
     "crossover": ("crossover_compute", "crossover_tokens"),

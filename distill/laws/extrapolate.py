@@ -61,12 +61,21 @@ def holdout(
     if held.all() or not held.any():
         raise LawError(f"the rule {rule!r} holds out {int(held.sum())} of {len(selected)} rows; wanted some, not all.")
     first = supervised if isinstance(supervised, Fit) else None
-    given = first.law if first else supervised
+    given = supervised.law if isinstance(supervised, Fit) else supervised
     one = fit(cls, selected.where(~held), supervised=given, seed=seed, **options)
     boot = bootstrap((first, one) if first else one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
     rows = table.rows_of(cls, selected.where(held), units=False)
-    guess = boot.predict(level, **dict(zip(cls.inputs, rows.inputs)))
-    return Holdout(fit=one, observed=rows.target, predicted=guess.estimate, low=guess.low, high=guess.high, level=level)
+    inputs: dict[str, Any] = dict(zip(cls.inputs, rows.inputs))
+    guess = boot.predict(level, **inputs)
+    return Holdout(
+        fit=one,
+        boot=boot,
+        observed=rows.target,
+        predicted=guess.estimate,
+        low=guess.low,
+        high=guess.high,
+        level=level,
+    )
 
 
 def roll_forward(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.laws.law import Law
+from distill.laws.parameters import Setting
 from distill.laws.solver import Rows
 
 OPEN = 1.0  # standard error, in natural logarithms, from which a direction counts as not fixed
@@ -119,6 +120,15 @@ def _kept(law: Law, along: dict[str, float]) -> tuple[str, ...]:
     )
 
 
+def coordinate_slopes(law: Law, rows: Rows, setting: Setting) -> np.ndarray:
+    """d log L / d coordinate [n, p], in the coordinates of a fit with this Setting."""
+    form = type(law)
+    given = {name: getattr(law, name) for name in law.given()}
+    low, high = np.array([p.box for p in form.parameters().values()]).T
+    at = np.clip(law.pack(setting), low, high)
+    return differences(lambda u: np.log(form.unpack(np, u, setting, given)(*rows.inputs)), at, low, high)
+
+
 def open_coordinates(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray) -> tuple[Direction, ...]:
     """Directions in the fit's own coordinates (sizes and slopes at the table's centre) that the rows leave open.
 
@@ -126,12 +136,7 @@ def open_coordinates(law: Law, rows: Rows, residuals: np.ndarray, weights: np.nd
     lie; a direction that is open even at the centre means that this table cannot identify this form.
     """
     names = list(law.parameters())
-    at = law.pack(rows.setting)
-    form = type(law)
-    given = {name: getattr(law, name) for name in law.given()}
-    low, high = np.array([p.box for p in form.parameters().values()]).T
-    at = np.clip(at, low, high)
-    J = differences(lambda u: np.log(form.unpack(np, u, rows.setting, given)(*rows.inputs)), at, low, high)
+    J = coordinate_slopes(law, rows, rows.setting)
     found = _directions(law, names, J, noise(residuals, len(names)), weights)
     return tuple(dataclasses.replace(d, keeps=()) for d in found if d.open)
 

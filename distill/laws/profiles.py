@@ -42,7 +42,8 @@ def profile(
     """
     from scipy.stats import t as student
 
-    asked = named(type(fit.law), quantity) if isinstance(quantity, str) else quantity
+    form: Any = type(fit.law)
+    asked = named(form, quantity) if isinstance(quantity, str) else quantity
     best = float(asked(np, fit.law))
     if not best > 0:
         raise LawError(f"the profile of {quantity} needs a positive quantity; at the fit it is {best:g}.")

@@ -115,9 +115,8 @@ def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if suffix not in readers:
         raise LawError(f"{source}: a table of runs is a .csv, .jsonl or .parquet file, got {suffix or 'no suffix'!r}.")
-    names, rows = readers[suffix](content, source)
-    first = 2 if suffix == ".csv" else 1
-    return make_table(names, rows, source, hashlib.sha256(content).hexdigest(), columns, first)
+    names, rows, lines = readers[suffix](content, source)
+    return make_table(names, rows, source, hashlib.sha256(content).hexdigest(), columns, lines)
 
 
 def make_table(
@@ -126,14 +125,14 @@ def make_table(
     source: str = "table",
     digest: str = "",
     columns: Mapping[str, str] | None = None,
-    first: int = 1,
+    lines: Sequence[int] | None = None,
 ) -> Table:
-    """A table from rows of cells; `first` is the number of the first row in its file."""
+    """A table from rows of cells; `lines` are their numbers in the file."""
     if not rows:
         raise LawError(f"{source}: no rows; wanted one row a finished run.")
     table = Table(
         {name: _column([row[i] for row in rows]) for i, name in enumerate(names)},
-        np.arange(first, first + len(rows)),
+        np.asarray(lines if lines is not None else range(1, len(rows) + 1)),
         source,
         digest or hashlib.sha256(repr((names, rows)).encode()).hexdigest(),
     )
@@ -148,7 +147,10 @@ def from_arrays(source: str = "table", **columns: Any) -> Table:
     return make_table(names, list(zip(*(np.asarray(columns[name]).tolist() for name in names))), source)
 
 
-def _read_csv(content: bytes, source: str) -> tuple[list[str], list[list[str]]]:
+_Cells = tuple[list[str], list[list[Any]], list[int]]  # names, rows, the rows' numbers in the file
+
+
+def _read_csv(content: bytes, source: str) -> _Cells:
     try:
         lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -162,11 +164,12 @@ def _read_csv(content: bytes, source: str) -> tuple[list[str], list[list[str]]]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise LawError(f"{source}: column {twice!r} appears twice in the header.")
-    return names, [row for row in lines[1:] if row]
+    filled = [(number, row) for number, row in enumerate(lines[1:], 2) if row]
+    return names, [row for _, row in filled], [number for number, _ in filled]
 
 
-def _read_jsonl(content: bytes, source: str) -> tuple[list[str], list[list[Any]]]:
-    objects = []
+def _read_jsonl(content: bytes, source: str) -> _Cells:
+    objects, lines = [], []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         try:
             entry = json.loads(line) if line.strip() else None
@@ -174,12 +177,14 @@ def _read_jsonl(content: bytes, source: str) -> tuple[list[str], list[list[Any]]
             raise LawError(f"{source}: row {number} is not JSON ({error}).") from error
         if entry is not None and not isinstance(entry, dict):
             raise LawError(f"{source}: row {number} is {type(entry).__name__}, wanted an object per line.")
-        objects += [entry] if entry is not None else []
+        if entry is not None:
+            objects.append(entry)
+            lines.append(number)
     names = list(dict.fromkeys(name for entry in objects for name in entry))
-    return names, [[entry.get(name, "") for name in names] for entry in objects]
+    return names, [[entry.get(name, "") for name in names] for entry in objects], lines
 
 
-def _read_parquet(content: bytes, source: str) -> tuple[list[str], list[list[Any]]]:
+def _read_parquet(content: bytes, source: str) -> _Cells:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -189,7 +194,8 @@ def _read_parquet(content: bytes, source: str) -> tuple[list[str], list[list[Any
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
     except pyarrow.ArrowInvalid as error:
         raise LawError(f"{source}: not a parquet file ({error}).") from error
-    return table.column_names, [list(row) for row in zip(*(table[name].to_pylist() for name in table.column_names))]
+    rows = [list(row) for row in zip(*(table[name].to_pylist() for name in table.column_names))]
+    return table.column_names, rows, list(range(1, len(rows) + 1))
 
 
 def _number(cell: Any) -> float:
