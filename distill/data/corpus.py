@@ -68,9 +68,7 @@ def _open_made(
     return open_at(path, recipe, workers=workers, on_progress=on_progress)
 
 
-def open_at(
-    path: Path, recipe: Recipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None
-) -> TokenStore:
+def open_at(path: Path, recipe: Recipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None) -> TokenStore:
     """The store at `path`, built if nothing is there; DataError when it was made from another recipe."""
     build_store(path, recipe, workers=workers, on_progress=on_progress)
     store = TokenStore(path)

@@ -1,11 +1,11 @@
 """The token store: a folder of memory-mapped tokens and a manifest that vouches for every byte of it.
 
-    manifest.json    format, fingerprint of the recipe, tokenizer, counts, and the sha256 of every hash file
-    SPLIT.bin        token ids (uint8, uint16 or uint32), documents end to end
-    SPLIT.docs       where each document ends, and the digest of its text
-    SPLIT.mask       1 where a token belongs to a completion (only where the source knows)
-    vocabulary.bytes the bytes of text that each token id stands for
-    *.sha256         a hash for every 64 KiB of the file beside it
+manifest.json    format, fingerprint of the recipe, tokenizer, counts, and the sha256 of every hash file
+SPLIT.bin        token ids (uint8, uint16 or uint32), documents end to end
+SPLIT.docs       where each document ends, and the digest of its text
+SPLIT.mask       1 where a token belongs to a completion (only where the source knows)
+vocabulary.bytes the bytes of text that each token id stands for
+*.sha256         a hash for every 64 KiB of the file beside it
 """
 
 import json

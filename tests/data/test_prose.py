@@ -106,7 +106,7 @@ def test_the_script_says_what_it_cannot_get(tmp_path):
     tools.mkdir()
     for name in ("bash", "dirname", "mkdir", "env"):
         os.symlink(shutil.which(name), tools / name)
-    (tools / "python3").write_text(f'#!{shutil.which("bash")}\nexit 2\n')
+    (tools / "python3").write_text(f"#!{shutil.which('bash')}\nexit 2\n")
     (tools / "python3").chmod(0o755)
     project = tmp_path / "project/launch"
     project.mkdir(parents=True)

@@ -289,9 +289,7 @@ def speeches(tfds, tmp_path_factory):
 
 
 def open_tfds(place, columns=None, splits=ALL_TRAIN, **fields):
-    config = DataConfig(
-        source="tfds", tfds=TfdsConfig(**fields), splits=splits, columns=columns or ColumnsConfig()
-    )
+    config = DataConfig(source="tfds", tfds=TfdsConfig(**fields), splits=splits, columns=columns or ColumnsConfig())
     return data.open_store(config, place)
 
 
