@@ -67,7 +67,7 @@ def tiny():
         model=ModelConfig(vocab_size=32, d_model=16, n_layers=2, n_heads=2, d_ff_multiple=16),
         optim=OptimConfig(warmup_steps=4),
         data=DataConfig(
-            source="generated", generated=GeneratedConfig(tokens=20_000, validation_tokens=4096, document_tokens=512)
+            source="generated", generated=GeneratedConfig(tokens=20_000, validation_tokens=4096, document_tokens=40)
         ),
         batch_size=4,
         seq_len=16,
