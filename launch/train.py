@@ -6,23 +6,84 @@ With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The
 interrupted; a finished run is not run again. --dry-run prints what would run: N, D, FLOPs, fingerprint.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distill import config as configs
+from distill import counts, runtime
+from distill.config import ExperimentConfig
 from launch import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    from distill.config import ExperimentConfig
+    flags = {"workdir": None, "dry-run": "false"}
+    config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
+    # Not at the top: --help and a mistyped flag need no JAX.
+    from distill import train
 
-    config, flags = cli.configured(
-        ExperimentConfig, argv, __doc__ or "", "configs/train.py", {"workdir": None, "dry-run": "false"}
+    config = train.identify(config)
+    _print(_description(config))
+    if values["dry-run"] == "true":
+        return 0
+    runtime.cache_compilations()
+    record = _follow(config, values["workdir"])
+    found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
+    _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
+    return 0
+
+
+def _description(config: ExperimentConfig) -> dict[str, str]:
+    N, D = counts.non_embedding(config.model), counts.training_tokens(config)
+    forward = counts.forward_flops(config.model, config.seq_len)
+    return {
+        "run": configs.fingerprint(config),
+        "teacher": config.teacher.run or "none (supervised)",
+        "N": f"{N:,d} non-embedding parameters, {counts.total(config.model):,d} in all",
+        "D": f"{D:,d} tokens in {config.steps:,d} steps of {config.batch_size} x {config.seq_len}",
+        "F": f"{forward:.4g} forward FLOPs per token ({forward / (2 * N):.2f} times 2N)",
+        "C": f"{3 * forward * D:.4g} FLOPs of training",
+    }
+
+
+def _print(rows: dict[str, str]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table, highlight=False)
+
+
+def _follow(config: ExperimentConfig, workdir: str) -> Any:
+    """Trains under a progress bar; where there is no terminal, a line at every tenth."""
+    from distill import train
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    from distill.report import run
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task, tenth = bar.add_task("starting", total=config.steps), max(config.steps // 10, 1)
+        told = 0
 
-    if flags["dry-run"] == "true":
-        return run.describe(config)
-    return run.follow(config, flags["workdir"])
+        def show(progress: train.Progress) -> None:
+            nonlocal told
+            rate = f"loss {progress.loss:.4f}  {progress.tokens_per_second / 1e3:,.1f}k tokens/s"
+            bar.update(task, completed=progress.step, description=rate)
+            if not console.is_terminal and progress.step // tenth > told:
+                told = progress.step // tenth
+                console.print(f"step {progress.step:,d}/{progress.steps:,d}  {rate}", highlight=False)
+
+        return train.train(config, workdir, on_progress=show)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Pages, figures and terminal summaries of finished work; they read what was left and train nothing.
 
-run is one run on the screen, planner the page on which a person plays with a law. The rest is the report of a study:
+planner is the page on which a person plays with a law. The rest is the report of a study:
 results (what a workdir holds) -> findings (what its rows say) -> prose (the same in words) -> theme, run_figures,
 law_figures (pictures) -> page (HTML) -> sections (its parts) -> study (writes it); screen shows the short form.
 """
 
 # Each module imports only from those before it.
 ORDER = (
-    "run",
     "planner",
     "results",
     "findings",

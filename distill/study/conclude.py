@@ -121,8 +121,16 @@ def predict(found: Laws, tasks: Sequence[Planned], workdir: Path) -> int:
         lower, upper = min(float(said.low), estimate), max(float(said.high), estimate)
         predictions.append(
             Prediction(
-                run=task.run, N=N, D=D, L_T=L_T, predicted=estimate, lower=lower, upper=upper, level=LEVEL,
-                law=law, made=made,
+                run=task.run,
+                N=N,
+                D=D,
+                L_T=L_T,
+                predicted=estimate,
+                lower=lower,
+                upper=upper,
+                level=LEVEL,
+                law=law,
+                made=made,
             )  # fmt: skip
         )
     PredictionTable(workdir / "predictions.csv").add(predictions)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configs
-from distill import counts, data, runs
+from distill import counts, data, runs, runtime
 from distill.config import ConfigError, StudyExperimentConfig
 from distill.runs import RunTable
 from distill.study import matrix, schedule, workers
@@ -23,9 +23,6 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
     `command` that was given and the names of all planned runs, so that a report can tell what is missing.
     """
     console, workdir = Console(), Path(workdir).resolve()
-    if not dry_run:
-        store = data.open_store(config.data, config.data.cache or workdir / "data")
-        config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     tasks = matrix.expand(config, workdir)
     if not tasks:
         raise ConfigError("config.study: there is nothing to run; give study.models and study.supervised at least")
@@ -33,6 +30,9 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
         console.print(_listing(tasks))
         return 0
     began = time.monotonic()
+    store = data.open_store(config.data, config.data.cache or workdir / "data")
+    config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
+    tasks = matrix.expand(config, workdir)  # anew: text from outside the package is part of what a run is
     runs.write_atomically(workdir / "config.txt", configs.to_text(config))
     note = {"command": command, "planned": {task.run: task.name for task in tasks}}
     runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
@@ -46,6 +46,7 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
             # Fitting needs jax and seconds; the workers' own start hides part of it.
             from distill.study import conclude
 
+            runtime.cache_compilations()
             found = conclude.fit(config, workdir)
             said = conclude.predict(found, [t for t in todo if t.stage == stage], workdir)
             console.print(f"predicted {said} runs before they start", highlight=False)
@@ -70,11 +71,12 @@ def _collect(workdir: Path, tasks: list[matrix.Planned]) -> set[str]:
 
 
 def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
-    from distill import runtime
     from distill.report import screen
     from distill.report import study as page
     from distill.study import conclude
 
+    if not (workdir / "runs.csv").exists():
+        return
     path = workdir / "report" / "index.html"
     if not (path.exists() and conclude.concluded(workdir)):
         runtime.cache_compilations()

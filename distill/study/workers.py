@@ -146,9 +146,7 @@ def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
         each = record.flops_student / record.D
         curves.append(
             [
-                CurvePoint(
-                    run=record.run, step=m["step"], tokens=m["tokens"], flops=each * m["tokens"], loss=m["ntp"]
-                )
+                CurvePoint(run=record.run, step=m["step"], tokens=m["tokens"], flops=each * m["tokens"], loss=m["ntp"])
                 for m in read_metrics(folder / "metrics.jsonl")
             ]
         )
