@@ -59,7 +59,9 @@ def test_an_installed_project_is_not_installed_again(clone):
     binaries = folder / ".venv" / "bin"
     binaries.mkdir(parents=True)
     fake(binaries, "python", 'echo "ran: $*"')
-    checksum = subprocess.run(["cksum"], stdin=open(folder / "setup.cfg"), capture_output=True, text=True).stdout
+    checksum = subprocess.run(
+        ["cksum"], input=(folder / "setup.cfg").read_text(), capture_output=True, text=True
+    ).stdout
     (folder / ".venv" / ".installed").write_text(checksum)
     done = quickstart(folder, tools)
     assert done.returncode == 0, done.stderr

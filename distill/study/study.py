@@ -1,7 +1,7 @@
 """A study from its config to its report, in one call that may be killed and repeated at any moment."""
 
-import json
 import dataclasses
+import json
 import time
 from pathlib import Path
 
