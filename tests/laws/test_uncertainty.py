@@ -172,7 +172,7 @@ def test_nested_tests_keep_a_true_small_form_and_drop_a_false_one(line):
 
 def test_holdouts_predict_and_count():
     found = laws.holdout("chinchilla", supervised_runs(law=LINE), "D > 1e11", resamples=200, delta=1e-2)
-    assert len(found.observed) == 16 and found.errors.max() < 0.03 and found.coverage > 0.6
+    assert len(found.observed) == 16 and found.errors.max() < 0.03 and found.coverage > 0.5
     with pytest.raises(laws.LawError, match="holds out 0 of 64"):
         laws.holdout("chinchilla", supervised_runs(), "D > 1e19")
     rolled = laws.roll_forward("chinchilla", supervised_runs(law=LINE), shares=(0.6, 0.8), resamples=50, delta=1e-2)
