@@ -123,24 +123,35 @@ def build_store(
     workers = 0 encodes in this process. If another process builds the same store, waits for it. Raises DataError when
     the disk is full (what was done is kept and continued by the next call) or the source cannot be read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        if (path / MANIFEST).exists():
-            return
-        try:
-            _build(path, recipe, workers, on_progress, commit_seconds)
-        except BrokenProcessPool:
-            raise DataError(
-                f"{path}: a worker process died: killed for want of memory, or the script that builds this store has "
-                "no `if __name__ == '__main__':` guard. Run the same command again: it continues where it stopped"
-            ) from None
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
+    # First of all, so that finished stores may lie on a disk that cannot be written.
+    if (path / MANIFEST).exists():
+        return
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"{path}: exists and is no token store; give another path, or move it away")
+    with _errors_in_a_line(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if not (path / MANIFEST).exists():
+                _build(path, recipe, workers, on_progress, commit_seconds)
+
+
+@contextlib.contextmanager
+def _errors_in_a_line(path: Path) -> Iterator[None]:
+    """What the system or a lost worker says, as a DataError."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise DataError(
+            f"{path}: a worker process died: killed for want of memory, or the script that builds this store has "
+            "no `if __name__ == '__main__':` guard. Run the same command again: it continues where it stopped"
+        ) from None
+    except OSError as error:
+        if error.errno in _FULL:
             raise DataError(
                 f"{path}: the disk is full ({error.strerror}); nothing there looks finished. Free some space and run "
                 "the same command again: it continues where it stopped"
             ) from None
+        raise DataError(f"{error.filename or path}: {error.strerror or error} (while building {path})") from None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """The one error of the data room."""
 
-from distill.config import DistillError
+from distill.errors import DistillError
 
 
 class DataError(DistillError):

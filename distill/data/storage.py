@@ -34,7 +34,10 @@ def _glob_remote(pattern: str) -> list[str]:
     if not rest and not pattern.endswith("*"):
         return [pattern]
     folder = fixed.rpartition("/")[0]
-    return [str(path) for path in local_or_remote(folder).glob(pattern[len(folder) + 1 :])]
+    try:
+        return [str(path) for path in local_or_remote(folder).glob(pattern[len(folder) + 1 :])]
+    except ImportError as error:
+        raise DataError(f"{pattern}: {error}") from None
 
 
 def _remote(path: str) -> bool:

@@ -301,6 +301,28 @@ def test_ten_billion_tokens_open_at_once(tmp_path):
     assert loader.windows(10**6).max() > 10**6
 
 
+def test_a_path_that_is_taken_is_refused_at_once(config, tmp_path):
+    from distill.data.corpus import make_recipe, open_at
+
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/dear.txt").write_text("Anna")
+    (tmp_path / "file").write_text("")
+    for name in ("letters", "file"):
+        with pytest.raises(data.DataError, match=f"{name}: exists and is no token store; give another path"):
+            open_at(tmp_path / name, make_recipe(config))
+    with pytest.raises(data.DataError, match="file/stores: Not a directory"):
+        data.open_store(config, tmp_path / "file/stores")
+    assert (tmp_path / "letters/dear.txt").read_text() == "Anna"
+
+
+def test_a_finished_store_needs_no_writable_disk(config, tmp_path, monkeypatch):
+    first = data.open_store(config, tmp_path / "s")
+    from distill.data import build
+
+    monkeypatch.setattr(build, "_locked", None)  # as good as a disk on which no lock can be made
+    assert data.open_store(config, tmp_path / "s").fingerprint == first.fingerprint
+
+
 def test_a_model_with_too_small_a_vocabulary(embedded):
     embedded.check_vocabulary(256)
     with pytest.raises(data.DataError, match="model.vocab_size is 128.*'bytes' with a vocabulary of 256"):

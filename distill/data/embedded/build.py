@@ -16,7 +16,7 @@ import sys
 import tarfile
 from pathlib import Path
 
-from distill.config import DistillError
+from distill.errors import DistillError
 
 TARBALL_SHA256 = "ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9"
 FIRST_YEAR = 1900
