@@ -59,9 +59,7 @@ class RunFlops:
     teacher_training: float  # 3 F(N_T) D_T
 
 
-def run_flops(
-    config: ExperimentConfig, teacher: ModelConfig | None = None, teacher_tokens: int = 0
-) -> RunFlops:
+def run_flops(config: ExperimentConfig, teacher: ModelConfig | None = None, teacher_tokens: int = 0) -> RunFlops:
     """FLOPs of a run of whole steps; without a teacher both of its parts are zero."""
     tokens = training_tokens(config)
     forward = forward_flops(teacher, config.seq_len) if teacher else 0.0

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from distill import losses, mesh
+from distill import losses, mesh, targets
 from distill.data.store import Evaluation
 from distill.model import Transformer
 from distill.step import teach
-from distill.types import Batch
+from distill.types import Batch, TeacherSignal
 
 ECE_BINS = 21  # as the paper's Appendix on calibration counts them
 
@@ -50,8 +50,9 @@ def eval_step(params: Transformer, teacher: Transformer | None, batch: Batch) ->
         "bin_confidence": jnp.sum(member * confidence[..., None], axis=(0, 1)),
     }
     signal = teach(teacher, batch)
-    if signal is not None:
-        log_probs = jax.sharding.reshard(signal.log_probs, mesh.ACT_BSD)
+    if isinstance(signal, TeacherSignal):
+        log_probs = targets.align(signal.log_probs, params.config.vocab_size, params.config.tokens)
+        log_probs = jax.sharding.reshard(log_probs, mesh.ACT_BSD)
         same = (jnp.argmax(log_probs, axis=-1) == guess).astype(jnp.float32)
         sums["kl"] = jnp.sum(losses.kl_divergence(logits, log_probs) * weight, axis=1)
         sums["agreement"] = jnp.sum(same * weight, axis=1)

@@ -175,13 +175,22 @@ class Transformer(nnx.Module):
         x, _ = lax.scan(body, x, self.blocks, unroll=min(c.unroll, c.n_layers))
         return rms_norm(x, self.last_norm[...], c.norm_eps)
 
+    @property
+    def head_vd(self) -> Float[Array, "V D"]:
+        """The head's weights as they are stored; the embedding's where it is tied."""
+        return (self.embed if self.config.tied else self.head)[...]
+
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        """Float32 logits over the vocabulary, which stays split over tensor."""
-        table = self.embed if self.config.tied else self.head
-        weight = jax.sharding.reshard(table[...].astype(self.config.dtype), P("tensor", None))
-        return jnp.einsum(
+        """Float32 logits over the vocabulary, which stays split over tensor; columns of padding are -1e30."""
+        c = self.config
+        weight = jax.sharding.reshard(self.head_vd.astype(c.dtype), P("tensor", None))
+        logits = jnp.einsum(
             "bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
         )
+        if c.tokens == c.vocab_size:
+            return logits
+        column = lax.broadcasted_iota(jnp.int32, (1, 1, c.vocab_size), 2, out_sharding=P(None, None, "tensor"))
+        return jnp.where(column < c.tokens, logits, -1e30)
 
     def __call__(self, tokens: Int[Array, "B S"], **kwargs: Any) -> Float[Array, "B S V"]:
         return self.logits(self.hidden(tokens, **kwargs))

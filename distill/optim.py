@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from distill.config import ExperimentConfig, OptimConfig
 
@@ -17,7 +17,7 @@ from distill.config import ExperimentConfig, OptimConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Hyper:
-    """The numbers of one run, as float32 scalars."""
+    """The numbers of one run, as float32 scalars, and its seed."""
 
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]
@@ -29,6 +29,11 @@ class Hyper:
     lambda_: Float[Array, ""]
     temperature: Float[Array, ""]
     z_loss: Float[Array, ""]
+    beta: Float[Array, ""]
+    lambda_final: Float[Array, ""]
+    temperature_final: Float[Array, ""]
+    beta_final: Float[Array, ""]
+    seed: Int[Array, ""]
 
 
 def hyper(config: ExperimentConfig) -> Hyper:
@@ -45,8 +50,13 @@ def hyper(config: ExperimentConfig) -> Hyper:
         "lambda_": objective.lambda_,
         "temperature": objective.temperature,
         "z_loss": objective.z_loss,
+        "beta": objective.beta,
+        "lambda_final": objective.lambda_final,
+        "temperature_final": objective.temperature_final,
+        "beta_final": objective.beta_final,
     }
-    return Hyper(**{name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()})
+    scalars = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
+    return Hyper(**scalars, seed=jnp.asarray(config.seed, jnp.int32))
 
 
 def schedule(kind: str, h: Hyper, step: Any) -> Float[Array, ""]:
@@ -100,5 +110,5 @@ def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.Gr
 
 def clip_by_global_norm(tree: Any, bound: Float[Array, ""]) -> Any:
     """The tree, scaled down where its global norm exceeds the bound."""
-    factor = jnp.minimum(1.0, bound / jnp.maximum(optax.global_norm(tree), 1e-12))
+    factor = jnp.minimum(1.0, bound / jnp.maximum(optax.tree.norm(tree), 1e-12))
     return jax.tree.map(lambda leaf: leaf * factor, tree)

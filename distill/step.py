@@ -21,7 +21,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from distill import mesh, model, objective, optim
 from distill.config import ExperimentConfig, OptimConfig
 from distill.metrics import Sum
-from distill.types import Batch, TeacherSignal
+from distill.types import Batch, HiddenSignal, Signal, TeacherSignal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def shape(config: ExperimentConfig) -> StepShape:
     defaults = OptimConfig()
     return StepShape(
         optim=dataclasses.replace(config.optim, **{name: getattr(defaults, name) for name in numbers}),
-        objective=objective.shape(config.objective),
+        objective=objective.shape(config.objective, config.model),
         microbatches=config.microbatches,
     )
 
@@ -79,10 +79,16 @@ def init_state(config: ExperimentConfig) -> TrainState:
     return _init(canonical, jax.random.key(config.seed), optim.hyper(config))
 
 
-def teach(teacher: model.Transformer | None, batch: Batch) -> TeacherSignal | None:
-    """The teacher's word on a batch: stored with it, computed now, or None for supervised training."""
+def teach(teacher: model.Transformer | None, batch: Batch, fused: bool = False) -> Signal | None:
+    """The teacher's word on a batch: stored with it, computed now, or None for supervised training.
+
+    Now, it is a distribution, or with `fused` the hidden states and the head that it follows from.
+    """
     if batch.signal is not None or teacher is None:
         return batch.signal
+    if fused:
+        hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
+        return lax.stop_gradient(HiddenSignal(hidden=hidden, head=teacher.head_vd))
     logits = teacher(batch.inputs, segment=batch.segment, position=batch.position)
     return lax.stop_gradient(TeacherSignal(log_probs=jax.nn.log_softmax(logits, axis=-1)))
 
@@ -92,10 +98,16 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
 
+    numbers = objective.at(structure.objective, state.hyper, state.step)
+
     def loss_sum(params: model.Transformer, part: Batch) -> tuple[Any, dict[str, Sum]]:
-        signal = teach(teacher, part)
-        logits = params(part.inputs, segment=part.segment, position=part.position)
-        return objective.evaluate(structure.objective, state.hyper, logits, signal, part)
+        signal = teach(teacher, part, structure.objective.fused)
+        hidden = params.hidden(part.inputs, segment=part.segment, position=part.position)
+        if structure.objective.fused:
+            return objective.evaluate_fused(
+                structure.objective, numbers, hidden, params.head_vd, signal, part, state.step
+            )
+        return objective.evaluate(structure.objective, numbers, params.logits(hidden), signal, part, state.step)
 
     grad = jax.grad(loss_sum, has_aux=True)
     if structure.microbatches == 1:
@@ -113,7 +125,7 @@ def train_step(
     transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
     means = {name: value.mean() for name, value in sums.items()}
-    means["grad_norm"] = optax.global_norm(gradient)
+    means["grad_norm"] = optax.tree.norm(gradient)
     means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
         structure.optim.schedule, state.hyper, state.step
     )

@@ -2,6 +2,7 @@
 
 B batch (sequences)   S sequence (tokens)      D d_model            F ff_dim          V vocabulary
 H query heads         G key-value heads        K head_dim           L layers          M microbatches
+In signals K is the number of tokens kept of the vocabulary.
 """
 
 import dataclasses
@@ -20,6 +21,31 @@ class TeacherSignal:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class SparseSignal:
+    """K tokens of the teacher's vocabulary a position, and their log-probabilities at tau = 1.
+
+    -1e30 or less marks an empty place. For sampled targets the exponentials are the draws' weights: 1/K each for plain
+    draws; an id may come twice.
+    """
+
+    ids: Int[Array, "B S K"]
+    log_probs: Float[Array, "B S K"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HiddenSignal:
+    """The teacher's last normalised hidden states and its head: its whole distribution, without the logits."""
+
+    hidden: Float[Array, "B S D"]
+    head: Float[Array, "V D"]
+
+
+Signal = TeacherSignal | SparseSignal | HiddenSignal
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """Token windows: tokens[:, :-1] is read, tokens[:, 1:] is predicted.
 
@@ -31,7 +57,7 @@ class Batch:
     weight: Float[Array, "B S"]
     segment: Int[Array, "B S"] | None = None
     position: Int[Array, "B S"] | None = None
-    signal: TeacherSignal | None = None
+    signal: TeacherSignal | SparseSignal | None = None
 
     @property
     def inputs(self) -> Int[Array, "B S"]:
