@@ -222,7 +222,7 @@ def plan(
         crossover_tokens=crossings[1],
         probability=probability,
         interval=interval,
-        warnings=tuple(_warnings(problem, N_S, best, other, region)),
+        warnings=tuple(_warnings(problem, N_S, best, other, region) + _conditional(boot)),
         problem=problem,
     )
 
@@ -352,6 +352,13 @@ def _crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | No
             if len(found) > len(values) / 2:
                 interval[name] = _percentiles(found)
     return (by_compute if np.isfinite(by_compute) else None), (by_tokens if np.isfinite(by_tokens) else None)
+
+
+def _conditional(boot: Any) -> list[str]:
+    """Told where only the distillation law was resampled, as for tables without supervised runs."""
+    if boot is None or any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(boot.laws.supervised)):
+        return []
+    return ["the supervised law is taken as known, so its error is in no interval and not in the probability"]
 
 
 def _warnings(problem: Problem, N_S, best, other: Alternative, region: Region | None) -> list[str]:

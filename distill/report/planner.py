@@ -4,6 +4,7 @@ The page computes in the browser what `distill.laws.planner` computes here, with
 region and F(N) are put into the template as JSON, and a Content-Security-Policy forbids any request.
 """
 
+import html
 import json
 from importlib import resources
 from pathlib import Path
@@ -36,6 +37,11 @@ def page(law: LawFile) -> str:
 def write(law: LawFile, path: Path) -> None:
     """Writes the page, whole or not at all."""
     write_text(path, page(law))
+
+
+def frame(law: LawFile, height: int = 1150) -> str:
+    """The page inside an iframe, for a notebook."""
+    return f'<iframe srcdoc="{html.escape(page(law))}" width="100%" height="{height}" style="border:0"></iframe>'
 
 
 def data(law: LawFile) -> dict[str, Any]:

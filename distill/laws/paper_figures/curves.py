@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distill.laws.allocation import Allocation, allocate
+from distill.laws.crossover import column
 from distill.laws.scenarios import SCENARIOS, Flops
 
 SIZES = (3e8, 5e8, 1e9, 3e9, 5e9, 1e10, 3e10, 5e10)  # N_S of Figures 17 to 34
@@ -57,5 +58,5 @@ def curves(
         budgets=C[0],
         optima={name: solved[name] for name in scenarios},
         supervised_D=D,
-        supervised_L=np.asarray(supervised(N_S, D)),
+        supervised_L=np.asarray(column(column(supervised))(N_S, D)),
     )

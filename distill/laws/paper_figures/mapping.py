@@ -46,7 +46,7 @@ def sample(key: Any, digits: int, batch: int) -> tuple[Any, Any]:
     index = jax.random.randint(index_key, (batch,), 0, digits)
     own = jnp.take_along_axis(context, index[:, None], 1)
     place = jnp.arange(digits)
-    twin = (context == own) & (place != index[:, None])
+    twin = (context == own) & (place[None] != index[:, None])
     label = jnp.where(own[:, 0] == 0, index, jnp.argmax(twin, axis=1))
     return jnp.concatenate([context.astype(jnp.float32), jax.nn.one_hot(index, digits)], axis=1), label
 
@@ -60,9 +60,9 @@ def init(key: Any, digits: int, width: int) -> list[tuple[Any, Any]]:
 
 def logits(net: list[tuple[Any, Any]], x: Any) -> Any:
     for weight, bias in net[:-1]:
-        x = jax.nn.relu(x @ weight + bias)
+        x = jax.nn.relu(x @ weight + bias[None])
     weight, bias = net[-1]
-    return x @ weight + bias
+    return x @ weight + bias[None]
 
 
 def _loss(net: Any, teacher: Any, x: Any, label: Any) -> Any:

@@ -1,0 +1,80 @@
+"""Runs the notebooks from a clean kernel and keeps their outputs; points their badges at one repository.
+
+python -m launch.notebooks                         executes notebooks/*.ipynb in place
+python -m launch.notebooks --repository=owner/repo writes notebooks/repository.txt and every badge and install line
+"""
+
+import argparse
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill.config import DistillError
+from launch import cli
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+SETTING = FOLDER / "repository.txt"
+_PLACE = re.compile(r'(colab\.research\.google\.com/github/|git\+https://github\.com/)[\w.-]+/[\w.-]+?(?=/blob|["\\])')
+
+
+class NotebookError(DistillError):
+    """A notebook that cannot be read, run or pointed elsewhere."""
+
+
+def execute(path: Path, timeout: int = 600) -> Any:
+    """The notebook with the outputs of a clean kernel, run in an empty folder."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = nbformat.read(path, as_version=4)
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            raise NotebookError(f"{path.name}: a cell failed: {str(error).strip().splitlines()[-1]}") from None
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            # Progress and compiler notes on stderr differ from run to run.
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
+
+
+def point(text: str, repository: str) -> str:
+    """The notebook's text with every badge and install line naming `repository`."""
+    return _PLACE.sub(lambda match: match.group(1) + repository, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    import nbformat
+
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.notebooks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", default="", help="owner/repo for the badges and install lines")
+    parser.add_argument("--only", default="", help="name of one notebook, such as fit_laws")
+    flags = parser.parse_args(argv)
+    if flags.repository:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", flags.repository):
+            raise NotebookError(f"--repository={flags.repository}: wanted owner/repo")
+        SETTING.write_text(flags.repository + "\n", encoding="utf-8")
+        for path in sorted(FOLDER.glob("*.ipynb")):
+            path.write_text(point(path.read_text(encoding="utf-8"), flags.repository), encoding="utf-8")
+        return 0
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        if flags.only in ("", path.stem):
+            began = time.monotonic()
+            nbformat.write(execute(path), path)
+            print(f"{path.name}: {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.guard(main))
