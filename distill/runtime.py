@@ -39,3 +39,15 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def compile_quickly() -> None:
+    """Without an accelerator, compiles at LLVM's level 1; call it before JAX starts.
+
+    At micro sizes a step then compiled in 5.4 s instead of 7.5 s and ran as fast, with the same bits (medians of three
+    widths); a study compiles dozens of shapes and runs each for seconds.
+    """
+    accelerators = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
+    if not accelerators:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {flags}".strip()

@@ -79,6 +79,7 @@ def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
     """The life of a worker process."""
     runtime.die_with_parent()
     runtime.hold(processors)
+    runtime.compile_quickly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
     runtime.cache_compilations()
     memory = _Memory(workdir)
