@@ -194,6 +194,7 @@ def engineering(value: float) -> str:
     """1.68e9 as '1.68B': for sizes and tokens in sentences."""
     if not math.isfinite(value) or value >= 1e15 or value < 1:
         return f"{value:.3g}"
+    value = float(f"{value:.3g}")  # first, so that 999,936 is 1M and not 1e+03K
     for scale, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= scale:
             return f"{value / scale:.3g}{suffix}"
