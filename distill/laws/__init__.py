@@ -6,7 +6,8 @@ then the fit: objective, solver (many small fits at once), table (runs in), prog
 starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
 approaches (Chinchilla's three), designs (which runs next), summary and figures (a fit on a page);
 then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
-(where supervised training catches up), problem (one student's plans), planner (the advice),
+(where supervised training catches up), problem (one student's plans), confidence and region
+(how sure, and where a law extrapolates), planner (the advice),
 lawfile (a law with its uncertainty, from disk), advice (as text), recipe and emit (as configs), paper_figures.
 
     >>> from distill import laws
@@ -46,6 +47,8 @@ ORDER = (
     "allocation",
     "crossover",
     "problem",
+    "confidence",
+    "region",
     "planner",
     "lawfile",
     "advice",
@@ -82,7 +85,8 @@ _WHERE = {
     "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
     "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
     "crossover": ("crossover_compute", "crossover_tokens"),
-    "planner": ("PAPER_REGION", "Plan", "Region", "plan"),
+    "region": ("PAPER_REGION", "Region"),
+    "planner": ("Plan", "plan"),
     "lawfile": ("LawFile", "read"),
     "advice": ("describe",),
     "recipe": ("Ladder", "Recipe", "ladder"),

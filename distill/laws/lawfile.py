@@ -8,7 +8,7 @@ import numpy as np
 
 from distill.laws.forms import paper
 from distill.laws.law import LawError, read_json
-from distill.laws.planner import PAPER_REGION, Region
+from distill.laws.region import PAPER_REGION, Region
 from distill.laws.registry import from_dict
 from distill.laws.scenarios import Flops
 

@@ -11,12 +11,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from distill.laws.allocation import Bounds
-from distill.laws.crossover import crossover_compute, crossover_stack, crossover_tokens
-from distill.laws.problem import Problem, least, require_room
+from distill.laws.confidence import conditional, crossings, doubt
+from distill.laws.problem import Alternative, Problem, least, require_room
+from distill.laws.region import Region
 from distill.laws.scenarios import (
     UNLIMITED,
     Bill,
@@ -30,59 +30,7 @@ from distill.laws.scenarios import (
     signal_bytes,
 )
 
-LEVEL = 0.9  # of every interval
-_DRAWS = 512  # laws of a bootstrap that a plan uses
-_CROSSING_DRAWS = 64  # of them for the crossover in compute, which scans budgets for each
 _STANDS_OUT = 0.005  # a second optimum is told of when its L_S is within this share of the best
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Region:
-    """What the fitted runs cover, (least, most) of each variable; a plan outside says that it extrapolates."""
-
-    N_S: tuple[float, float]
-    D_S: tuple[float, float]
-    L_T: tuple[float, float]
-    N_T: tuple[float, float]
-    D_T: tuple[float, float]
-
-    @classmethod
-    def of(cls, N: Any, D: Any, N_S: Any, D_S: Any, L_T: Any) -> "Region":
-        """The box around the columns of the supervised table (N, D) and the distillation table (N_S, D_S, L_T)."""
-        box = {"N_S": N_S, "D_S": D_S, "L_T": L_T, "N_T": N, "D_T": D}
-        return cls(**{name: (float(np.min(v)), float(np.max(v))) for name, v in box.items()})
-
-    def beyond(self, values: Mapping[str, float]) -> list[str]:
-        """One warning for every value outside the box by more than a twentieth."""
-        out = []
-        for name, value in values.items():
-            low, high = getattr(self, name)
-            if name == "L_T" and not low / 1.02 <= value <= high * 1.02:
-                out.append(f"L_T = {value:.3f} lies outside the fitted runs ({low:.3f} to {high:.3f})")
-            elif name != "L_T" and value > 1.05 * high:
-                most = f"the largest fitted ({engineering(high)})"
-                out.append(f"{name} = {engineering(value)} is {value / high:.3g} times {most}")
-            elif name != "L_T" and value < low / 1.05:
-                out.append(
-                    f"{name} = {engineering(value)} is only {value / low:.2g} of the least fitted ({engineering(low)})"
-                )
-        return out
-
-
-# The paper's runs: teachers of 143M to 12.6B, students of 143M to 7.75B, up to 512B tokens (Sections 4 and 5).
-PAPER_REGION = Region(
-    N_S=(1.43e8, 7.75e9), D_S=(3.6e9, 5.12e11), L_T=(1.895, 2.755), N_T=(1.43e8, 1.261e10), D_T=(2e9, 5.12e11)
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Alternative:
-    """Supervised training of a model of N parameters on D tokens under the same constraint."""
-
-    N: float
-    D: float
-    L: float
-    compute: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,8 +155,8 @@ def plan(
     best = {name: float(values[0]) for name, values in split.items()}
     cost = bill(problem.scenario, problem.F, size, best["D_S"], best["N_T"], best["D_T"], served)
     other = _alternative(problem, N_S, size, compute, tokens, loss)
-    interval, probability = _doubt(problem, boot, best, cost, other, constraint)
-    crossings = _crossings(problem, best, boot, interval)
+    interval, probability = doubt(problem, boot, best, cost, other, constraint)
+    by_compute, by_tokens = crossings(problem, best, boot, interval)
     return Plan(
         scenario=chosen.name,
         constraint=constraint,
@@ -218,11 +166,11 @@ def plan(
         supervised=other,
         bill=cost,
         stored_bytes=signal_bytes(best["D_S"]),
-        crossover_compute=crossings[0],
-        crossover_tokens=crossings[1],
+        crossover_compute=by_compute,
+        crossover_tokens=by_tokens,
         probability=probability,
         interval=interval,
-        warnings=tuple(_warnings(problem, N_S, best, other, region) + _conditional(boot)),
+        warnings=tuple(_warnings(problem, N_S, best, other, region) + conditional(boot)),
         problem=problem,
     )
 
@@ -282,83 +230,6 @@ def _alternative(problem: Problem, N_S, size: float, compute, tokens, loss) -> A
         D = float(tokens) if tokens is not None else float(problem.tokens_alone(size, loss))
     total = float(problem.F(size)) * (3 * D + problem.served)
     return Alternative(N=size, D=D, L=float(problem.alone(size, D)), compute=total)
-
-
-def _stack(boot: Any, draws: int) -> tuple[Any, Any]:
-    """(supervised, distillation) of the first `draws` resamples, every leaf [draws]."""
-    laws = getattr(boot, "kept", boot.laws)
-    count = max((np.shape(leaf)[0] for leaf in jax.tree_util.tree_leaves(laws) if np.ndim(leaf)), default=1)
-    kept = min(count, draws)
-    laws = jax.tree_util.tree_map(
-        lambda leaf: np.asarray(leaf)[:kept] if np.ndim(leaf) else np.full(kept, float(leaf)), laws
-    )
-    return laws.supervised, laws
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _doubt(problem: Problem, boot, best, cost: Bill, other: Alternative, constraint: str):
-    """Intervals by name and the probability that this very plan beats supervised training at equal cost."""
-    if boot is None:
-        return {}, None
-    supervised, distillation = _stack(boot, _DRAWS)
-    each = dataclasses.replace(problem, supervised=supervised, distillation=distillation)
-    if problem.teachers or not np.isfinite(best["N_T"]):
-        L_T = np.asarray(best["L_T"])
-    else:
-        L_T = each.teacher_loss(np.array([best["N_T"]]), np.array([best["D_T"]]))
-    D_other = np.array([other.D])
-    if constraint == "loss":
-        D_other = problem.supervised_tokens(np.array([other.N]), cost.total)
-    L_S = each.taught(np.array([best["N_S"]]), np.array([best["D_S"]]), L_T)[:, 0]
-    alone = each.alone(np.array([other.N]), D_other)[:, 0]
-    interval = {"L_S": _percentiles(L_S), "supervised_L": _percentiles(alone)}
-    again = (
-        each.by_tokens([best["N_S"]], best["D_S"])
-        if constraint == "tokens"
-        else each.by_compute([best["N_S"]], cost.total)
-    )
-    for name in ("N_T", "D_T", "D_S", "L_T"):
-        if np.isfinite(again[name]).all() and not (name == "L_T" and problem.teachers):
-            interval[name] = _percentiles(again[name][:, 0])
-    return interval, float(np.mean(alone > L_S))
-
-
-def _crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | None, float | None]:
-    """(compute, tokens) at which supervised training catches up; their intervals go into `interval`."""
-    rest: dict[str, Any] = {"unique": problem.unique, "bounds": problem.bounds}
-    pair = problem.supervised, problem.distillation
-    by_tokens = float(crossover_tokens(*pair, best["N_S"], best["L_T"], **rest))
-    by_compute = float("nan")
-    if not problem.teachers:
-        by_compute = float(crossover_compute(*pair, best["N_S"], problem.scenario, flops=problem.flops, **rest))
-    if boot is not None:
-        supervised, distillation = _stack(boot, _CROSSING_DRAWS)
-        scans = {}
-        if np.isfinite(by_tokens):
-            scans["crossover_tokens"] = crossover_tokens(
-                supervised, distillation, best["N_S"], np.full(np.shape(supervised.E), best["L_T"]), **rest
-            )
-        if np.isfinite(by_compute):
-            scans["crossover_compute"] = crossover_stack(
-                supervised, distillation, best["N_S"], problem.scenario, by_compute, flops=problem.flops, **rest
-            )
-        for name, values in scans.items():
-            found = values[np.isfinite(values)]
-            if len(found) > len(values) / 2:
-                interval[name] = _percentiles(found)
-    return (by_compute if np.isfinite(by_compute) else None), (by_tokens if np.isfinite(by_tokens) else None)
-
-
-def _conditional(boot: Any) -> list[str]:
-    """Told where only the distillation law was resampled, as for tables without supervised runs."""
-    if boot is None or any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(boot.laws.supervised)):
-        return []
-    return ["the supervised law is taken as known, so its error is in no interval and not in the probability"]
 
 
 def _warnings(problem: Problem, N_S, best, other: Alternative, region: Region | None) -> list[str]:

@@ -14,6 +14,16 @@ _FIELDS = ("N_S", "D_S", "N_T", "D_T", "L_T", "L_S", "second_N_T", "second_L_S")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Supervised training of a model of N parameters on D tokens under the same constraint."""
+
+    N: float
+    D: float
+    L: float
+    compute: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
     """Laws, prices and limits; its methods broadcast over arrays, and over stacks of laws in a leading axis."""
 
