@@ -52,7 +52,7 @@ FIGURES: dict[str, Callable[[Scene], Any]] = {
     "41": protocols.figure_41,
 }
 MAPPING = {"11": mapping.figure_11, "12": mapping.figure_12}  # these take minutes, so they are drawn on request
-_APPLE_ONLY = ("1",)  # points of the paper's own runs: drawn for laws of that scale
+_APPLE_ONLY, _APPLE_N = ("1",), 1e9  # points of the paper's own runs: drawn for laws that reach their scale
 
 
 def choose(only: Iterable[str]) -> list[str]:
@@ -69,7 +69,7 @@ def draw(scene: Scene, out: Path, only: Iterable[str] = (), with_mapping: bool =
     import matplotlib
 
     wanted = choose(only) or [*FIGURES, *(MAPPING if with_mapping else ())]
-    if scene.law.name != "paper":
+    if scene.N[1] < _APPLE_N:
         wanted = [number for number in wanted if number not in _APPLE_ONLY]
     results = _mapping_results(out) if set(wanted) & set(MAPPING) else {}
     sentences = {}
