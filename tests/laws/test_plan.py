@@ -300,7 +300,11 @@ class TestCommand:
         damaged.write_text('{"form": "distillation"')
         other = tmp_path / "supervised.json"
         SUPERVISED.save(other)
+        torn = tmp_path / "torn.json"
+        DISTILLATION.save(torn, draws={"A": [1.0, 2.0]})
         for argv in (
+            ["--compute=1e20"],
+            ["--N_S=1e9", "--compute=1e20", f"--law={torn}"],
             ["--N_S=big", "--compute=1e20"],
             ["--N_S=1e9", "--compute=1e20", "--teachers=x"],
             ["--N_S=1e9", "--compute=1e20", f"--law={damaged}"],
@@ -309,6 +313,10 @@ class TestCommand:
         ):
             code, out, err = self.run(capsys, *argv)
             assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1
+
+    def test_writes_the_page(self, capsys, tmp_path):
+        code, out, _ = self.run(capsys, f"--page={tmp_path / 'page.html'}")
+        assert code == 0 and "planner" in (tmp_path / "page.html").read_text() and "open it" in out
 
     def test_a_law_file_brings_its_uncertainty(self, capsys, tmp_path):
         stack = draws(count=20).laws
