@@ -8,22 +8,32 @@ import numpy as np
 
 from distill.laws.scenarios import engineering
 
+ANY = (0.0, 1e30)  # the range of a variable of which the runs say nothing
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Region:
-    """What the fitted runs cover, (least, most) of each variable; a plan outside says that it extrapolates."""
+    """What the fitted runs cover, (least, most) of each variable; a plan outside says that it extrapolates.
+
+    A table of students alone says nothing of its teachers' sizes and tokens.
+    """
 
     N_S: tuple[float, float]
     D_S: tuple[float, float]
     L_T: tuple[float, float]
-    N_T: tuple[float, float]
-    D_T: tuple[float, float]
+    N_T: tuple[float, float] = ANY
+    D_T: tuple[float, float] = ANY
 
     @classmethod
     def of(cls, N: Any, D: Any, N_S: Any, D_S: Any, L_T: Any) -> "Region":
         """The box around the columns of the supervised table (N, D) and the distillation table (N_S, D_S, L_T)."""
         box = {"N_S": N_S, "D_S": D_S, "L_T": L_T, "N_T": N, "D_T": D}
         return cls(**{name: (float(np.min(v)), float(np.max(v))) for name, v in box.items()})
+
+    @property
+    def teachers(self) -> tuple[float, float]:
+        """The sizes of the teachers, or those of the students where nothing else is known."""
+        return self.N_S if self.N_T == ANY else self.N_T
 
     def beyond(self, values: Mapping[str, float]) -> list[str]:
         """One warning for every value outside the box by more than a twentieth."""

@@ -49,7 +49,7 @@ def data(law: LawFile) -> dict[str, Any]:
     region = law.region
     sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
     if region is not None and law.name != "paper":
-        sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.N_T[0] / 2, region.N_T[1] * 10)
+        sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.teachers[0] / 2, region.teachers[1] * 10)
         losses = (region.L_T[0] * 0.9, region.L_T[1] * 1.05)
         least, most = (3 * float(law.flops(N)) * D for N, D in zip(region.N_S, region.D_S))
         compute = (least, 100 * most)

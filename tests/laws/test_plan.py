@@ -243,6 +243,11 @@ class TestWarnings:
         assert "Warning" in found.sentence()
         assert not plan(N_S=1e9, tokens=1e11, region=laws.PAPER_REGION).warnings
 
+    def test_a_table_of_students_says_nothing_of_teachers(self):
+        region = laws.Region(N_S=(1e8, 1e10), D_S=(1e9, 1e12), L_T=(1.9, 2.8))
+        assert not region.beyond({"N_T": 1e12, "D_T": 1e15, "N_S": 1e9})
+        assert region.teachers == region.N_S
+
     def test_free_teacher_tokens_stand_at_their_bound(self):
         assert any(
             "D_T stands at its bound" in w for w in plan(N_S=1e9, compute=1e21, scenario="teacher_inference").warnings

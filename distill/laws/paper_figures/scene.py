@@ -103,7 +103,7 @@ def scene(law: LawFile) -> Scene:
         law=law,
         sizes=tuple(sizes),
         few_sizes=tuple(sizes[::2]),
-        teachers=tuple(np.geomspace(*region.N_T, 6)),
+        teachers=tuple(np.geomspace(*region.teachers, 6)),
         budgets=np.geomspace(3 * F(low_N) * low_D, 3 * F(high_N) * high_D * 1e3, 61),
         D=(low_D / 2, high_D * 100),
         N=(low_N / 2, high_N * 10),
