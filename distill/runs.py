@@ -31,7 +31,7 @@ class RunRecord:
     run: str  # the config's fingerprint
     kind: str  # supervised | distillation
     N: int  # non-embedding parameters (of the student, where there is a teacher)
-    D: int  # training tokens
+    D: int  # training tokens: every predicted position, those of weight zero included
     D_unique: int
     loss: float
     loss_se: float  # standard error from the finite validation set
