@@ -39,6 +39,7 @@ class FusedShape:
     tokens: int
     chunk_logits: int = CHUNK_LOGITS
     chunk_tokens: int = CHUNK_TOKENS
+    alone: bool = False  # one device: no shard_map, for even collectives with oneself copy the heads
 
 
 @jax.tree_util.register_dataclass
@@ -85,6 +86,9 @@ def read(
         arguments += [(reshard(signal.log_probs, mesh.LOGITS_BSV), mesh.LOGITS_BSV)]
     outputs = (mesh.TOKENS_BS, mesh.TOKENS_BS, mesh.ACT_BSD, mesh.TOKENS_BS)
     values, specs = zip(*arguments)
+    if jax.sharding.get_abstract_mesh().size == 1:
+        found = _local(dataclasses.replace(shape, alone=True), *(reshard(value, P()) for value in values))
+        return Readings(*map(reshard, found, outputs))
     mapped = jax.shard_map(functools.partial(_local, shape), in_specs=specs, out_specs=outputs)
     return Readings(*mapped(*values))
 
@@ -93,23 +97,28 @@ def _local(shape: FusedShape, hidden: Any, head: Any, ids: Any, temperature: Any
     """The shard of one device: flattens its tokens, gathers the heads, and back again."""
     lead = hidden.shape[:2]
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
-    weight = _gather(head, hidden.dtype)
+    weight = _gather(shape, head, hidden.dtype)
     said: tuple[Any, ...] = tuple(map(flat, teacher[:1]))
     if len(teacher) == 2:
-        said = _vary(said[0], "tensor"), _gather(teacher[1], teacher[0].dtype)
-    tokens = _vary(flat(hidden), "tensor"), weight, _vary(flat(ids), "tensor")
+        said = _vary(shape, said[0], "tensor"), _gather(shape, teacher[1], teacher[0].dtype)
+    tokens = _vary(shape, flat(hidden), "tensor"), weight, _vary(shape, flat(ids), "tensor")
     found = _read(shape, *tokens, temperature, beta, said)
     return tuple(x.reshape(*lead, *x.shape[1:]) for x in found)
 
 
-def _vary(x: Any, *axes: str) -> Any:
+def _vary(shape: FusedShape, x: Any, *axes: str) -> Any:
     """x as a value that may differ along these axes too, all by default; the transpose sums gradients over them."""
-    return lax.pcast(x, axes or mesh.AXES, to="varying")
+    return x if shape.alone else lax.pcast(x, axes or mesh.AXES, to="varying")
 
 
-def _gather(head: Any, dtype: Any) -> Any:
-    """The rows of the head that this device keeps, whole, in the dtype of the hidden states."""
-    return _vary(lax.all_gather(head.astype(dtype), "fsdp", axis=1, tiled=True), "data")
+def _gather(shape: FusedShape, head: Any, dtype: Any) -> Any:
+    """The rows of the head that this device keeps, whole; in transit in the dtype of the hidden states.
+
+    On one device nothing travels, and each chunk is cast where it is used, which leaves no second copy.
+    """
+    if shape.alone:
+        return head
+    return _vary(shape, lax.all_gather(head.astype(dtype), "fsdp", axis=1, tiled=True), "data")
 
 
 class _Chunks:
@@ -121,6 +130,7 @@ class _Chunks:
         self.parts = tokens // self.tokens
         self.count = math.ceil(rows / self.columns)
         self.rows, self.valid = rows, shape.tokens
+        self.offset = 0 if shape.alone else lax.axis_index("tensor") * rows
         self.whole = rows % self.columns == 0
 
     def split(self, x: Any) -> Any:
@@ -134,11 +144,11 @@ class _Chunks:
     def live(self, i: Any) -> Any:
         """[columns]: neither read before nor padding."""
         column = self.start(i) + jnp.arange(self.columns)
-        return (column >= i * self.columns) & (column + lax.axis_index("tensor") * self.rows < self.valid)
+        return (column >= i * self.columns) & (column + self.offset < self.valid)
 
     def student(self, i: Any, hidden: Any, weight: Any) -> Any:
         """[tokens, columns]: logits, NOTHING where a column is not live."""
-        part = lax.dynamic_slice_in_dim(weight, self.start(i), self.columns)
+        part = lax.dynamic_slice_in_dim(weight, self.start(i), self.columns).astype(hidden.dtype)
         exact = jnp.promote_types(hidden.dtype, jnp.float32)
         z = lax.dot_general(hidden, part, (((1,), (1,)), ((), ())), preferred_element_type=exact)
         return jnp.where(self.live(i)[None], z, NOTHING)
@@ -152,7 +162,7 @@ class _Chunks:
 
     def places(self, i: Any, ids: Any) -> tuple[Any, Any]:
         """Where ids lie in chunk i, and which of them do."""
-        place = ids - lax.axis_index("tensor") * self.rows - self.start(i)
+        place = ids - self.offset - self.start(i)
         return jnp.clip(place, 0, self.columns - 1), (place >= i * self.columns - self.start(i)) & (
             place < self.columns
         )
@@ -163,7 +173,7 @@ def _reduce(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, said: Any
     sum of the exponentials times what a forward or reverse divergence is the mean of."""
     hidden, ids, own = x
     exact = jnp.promote_types(hidden.dtype, jnp.float32)
-    zeros = lambda *dims, fill=0.0: _vary(jnp.full((hidden.shape[0], *dims), fill, exact))  # noqa: E731
+    zeros = lambda *dims, fill=0.0: _vary(shape, jnp.full((hidden.shape[0], *dims), fill, exact))  # noqa: E731
 
     def columns(carry: Any, i: Any) -> Any:
         peak, plain, soft, picked, peak_t, soft_t, expected = carry
@@ -196,7 +206,7 @@ def _reduce(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, said: Any
 def _compare(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, beta: Any, said: Any, x: Any) -> Any:
     """The sums of the terms of a divergence and of their slopes, over the columns of one device."""
     hidden, own, soft, soft_t = x
-    zero = _vary(jnp.zeros(soft.shape, soft.dtype))
+    zero = _vary(shape, jnp.zeros(soft.shape, soft.dtype))
 
     def columns(carry: Any, i: Any) -> Any:
         log_q = chunks.student(i, hidden, weight) / tau - soft[:, None]
@@ -236,8 +246,9 @@ def _read_forward(
     peak, plain, soft, picked, peak_t, soft_t, expected = map(join, found)
 
     # The only collectives: a token's sums over the vocabulary, once.
-    total = functools.partial(lax.psum, axis_name="tensor")
-    top, top_t = lax.pmax(peak, "tensor"), lax.pmax(peak_t, "tensor")
+    total = lambda x: x if shape.alone else lax.psum(x, "tensor")  # noqa: E731
+    most = lambda x: x if shape.alone else lax.pmax(x, "tensor")  # noqa: E731
+    top, top_t = most(peak), most(peak_t)
     change, change_t = jnp.exp((peak - top) / tau), jnp.exp((peak_t - top_t) / tau)
     plain = top + jnp.log(total(plain * jnp.exp(peak - top)))
     mass, mass_t = total(soft * change), total(soft_t * change_t)
@@ -250,11 +261,11 @@ def _read_forward(
     elif shape.kind == "reverse":
         divergence = total(expected * change) / mass / tau - soft + soft_t
     elif shape.kind:
-        parts = chunks.split(hidden), _each(chunks, said), chunks.split(soft), chunks.split(soft_t)
-        sums = lax.map(functools.partial(_compare, shape, chunks, weight, tau, beta, said), parts)
+        known = chunks.split(hidden), _each(chunks, said), chunks.split(soft), chunks.split(soft_t)
+        sums = lax.map(functools.partial(_compare, shape, chunks, weight, tau, beta, said), known)
         divergence, slope = total(join(sums[0])), total(join(sums[1]))
     # The same on every device of tensor, which division by a varying tau hides.
-    soft, divergence = lax.pmax((soft, divergence), "tensor")
+    soft, divergence = most((soft, divergence))
     kept = (hidden, weight, ids, temperature, beta, said, (plain, soft, divergence, soft_t, slope))
     return (plain, soft, picked, divergence), kept
 
@@ -300,19 +311,19 @@ def _read_backward(shape: FusedShape, kept: tuple[Any, ...], cotangents: tuple[A
                 by_z = by_z.at[jnp.arange(chunks.tokens)[:, None], place].add(by_picked)
             by_z = by_z.astype(hidden.dtype)
             start = chunks.start(i)
-            part = lax.dynamic_slice_in_dim(weight, start, chunks.columns)
+            part = lax.dynamic_slice_in_dim(weight, start, chunks.columns).astype(hidden.dtype)
             by_hidden += lax.dot_general(by_z, part, (((1,), (0,)), ((), ())), preferred_element_type=exact)
             new = lax.dot_general(by_z, hidden, (((0,), (0,)), ((), ())), preferred_element_type=exact)
             old = lax.dynamic_slice_in_dim(total, start, chunks.columns)
             total = lax.dynamic_update_slice_in_dim(total, old + new.astype(total.dtype), start, axis=0)
             return (by_hidden, total), None
 
-        zero = _vary(jnp.zeros(hidden.shape, exact))
+        zero = _vary(shape, jnp.zeros(hidden.shape, exact))
         (by_hidden, total), _ = lax.scan(columns, (zero, total), jnp.arange(chunks.count))
         return total, by_hidden.astype(hidden.dtype)
 
     # Every row is written once unless there are several chunks of tokens, so only then does it need float32.
-    zero = _vary(jnp.zeros(weight.shape, weight.dtype if chunks.parts == 1 else exact))
+    zero = _vary(shape, jnp.zeros(weight.shape, weight.dtype if chunks.parts == 1 else exact))
     parts = (chunks.split(hidden), chunks.split(ids), _each(chunks, said), tuple(map(chunks.split, readings)), by)
     by_weight, by_hidden = lax.scan(tokens, zero, parts)
     return by_hidden.reshape(hidden.shape), by_weight.astype(weight.dtype), None, None, None, None

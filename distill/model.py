@@ -96,8 +96,8 @@ class Block(nnx.Module):
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
 
-    def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
-        """Causal self-attention; softmax in float32. mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
+    def project(self, x: Float[Array, "B S D"], rope: tuple[Any, Any]) -> tuple[Any, Any, Any]:
+        """Queries [B, S, H, K], keys and values [B, S, G, K], with their positions in them."""
         c = self.config
         q = self._heads(x, "query", "query_dhk")
         k = self._heads(x, "key", "key_dgk")
@@ -105,7 +105,11 @@ class Block(nnx.Module):
         if c.qk_norm:
             q = rms_norm(q, self.query_norm[...], c.norm_eps)
             k = rms_norm(k, self.key_norm[...], c.norm_eps)
-        q, k = rotate(q, *rope), rotate(k, *rope)
+        return rotate(q, *rope), rotate(k, *rope), v
+
+    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Float[Array, "B S D"]:
+        """What the queries read of T keys; softmax in float32. mask is [1 or B, 1, 1, S, T], True where one may be."""
+        c = self.config
         # Query heads sit beside the key-value head that serves them: [B, S, G, H/G, K].
         grouped = P(*mesh.ACT_BSHK[:3], None, None)
         q = lax.reshape(q, (*q.shape[:2], c.kv_heads, c.n_heads // c.kv_heads, c.head_dim), out_sharding=grouped)
@@ -116,6 +120,10 @@ class Block(nnx.Module):
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=mesh.ACT_BSHK)
         out = self._use(self.out, "out_hkd")
         return jnp.einsum("bshk,hkd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+
+    def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
+        """Causal self-attention; mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
+        return self.attend(*self.project(x, rope), mask)
 
     def feed(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
@@ -154,12 +162,7 @@ class Transformer(nnx.Module):
         """The last normalised hidden states. With `segment`, attention stays inside equal segment ids."""
         c = self.config
         length = tokens.shape[1]
-        # The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
-        table = jax.sharding.reshard(self.embed[...].astype(c.dtype), P(None, "tensor"))
-        x = table.at[tokens].get(out_sharding=P(mesh.BATCH, None, "tensor"))
-        x = jax.sharding.reshard(x, mesh.ACT_BSD)
-        if c.tied:
-            x = x * math.sqrt(c.d_model)
+        x = self.look_up(tokens)
         rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
         mask = jnp.tril(jnp.ones((length, length), bool))[None, None, None]
         if segment is not None:
@@ -174,6 +177,17 @@ class Transformer(nnx.Module):
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         x, _ = lax.scan(body, x, self.blocks, unroll=min(c.unroll, c.n_layers))
         return rms_norm(x, self.last_norm[...], c.norm_eps)
+
+    def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """The embeddings of tokens, at the scale of the residual stream."""
+        c = self.config
+        # The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
+        table = jax.sharding.reshard(self.embed[...].astype(c.dtype), P(None, "tensor"))
+        x = table.at[tokens].get(out_sharding=P(mesh.BATCH, None, "tensor"))
+        x = jax.sharding.reshard(x, mesh.ACT_BSD)
+        if c.tied:
+            x = x * math.sqrt(c.d_model)
+        return x
 
     @property
     def head_vd(self) -> Float[Array, "V D"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from distill import losses, mesh
 from distill.losses import NOTHING
-from distill.types import Batch, HiddenSignal, SparseSignal
+from distill.types import Batch, HiddenSignal, SparseSignal, TeacherSignal
 
 # Positions of the sequence whose teacher's logits exist at once where a target is cut out of hidden states.
 POSITIONS = 16
@@ -43,6 +43,15 @@ def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "V D"]:
     return jax.sharding.reshard(whole, mesh.STORED["head_vd"])
 
 
+def whole(signal: HiddenSignal) -> TeacherSignal:
+    """The teacher's logits, which serve as its log-probabilities wherever these are normalised anyway."""
+    head = jax.sharding.reshard(signal.head.astype(signal.hidden.dtype), P("tensor", None))
+    logits = jnp.einsum(
+        "bsd,vd->bsv", signal.hidden, head, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
+    )
+    return TeacherSignal(log_probs=lax.stop_gradient(logits))
+
+
 def by_positions(
     part: Callable[..., SparseSignal], signal: HiddenSignal, uniform: Float[Array, "B S K"], tokens: int
 ) -> SparseSignal:
@@ -52,19 +61,16 @@ def by_positions(
     """
     length = signal.hidden.shape[1]
     size = max(n for n in range(1, POSITIONS + 1) if length % n == 0)
-    head = jax.sharding.reshard(signal.head.astype(signal.hidden.dtype), P("tensor", None))
 
     def one(i: Any) -> SparseSignal:
         hidden = lax.dynamic_slice_in_dim(signal.hidden, i * size, size, axis=1)
-        logits = jnp.einsum(
-            "bsd,vd->bsv", hidden, head, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
-        )
+        logits = whole(HiddenSignal(hidden=hidden, head=signal.head)).log_probs
         logits = jax.sharding.reshard(logits, mesh.ACT_BSD)[..., :tokens]
         return part(logits, lax.dynamic_slice_in_dim(uniform, i * size, size, axis=1))
 
     found = lax.map(one, jnp.arange(length // size))
     join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])  # noqa: E731
-    return lax.stop_gradient(jax.tree.map(join, found))
+    return jax.tree.map(join, found)
 
 
 def top_k(log_probs: Float[Array, "B S V"], k: int) -> SparseSignal:
