@@ -76,9 +76,7 @@ def settled(
         yield prediction, record
 
 
-def coverage(
-    predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
-) -> tuple[int, int]:
+def coverage(predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]) -> tuple[int, int]:
     """(inside, total): finished runs whose loss fell inside their predicted interval, of all that were predicted."""
     hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs)]
     return sum(hits), len(hits)

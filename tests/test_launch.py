@@ -64,7 +64,11 @@ def test_the_paper_presets_have_the_papers_recipe():
         (launch_train, ["--workdir=w", "--config.tokens=1.5"], ["config.tokens", "wanted an integer"]),
         (launch_train, ["--workdir=w", "--config=configs/trian.py"], ["Did you mean 'configs/train.py'"]),
         (launch_train, ["--workdir=w", "--config=configs/train.py:macro"], ["macro", "Did you mean 'micro'"]),
-        (launch_train, ["--workdir=w", "--config.model.d_head=0", "--config.model.n_heads=5"], ["d_model=32", "n_heads=5"]),
+        (
+            launch_train,
+            ["--workdir=w", "--config.model.d_head=0", "--config.model.n_heads=5"],
+            ["d_model=32", "n_heads=5"],
+        ),
         (launch_train, ["--workdir=w", "--config.microbatches=3"], ["microbatches=3", "batch_size=4"]),
         (launch_train, ["--workdir=w", "--config.tokens=10"], ["tokens=10", "at least 512"]),
         (launch_train, ["--workdir=w", "--config.teacher.source=nowhere", "--dry-run"], ["nowhere", "no finished run"]),

@@ -141,9 +141,7 @@ def test_an_empty_place_counts_for_nothing(pair, kind):
         ids=jnp.concatenate([signal.ids, jnp.zeros((B, S, 2), signal.ids.dtype)], axis=-1),
         log_probs=jnp.concatenate([signal.log_probs, jnp.full((B, S, 2), losses.NOTHING)], axis=-1),
     )
-    few, many = (
-        losses.sparse_divergence(kind, "truncated", log_q(student, s), s, 1.0, 0.3) for s in (signal, more)
-    )
+    few, many = (losses.sparse_divergence(kind, "truncated", log_q(student, s), s, 1.0, 0.3) for s in (signal, more))
     np.testing.assert_allclose(few, many, rtol=1e-12)
 
 

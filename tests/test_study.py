@@ -68,7 +68,7 @@ def test_a_tiny_study_ends_with_tables_laws_and_a_report(finished):
     taught = [r for r in records if r.kind == "distillation"]
     teacher = next(r for r in records if r.run == taught[0].teacher)
     for record in taught:
-        assert record.L_T == pytest.approx(teacher.loss, rel=1e-6)
+        assert pytest.approx(teacher.loss, rel=1e-6) == record.L_T
         assert record.flops_teacher == pytest.approx(record.D * teacher.flops_student / (3 * teacher.D))
     assert len({r.trunk for r in records}) == 5  # one a model, split and teacher
     curves = (workdir / "curves.csv").read_text().splitlines()

@@ -44,7 +44,7 @@ def pair():
 
 def test_a_resample_is_the_fit_of_its_rows(line):
     boot = laws.bootstrap(line, resamples=20, seed=3)
-    counts = uncertainty._draw([line], 20, "pairs", None, 3)[0][0]
+    counts = uncertainty.draw([line], 20, "pairs", None, 3)[0][0]
     drawn = np.repeat(np.arange(64), counts[7])
     table = laws.from_arrays(run=np.arange(64), **{k: line.table[k][drawn] for k in ("N", "D", "L")})
     alone = laws.fit("chinchilla", table, delta=1e-2)
@@ -53,7 +53,7 @@ def test_a_resample_is_the_fit_of_its_rows(line):
 
 
 def test_clusters_come_and_go_whole(pair):
-    (first, _), (second, _) = uncertainty._draw(pair, 50, "pairs", "trunk", 0)
+    (first, _), (second, _) = uncertainty.draw(pair, 50, "pairs", "trunk", 0)
     for counts, fit in ((first, pair[0]), (second, pair[1])):
         by_trunk = counts.reshape(50, -1, 4)
         assert (by_trunk == by_trunk[:, :, :1]).all()
