@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill import runtime
 from distill.laws import emit
 from distill.laws.advice import describe, to_dict
 from distill.laws.lawfile import read
@@ -23,6 +24,7 @@ from launch import cli
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
+    runtime.cache_compilations()
     law = read(flags.law)
     if flags.page:
         page.write(law, Path(flags.page))
