@@ -23,6 +23,7 @@ from distill.bench import fit_peers
 from distill.config import ConfigError, nearest
 from distill.laws import solver
 from distill.laws.fitting import solved_rows
+from distill.laws.uncertainty import draw
 
 _TWIN = laws.Chinchilla(A=478.0, B=2143.0, E=1.817, alpha=0.347, beta=0.367)
 _ROUNDS = 4
@@ -109,13 +110,11 @@ def students(resamples: int, sample: int) -> None:
     print(f"  one fit of 128 starts: {time.perf_counter() - began:.2f} s with compilation; {fit.agreement:.0%} agree")
     spent, seconds, ends = [], [], []
     share = max(sample // _ROUNDS, 2)
-    counts = None
+    counts = draw([fit], resamples, "pairs", None, 0)[0][0]
     for turn in range(2):
         began = time.perf_counter()
         boot = laws.bootstrap(fit, resamples=resamples)
         spent.append(time.perf_counter() - began)
-        if counts is None:
-            counts = np.random.default_rng(0).multinomial(len(table), np.full(len(table), 1 / len(table)), resamples)
         mine = counts[turn * share : (turn + 1) * share]
         began = time.perf_counter()
         ends.append(fit_peers.lbfgsb(laws.Distillation, fit.rows, fit.theta, mine, 1e-3))

@@ -1,13 +1,15 @@
 """Which runs next? Those that most narrow the predictions a plan rests on, per FLOP spent.
 
-Near a fit the law is linear in its coordinates, log L(x) = f + J(x) u, with the coordinates known to a covariance S
-(the Gauss-Newton one, with the noise of a run). A run at x shrinks S by the rank-one update of least squares, so the
-variance of the predictions at the targets, tr(J_t S J_t'), falls by |J_t S J(x)'|**2 / (noise**2 + J(x) S J(x)'):
-exactly computable before the run is made. `design` picks greedily the run with the largest fall per cost, again and
-again. D-optimality would maximise det(S**-1) instead, and spends its runs on ridges that no prediction needs.
+Near a fit the law is linear in its coordinates, log L(x) = f(x) + J(x) u, with a known covariance of u. But no law is
+exact: near any point all runs share an error that the law cannot follow. So log losses are taken as a Gaussian process,
 
-A law is never exact: `misfit` adds a floor to the noise that runs at neighbouring points share, so that the picks
-spread out instead of repeating one most informative corner.
+    cov(x, x') = J(x) P J(x')' + misfit**2 k(x, x')      (P: the prior of the coordinates, k: near inputs are alike)
+
+observed with the noise of a run. What a run at x would take off the variance at the targets is then known before it
+is made: cov(t, x)**2 / (noise**2 + var(x)), given all runs so far. `design` picks the run with the largest fall per
+cost, again and again. Without the misfit this is classical optimal design for predictions; it stakes everything on
+the law, picks far corners, and does no better than chance on real runs. With it, runs near the targets count too.
+D-optimality maximises what is known of the coordinates instead, ridges that no prediction needs among them.
 """
 
 import dataclasses
@@ -19,10 +21,13 @@ from distill.laws.fitting import Fit
 from distill.laws.law import LawError
 from distill.laws.table import Table, rows_of
 
+PRIOR = 3.0  # standard deviation of the coordinates before any run
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Design:
-    """The chosen rows of the candidates in order, and the predictions' standard error (log loss) after each choice."""
+    """The chosen rows of the candidates in order; the standard error of the log losses at the targets (root mean
+    square) before any choice and after each, [count]."""
 
     rows: np.ndarray
     error: np.ndarray
@@ -36,36 +41,33 @@ def design(
     count: int,
     *,
     cost: np.ndarray | None = None,
-    misfit: float = 3.0,
+    misfit: float = 1.0,
     reach: float = 1.0,
-    prior: float = 3.0,
 ) -> Design:
     """Chooses `count` candidates one by one. Candidates and targets need the law's inputs (and any positive output).
 
-    `cost` [candidates] is each run's price (all equal by default). `misfit` is the law's own error as a multiple of
-    the noise, shared by candidates whose log inputs lie within about `reach`; `prior` is the standard deviation of
-    the coordinates before any run.
+    `cost` [candidates] is each run's price (all equal by default). `misfit` is the law's own error as a multiple of a
+    run's noise, shared by runs whose log inputs lie within about `reach` of their spread over the candidates.
     """
     if not 0 < count <= len(candidates):
         raise LawError(f"a design of {count} runs from {len(candidates)} candidates; wanted between 1 and all of them.")
     price = np.ones(len(candidates)) if cost is None else np.asarray(cost, np.float64)
     if price.shape != (len(candidates),) or not (price > 0).all():
         raise LawError(f"cost of shape {price.shape}; wanted {len(candidates)} positive prices.")
+    form = type(fit.law)
     noise = identify.noise(fit.residuals, len(fit.law.parameters()))
-    here = identify.coordinate_slopes(fit.law, fit.rows, fit.rows.setting)
-    options = rows_of(type(fit.law), candidates, fit.rows.given, units=False)
-    J = identify.coordinate_slopes(fit.law, options, fit.rows.setting)
-    J_t = identify.coordinate_slopes(
-        fit.law, rows_of(type(fit.law), targets, fit.rows.given, units=False), fit.rows.setting
-    )
-    cover = np.linalg.inv(here.T @ here / noise**2 + np.eye(J.shape[1]) / prior**2)
-    # Joint covariance of log losses at candidates (and of them with the targets): the law's, plus a shared misfit.
-    logs = np.log(np.stack(options.inputs, axis=1))
+    parts = [fit.rows] + [rows_of(form, table, fit.rows.given, units=False) for table in (candidates, targets)]
+    J = np.concatenate([identify.coordinate_slopes(fit.law, rows, fit.rows.setting) for rows in parts])
+    logs = np.concatenate([np.log(np.stack(rows.inputs, axis=1)) for rows in parts])
+    done, end = len(fit.rows), len(fit.rows) + len(candidates)
+    logs = logs / np.maximum(logs[done:end].std(0), 1e-3)
     apart = ((logs[:, None] - logs[None]) ** 2).sum(-1)
-    shared = (misfit * noise) ** 2 * np.exp(-apart / (2 * reach**2))
-    among = J @ cover @ J.T + shared
-    across = J_t @ cover @ J.T
-    variance = np.einsum("tp,pq,tq->t", J_t, cover, J_t)
+    joint = PRIOR**2 * J @ J.T + (misfit * noise) ** 2 * np.exp(-apart / (2 * reach**2))
+    # Given the runs that are there already.
+    seen = joint[:done, :done] + noise**2 * np.eye(done)
+    joint = joint - joint[:, :done] @ np.linalg.solve(seen, joint[:done])
+    among, across = joint[done:end, done:end], joint[end:, done:end]
+    variance = np.diagonal(joint)[end:].copy()
     before = float(np.sqrt(variance.mean()))
     chosen: list[int] = []
     errors = []
@@ -75,10 +77,9 @@ def design(
         fall[chosen] = -np.inf
         pick = int(np.argmax(fall))
         chosen.append(pick)
-        # Conditioning on the chosen run: a rank-one update of every covariance.
-        gain, spread = among[:, pick] / own[pick], across[:, pick].copy()
+        gain, spread = among[:, pick] / own[pick], across[:, pick]
         variance = variance - spread**2 / own[pick]
         across = across - np.outer(spread, gain)
         among = among - np.outer(among[:, pick], gain)
-        errors.append(np.sqrt(max(variance.mean(), 0.0)))
+        errors.append(float(np.sqrt(max(variance.mean(), 0.0))))
     return Design(rows=np.array(chosen), error=np.array(errors), before=before)

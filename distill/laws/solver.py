@@ -210,10 +210,10 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
 
 
 def chunk_size(n: int) -> int:
-    """Problems a chunk: as many as keep one array of it near a quarter of a MiB, where a core's cache holds it."""
+    """Problems a chunk: as many as keep one array of it near an eighth of a MiB, so that a cache holds several."""
     if jax.default_backend() != "cpu":
         return 4096
-    return int(2 ** np.clip(np.round(np.log2(32768 / max(n, 1))), 3, 9))
+    return int(2 ** np.clip(np.round(np.log2(16384 / max(n, 1))), 3, 9))
 
 
 def solve(

@@ -130,15 +130,15 @@ def bootstrap(
     if resamples < 2:
         raise LawError(f"{resamples} resamples; wanted at least 2, better 1000.")
     if isinstance(fits, Fit):
-        return _stage(fits, *_draw([fits], resamples, kind, cluster, seed)[0], kind, cluster, seed)
+        return _stage(fits, *draw([fits], resamples, kind, cluster, seed)[0], kind, cluster, seed)
     if len(fits) != 2 or not fits[1].law.given():
         raise LawError("a pair of fits is (supervised, distillation); got " + ", ".join(f.law.name for f in fits))
-    first, second = _draw(fits, resamples, kind, cluster, seed)
+    first, second = draw(fits, resamples, kind, cluster, seed)
     below = _stage(fits[0], *first, kind, cluster, seed)
     return _stage(fits[1], *second, kind, cluster, seed, below)
 
 
-def _draw(
+def draw(
     fits: Sequence[Fit], resamples: int, kind: str, cluster: str | None, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Per fit the weights [R, n] (or [n]) and the shifts of log targets [R, n] (or None).
