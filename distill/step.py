@@ -61,9 +61,7 @@ class TrainState:
     def restored(self, items: dict[str, Any]) -> "TrainState":
         """This state with what a checkpoint held."""
         optimizer = items["optimizer"]
-        return dataclasses.replace(
-            self, step=optimizer["step"], params=items["params"], opt_state=optimizer["state"]
-        )
+        return dataclasses.replace(self, step=optimizer["step"], params=items["params"], opt_state=optimizer["state"])
 
 
 def _init(config: ExperimentConfig, key: PRNGKeyArray, hyper: optim.Hyper) -> TrainState:

@@ -47,9 +47,7 @@ def accuracy(results: Results, theme: Theme) -> Figure | None:
             bar = np.array([[prediction.predicted - prediction.lower], [prediction.upper - prediction.predicted]])
             style: dict[str, Any] = {"fmt": "D", "ms": 4.5, "mfc": theme.ground, "color": color, "lw": 1.1}
             above.errorbar(run.loss, prediction.predicted, yerr=bar, **style)
-            below.errorbar(
-                run.loss, 100 * (prediction.predicted / run.loss - 1), yerr=100 * bar / run.loss, **style
-            )
+            below.errorbar(run.loss, 100 * (prediction.predicted / run.loss - 1), yerr=100 * bar / run.loss, **style)
         ends = padded(np.concatenate([truth, fitted, [p.predicted for p, _ in own]]))
         above.plot(ends, ends, color=theme.soft, ls=":", lw=1.2)
         below.axhline(0, color=theme.soft, ls=":", lw=1.2)
