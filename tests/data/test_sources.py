@@ -219,7 +219,7 @@ BAD = [
     ("x.jsonl", b'{"text": ["a"]}\n', r"x.jsonl, line 1: column 'text' holds \['a'\] \(list\), wanted text"),
     ("x.parquet", b"nonsense", "x.parquet: not a parquet file"),
     ("x.txt.gz", b"nonsense", "x.txt.gz: the file is cut off or not what its name says"),
-    ("x.txt.gz", gzip.compress(b"some text " * 99)[:-20], "x.txt.gz: the file is cut off"),
+    ("x.txt.gz", gzip.compress(b"some text " * 99, mtime=0)[:-20], "x.txt.gz: the file is cut off"),
     ("x.txt.xz", lzma.compress(b"some text " * 99)[:-20], "x.txt.xz: the file is cut off"),
     ("x.txt.xz", b"nonsense", "x.txt.xz: the file is cut off or not what its name says"),
     ("x.txt.zst", zstandard.ZstdCompressor().compress(bytes(range(256)) * 99)[:-9], "x.txt.zst: the file is cut off"),
