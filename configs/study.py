@@ -4,7 +4,11 @@
 
 smoke (default)  46 runs of 7K to 59K parameters on 125K to 500K bytes each, 4 teachers; about 2.5 minutes on two
                  cores with a cold cache; distilled losses from 1.6 to 2.3 nats a byte
-micro            two-layer models of 7K to 226K parameters, 250K to 8M bytes, 7 teachers; hours on two cores
+micro            222 runs: two-layer models of 7K to 222K parameters (teachers to 620K), 250K to 8M bytes;
+                 2.7e14 FLOPs, hours on two cores (not run yet: no loss is promised).
+                 Reads 41 MB of public-domain prose, made before by
+                     bash launch/corpus.sh
+                     python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
 """
 
 from ml_collections import ConfigDict
@@ -38,6 +42,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.supervised = ("p q c r s t @ 250K 500K 1M 2M 4M 8M",)
             config.study.distilled = ("c@250K c@1M r@2M t@1M t@8M u@8M > p q c r s @ 250K 500K 1M 2M 4M 8M",)
             config.teacher.memory_gib = 4.0
+            config.data.update(source="tokens", tokens="stores/prose")
         else:
             raise ConfigError(f"configs/study.py: there is no preset {arg!r}.{nearest(arg, PRESETS)}")
     return config
