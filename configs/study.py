@@ -2,8 +2,8 @@
 
     python -m launch.study --config=configs/study.py:smoke --workdir=runs/smoke
 
-smoke (default)  46 runs of 7K to 59K parameters on 125K to 500K bytes each, 4 teachers; about 2.5 minutes on two
-                 cores with a cold cache; distilled losses from 1.6 to 2.3 nats a byte
+smoke (default)  46 runs of 7K to 56K parameters on 125K to 500K bytes each, 4 teachers of up to 101K; 165 s on two
+                 cores with a cold cache; distilled losses from 1.56 to 2.24 nats a byte
 micro            222 runs: two-layer models of 7K to 222K parameters (teachers to 620K), 250K to 8M bytes;
                  2.7e14 FLOPs, hours on two cores (not run yet: no loss is promised).
                  Reads 41 MB of public-domain prose, made before by
