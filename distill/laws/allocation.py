@@ -176,7 +176,7 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
 
     best, worst = teacher_loss(high, high), teacher_loss(low, low)
     axes = {
-        "loss": (jnp.linspace(jnp.log(1e-4), jnp.log(worst - best), 384),),
+        "loss": (jnp.linspace(jnp.log(1e-8), jnp.log(worst - best), 640),),
         "edge": (jnp.linspace(0.0, 2 * (log_high - log_low), 512),),
         "share": (jnp.linspace(log_low, log_high, 52), jnp.linspace(-30.0, 14.0, 45)),
     }[kind]
