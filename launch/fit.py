@@ -64,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m launch.fit",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple)")

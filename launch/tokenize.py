@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distill.data.corpus import make_recipe, open_at
     from distill.data.progress import shown
 
-    parser = argparse.ArgumentParser("python -m launch.tokenize", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m launch.tokenize", allow_abbrev=False, description=__doc__.split("\n")[0]
+    )
     parser.add_argument("files", nargs="*", help="globs of .txt, .jsonl or .parquet files (sets --source=files)")
     parser.add_argument("--output", required=True, help="folder of the store")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that encode (0: none)")
