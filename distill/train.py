@@ -8,104 +8,28 @@ and leaves its own there when its decay begins.
 import contextlib
 import dataclasses
 import datetime
-import json
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from distill import config as configs
-from distill import counts, data, mesh, runs
+from distill import counts, mesh, runs
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
-from distill.data.store import Evaluation, TokenStore
-from distill.evaluate import Scores, evaluate
+from distill.data.store import TokenStore
+from distill.evaluate import evaluate
+from distill.lesson import Lesson, identify, make_loader, open_store
+from distill.meter import Meter, Progress
 from distill.model import Transformer
 from distill.runs import RunRecord
-from distill.teacher import online
-from distill.teacher.memory import MemorySignal
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is: steps done of all, the latest training loss (nats per token), tokens per second."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
-
-
-class Lesson:
-    """A teacher on one mesh and one store: loaded once, its signal kept for every student that asks for it."""
-
-    def __init__(self, source: str | Path, store: TokenStore | Mixture, student: ExperimentConfig):
-        self.teacher = online.load(source)
-        mine, theirs = student.model, self.teacher.config.model
-        if (mine.vocab_size != theirs.vocab_size and not mine.valid_vocab) or mine.tokens > theirs.tokens:
-            raise ConfigError(
-                f"config.model.vocab_size={mine.vocab_size} with {mine.tokens} tokens, but the teacher in {source} has "
-                f"{theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
-                f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
-            )
-        if self.teacher.record.tokenizer != store.tokenizer_name:
-            raise ConfigError(
-                f"the teacher in {source} was trained on {self.teacher.record.tokenizer!r} tokens and the student's "
-                f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
-            )
-        self._store, self._config = store, student
-        self._signals: dict[str, MemorySignal] = {}
-        self._scores: dict[tuple[int, int], Scores] = {}
-
-    def signal(self, split: str) -> MemorySignal:
-        """The in-memory signal over the windows of a split."""
-        if split not in self._signals:
-            c = self._config
-            loader = _loader(c, self._store, split)
-            self._signals[split] = MemorySignal(
-                self.teacher.params, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
-            )
-        return self._signals[split]
-
-    @property
-    def bytes(self) -> int:
-        """Memory that the kept signals hold."""
-        return sum(signal.bytes for signal in self._signals.values())
-
-    def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float:
-        """L_T: the teacher's own loss on the student's validation set."""
-        key = (len(evaluation.windows), config.seq_len)
-        if key not in self._scores:
-            self._scores[key] = evaluate(self.teacher.params, evaluation, config.eval.batch_size)
-        return self._scores[key].loss
-
-
-def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mixture:
-    """The token store of a run: in `data.cache`, or in WORKDIR/data."""
-    store = data.open_store(config.data, config.data.cache or Path(workdir) / "data")
-    store.check_vocabulary(config.model.tokens)
-    return store
-
-
-def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None) -> ExperimentConfig:
-    """The config with what it points at named by content: its teacher's own fingerprint, and its store's."""
-    if store is not None:
-        config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
-    if not config.teacher.source:
-        return config
-    teacher, _ = online.find(config.teacher.source)
-    run = configs.fingerprint(teacher)
-    if config.teacher.run not in ("", run):
-        raise ConfigError(f"config.teacher.run={config.teacher.run}, but {config.teacher.source} holds run {run}")
-    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, run=run))
 
 
 def train(
@@ -190,9 +114,9 @@ def _loop(
 ) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
     text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
-    loader = _loader(config, store, config.data.split)
+    loader = make_loader(config, store, config.data.split)
     done, size = int(state.step), config.loop.steps_per_call
-    meter = _Meter(config, workdir / "metrics.jsonl", done, on_progress)
+    meter = Meter(config, workdir / "metrics.jsonl", done, on_progress)
     params = lesson.teacher.params if lesson and config.teacher.signal == "online" else None
     saved = time.monotonic()
     for first, count in _calls(done, config):
@@ -212,21 +136,6 @@ def _loop(
     return state
 
 
-def _loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
-    """This process's share of a split, cut into windows as the config says: a teacher's signal is of these windows."""
-    return data.Loader(
-        store,
-        split=split,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        seed=config.data.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        packing=config.data.packing,
-        completions_only=config.data.completions_only,
-    )
-
-
 def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of every call; one ends exactly where the decay begins."""
     while done < config.steps:
@@ -235,61 +144,6 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
             end = config.stable_steps
         yield done, end - done
         done = end
-
-
-class _Meter:
-    """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device."""
-
-    def __init__(self, config: ExperimentConfig, path: Path, done: int, on_progress: Callable[[Progress], None]):
-        self._config, self._path, self._on_progress = config, path, on_progress
-        self._every = config.loop.log_steps or max(config.steps // 100, 1)
-        self._pending: tuple[int, int, Any] | None = None
-        self._sums: dict[str, float] = {}
-        self._count, self._began, self._done = 0, time.monotonic(), done
-        self._tokens = config.batch_size * config.seq_len
-        # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
-        if jax.process_index() == 0:
-            kept = [line for line in read_metrics(path) if line["step"] <= done]
-            runs.write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
-
-    def add(self, step: int, count: int, sums: Any) -> None:
-        self._read()
-        self._pending = (step, count, sums)
-
-    def flush(self) -> None:
-        self._read()
-        self._write()
-
-    def _read(self) -> None:
-        if self._pending is None:
-            return
-        (step, count, sums), self._pending = self._pending, None
-        for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._count, self._step = self._count + count, step
-        rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
-        loss = self._sums["ntp"] / self._count
-        self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
-        if self._count >= self._every:
-            self._write()
-
-    def _write(self) -> None:
-        if not self._count:
-            return
-        line = {"step": self._step, "tokens": self._step * self._tokens, "time": round(time.time(), 3)}
-        line |= {name: value / self._count for name, value in self._sums.items()}
-        if jax.process_index() == 0:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        self._sums, self._count = {}, 0
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, in order; a torn last line is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text("utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _record(
@@ -310,7 +164,7 @@ def _record(
         teacher=lesson.teacher.params if lesson and not shared else None,
         signal=lesson.signal("validation").read if lesson and shared else None,
     )
-    loader = _loader(config, store, config.data.split)
+    loader = make_loader(config, store, config.data.split)
     taught = lesson.teacher if lesson else None
     tokens = counts.training_tokens(config)
     flops = counts.run_flops(config, taught.config.model if taught else None, taught.record.D if taught else 0)

@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = {"workdir": None, "dry-run": "false"}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
-    from distill import train
+    from distill import lesson
 
-    config = train.identify(config)
+    config = lesson.identify(config)
     _print(_description(config))
     if values["dry-run"] == "true":
         return 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import counts, train
+from distill import counts, lesson, meter, train
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, DistillError, TeacherConfig
 from distill.data.errors import DataError
@@ -54,7 +54,7 @@ def results(record):
 
 
 def metrics(workdir):
-    return [{k: v for k, v in line.items() if k != "time"} for line in train.read_metrics(workdir / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k != "time"} for line in meter.read_metrics(workdir / "metrics.jsonl")]
 
 
 def assert_same_end(config, one, other):
@@ -181,14 +181,14 @@ def test_memory_and_online_agree_where_documents_are_packed(student, store, tmp_
 
 
 def test_the_teacher_enters_by_its_own_name(student, whole, tmp_path):
-    named = train.identify(student)
+    named = lesson.identify(student)
     assert named.teacher.run == whole[0].run
     assert configs.fingerprint(named) != configs.fingerprint(student)
     wrong = dataclasses.replace(student, teacher=dataclasses.replace(student.teacher, run="0123456789ab"))
     with pytest.raises(ConfigError, match=f"teacher.run=0123456789ab, but .* holds run {whole[0].run}"):
-        train.identify(wrong)
+        lesson.identify(wrong)
     with pytest.raises(ConfigError, match="there is no finished run"):
-        train.identify(dataclasses.replace(student, teacher=TeacherConfig(source=str(tmp_path))))
+        lesson.identify(dataclasses.replace(student, teacher=TeacherConfig(source=str(tmp_path))))
 
 
 def test_a_workdir_of_another_run_is_refused_by_the_field_that_makes_it_another(small, whole, store):
@@ -227,5 +227,5 @@ def test_a_run_that_diverges_does_not_finish(small, store, tmp_path):
 def test_a_torn_line_of_metrics_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert [line["step"] for line in train.read_metrics(path)] == [1, 2]
-    assert train.read_metrics(tmp_path / "none") == []
+    assert [line["step"] for line in meter.read_metrics(path)] == [1, 2]
+    assert meter.read_metrics(tmp_path / "none") == []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill import config as configs
-from distill import counts
+from distill import counts, tree
 from distill.config import ConfigError, ExperimentConfig, ModelConfig, StudyExperimentConfig, TeacherConfig, nearest
 
 Split = Literal["teacher", "student"]
@@ -103,7 +103,7 @@ def _budgets(line: str) -> list[str]:
 
 def _tokens(field: str, budget: str) -> int:
     try:
-        return configs.parse_count(budget)
+        return tree.parse_count(budget)
     except ValueError:
         raise ConfigError(f"config.study.{field}: got the budget {budget!r}, wanted tokens, e.g. 250K or 1M") from None
 

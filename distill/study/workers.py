@@ -107,13 +107,14 @@ class _Memory:
 
     def train(self, task: Planned, on_progress: Any) -> RunRecord:
         # Imported here, after the process has been held to its cores.
+        from distill import lesson as lessons
         from distill import train
 
         config = task.config
         folder = self._workdir / "runs" / task.run
         key = dataclasses.replace(config.data, split="student")
         if key not in self._stores:
-            self._stores[key] = train.open_store(config, self._workdir)
+            self._stores[key] = lessons.open_store(config, self._workdir)
         lesson = self._lesson(config, self._stores[key]) if config.teacher.source else None
         trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
         record = train.train(
@@ -125,12 +126,13 @@ class _Memory:
     def _lesson(self, config: ExperimentConfig, store: Any) -> Any:
         import jax
 
-        from distill import mesh, train
+        from distill import lesson as lessons
+        from distill import mesh
 
         source = config.teacher.source
         if source not in self._lessons:
             with jax.set_mesh(mesh.make(config.mesh)):
-                self._lessons[source] = train.Lesson(source, store, config)
+                self._lessons[source] = lessons.Lesson(source, store, config)
         self._lessons.move_to_end(source)
         limit = config.teacher.memory_gib * 2**30
         while len(self._lessons) > 1 and sum(lesson.bytes for lesson in self._lessons.values()) > limit / 2:
@@ -140,7 +142,7 @@ class _Memory:
 
 def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
     """Writes a finished run into runs.csv and its losses into curves.csv, each once."""
-    from distill.train import read_metrics
+    from distill.meter import read_metrics
 
     curves = CurveTable(workdir / "curves.csv")
     if record.run not in {point.run for point in curves.load()}:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill import data, train
+from distill import data, lesson, train
 from distill.config import ExperimentConfig, ModelConfig
 from distill.data.config import DataConfig, GeneratedConfig
 from distill.evaluate import evaluate
@@ -31,7 +31,7 @@ def run(language, tokens, folder):
     )
     workdir = folder / f"{tokens}"
     record = train.train(config, workdir)
-    evaluation = train.open_store(config, workdir).evaluation(
+    evaluation = lesson.open_store(config, workdir).evaluation(
         "validation", SEQ_LEN, config.eval.tokens, packing="segments"
     )
     truth = data.make_language(language)
