@@ -46,7 +46,15 @@ class ModelConfig:
     tied: bool = True
     qk_norm: bool = True
     qkv_bias: bool = False
+    out_bias: bool = False  # of the attention's last projection
+    scaled_embedding: bool = True  # a tied embedding times sqrt(D) where it is looked up; false in published models
+    window: int = 0  # positions that a query sees, its own included; 0: all before it
     rope_base: float = 500_000.0
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"  # how angles are stretched for longer contexts
+    rope_factor: float = 1.0  # by how much
+    rope_low: float = 1.0  # llama3 only, as rope_high: turns within rope_context below which an angle is stretched
+    rope_high: float = 4.0  # and above which it is left alone
+    rope_context: int = 8192  # llama3 only: the context before it was extended
     norm_eps: float = 1e-6
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
@@ -68,6 +76,11 @@ class ModelConfig:
             raise ConfigError(f"model: valid_vocab={self.valid_vocab}, wanted at most vocab_size={self.vocab_size}")
         if self.head_dim % 2:
             raise ConfigError(f"model: head_dim={self.head_dim} is odd; rotary positions need pairs")
+        if self.window < 0 or self.rope_factor <= 0 or self.rope_low >= self.rope_high:
+            raise ConfigError(
+                f"model: window={self.window}, rope_factor={self.rope_factor}, rope_low={self.rope_low}, rope_high="
+                f"{self.rope_high}; wanted a window of at least 0, a factor above 0, and rope_low below rope_high"
+            )
 
     @property
     def tokens(self) -> int:

@@ -12,12 +12,12 @@ from distill.config import ExperimentConfig, ModelConfig
 
 
 def non_embedding(model: ModelConfig) -> int:
-    """N: attention, feed-forward, norm gains, QK-norm gains and QKV biases of every layer, and the last norm."""
+    """N: attention, feed-forward, norm gains, QK-norm gains and biases of every layer, and the last norm."""
     d, k = model.d_model, model.head_dim
     q, kv = model.n_heads * k, model.kv_heads * k
     attention = d * q + 2 * d * kv + q * d
     gains = 2 * d + (2 * k if model.qk_norm else 0)
-    biases = q + 2 * kv if model.qkv_bias else 0
+    biases = (q + 2 * kv if model.qkv_bias else 0) + (d if model.out_bias else 0)
     return model.n_layers * (attention + 3 * d * model.ff_dim + gains + biases) + d
 
 
@@ -34,7 +34,8 @@ def forward_flops(model: ModelConfig, seq_len: int) -> float:
     """
     d, q, kv = model.d_model, model.n_heads * model.head_dim, model.kv_heads * model.head_dim
     projections = 2 * (2 * d * q + 2 * d * kv) + 6 * d * model.ff_dim
-    attention = 2 * seq_len * q + 2.5 * model.n_heads * seq_len
+    context = min(seq_len, model.window or seq_len)
+    attention = 2 * context * q + 2.5 * model.n_heads * context
     return float(model.n_layers * (projections + attention) + 2 * model.vocab_size * d + 2 * d)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from distill import mesh
 from distill.errors import ConfigError
 from distill.losses import NOTHING
-from distill.model import Block, Transformer, rms_norm, rope_tables
+from distill.model import Block, Transformer, rms_norm, rope_tables, visible
 
 _CACHE = P(None, *mesh.ACT_BSHK)
 
@@ -78,7 +78,7 @@ def extend(
     c = model.config
     position = start + jnp.arange(tokens.shape[1])[None]
     rope = rope_tables(position, c)
-    seen = jnp.arange(cache.keys.shape[2])[None] <= position[0][:, None]
+    seen = visible(position[0], jnp.arange(cache.keys.shape[2]), c)
 
     def layer(x: Any, item: tuple[Block, Any, Any]) -> Any:
         block, keys, values = item

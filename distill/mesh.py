@@ -30,6 +30,7 @@ STORED = {
     "up_df": P("fsdp", "tensor"),
     "down_fd": P("tensor", "fsdp"),
     "bias_hk": P("tensor", None),
+    "out_bias_d": P(None),
     "gain_d": P(None),
     "gain_k": P(None),
 }

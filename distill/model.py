@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from distill import mesh
 from distill.config import ModelConfig
@@ -45,12 +45,34 @@ def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> F
     return (y * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
 
 
-def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """cos and sin, each [*B, S, 1, K/2], of the rotary angles position / base^(2i/K) (Su et al. 2104.09864)."""
+def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
+    """Radians a position, base^(-2i/K), stretched as the config says.
+
+    linear divides all by the factor (Chen et al. 2306.15595). llama3 divides those that make fewer than rope_low turns
+    within rope_context, leaves those that make more than rope_high, and goes over linearly in between (Llama 3.1).
+    """
     half = config.head_dim // 2
     frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position[..., None].astype(jnp.float32) * frequency.reshape((1,) * position.ndim + (half,))
+    if config.rope_scaling == "linear":
+        return frequency / config.rope_factor
+    if config.rope_scaling == "llama3":
+        turns = config.rope_context * frequency / (2 * math.pi)
+        kept = jnp.clip((turns - config.rope_low) / (config.rope_high - config.rope_low), 0.0, 1.0)
+        return frequency * (kept + (1 - kept) / config.rope_factor)
+    return frequency
+
+
+def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """cos and sin, each [*B, S, 1, K/2], of the rotary angles position x frequency (Su et al. 2104.09864)."""
+    frequency = rope_frequencies(config)
+    angle = position[..., None].astype(jnp.float32) * frequency.reshape((1,) * position.ndim + frequency.shape)
     return jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
+
+
+def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig) -> Bool[Array, "S T"]:
+    """Which keys a query may see by their places in the row: those up to its own, within the window."""
+    distance = query[:, None] - key[None]
+    return (distance >= 0) & (distance < config.window) if config.window else distance >= 0
 
 
 def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Array, "..."]) -> Float[Array, "B S H K"]:
@@ -80,6 +102,8 @@ class Block(nnx.Module):
             self.query_bias = _constant("bias_hk", (h, k), 0.0)
             self.key_bias = _constant("bias_hk", (g, k), 0.0)
             self.value_bias = _constant("bias_hk", (g, k), 0.0)
+        if config.out_bias:
+            self.out_bias = _constant("out_bias_d", (d,), 0.0)
         self.feed_norm = _constant("gain_d", (d,), 1.0)
         self.gate = _normal(keys[4], "gate_df", (d, f), std["gate_df"])
         self.up = _normal(keys[5], "up_df", (d, f), std["up_df"])
@@ -119,7 +143,8 @@ class Block(nnx.Module):
         heads = jnp.einsum("bghst,btgk->bsghk", weights, v)
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=mesh.ACT_BSHK)
         out = self._use(self.out, "out_hkd")
-        return jnp.einsum("bshk,hkd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+        x = jnp.einsum("bshk,hkd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+        return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
         """Causal self-attention; mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
@@ -146,7 +171,7 @@ class Transformer(nnx.Module):
         shape = (config.vocab_size, config.d_model)
         self.config = config
         # A tied embedding starts at the head's scale and is scaled up by sqrt(D) where it is looked up, so that the
-        # residual stream starts at unit variance either way.
+        # residual stream starts at unit variance either way (unless scaled_embedding is off).
         self.embed = _normal(embed, "embed_vd", shape, 1 / math.sqrt(config.d_model) if config.tied else 1.0)
         self.blocks = jax.vmap(lambda k: Block(config, k))(jax.random.split(blocks, config.n_layers))
         self.last_norm = _constant("gain_d", (config.d_model,), 1.0)
@@ -164,7 +189,7 @@ class Transformer(nnx.Module):
         length = tokens.shape[1]
         x = self.look_up(tokens)
         rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
-        mask = jnp.tril(jnp.ones((length, length), bool))[None, None, None]
+        mask = visible(jnp.arange(length), jnp.arange(length), c)[None, None, None]
         if segment is not None:
             mask = mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
 
@@ -185,7 +210,7 @@ class Transformer(nnx.Module):
         table = jax.sharding.reshard(self.embed[...].astype(c.dtype), P(None, "tensor"))
         x = table.at[tokens].get(out_sharding=P(mesh.BATCH, None, "tensor"))
         x = jax.sharding.reshard(x, mesh.ACT_BSD)
-        if c.tied:
+        if c.tied and c.scaled_embedding:
             x = x * math.sqrt(c.d_model)
         return x
 

@@ -16,7 +16,7 @@ def one_device_mesh():
     """No concrete mesh here: an abstract one cannot be entered inside it."""
 
 
-GROUPED = ModelConfig(d_model=16, n_heads=4, n_kv_heads=2, qkv_bias=True, tied=False)
+GROUPED = ModelConfig(d_model=16, n_heads=4, n_kv_heads=2, qkv_bias=True, out_bias=True, tied=False)
 
 
 def test_every_parameter_lies_where_the_one_table_says():
@@ -27,7 +27,7 @@ def test_every_parameter_lies_where_the_one_table_says():
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     for path, leaf in leaves:
         name = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)][-2]
-        role = "bias" if name.endswith("bias") else "gain" if name.endswith("norm") else name
+        role = name if name in roles else "bias" if name.endswith("bias") else "gain"
         stacked = "blocks" in jax.tree_util.keystr(path)
         want = [*([None] * stacked), *roles[role]]
         assert [*leaf.sharding.spec] == want[: len(leaf.sharding.spec)], name
