@@ -13,6 +13,7 @@ from distill.laws.objective import Objective
 from distill.laws.progress import meter
 
 WIDEN = 30.0  # the factor of the first delta from random starts
+_POLISHED = 8  # of the lowest ends go on with exact second derivatives where the lowest crawls
 AGREE = 1e-6  # relative excess of the objective within which two starts found the same optimum
 
 OK = "ok"
@@ -121,6 +122,9 @@ def fit(
     problem = solved_rows(rows, measure)
     with meter(f"fit {cls.name}", len(points)) as tick:
         found = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
+    lowest = np.argsort(found.objective)[:_POLISHED]
+    if not found.converged[lowest[0]]:
+        found = found.improved(lowest, solver.solve(cls, problem, found.theta[lowest], w, measure, exact=True))
     return make_fit(cls, selected, rows, w, measure, found, seed)
 
 

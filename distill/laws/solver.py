@@ -8,7 +8,9 @@ other row weights, so all of them run through one compiled function in chunks:
 A step solves (H + lambda G) s = -g, where H holds the curvature of rho at the rows (only those within delta have
 any), and G that of the reweighted least-squares bound, which is never smaller: at lambda = 0 the step is Newton's on
 the rows that a Huber fit leaves in its square part, at large lambda a short, always descending one. The rows' own
-second derivatives are left out: they enter with weights of at most delta and random signs, and cost p times as much.
+second derivatives are left out at first: they enter with weights of at most delta and random signs, and cost p times
+as much. Where few rows lie within delta and the form has a flat direction they decide, and a search without them
+crawls; such problems are solved again with them (`exact`).
 Rows are differentiated forward, one direction a parameter, so any form traceable by jax will do.
 
 Narrow deltas have local minima between rows, so a cold start begins with a delta wider by the factor `widen`, which
@@ -84,6 +86,18 @@ class Solutions:
         """The solutions of some problems."""
         return Solutions(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
+    def improved(self, index: np.ndarray, other: "Solutions") -> "Solutions":
+        """These with those at `index` replaced where another is lower, or as low and certified where they are not."""
+        old = self.take(index)
+        lower = other.objective < old.objective * (1 - 1e-9)
+        as_low = other.converged & ~old.converged & (other.objective <= old.objective * (1 + 1e-9))
+        merged = {}
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name).copy()
+            values[index[lower | as_low]] = getattr(other, field.name)[lower | as_low]
+            merged[field.name] = values
+        return Solutions(**merged)
+
 
 def residuals(
     form: type[Law], raw: bool, pull: Any, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting
@@ -133,8 +147,18 @@ def _pin(gradient: Any, H: Any, G: Any, pinned: Any) -> tuple[Any, Any, Any]:
     return jnp.where(free, gradient, 0.0), jnp.where(both, H, unit), jnp.where(both, G, unit)
 
 
-@functools.partial(jax.jit, static_argnames=("form", "raw", "pull"))
-def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, given, setting, box, delta, limit):
+def _bend(residual: Callable, theta: Any, pulls: Any) -> Any:
+    """The rows' own second derivatives, each times its pull (weight times psi), summed: [C, p, p]."""
+    gradient = jax.grad(lambda at: (pulls * residual(at)).sum())
+    directions = jnp.broadcast_to(jnp.eye(theta.shape[1])[:, None, :], (theta.shape[1], *theta.shape))
+    second = jax.vmap(lambda along: jax.jvp(gradient, (theta,), (along,))[1], out_axes=-1)(directions)
+    return jnp.where(jnp.isfinite(second).all((-1, -2), keepdims=True), second, 0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("form", "raw", "pull", "exact"))
+def _run_chunk(
+    form, raw, pull, exact, theta, width, damping, weights, inputs, target, given, setting, box, delta, limit
+):
     """Up to `limit` iterations of one chunk; everything [C, ...]. Returns the state that a next call takes up."""
     given = jax.tree_util.tree_map(lambda leaf: jnp.reshape(leaf, (-1, 1)), given)
     setting = Setting(*setting)
@@ -142,8 +166,8 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
     weights = weights.astype(theta.dtype)
     floor = 1e-24 * weights.sum(-1)
 
-    def evaluate(at):
-        return _linearise(lambda th: residuals(form, raw, pull, th, inputs, target, given, setting), at)
+    def residual_at(at):
+        return residuals(form, raw, pull, at, inputs, target, given, setting)
 
     def by_row(width):
         if pull is None:
@@ -159,7 +183,7 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
         step, predicted = _step(*_pin(s["gradient"], s["H"], s["G"], pinned), s["damping"])
         solvable = jnp.isfinite(step).all(-1)
         trial = jnp.where(solvable[:, None], jnp.clip(s["theta"] + step, low, high), s["theta"])
-        residual, slopes = evaluate(trial)
+        residual, slopes = _linearise(residual_at, trial)
         value = total(residual, s["width"])
         gain = (s["value"] - value) / jnp.maximum(predicted, 1e-300)
         final = (s["width"] <= delta) & ~first
@@ -172,6 +196,8 @@ def _run_chunk(form, raw, pull, theta, width, damping, weights, inputs, target, 
         over = ~final & ~first & (better & (predicted <= _NEARLY * s["value"]) | small)
         width = jnp.where(over, jnp.maximum(delta, s["width"] * _SHRINK), s["width"])
         gradient, H, G = _normal(weights, residual, slopes, by_row(width))
+        if exact:
+            H += _bend(residual_at, trial, weights * ob.psi(jnp, residual, by_row(width)))
         finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
         sound = (better | (over & solvable)) & finite & ~s["done"]
         eased = jnp.where(gain > 0.5, s["damping"] * 0.1, jnp.where(gain > 0.1, s["damping"], s["damping"] * 3.0))
@@ -227,12 +253,14 @@ def solve(
     objective: ob.Objective,
     *,
     widen: float = 1.0,
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> Solutions:
     """Solves one problem per start: starts [R, p]; weights [n] or [R, n], of any dtype; objectives as they are summed.
 
-    `widen` is the factor of the first delta (1 from a good start, 30 from a random one); `progress` is told of the
-    problems finished since it was last told.
+    `widen` is the factor of the first delta (1 from a good start, 30 from a random one); `exact` puts the rows' own
+    second derivatives into H, for problems that crawl without; `progress` is told of the problems finished since it
+    was last told.
     """
     starts = np.asarray(starts, np.float64)
     R, p = starts.shape
@@ -269,6 +297,7 @@ def solve(
                 form,
                 objective.raw,
                 rows.pull,
+                exact,
                 state["theta"][padded],
                 state["width"][padded],
                 state["damping"][padded],

@@ -24,7 +24,7 @@ from distill.laws.law import Law, LawError
 from distill.laws.progress import meter
 
 KINDS = ("pairs", "residual", "wild")
-_RETRIES = 2
+_RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search stood, then from others' solutions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,15 +214,15 @@ def refit(
     problem = solved_rows(rows, measure)
     with meter(f"bootstrap {form.name}", count) as tick:
         found = solver.solve(form, problem, np.tile(one.theta, (count, 1)), weights, measure, progress=tick)
-        for _ in range(_RETRIES):
+        for widen in _RETRIES:
             bad, good = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)
-            if not len(bad) or not len(good):
+            if not len(bad) or (widen > 1.0 and not len(good)):
                 break
             again = _subset(problem, bad)
             share = weights[bad] if np.ndim(weights) > 1 else weights
-            others = found.theta[generator.choice(good, len(bad))]
-            retried = solver.solve(form, again, others, share, measure, widen=10.0)
-            found = _better(found, bad, retried)
+            others = found.theta[bad if widen == 1.0 else generator.choice(good, len(bad))]
+            retried = solver.solve(form, again, others, share, measure, widen=widen, exact=True)
+            found = found.improved(bad, retried)
     return found
 
 
@@ -231,17 +231,3 @@ def _subset(rows: solver.Rows, index: np.ndarray) -> solver.Rows:
     given = jax.tree_util.tree_map(lambda leaf: leaf[index] if np.ndim(leaf) else leaf, dict(rows.given))
     target = rows.target[index] if rows.target.ndim > 1 else rows.target
     return dataclasses.replace(rows, target=target, given=given)
-
-
-def _better(found: solver.Solutions, index: np.ndarray, other: solver.Solutions) -> solver.Solutions:
-    """Solutions with those at `index` replaced where another is lower, or as low and certified."""
-    old = found.take(index)
-    lower = other.objective < old.objective * (1 - 1e-9)
-    as_low = other.converged & ~old.converged & (other.objective <= old.objective * (1 + 1e-9))
-    chosen = index[lower | as_low]
-    merged = {}
-    for field in dataclasses.fields(solver.Solutions):
-        values = getattr(found, field.name).copy()
-        values[chosen] = getattr(other, field.name)[lower | as_low]
-        merged[field.name] = values
-    return solver.Solutions(**merged)
