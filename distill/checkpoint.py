@@ -1,9 +1,11 @@
-"""Orbax checkpoints of pure trees: saved asynchronously, restored bit for bit, on any mesh.
+"""Orbax checkpoints of pure trees: saved asynchronously, sealed, restored bit for bit on any mesh.
 
 A checkpoint is one item for the parameters, one for the optimiser, and the resolved config as text, so that a teacher
-is read without its optimiser. Arrays are stored under the names of their paths.
+is read without its optimiser. Arrays are stored under the names of their paths. Orbax restores arrays with flipped
+bits without a word, so every item carries the hashes of its files, and what does not match them is not restored.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,30 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from distill import seal
 from distill.config import DistillError
 
 
 class CheckpointError(DistillError):
-    """A checkpoint that is missing, or that does not fit what asks for it."""
+    """A checkpoint that is missing, that does not fit what asks for it, or that could not be saved."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are not those that were saved."""
+
+
+class _SealedArrays(ocp.StandardCheckpointHandler):
+    # Orbax finalises an item in its temporary directory, before the rename that makes the checkpoint visible: there is
+    # no moment at which a checkpoint is there and its hashes are not.
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)
+        seal.seal(directory)
+
+
+class _SealedText(ocp.JsonCheckpointHandler):
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)
+        seal.seal(directory)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -39,16 +60,33 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        handlers: dict[str, Any] = {name: ocp.StandardCheckpointHandler() for name in ITEMS}
-        handlers["config"] = ocp.JsonCheckpointHandler()
-        self._manager = ocp.CheckpointManager(self.directory.resolve(), item_handlers=handlers, options=options)
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for name in ITEMS:
+            arrays = _SealedArrays()
+            registry.add(name, ocp.args.StandardSave, arrays)
+            registry.add(name, ocp.args.StandardRestore, arrays)
+        registry.add("config", ocp.args.JsonSave, _SealedText())
+        self._saving = -1
+        self._manager = ocp.CheckpointManager(self.directory.resolve(), handler_registry=registry, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        try:
+            self.wait()
+        except CheckpointError:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; CheckpointError where that failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # orbax passes on whatever its writers raise
+            raise self._failed(error) from error
 
     def steps(self) -> list[int]:
         """Steps with a whole checkpoint, oldest first."""
@@ -60,15 +98,22 @@ class Checkpoints:
             return
         # On a CPU orbax would write straight from buffers that the next step is about to overwrite.
         arrays = {name: ocp.args.StandardSave(jax.tree.map(jnp.copy, _flat(tree))) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**arrays, config=ocp.args.JsonSave({"text": config})))
+        self.wait()
+        self._saving = step
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**arrays, config=ocp.args.JsonSave({"text": config})))
+        except Exception as error:
+            raise self._failed(error) from error
 
     def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """The items of `step` that `like` has, with its structure, dtypes and places, whichever mesh they came from.
 
-        Raises CheckpointError, naming the first array that differs, where the checkpoint holds another model.
+        Raises CheckpointError, naming the first array that differs, where the checkpoint holds another model, and
+        DamagedCheckpoint, naming the file, where it is not what was saved.
         """
         if step not in self.steps():
             raise CheckpointError(f"{self.directory}: there is no checkpoint of step {step}, only {self.steps()}")
+        self._check(step, like)
         metadata = self._manager.item_metadata(step)
         wanted = {}
         for item, tree in like.items():
@@ -85,6 +130,52 @@ class Checkpoints:
             item: jax.tree.unflatten(jax.tree.structure(tree), [found[item][name] for name in wanted[item]])
             for item, tree in like.items()
         }
+
+    def newest(self, like: dict[str, Any], before: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
+
+        A damaged one is named in the log, set aside in DIRECTORY-damaged, and the one before it is taken. Raises
+        DamagedCheckpoint where none is whole: starting again from nothing is for the user to say.
+        """
+        steps = [step for step in self.steps() if before is None or step <= before]
+        found: list[str] = []
+        for step in reversed(steps):
+            try:
+                items = self.restore(step, like)
+            except DamagedCheckpoint as error:
+                place = self._set_aside(step)
+                logging.getLogger(__name__).warning("%s; set aside in %s", error, place)
+                found.append(str(error))
+                continue
+            return step, items
+        if found:
+            raise DamagedCheckpoint(
+                f"{found[0]}; none of the {len(found)} checkpoints is whole: run the same command again to start from "
+                f"the beginning, or put one of {self.directory}-damaged back"
+            )
+        return None
+
+    def _check(self, step: int, items: dict[str, Any]) -> None:
+        for item in (*items, "config"):
+            if wrong := seal.damage(self.directory / str(step) / item):
+                raise DamagedCheckpoint(f"{self.directory}: the checkpoint of step {step} is damaged: {item}/{wrong}")
+
+    def _set_aside(self, step: int) -> epath.Path:
+        place = self.directory.parent / f"{self.directory.name}-damaged"
+        place.mkdir(parents=True, exist_ok=True)
+        count = sum(path.name.split(".")[0] == str(step) for path in place.iterdir())
+        target = place / (f"{step}.{count}" if count else str(step))
+        (self.directory / str(step)).rename(target)
+        self._manager.reload()
+        return target
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        self._manager.reload()
+        return CheckpointError(
+            f"{self.directory}: saving step {self._saving} failed: {reason}; the checkpoints of {self.steps()} are as "
+            "they were: mend this and run the same command again"
+        )
 
     def _compare(self, step: int, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         got = {name: tuple(leaf.shape) for name, leaf in found.items()}

@@ -1,11 +1,30 @@
-"""How this process uses its machine: compiled programs kept on disk, cores held."""
+"""How this process uses its machine: compiled programs kept on disk, cores and folders held, notices heeded."""
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
+
+from distill.errors import DistillError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None  # type: ignore[assignment]
+
+
+class Preempted(DistillError):
+    """The system asked this process to end, and what it had done was saved: run the same command again."""
+
+
+# What a launcher reads as 'requeue this job' (EX_TEMPFAIL of sysexits.h).
+REQUEUE = 75
 
 
 def cache_compilations(directory: str | Path | None = None) -> None:
@@ -51,3 +70,60 @@ def compile_quickly() -> None:
     if not accelerators:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {flags}".strip()
+
+
+@contextlib.contextmanager
+def sole(folder: str | Path) -> Iterator[None]:
+    """Holds `folder` for this process; the system lets go of it when the process ends, however that happens.
+
+    Raises DistillError, naming the process that holds it. A network file system must support flock for this to hold
+    between machines.
+    """
+    path = Path(folder) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                raise DistillError(
+                    f"{folder}: {holder} is at work in this folder; wait for it, end it, or use another folder"
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+class Notice:
+    """Whether the system, or the user with Ctrl-C, has asked this process to end."""
+
+    def __init__(self) -> None:
+        self.given = ""
+
+
+@contextlib.contextmanager
+def heed() -> Iterator[Notice]:
+    """Turns SIGTERM (a preemption notice) and the first Ctrl-C into a Notice, for a loop to read between steps.
+
+    A second SIGTERM changes nothing, so that it cannot break the saving that the first one began; a second Ctrl-C
+    ends the process. Outside of the main thread nothing is turned, for only that one is told of signals.
+    """
+    notice = Notice()
+    if threading.current_thread() is not threading.main_thread():
+        yield notice
+        return
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and notice.given:
+            raise KeyboardInterrupt
+        notice.given = signal.Signals(number).name
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield notice
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from distill import config as configs
-from distill import counts, mesh, runs
+from distill import counts, mesh, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, ExperimentConfig
@@ -50,12 +50,15 @@ def train(
     workdir = Path(workdir)
     store = store or open_store(config, workdir)
     config = identify(config, store)
-    _claim(workdir, config)
-    finished = runs.load_record(workdir / "result.json")
-    if finished is not None:
-        return finished
-    start = _now()
     with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(runtime.sole(workdir))
+        _claim(workdir, config)
+        finished = runs.load_record(workdir / "result.json")
+        if finished is not None:
+            return finished
+        start = _now()
+        notice = stack.enter_context(runtime.heed())
         # In the order of their needs: mesh, teacher, state.
         device_mesh = mesh.make(config.mesh)
         stack.enter_context(jax.set_mesh(device_mesh))
@@ -65,7 +68,7 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, checkpoints, stem)
-        state = _loop(config, workdir, state, store, lesson, checkpoints, stem, on_progress)
+        state = _loop(config, workdir, state, store, lesson, checkpoints, stem, notice, on_progress)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
     runs.save_record(record, workdir / "result.json")
@@ -93,13 +96,10 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
 def _first_state(config: ExperimentConfig, checkpoints: Checkpoints, stem: Checkpoints | None) -> steps.TrainState:
     """The furthest state there is: of this run, else of its trunk before the decay, else a fresh one."""
     state = steps.init_state(config)
-    own = checkpoints.steps()
-    if own:
-        return state.restored(checkpoints.restore(own[-1], state.stored()))
-    shared = [step for step in stem.steps() if step <= config.stable_steps] if stem else []
-    if stem and shared:
-        return state.restored(stem.restore(shared[-1], state.stored()))
-    return state
+    found = checkpoints.newest(state.stored())
+    if found is None and stem:
+        found = stem.newest(state.stored(), before=config.stable_steps)
+    return state if found is None else state.restored(found[1])
 
 
 def _loop(
@@ -110,6 +110,7 @@ def _loop(
     lesson: Lesson | None,
     checkpoints: Checkpoints,
     stem: Checkpoints | None,
+    notice: runtime.Notice,
     on_progress: Callable[[Progress], None],
 ) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
@@ -128,10 +129,17 @@ def _loop(
         meter.add(first + count, count, sums)
         if stem and first + count == config.stable_steps:
             stem.save(first + count, state.stored(), text)
-        if first + count == config.steps or time.monotonic() - saved > config.loop.checkpoint_seconds:
+        due = time.monotonic() - saved > config.loop.checkpoint_seconds
+        if first + count == config.steps or due or notice.given:
             meter.flush()
             checkpoints.save(first + count, state.stored(), text)
             saved = time.monotonic()
+        if notice.given and first + count < config.steps:
+            checkpoints.wait()
+            raise runtime.Preempted(
+                f"{notice.given}: step {first + count} of {config.steps} is saved in {workdir}; run the same command "
+                "again to continue"
+            )
     meter.flush()
     return state
 

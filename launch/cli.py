@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from distill import runtime
 from distill.config import ConfigError, DistillError, build, nearest, parse
 
 T = TypeVar("T")
@@ -18,9 +19,15 @@ INSTALLED = Path(__file__).resolve().parent.parent
 
 
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs an entry point; a DistillError becomes one line on stderr and exit code 2, Ctrl-C becomes 130."""
+    """Runs an entry point; a DistillError becomes one line on stderr and exit code 2, Ctrl-C becomes 130.
+
+    A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75).
+    """
     try:
         return main(argv) or 0
+    except runtime.Preempted as notice:
+        print(notice, file=sys.stderr)
+        return runtime.REQUEUE
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

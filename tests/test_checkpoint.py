@@ -1,13 +1,16 @@
 """Checkpoints: bit for bit, on any mesh, safe from donation, pruned as asked, and refused with a reason."""
 
 import dataclasses
+import random
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from distill import step
-from distill.checkpoint import CheckpointError, Checkpoints
+from distill.checkpoint import CheckpointError, Checkpoints, DamagedCheckpoint
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,84 @@ def test_a_step_that_is_not_there_is_named_with_those_that_are(tiny, tmp_path):
         checkpoints.save(4, state.stored(), "")
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match=r"no checkpoint of step 3.*\[4\]"):
         checkpoints.restore(3, state.stored())
+
+
+@pytest.fixture(scope="module")
+def three(tiny, mesh_of, tmp_path_factory):
+    """Checkpoints 1, 2 and 3 of three different states, and these states."""
+    folder, states = tmp_path_factory.mktemp("three"), {}
+    with jax.set_mesh(mesh_of(1, 1, 1)), Checkpoints(folder, keep=0) as checkpoints:
+        for i in (1, 2, 3):
+            states[i] = step.init_state(dataclasses.replace(tiny, seed=i)).stored()
+            checkpoints.save(i, states[i], "text")
+    return folder, states
+
+
+def hurt(path, way, chance):
+    data = bytearray(path.read_bytes())
+    if way == "flip" and data:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    if way == "cut":
+        del data[len(data) // 2 :]
+    path.write_bytes(bytes(data))
+    if way == "remove":
+        path.unlink()
+
+
+@pytest.mark.parametrize("way", ["flip", "cut", "remove"])
+def test_damage_is_named_set_aside_and_the_one_before_is_taken(three, tmp_path, way, caplog, assert_trees_equal):
+    """Whatever happens to whichever file of a checkpoint, no wrong number is restored from it."""
+    folder, states = three
+    names = sorted(path.relative_to(folder) for path in (folder / "3").rglob("*") if path.is_file())
+    chance, marks = random.Random(way), ("commit_success.txt", "_CHECKPOINT_METADATA")  # orbax's own, without a number
+    for i, name in enumerate(names):
+        copy = tmp_path / str(i)
+        shutil.copytree(folder, copy)
+        hurt(copy / name, way, chance)
+        with Checkpoints(copy) as checkpoints:
+            at, found = checkpoints.newest(states[1])
+        assert_trees_equal(found, states[at])
+        if name.name not in marks:
+            assert at == 2, name
+            assert (tmp_path / f"{i}-damaged" / "3").exists()
+        if name.name not in (*marks, "sha256.json"):
+            assert f"step 3 is damaged: {name.relative_to('3')}" in caplog.text
+
+
+def test_where_none_is_whole_nothing_is_restored_and_nothing_is_lost(three, tmp_path):
+    folder, states = three
+    shutil.copytree(folder, tmp_path / "copy")
+    for i in (1, 2, 3):
+        hurt(next(path for path in (tmp_path / "copy" / str(i) / "params" / "d").iterdir()), "flip", random.Random(i))
+    with Checkpoints(tmp_path / "copy") as checkpoints, pytest.raises(DamagedCheckpoint, match="none of the 3"):
+        checkpoints.newest(states[1])
+    assert sorted(path.name for path in (tmp_path / "copy-damaged").iterdir()) == ["1", "2", "3"]
+    with Checkpoints(tmp_path / "copy") as checkpoints:
+        assert checkpoints.newest(states[1]) is None  # a second start is a fresh one
+
+
+def test_a_teacher_is_not_read_from_a_damaged_checkpoint(three, tmp_path):
+    folder, states = three
+    shutil.copytree(folder, tmp_path / "copy")
+    hurt(next(path for path in (tmp_path / "copy" / "3" / "params" / "d").iterdir()), "flip", random.Random(0))
+    with Checkpoints(tmp_path / "copy") as checkpoints, pytest.raises(DamagedCheckpoint, match="params/d/"):
+        checkpoints.restore(3, {"params": states[3]["params"]})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax abandons its own event loop
+def test_a_full_disk_ends_the_saving_and_leaves_the_others(tiny, tmp_path, assert_trees_equal):
+    """Files may grow to 4 KB only, which fails as a full disk does."""
+    state = step.init_state(tiny).stored()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, "")
+    message, before = r"saving step 2 failed: .*of \[1\] are as they were", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(CheckpointError, match=message), Checkpoints(tmp_path) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            checkpoints.save(2, state, "")
+            checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert_trees_equal(checkpoints.restore(1, state), state)

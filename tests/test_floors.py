@@ -17,7 +17,7 @@ FLOORS = (
     ("objective_config",),
     ("tree",),
     ("config",),
-    ("counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "data"),
+    ("seal", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "data"),
     ("ledger", "targets", "model", "fused", "checkpoint", "meter"),
     ("teacher", "decode", "interop", "objective"),
     ("step",),

@@ -40,7 +40,8 @@ def run_all(
 ) -> Outcome:
     """Runs what is not `done` yet; `before_stage(stage)` is called once before a stage's first run starts.
 
-    A failed run is recorded in its error.txt; the others go on, except those that need it.
+    A failed run is recorded in its error.txt; the others go on, except those that need it. Raises Preempted when the
+    system, or Ctrl-C, asks this process to end.
     """
     waiting = [task for task in tasks if task.run not in done]
     finished, failed, done = [], {}, set(done)
@@ -54,8 +55,13 @@ def run_all(
     screen = _Screen(tasks, done, console)
     stage = -1
     try:
-        with screen:
+        with screen, runtime.heed() as notice:
             while waiting or any(worker.task for worker in team):
+                if notice.given:
+                    raise runtime.Preempted(
+                        f"{notice.given}: {len(finished)} runs were finished and those under way are saved in "
+                        f"{workdir}; run the same command again to continue"
+                    )
                 for worker in [w for w in team if w.task is None]:
                     task = _choose(waiting, done, worker, [w.task for w in team if w.task])
                     if task is None:
@@ -88,6 +94,8 @@ def run_all(
                             team[team.index(worker)] = Worker(place, workdir)
                 screen.show(team)
     finally:
+        for worker in team:
+            worker.process.terminate()
         for worker in team:
             worker.stop()
     return Outcome(finished=tuple(finished), failed=failed)

@@ -29,6 +29,11 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
     if dry_run:
         console.print(_listing(tasks))
         return 0
+    with runtime.sole(workdir):
+        return _run(config, workdir, command, console)
+
+
+def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Console) -> int:
     began = time.monotonic()
     store = data.open_store(config.data, config.data.cache or workdir / "data")
     config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))

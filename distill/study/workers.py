@@ -18,6 +18,9 @@ from distill.config import DistillError, ExperimentConfig
 from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable
 from distill.study.matrix import Planned
 
+# Seconds that a run has for saving itself when its study is asked to end.
+GRACE = 20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Moment:
@@ -64,8 +67,8 @@ class Worker:
         self.pipe.send(task)
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.join(5)
+        self.process.terminate()  # a run that is under way saves itself first
+        self.process.join(GRACE)
         if self.process.is_alive():
             self.process.kill()
 
@@ -91,6 +94,8 @@ def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
         try:
             record = memory.train(task, lambda p: pipe.send(Moment(**dataclasses.asdict(p))))
             pipe.send(Done(record=record))
+        except runtime.Preempted:
+            return
         except DistillError as error:
             pipe.send(Failed(line=str(error), detail=str(error)))
         except Exception as error:  # a study outlives any of its runs, whatever went wrong inside
