@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Each module imports only from those before it.
 ORDER = (
     *("config", "errors", "permutation", "order", "documents", "columns", "blocks"),
-    *("subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
+    *("gguf", "subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
     *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
     *("encode", "build", "corpus", "progress", "prose"),
 )

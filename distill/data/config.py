@@ -86,7 +86,7 @@ class TokenizerConfig:
 
     bytes          UTF-8, vocabulary 256; a NUL (removed from text, and counted) ends each document
     bpe            a byte-level BPE of `vocab_size` tokens, trained on the training splits only
-    json           a `tokenizer.json` at `path`
+    json           a `tokenizer.json` at `path`, which may also be a model's folder or a GGUF file that holds one
     sentencepiece  a SentencePiece model at `path`
     """
 

@@ -17,6 +17,7 @@ from distill.data.files import Files
 from distill.data.language import Generated
 from distill.data.mixture import Mixture
 from distill.data.store import TokenStore
+from distill.data.subword import SubwordTokenizer
 from distill.data.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 
 
@@ -144,13 +145,17 @@ def _tokenizer(
             return found
 
         return description, train
-    name = load((config.kind, config.path, config.end_of_text)).name
+    given = load((config.kind, config.path, config.end_of_text))
 
     def copy(folder: Path, report: OnProgress) -> Tokenizer:
-        path = folder / ("tokenizer.json" if config.kind == "json" else "tokenizer.model")
-        shutil.copyfile(config.path, path)
+        if isinstance(given, SubwordTokenizer):
+            path = folder / "tokenizer.json"
+            path.write_text(given.text, "utf-8")
+        else:
+            path = folder / "tokenizer.model"
+            shutil.copyfile(config.path, path)
         found = load((config.kind, str(path), config.end_of_text))
-        found.name = name
+        found.name = given.name
         return found
 
     return description, copy

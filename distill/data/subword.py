@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import nearest
+from distill.data import gguf
 from distill.data.documents import Part
 from distill.data.errors import DataError
 
@@ -20,19 +21,29 @@ _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _BYTE_ALPHABET = 256
 
 
+def read(path: str) -> str:
+    """The text of a tokenizer.json: the file, that of a model's folder, or made of the tokenizer inside a GGUF file."""
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    try:
+        return gguf.tokenizer_json(file) if file.suffix == ".gguf" else file.read_text("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"tokenizer {path}: there is no such file; set data.tokenizer.path") from None
+    except ValueError as error:
+        raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
+
+
 class SubwordTokenizer:
     """A tokenizer.json. Text is encoded as text: '<|endoftext|>' in a document is characters, not the special token."""
 
     def __init__(self, path: str, end_of_text: str = ""):
-        """end_of_text: the token's name; '' finds it by its usual names, 'none' closes documents with nothing."""
+        """path: as `read` takes it. end_of_text: the token's name; '' finds it by its usual names, 'none' closes
+        documents with nothing."""
         from tokenizers import Tokenizer as Library
 
         self.spec: tuple[str, ...] = ("json", path, end_of_text)
+        self.text = read(path)
         try:
-            text = Path(path).read_text("utf-8")
-            self._text, self._template = Library.from_str(text), Library.from_str(text)
-        except FileNotFoundError:
-            raise DataError(f"tokenizer {path}: there is no such file; set data.tokenizer.path") from None
+            self._text, self._template = Library.from_str(self.text), Library.from_str(self.text)
         except Exception as error:  # the library raises bare Exceptions
             raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
         for library in (self._text, self._template):
@@ -87,8 +98,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
 
 
 def _stem(path: Path) -> str:
-    """A readable name: the folder's, where the file has the usual name."""
-    return path.resolve().parent.name if path.name == "tokenizer.json" else path.name.removesuffix(".json")
+    """A readable name: the folder's, where the file has the usual name or a folder was given."""
+    whole = path.resolve()
+    folder = whole if whole.is_dir() else whole.parent if whole.name == "tokenizer.json" else None
+    return folder.name if folder else whole.name.removesuffix(".json").removesuffix(".gguf")
 
 
 def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: dict[str, Any]) -> int:

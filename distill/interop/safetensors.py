@@ -1,0 +1,117 @@
+"""safetensors files: a JSON head, checked before anything is allocated, and raw tensors, read by rows.
+
+The format is that of huggingface/safetensors: 8 bytes of length, the head, the tensors end to end. Written and read
+here because a reader must not allocate what a head claims, and a writer must not hold the model (and bfloat16).
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.interop.errors import InteropError
+
+DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_LONGEST_HEAD = 100_000_000  # bytes; the bound of the format's own library
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def read_head(file: Path) -> dict[str, Entry]:
+    """The tensors of one file. InteropError, naming the tensor, for a head that the file cannot bear out."""
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(_LONGEST_HEAD, size - 8):
+                raise InteropError(
+                    f"{file}: the head claims {length:,} bytes and the file has {size:,}; it is cut off, or of "
+                    "another format"
+                )
+            head = json.loads(stream.read(length))
+    except FileNotFoundError:
+        raise InteropError(f"{file}: there is no such file") from None
+    except ValueError as error:
+        raise InteropError(f"{file}: the head is not JSON ({error!s:.100}); it is no safetensors file") from None
+    if not isinstance(head, dict):
+        raise InteropError(f"{file}: the head is {type(head).__name__}, wanted an object of tensors")
+    head.pop("__metadata__", None)
+    return {name: _entry(file, name, item, 8 + length, size) for name, item in head.items()}
+
+
+def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
+    try:
+        dtype, shape, (start, stop) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, start, stop))
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise InteropError(f"{file}: tensor {name!r} is described as {item!r:.100}, wanted dtype, shape, data_offsets")
+    if dtype not in DTYPES:
+        raise InteropError(f"{file}: tensor {name!r} has dtype {dtype!r}, wanted one of {', '.join(DTYPES)}")
+    wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if stop - start != wanted:
+        raise InteropError(
+            f"{file}: tensor {name!r} has {stop - start:,} bytes, but {list(shape)} of {dtype} are {wanted:,}"
+        )
+    if begin + stop > size:
+        raise InteropError(
+            f"{file}: the file is cut off: tensor {name!r} ends at byte {begin + stop:,} of {size:,}; copy it again"
+        )
+    return Entry(file, dtype, shape, begin + start)
+
+
+def read_rows(entry: Entry, start: int, stop: int) -> NDArray[Any]:
+    """Rows start to stop of a tensor, as they are stored; nothing else of it is read."""
+    dtype = np.dtype(DTYPES[entry.dtype])
+    shape = (stop - start, *entry.shape[1:])
+    row = math.prod(entry.shape[1:])
+    with open(entry.file, "rb") as stream:
+        stream.seek(entry.offset + start * row * dtype.itemsize)
+        found = np.fromfile(stream, dtype, math.prod(shape))
+    if found.size != math.prod(shape):
+        raise InteropError(f"{entry.file}: the file ended while rows {start} to {stop} of a tensor were read")
+    return found.reshape(shape)
+
+
+def write(
+    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, read: Callable[[str], NDArray[Any]]
+) -> Iterable[int]:
+    """Writes the tensors one after the other, so that one at a time is in memory; yields the bytes of each.
+
+    The file appears under its name when it is whole.
+    """
+    width, at, head = np.dtype(DTYPES[dtype]).itemsize, 0, {}
+    for name, shape in shapes.items():
+        size = math.prod(shape) * width
+        head[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **head}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(temporary, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            values = read(name)
+            if values.shape != shape:
+                raise InteropError(f"{file}: tensor {name!r} has shape {list(values.shape)}, wanted {list(shape)}")
+            np.ascontiguousarray(values, DTYPES[dtype]).tofile(stream)
+            yield math.prod(shape) * width
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)

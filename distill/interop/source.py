@@ -1,0 +1,130 @@
+"""A model on disk, as tensors by their Hugging Face names: a directory of safetensors or a GGUF file."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import ModelConfig
+from distill.interop import architecture, gguf, safetensors
+from distill.interop.errors import InteropError
+from distill.interop.layout import expected
+
+CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+_PROBE = 1 << 12  # bytes' worth of values hashed at either end of a tensor
+
+
+class Source(Protocol):
+    """What an import needs of a model: its config.json, the shapes of its tensors, and rows of them."""
+
+    path: Path
+    tree: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]: ...
+
+
+class Directory:
+    """A Hugging Face directory: config.json, and model.safetensors or the shards that its index names."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.tree = read_json(self.path / CONFIG)
+        self._entries: dict[str, safetensors.Entry] = {}
+        if (self.path / INDEX).exists():
+            self._read_index()
+        elif (self.path / SINGLE).exists():
+            self._entries = safetensors.read_head(self.path / SINGLE)
+        else:
+            found = sorted(p.name for p in self.path.glob("*.bin"))
+            why = f"; {found[0]} is a pickle, which is not read here: convert it to safetensors" if found else ""
+            raise InteropError(f"{self.path}: there is no {SINGLE} and no {INDEX}{why}")
+        self.shapes = {name: entry.shape for name, entry in self._entries.items()}
+        self.dtypes = {name: entry.dtype for name, entry in self._entries.items()}
+
+    def _read_index(self) -> None:
+        index = self.path / INDEX
+        where = read_json(index).get("weight_map")
+        if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+            raise InteropError(f"{index}: wanted weight_map, an object of tensor: file")
+        for file in sorted(set(where.values())):
+            if Path(file).name != file:
+                raise InteropError(f"{index}: it names the file {file!r}, wanted a file beside it")
+            first = next(name for name in where if where[name] == file)
+            if not (self.path / file).exists():
+                raise InteropError(f"{self.path / file}: there is no such file; it should hold tensor {first!r}")
+            self._entries |= safetensors.read_head(self.path / file)
+        for name, file in where.items():
+            if name not in self._entries or self._entries[name].file.name != file:
+                raise InteropError(f"{self.path / file}: tensor {name!r} is not in it, though {INDEX} says so")
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of a tensor in the dtype in which they are stored."""
+        return safetensors.read_rows(self._entries[name], start, stop)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; InteropError in a line where there is none."""
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InteropError(f"{path}: there is no such file; wanted a Hugging Face model's directory") from None
+    except (ValueError, OSError) as error:
+        raise InteropError(f"{path}: cannot be read as JSON ({error!s:.100})") from None
+    if not isinstance(tree, dict):
+        raise InteropError(f"{path}: got {type(tree).__name__}, wanted an object")
+    return tree
+
+
+def is_model(path: str | Path) -> bool:
+    """Whether a path is meant as somebody's model: a GGUF file, or a directory with a config.json."""
+    return Path(path).suffix == ".gguf" or (Path(path) / CONFIG).exists()
+
+
+def open_source(path: str | Path) -> tuple[Source, ModelConfig]:
+    """The model at a path, all its heads read and its tensors compared with what its config says; no values yet."""
+    if not Path(path).exists():
+        raise InteropError(f"{path}: there is no such file or directory")
+    source: Source = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
+    config = architecture.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
+    check(source, config)
+    return source, config
+
+
+def check(source: Source, config: ModelConfig) -> None:
+    """Raises InteropError for the first tensor that is missing, has another shape, or is not known."""
+    wanted = {name: shape for name, _, _, shape in expected(config)}
+    for name, shape in wanted.items():
+        if name not in source.shapes:
+            raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}")
+        if source.shapes[name] != shape:
+            got = list(source.shapes[name])
+            raise InteropError(f"{source.path}: tensor {name!r} has shape {got}, but config.json wants {list(shape)}")
+    for name in source.shapes:
+        # Old checkpoints keep the rotary frequencies, and some tied ones their head; transformers reads neither.
+        known = name.endswith("rotary_emb.inv_freq") or (config.tied and name == "lm_head.weight")
+        if name not in wanted and not known:
+            got = list(source.shapes[name])
+            raise InteropError(
+                f"{source.path}: tensor {name!r} of shape {got} has no place in {source.tree['architectures'][0]}"
+            )
+
+
+def fingerprint(source: Source, config: ModelConfig) -> str:
+    """Twelve hex digits of the config and of every tensor's name, shape, dtype and both ends of its values.
+
+    Reading all of a large model to name it is no option: two models that differ in the middle of tensors alone, with
+    equal ends in every one, go by one name.
+    """
+    digest = hashlib.sha256(repr(config).encode())
+    for name, _, _, shape in expected(config):
+        digest.update(f"{name} {shape} {source.dtypes[name]}".encode())
+        rows = max(1, min(shape[0], _PROBE // max(1, math.prod(shape[1:]))))
+        for start in (0, shape[0] - rows):
+            digest.update(np.ascontiguousarray(source.read(name, start, start + rows)).tobytes())
+    return digest.hexdigest()[:12]
