@@ -138,6 +138,57 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn: temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole.
+
+    With both, the nucleus of `top_p` is taken among the `top_k`. A sequence ends at the first of its `stop` tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        wanted = {
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "a number above 0, at most 1"),
+        }
+        for name, (holds, text) in wanted.items():
+            if not holds:
+                raise ConfigError(f"{name} of sampling: got {getattr(self, name)!r}, wanted {text}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeConfig(SamplingConfig):
+    """How long a completion may be, and how its tokens are drawn."""
+
+    new_tokens: int = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "new_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig(SamplingConfig):
+    """Batches that the student writes and the teacher judges (generalised distillation, Agarwal et al. 2306.13649).
+
+    A step is one with probability `fraction`: the student continues the first `prompt_tokens` of each row, and only
+    what it wrote counts. That is no label of itself, so lambda is 1 in such a step.
+    """
+
+    fraction: float = 0.0
+    prompt_tokens: int = 16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.fraction <= 1:
+            raise ConfigError(f"on_policy.fraction: got {self.fraction}, wanted a number from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
 
@@ -173,6 +224,7 @@ class ExperimentConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     teacher: TeacherConfig = TeacherConfig()
     data: DataConfig = DataConfig()
+    on_policy: OnPolicyConfig = OnPolicyConfig()
     eval: EvalConfig = EvalConfig()
     mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
     loop: LoopConfig = dataclasses.field(default=LoopConfig(), metadata=Identity.excluded)
@@ -192,6 +244,27 @@ class ExperimentConfig:
             raise ConfigError(
                 f"tokens={self.tokens} is less than one step of {self.batch_size} x {self.seq_len} tokens; "
                 f"wanted at least {self.batch_size * self.seq_len}"
+            )
+        if self.on_policy.fraction:
+            self._check_on_policy()
+
+    def _check_on_policy(self) -> None:
+        prompt, signal = self.on_policy.prompt_tokens, self.teacher.signal
+        if not 1 <= prompt <= self.seq_len:
+            raise ConfigError(
+                f"on_policy.prompt_tokens: got {prompt}, wanted 1 to seq_len={self.seq_len}; the student writes the rest "
+                "of a row"
+            )
+        if signal != "online":
+            raise ConfigError(
+                f"on_policy.fraction={self.on_policy.fraction} with teacher.signal={signal!r}: what the student writes "
+                "was never stored; set teacher.signal='online'"
+            )
+        if self.data.packing != "windows" or self.data.completions_only:
+            raise ConfigError(
+                f"on_policy.fraction={self.on_policy.fraction} with data.packing={self.data.packing!r}, "
+                f"data.completions_only={self.data.completions_only}: prompts are the first tokens of plain windows; "
+                "set packing='windows' and completions_only=false"
             )
 
     @property

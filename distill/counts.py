@@ -55,7 +55,7 @@ def forward_flops_closed(
 class RunFlops:
     """What one run costs, with the teacher's two parts apart (the terms of Eq. 9)."""
 
-    student: float  # 3 F(N_S) D_S
+    student: float  # 3 F(N_S) D_S, and F(N_S) for each token of the batches that the student writes itself
     teacher_forward: float  # F(N_T) D_S
     teacher_training: float  # 3 F(N_T) D_T
 
@@ -65,7 +65,7 @@ def run_flops(config: ExperimentConfig, teacher: ModelConfig | None = None, teac
     tokens = training_tokens(config)
     forward = forward_flops(teacher, config.seq_len) if teacher else 0.0
     return RunFlops(
-        student=3 * forward_flops(config.model, config.seq_len) * tokens,
+        student=(3 + config.on_policy.fraction) * forward_flops(config.model, config.seq_len) * tokens,
         teacher_forward=forward * tokens,
         teacher_training=3 * forward * teacher_tokens,
     )

@@ -11,36 +11,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from distill import mesh
-from distill.errors import ConfigError
+from distill.config import DecodeConfig as DecodeConfig
 from distill.losses import NOTHING
 from distill.model import Block, Transformer, rms_norm, rope_tables, visible
 
 _CACHE = P(None, *mesh.ACT_BSHK)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecodeConfig:
-    """How tokens are drawn: temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole.
-
-    With both, the nucleus of `top_p` is taken among the `top_k`. A sequence ends at the first of its `stop` tokens.
-    """
-
-    new_tokens: int = 64
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    stop: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        wanted = {
-            "new_tokens": (self.new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
-            "top_k": (self.top_k >= 0, "0 (all) or more"),
-            "top_p": (0 < self.top_p <= 1, "a number above 0, at most 1"),
-        }
-        for name, (holds, text) in wanted.items():
-            if not holds:
-                raise ConfigError(f"decode.{name}: got {getattr(self, name)!r}, wanted {text}")
 
 
 @jax.tree_util.register_dataclass
@@ -57,11 +32,13 @@ class Cache:
 class Completions:
     """Prompts and what followed: tokens [B, P + N]; weight [B, N] is 1 up to and with the stop token, then 0.
 
-    After its stop token a sequence repeats it.
+    After its stop token a sequence repeats it. log_probs [B, N] are the model's own (nats, at temperature 1 and uncut)
+    of the tokens that were drawn, 0 where weight is.
     """
 
     tokens: Int[Array, "B T"]
     weight: Float[Array, "B N"]
+    log_probs: Float[Array, "B N"]
 
 
 def empty(model: Transformer, batch: int, length: int) -> Cache:
@@ -72,28 +49,34 @@ def empty(model: Transformer, batch: int, length: int) -> Cache:
 
 
 def extend(
-    model: Transformer, tokens: Int[Array, "B S"], cache: Cache, start: Any
+    model: Transformer, tokens: Int[Array, "B S"], cache: Cache, start: Any, skip: Int[Array, " B"] | None = None
 ) -> tuple[Float[Array, "B S D"], Cache]:
-    """The last hidden states of tokens that follow `start` cached positions, and the cache with them in it."""
+    """The last hidden states of tokens that follow `start` cached places, and the cache with them in it.
+
+    The first `skip` places of a row are no part of its sequence, which counts its positions from there.
+    """
     c = model.config
-    position = start + jnp.arange(tokens.shape[1])[None]
+    place, places = start + jnp.arange(tokens.shape[1]), jnp.arange(cache.keys.shape[2])
+    position, seen = place[None], visible(place, places, c)[None, None, None]
+    if skip is not None:
+        position = jnp.maximum(position - skip[:, None], 0)
+        seen = seen & (places[None] >= skip[:, None])[:, None, None, None]
     rope = rope_tables(position, c)
-    seen = visible(position[0], jnp.arange(cache.keys.shape[2]), c)
 
     def layer(x: Any, item: tuple[Block, Any, Any]) -> Any:
         block, keys, values = item
         q, k, v = block.project(rms_norm(x, block.attention_norm[...], c.norm_eps), rope)
         keys = lax.dynamic_update_slice_in_dim(keys, k, start, axis=1)
         values = lax.dynamic_update_slice_in_dim(values, v, start, axis=1)
-        x = x + block.attend(q, keys, values, seen[None, None, None])
+        x = x + block.attend(q, keys, values, seen)
         return x + block.feed(rms_norm(x, block.feed_norm[...], c.norm_eps)), (keys, values)
 
     x, (keys, values) = lax.scan(layer, model.look_up(tokens), (model.blocks, cache.keys, cache.values))
     return rms_norm(x, model.last_norm[...], c.norm_eps), Cache(keys=keys, values=values)
 
 
-def draw(config: DecodeConfig, logits: Float[Array, "B V"], key: PRNGKeyArray) -> Int[Array, " B"]:
-    """One token a sequence, from whole rows of logits."""
+def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: PRNGKeyArray) -> Int[Array, " B"]:
+    """One token a sequence, from whole rows of logits, each with its own key of `keys` [B]."""
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / config.temperature
@@ -101,37 +84,57 @@ def draw(config: DecodeConfig, logits: Float[Array, "B V"], key: PRNGKeyArray) -
         values, ids = lax.top_k(logits, min(config.top_k or logits.shape[-1], logits.shape[-1]))
         mass = jax.nn.softmax(values, axis=-1)
         values = jnp.where(jnp.cumsum(mass, axis=-1) - mass < config.top_p, values, NOTHING)
-        place = jax.random.categorical(key, values, axis=-1)
+        place = jax.vmap(jax.random.categorical)(keys, values)
         return jnp.take_along_axis(ids, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def generate(config: DecodeConfig, model: Transformer, prompts: Int[Array, "B P"], key: PRNGKeyArray) -> Completions:
-    """`config.new_tokens` tokens after each prompt; all prompts are as long. Compiled once a config and shape."""
-    batch, length = prompts.shape
+def generate(
+    config: DecodeConfig,
+    model: Transformer,
+    prompts: Int[Array, "B P"],
+    keys: PRNGKeyArray,
+    lengths: Int[Array, " B"] | None = None,
+) -> Completions:
+    """Up to `config.new_tokens` tokens after each prompt, until all have stopped. Compiled once a config and shape.
+
+    A prompt shorter than P stands at the end of its row: `lengths` [B] says how much of a row it is. A sequence's draws
+    depend on its own key of `keys` [B] alone, not on what else is in the batch.
+    """
+    batch, width = prompts.shape
+    row = P(mesh.BATCH)
     prompts = jax.sharding.reshard(prompts.astype(jnp.int32), mesh.TOKENS_BS)
+    keys = jax.sharding.reshard(keys, row)
+    skip = None if lengths is None else jax.sharding.reshard(width - lengths.astype(jnp.int32), row)
     stop = jnp.asarray(config.stop or (-1,), jnp.int32)
 
-    def choose(hidden: Any, key: Any) -> Any:
-        logits = jax.sharding.reshard(model.logits(hidden[:, -1:]), mesh.ACT_BSD)
-        return jax.sharding.reshard(draw(config, logits[:, 0], key), P(mesh.BATCH))
+    def choose(hidden: Any, i: Any) -> tuple[Any, Any]:
+        logits = jax.sharding.reshard(model.logits(hidden[:, -1:]), mesh.ACT_BSD)[:, 0]
+        token = jax.sharding.reshard(draw(config, logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i)), row)
+        picked = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+        return token, picked - jax.nn.logsumexp(logits, axis=-1)
 
-    hidden, cache = extend(model, prompts, empty(model, batch, length + config.new_tokens), 0)
-    keys = jax.random.split(key, config.new_tokens)
-    first = choose(hidden, keys[0])
+    def write(i: Any, token: Any, log_prob: Any, done: Any, found: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        new = (token, jnp.where(done, 0.0, 1.0), jnp.where(done, 0.0, log_prob))
+        return tuple(lax.dynamic_update_slice_in_dim(x, y[:, None], i, axis=1) for x, y in zip(found, new))  # type: ignore
 
-    def step(carry: Any, item: Any) -> Any:
-        last, done, cache = carry
-        i, key = item
-        done = done | jnp.any(last[:, None] == stop[None], axis=-1)
-        hidden, cache = extend(model, last[:, None], cache, length + i)
-        token = jnp.where(done, last, choose(hidden, key))
-        return (token, done, cache), (token, 1.0 - done)
+    def step(carry: Any) -> Any:
+        i, last, done, cache, found = carry
+        hidden, cache = extend(model, last[:, None], cache, width + i - 1, skip)
+        token, log_prob = choose(hidden, i)
+        token = jnp.where(done, last, token)
+        found = write(i, token, log_prob, done, found)
+        return i + 1, token, done | jnp.any(token[:, None] == stop[None], axis=-1), cache, found
 
-    carry = (first, jnp.zeros_like(first, bool), cache)
-    _, (rest, weight) = lax.scan(step, carry, (jnp.arange(config.new_tokens - 1), keys[1:]))
-    place = lambda x: jax.sharding.reshard(x, mesh.TOKENS_BS)  # noqa: E731
-    tokens = jnp.concatenate([prompts, place(first[:, None]), place(rest.T)], axis=1)
-    weight = jnp.concatenate([jnp.ones((batch, 1), out_sharding=mesh.TOKENS_BS), place(weight.T)], axis=1)
-    return Completions(tokens=tokens, weight=weight)
+    zeros = lambda dtype: jnp.zeros((batch, config.new_tokens), dtype, out_sharding=mesh.TOKENS_BS)  # noqa: E731
+    hidden, cache = extend(model, prompts, empty(model, batch, width + config.new_tokens), 0, skip)
+    token, log_prob = choose(hidden, 0)
+    found = write(
+        0, token, log_prob, jnp.zeros_like(token, bool), (zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))
+    )
+    carry = (jnp.ones((), jnp.int32), token, jnp.any(token[:, None] == stop[None], axis=-1), cache, found)
+    going = lambda carry: (carry[0] < config.new_tokens) & ~jnp.all(carry[2])  # noqa: E731
+    _, last, _, _, (tokens, weight, log_probs) = lax.while_loop(going, step, carry)
+    tokens = jnp.where(weight > 0, tokens, last[:, None])
+    return Completions(tokens=jnp.concatenate([prompts, tokens], axis=1), weight=weight, log_probs=log_probs)

@@ -71,6 +71,11 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
     if store is not None:
         config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     if not config.teacher.source:
+        if config.on_policy.fraction:
+            raise ConfigError(
+                f"config.on_policy.fraction={config.on_policy.fraction}, but nobody judges what the student writes; "
+                "give config.teacher.source, the workdir of a finished run"
+            )
         return config
     teacher, _ = online.find(config.teacher.source)
     run = configs.fingerprint(teacher)

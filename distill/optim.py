@@ -33,6 +33,7 @@ class Hyper:
     lambda_final: Float[Array, ""]
     temperature_final: Float[Array, ""]
     beta_final: Float[Array, ""]
+    on_policy: Float[Array, ""]
     seed: Int[Array, ""]
 
 
@@ -54,6 +55,7 @@ def hyper(config: ExperimentConfig) -> Hyper:
         "lambda_final": objective.lambda_final,
         "temperature_final": objective.temperature_final,
         "beta_final": objective.beta_final,
+        "on_policy": config.on_policy.fraction,
     }
     scalars = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
     return Hyper(**scalars, seed=jnp.asarray(config.seed, jnp.int32))

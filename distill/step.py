@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from distill import mesh, model, objective, optim
+from distill import mesh, model, objective, on_policy, optim
 from distill.config import ExperimentConfig, OptimConfig
 from distill.metrics import Sum
 from distill.types import Batch, HiddenSignal, Signal, TeacherSignal
@@ -31,6 +31,7 @@ class StepShape:
     optim: OptimConfig
     objective: objective.ObjectiveShape
     microbatches: int
+    own: on_policy.OnPolicyShape | None = None  # batches that the student writes
 
 
 def shape(config: ExperimentConfig) -> StepShape:
@@ -41,6 +42,7 @@ def shape(config: ExperimentConfig) -> StepShape:
         optim=dataclasses.replace(config.optim, **{name: getattr(defaults, name) for name in numbers}),
         objective=objective.shape(config.objective, config.model),
         microbatches=config.microbatches,
+        own=on_policy.shape(config),
     )
 
 
@@ -105,6 +107,10 @@ def train_step(
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
 
     numbers = objective.at(structure.objective, state.hyper, state.step)
+    if structure.own:
+        own = on_policy.chosen(state.hyper, state.step)
+        batch = on_policy.write(structure.own, state.hyper, state.step, state.params, batch)
+        numbers = dataclasses.replace(numbers, lambda_=jnp.where(own, 1.0, numbers.lambda_))
 
     def loss_sum(params: model.Transformer, part: Batch) -> tuple[Any, dict[str, Sum]]:
         signal = teach(teacher, part, structure.objective.fused)
@@ -134,6 +140,9 @@ def train_step(
     transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
     means = {name: value.mean() for name, value in sums.items()}
+    if structure.own:  # `own` is the share of such steps; X_own / own is the mean of X in them
+        means |= {f"{name}_own": jnp.where(own, means[name], 0.0) for name in ("ntp", "kd")}
+        means["own"] = own.astype(jnp.float32)
     means["grad_norm"] = optax.tree.norm(gradient)
     means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
         structure.optim.schedule, state.hyper, state.step

@@ -47,7 +47,7 @@ def _description(config: ExperimentConfig) -> dict[str, str]:
         "N": f"{N:,d} non-embedding parameters, {counts.total(config.model):,d} in all",
         "D": f"{D:,d} tokens in {config.steps:,d} steps of {config.batch_size} x {config.seq_len}",
         "F": f"{forward:.4g} forward FLOPs per token ({forward / (2 * N):.2f} times 2N)",
-        "C": f"{3 * forward * D:.4g} FLOPs of training",
+        "C": f"{counts.run_flops(config).student:.4g} FLOPs of training",
     }
 
 

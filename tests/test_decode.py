@@ -16,6 +16,10 @@ CONFIG = ModelConfig(vocab_size=24, d_model=16, n_layers=2, n_heads=4, n_kv_head
 B, START, NEW = 4, 5, 6
 
 
+def keys(seed):
+    return jax.random.split(jax.random.key(seed), B)
+
+
 def prompts():
     return jnp.asarray(np.random.default_rng(0).integers(0, 24, (B, START), np.int32))
 
@@ -43,7 +47,7 @@ def greedy(model, tokens, count):
 
 def test_greedy_text_is_that_of_the_full_forward():
     model = Transformer(CONFIG, jax.random.key(0))
-    got = decode.generate(DecodeConfig(new_tokens=NEW, temperature=0.0), model, prompts(), jax.random.key(1))
+    got = decode.generate(DecodeConfig(new_tokens=NEW, temperature=0.0), model, prompts(), keys(1))
     np.testing.assert_array_equal(got.tokens, greedy(model, prompts(), NEW))
     assert (got.weight == 1).all()
 
@@ -53,7 +57,7 @@ def test_a_sequence_ends_with_its_stop_token():
     free = greedy(model, prompts(), NEW)[:, START:]
     stop = int(free[0, 2])
     config = DecodeConfig(new_tokens=NEW, temperature=0.0, stop=(stop,))
-    got = decode.generate(config, model, prompts(), jax.random.key(1))
+    got = decode.generate(config, model, prompts(), keys(1))
     for row, weight, whole in zip(np.asarray(got.tokens)[:, START:], np.asarray(got.weight), free):
         end = list(whole).index(stop) + 1 if stop in whole else NEW
         np.testing.assert_array_equal(row[:end], whole[:end])
@@ -67,7 +71,10 @@ def test_draws_follow_the_cut_distribution():
     config = DecodeConfig(temperature=2.0, top_k=4, top_p=0.8)
     count = 20_000
     rows = jnp.broadcast_to(jnp.asarray(logits)[None], (count, 8))
-    got = np.bincount(np.asarray(decode.draw(config, rows, jax.random.key(0))), minlength=8) / count
+    got = (
+        np.bincount(np.asarray(decode.draw(config, rows, jax.random.split(jax.random.key(0), count))), minlength=8)
+        / count
+    )
     four = np.exp(logits / 2) * (logits >= 1.0)
     four /= four.sum()
     order = np.argsort(-four)
@@ -83,20 +90,18 @@ def test_any_mesh_writes_the_same_text(sizes, mesh_of):
     want = greedy(Transformer(CONFIG, jax.random.key(0)), prompts(), NEW)
     with jax.set_mesh(mesh_of(*sizes)):
         model = Transformer(CONFIG, jax.random.key(0))
-        got = decode.generate(config, model, jnp.asarray(np.asarray(prompts())), jax.random.key(1))
+        got = decode.generate(config, model, jnp.asarray(np.asarray(prompts())), keys(1))
     np.testing.assert_array_equal(got.tokens, want)
 
 
 def test_a_seed_draws_the_same_again_and_another_does_not():
     model = Transformer(CONFIG, jax.random.key(0))
     config = DecodeConfig(new_tokens=NEW, top_k=10, top_p=0.95)
-    one, two, three = (
-        np.asarray(decode.generate(config, model, prompts(), jax.random.key(k)).tokens) for k in (1, 1, 2)
-    )
+    one, two, three = (np.asarray(decode.generate(config, model, prompts(), keys(k)).tokens) for k in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != three).any()
 
 
 def test_impossible_settings_are_named():
-    with pytest.raises(ConfigError, match="decode.top_p: got 0.0"):
+    with pytest.raises(ConfigError, match="top_p of sampling: got 0.0"):
         DecodeConfig(top_p=0.0)
