@@ -128,13 +128,36 @@ class TeacherConfig:
 
     `run` is the teacher's own fingerprint and enters the student's; `source` is where that run lies on this machine
     and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once a window and
-    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`.
+    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`. Several teachers are
+    a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are mixed, by weights over their sum,
+    before anything else is done to them; `run` then names all of them.
     """
 
     run: str = ""
     source: str = dataclasses.field(default="", metadata=Identity.excluded)
+    mixture: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)
     signal: Literal["online", "memory"] = dataclasses.field(default="online", metadata=Identity.excluded)
     memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
+
+    def __post_init__(self):
+        if self.source and self.mixture:
+            raise ConfigError("teacher: got both source and mixture; several teachers are mixture='A@0.7,B@0.3' alone")
+        for i, part in enumerate(self.mixture):
+            try:
+                found = float(part.rpartition("@")[2]) > 0 and part.rpartition("@")[0].strip()
+            except ValueError:
+                found = ""
+            if not found:
+                raise ConfigError(f"teacher.mixture[{i}]: got {part!r}, wanted 'WORKDIR@WEIGHT', the weight above 0")
+
+    @property
+    def sources(self) -> tuple[tuple[str, float], ...]:
+        """The workdirs of all teachers and their weights, which sum to 1."""
+        if self.source:
+            return ((self.source, 1.0),)
+        parts = [(part.rpartition("@")[0].strip(), float(part.rpartition("@")[2])) for part in self.mixture]
+        total = sum(weight for _, weight in parts)
+        return tuple((source, weight / total) for source, weight in parts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,6 +270,23 @@ class ExperimentConfig:
             )
         if self.on_policy.fraction:
             self._check_on_policy()
+        if self.objective.features:
+            self._check_features()
+
+    def _check_features(self) -> None:
+        deepest = max(mine for mine, _ in self.objective.feature_pairs)
+        if deepest > self.model.n_layers:
+            raise ConfigError(
+                f"objective.features={self.objective.features}: the student has {self.model.n_layers} layers, got "
+                f"layer {deepest}; wanted 0 (the embedding) to {self.model.n_layers}"
+            )
+        if self.teacher.signal != "online":
+            raise ConfigError(
+                f"objective.features with teacher.signal={self.teacher.signal!r}: a kept signal holds distributions "
+                "and no hidden states; set teacher.signal='online'"
+            )
+        if self.teacher.mixture:
+            raise ConfigError("objective.features with teacher.mixture: layers are those of one teacher; give source")
 
     def _check_on_policy(self) -> None:
         prompt, signal = self.on_policy.prompt_tokens, self.teacher.signal

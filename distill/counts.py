@@ -61,11 +61,16 @@ class RunFlops:
 
 
 def run_flops(config: ExperimentConfig, teacher: ModelConfig | None = None, teacher_tokens: int = 0) -> RunFlops:
-    """FLOPs of a run of whole steps; without a teacher both of its parts are zero."""
+    """FLOPs of a run of whole steps; without a teacher both of its parts are zero.
+
+    The projections of feature losses are a student's cost too: 2 D_S D_T a token and pair forward, twice that back.
+    """
     tokens = training_tokens(config)
     forward = forward_flops(teacher, config.seq_len) if teacher else 0.0
+    own = (3 + config.on_policy.fraction) * forward_flops(config.model, config.seq_len)
+    pairs = len(config.objective.features) if teacher else 0
     return RunFlops(
-        student=(3 + config.on_policy.fraction) * forward_flops(config.model, config.seq_len) * tokens,
+        student=(own + 6 * pairs * config.model.d_model * (teacher.d_model if teacher else 0)) * tokens,
         teacher_forward=forward * tokens,
         teacher_training=3 * forward * teacher_tokens,
     )

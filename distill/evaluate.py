@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from distill import losses, mesh, targets
 from distill.data.store import Evaluation
-from distill.model import Transformer
-from distill.step import teach
+from distill.step import Teacher, teach
 from distill.types import Batch, TeacherSignal
 
 ECE_BINS = 21  # as the paper's Appendix on calibration counts them
@@ -31,7 +30,7 @@ class Scores:
 
 
 @jax.jit
-def eval_step(params: Transformer, teacher: Transformer | None, batch: Batch) -> dict[str, Float[Array, "..."]]:
+def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[str, Float[Array, "..."]]:
     """Sums per window [B] (loss, weight, kl, agreement) and per calibration bin [21] (count, hits, confidence)."""
     logits = params(batch.inputs, segment=batch.segment, position=batch.position)
     logits = jax.sharding.reshard(logits, mesh.ACT_BSD)  # whole rows of the vocabulary: argmax and bins need them
@@ -60,7 +59,7 @@ def eval_step(params: Transformer, teacher: Transformer | None, batch: Batch) ->
 
 
 def evaluate(
-    params: Transformer, evaluation: Evaluation, batch_size: int, teacher: Transformer | None = None, signal: Any = None
+    params: Teacher, evaluation: Evaluation, batch_size: int, teacher: Teacher | None = None, signal: Any = None
 ) -> Scores:
     """Scores of a model on the current mesh, beside an online teacher or a stored `signal` of these windows.
 

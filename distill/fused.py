@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from distill import losses, mesh
 from distill.losses import NOTHING
-from distill.types import HiddenSignal, TeacherSignal
+from distill.types import HiddenSignal, MixedSignal, TeacherSignal
 
 # Logits of one chunk: enough to keep a matmul busy, few enough to stay near it. Measured: docs/objectives.md.
 CHUNK_LOGITS = 2**20
@@ -62,47 +62,58 @@ def read(
     hidden: Float[Array, "B S D"],
     head: Float[Array, "V D"],
     ids: Int[Array, "B S K"],
-    signal: HiddenSignal | TeacherSignal | None,
+    signal: HiddenSignal | MixedSignal | TeacherSignal | None,
     temperature: float | Float[Array, ""] = 1.0,
     beta: float | Float[Array, ""] = 0.5,
 ) -> Readings:
     """Readings of the student's logits hidden @ head.T, differentiable by `hidden` and `head`.
 
     `head` comes as it is stored (over tensor and fsdp) and is used in hidden's dtype. The teacher, stop-gradient, may
-    be given by its hidden states and head or by its log-probabilities; its columns match the student's.
+    be given by its hidden states and head, as a mixture of several, or by its log-probabilities; its columns match
+    the student's.
     """
     reshard = jax.sharding.reshard
-    arguments = [
-        (reshard(hidden, mesh.ACT_BSD), mesh.ACT_BSD),
-        (reshard(head, mesh.STORED["head_vd"]), mesh.STORED["head_vd"]),
-        (reshard(ids, mesh.ACT_BSD), mesh.ACT_BSD),
-        (jnp.asarray(temperature, jnp.float32), P()),
-        (jnp.asarray(beta, jnp.float32), P()),
-    ]
-    if isinstance(signal, HiddenSignal):
-        arguments += [(reshard(signal.hidden, mesh.ACT_BSD), mesh.ACT_BSD)]
-        arguments += [(reshard(signal.head, mesh.STORED["head_vd"]), mesh.STORED["head_vd"])]
-    elif signal is not None:
-        arguments += [(reshard(signal.log_probs, mesh.LOGITS_BSV), mesh.LOGITS_BSV)]
+    said, said_specs = _said(signal)
+    values = (hidden, head, ids, jnp.asarray(temperature, jnp.float32), jnp.asarray(beta, jnp.float32), said)
+    specs = (mesh.ACT_BSD, mesh.STORED["head_vd"], mesh.ACT_BSD, P(), P(), said_specs)
     outputs = (mesh.TOKENS_BS, mesh.TOKENS_BS, mesh.ACT_BSD, mesh.TOKENS_BS)
-    values, specs = zip(*arguments)
+    values = jax.tree.map(reshard, values, specs)
     if jax.sharding.get_abstract_mesh().size == 1:
-        found = _local(dataclasses.replace(shape, alone=True), *(reshard(value, P()) for value in values))
+        found = _local(dataclasses.replace(shape, alone=True), *jax.tree.map(lambda x: reshard(x, P()), values))
         return Readings(*map(reshard, found, outputs))
     mapped = jax.shard_map(functools.partial(_local, shape), in_specs=specs, out_specs=outputs)
     return Readings(*mapped(*values))
 
 
-def _local(shape: FusedShape, hidden: Any, head: Any, ids: Any, temperature: Any, beta: Any, *teacher: Any) -> Any:
+def _said(signal: HiddenSignal | MixedSignal | TeacherSignal | None) -> tuple[Any, Any]:
+    """The teacher's word as (what is cut by tokens, heads), and where each lies.
+
+    Cut by tokens are log-probabilities with no head beside them, or hidden states, a head each, and in a mixture then
+    an offset each.
+    """
+    head = mesh.STORED["head_vd"]
+    if signal is None:
+        return ((), ()), ((), ())
+    if isinstance(signal, TeacherSignal):
+        return ((signal.log_probs,), ()), ((mesh.LOGITS_BSV,), ())
+    if isinstance(signal, HiddenSignal):
+        return ((signal.hidden,), (signal.head,)), ((mesh.ACT_BSD,), (head,))
+    own = (*(part.hidden for part in signal.parts), *signal.offsets)
+    heads = tuple(part.head for part in signal.parts)
+    return (own, heads), ((mesh.ACT_BSD,) * len(own), (head,) * len(heads))
+
+
+def _local(shape: FusedShape, hidden: Any, head: Any, ids: Any, temperature: Any, beta: Any, said: Any) -> Any:
     """The shard of one device: flattens its tokens, gathers the heads, and back again."""
     lead = hidden.shape[:2]
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     weight = _gather(shape, head, hidden.dtype)
-    said: tuple[Any, ...] = tuple(map(flat, teacher[:1]))
-    if len(teacher) == 2:
-        said = _vary(shape, said[0], "tensor"), _gather(shape, teacher[1], teacher[0].dtype)
+    own, heads = tuple(map(flat, said[0])), said[1]
+    if heads:
+        own = tuple(_vary(shape, x, "tensor") for x in own)
+        heads = tuple(_gather(shape, head, x.dtype) for x, head in zip(own, heads))
     tokens = _vary(shape, flat(hidden), "tensor"), weight, _vary(shape, flat(ids), "tensor")
-    found = _read(shape, *tokens, temperature, beta, said)
+    found = _read(shape, *tokens, temperature, beta, (own, heads))
     return tuple(x.reshape(*lead, *x.shape[1:]) for x in found)
 
 
@@ -153,11 +164,13 @@ class _Chunks:
         z = lax.dot_general(hidden, part, (((1,), (1,)), ((), ())), preferred_element_type=exact)
         return jnp.where(self.live(i)[None], z, NOTHING)
 
-    def teacher(self, i: Any, said: tuple[Any, ...], exact: Any) -> Any:
+    def teacher(self, i: Any, own: tuple[Any, ...], heads: tuple[Any, ...], exact: Any) -> Any:
         """The teacher's logits, or its log-probabilities, over the same columns."""
-        if len(said) == 2:
-            return self.student(i, *said).astype(exact)
-        part = lax.dynamic_slice_in_dim(said[0], self.start(i), self.columns, axis=1).astype(exact)
+        if heads:
+            each = [self.student(i, hidden, head).astype(exact) for hidden, head in zip(own, heads)]
+            offsets = own[len(heads) :]
+            return functools.reduce(jnp.logaddexp, [z + c for z, c in zip(each, offsets)]) if offsets else each[0]
+        part = lax.dynamic_slice_in_dim(own[0], self.start(i), self.columns, axis=1).astype(exact)
         return jnp.where(self.live(i)[None], jnp.maximum(part, NOTHING), NOTHING)
 
     def places(self, i: Any, ids: Any) -> tuple[Any, Any]:
@@ -188,7 +201,7 @@ def _reduce(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, said: Any
         mass, change = jnp.exp((z - top[:, None]) / tau), jnp.exp((peak - top) / tau)
         soft = soft * change + jnp.sum(mass, axis=1)
         if shape.kind:
-            t = chunks.teacher(i, own + said[1:], exact)
+            t = chunks.teacher(i, own, said[1], exact)
             top_t = jnp.maximum(peak_t, jnp.max(t, axis=1))
             mass_t, change_t = jnp.exp((t - top_t[:, None]) / tau), jnp.exp((peak_t - top_t) / tau)
             soft_t = soft_t * change_t + jnp.sum(mass_t, axis=1)
@@ -210,7 +223,7 @@ def _compare(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, beta: An
 
     def columns(carry: Any, i: Any) -> Any:
         log_q = chunks.student(i, hidden, weight) / tau - soft[:, None]
-        log_p = chunks.teacher(i, own + said[1:], soft.dtype) / tau - soft_t[:, None]
+        log_p = chunks.teacher(i, own, said[1], soft.dtype) / tau - soft_t[:, None]
         value, d = _slope(shape.kind, log_p, log_q, beta)
         return (carry[0] + jnp.sum(value, axis=1), carry[1] + jnp.sum(d, axis=1)), None
 
@@ -232,7 +245,7 @@ def _read(
 
 def _each(chunks: _Chunks, said: tuple[Any, ...]) -> tuple[Any, ...]:
     """The part of the teacher's word that is cut by tokens."""
-    return tuple(chunks.split(x) for x in said[:1])
+    return tuple(map(chunks.split, said[0]))
 
 
 def _read_forward(
@@ -294,7 +307,7 @@ def _read_backward(shape: FusedShape, kept: tuple[Any, ...], cotangents: tuple[A
                 q = jnp.exp(z / tau - soft[:, None])
                 by_z += (g_soft / tau)[:, None] * q
             if shape.kind:
-                t = chunks.teacher(i, own + said[1:], exact)
+                t = chunks.teacher(i, own, said[1], exact)
                 log_p = t / tau - soft_t[:, None]
                 if shape.kind == "forward":
                     d = q - jnp.exp(log_p)

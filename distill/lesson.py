@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from distill import config as configs
 from distill import data
@@ -11,27 +12,29 @@ from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
 from distill.data.store import Evaluation, TokenStore
 from distill.evaluate import Scores, evaluate
+from distill.model import Transformer
 from distill.teacher import online
 from distill.teacher.memory import MemorySignal
+from distill.teacher.mixture import TeacherMixture
 
 
 class Lesson:
-    """A teacher on one mesh and one store: loaded once, its signal kept for every student that asks for it."""
+    """What teaches, on one mesh and one store: loaded once, its signal kept for every student that asks for it.
 
-    def __init__(self, source: str | Path, store: TokenStore | Mixture, student: ExperimentConfig):
-        self.teacher = online.load(source)
-        mine, theirs = student.model, self.teacher.config.model
-        if (mine.vocab_size != theirs.vocab_size and not mine.valid_vocab) or mine.tokens > theirs.tokens:
-            raise ConfigError(
-                f"config.model.vocab_size={mine.vocab_size} with {mine.tokens} tokens, but the teacher in {source} has "
-                f"{theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
-                f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
-            )
-        if self.teacher.record.tokenizer != store.tokenizer_name:
-            raise ConfigError(
-                f"the teacher in {source} was trained on {self.teacher.record.tokenizer!r} tokens and the student's "
-                f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
-            )
+    `params` is the teacher, or the mixture of all `teachers`; `run` names it.
+    """
+
+    def __init__(self, store: TokenStore | Mixture, student: ExperimentConfig):
+        sources = student.teacher.sources
+        self.teachers = tuple(online.load(source) for source, _ in sources)
+        for (source, _), teacher in zip(sources, self.teachers):
+            _check(source, teacher, store, student)
+        models = tuple(teacher.params for teacher in self.teachers)
+        weights = jnp.asarray([weight for _, weight in sources], jnp.float32)
+        self.params: Transformer | TeacherMixture = (
+            models[0] if len(models) == 1 else TeacherMixture(models=models, weights=weights)
+        )
+        self.run = _name([(teacher.record.run, weight) for teacher, (_, weight) in zip(self.teachers, sources)])
         self._store, self._config = store, student
         self._signals: dict[str, MemorySignal] = {}
         self._scores: dict[tuple[int, int], Scores] = {}
@@ -42,7 +45,7 @@ class Lesson:
             c = self._config
             loader = make_loader(c, self._store, split)
             self._signals[split] = MemorySignal(
-                self.teacher.params, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
+                self.params, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
             )
         return self._signals[split]
 
@@ -55,8 +58,29 @@ class Lesson:
         """L_T: the teacher's own loss on the student's validation set."""
         key = (len(evaluation.windows), config.seq_len)
         if key not in self._scores:
-            self._scores[key] = evaluate(self.teacher.params, evaluation, config.eval.batch_size)
+            self._scores[key] = evaluate(self.params, evaluation, config.eval.batch_size)
         return self._scores[key].loss
+
+
+def _check(source: str, teacher: online.Teacher, store: TokenStore | Mixture, student: ExperimentConfig) -> None:
+    """Raises ConfigError where teacher and student do not speak of the same tokens."""
+    mine, theirs = student.model, teacher.config.model
+    if (mine.vocab_size != theirs.vocab_size and not mine.valid_vocab) or mine.tokens > theirs.tokens:
+        raise ConfigError(
+            f"config.model.vocab_size={mine.vocab_size} with {mine.tokens} tokens, but the teacher in {source} has "
+            f"{theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
+            f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
+        )
+    if teacher.record.tokenizer != store.tokenizer_name:
+        raise ConfigError(
+            f"the teacher in {source} was trained on {teacher.record.tokenizer!r} tokens and the student's "
+            f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
+        )
+
+
+def _name(parts: list[tuple[str, float]]) -> str:
+    """The fingerprint of one teacher, or those of a mixture with their weights, in an order of their own."""
+    return parts[0][0] if len(parts) == 1 else "+".join(sorted(f"{run}@{weight:.6g}" for run, weight in parts))
 
 
 def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mixture:
@@ -70,17 +94,27 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
     """The config with what it points at named by content: its teacher's own fingerprint, and its store's."""
     if store is not None:
         config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
-    if not config.teacher.source:
+    if not config.teacher.sources:
         if config.on_policy.fraction:
             raise ConfigError(
                 f"config.on_policy.fraction={config.on_policy.fraction}, but nobody judges what the student writes; "
                 "give config.teacher.source, the workdir of a finished run"
             )
         return config
-    teacher, _ = online.find(config.teacher.source)
-    run = configs.fingerprint(teacher)
+    parts = []
+    for source, weight in config.teacher.sources:
+        teacher, _ = online.find(source)
+        parts.append((configs.fingerprint(teacher), weight))
+        deepest = max((theirs for _, theirs in config.objective.feature_pairs), default=0)
+        if deepest > teacher.model.n_layers:
+            raise ConfigError(
+                f"config.objective.features={config.objective.features}: the teacher in {source} has "
+                f"{teacher.model.n_layers} layers, got layer {deepest}; wanted 0 (the embedding) to "
+                f"{teacher.model.n_layers}"
+            )
+    run, places = _name(parts), ", ".join(source for source, _ in config.teacher.sources)
     if config.teacher.run not in ("", run):
-        raise ConfigError(f"config.teacher.run={config.teacher.run}, but {config.teacher.source} holds run {run}")
+        raise ConfigError(f"config.teacher.run={config.teacher.run}, but {places} holds run {run}")
     return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, run=run))
 
 

@@ -29,6 +29,7 @@ STORED = {
     "gate_df": P("fsdp", "tensor"),
     "up_df": P("fsdp", "tensor"),
     "down_fd": P("tensor", "fsdp"),
+    "project_de": P("fsdp", "tensor"),
     "bias_hk": P("tensor", None),
     "out_bias_d": P(None),
     "gain_d": P(None),

@@ -185,6 +185,16 @@ class Transformer(nnx.Module):
         position: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
         """The last normalised hidden states. With `segment`, attention stays inside equal segment ids."""
+        return self.states((), tokens, segment, position)[0]
+
+    def states(
+        self,
+        layers: tuple[int, ...],
+        tokens: Int[Array, "B S"],
+        segment: Int[Array, "B S"] | None = None,
+        position: Int[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S D"], ...]]:
+        """`hidden`, and the residual stream after each of `layers`, of which 0 is the embedding."""
         c = self.config
         length = tokens.shape[1]
         x = self.look_up(tokens)
@@ -193,15 +203,18 @@ class Transformer(nnx.Module):
         if segment is not None:
             mask = mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
 
-        def body(x, block):
-            return block(x, rope, mask), None
+        def body(carry, numbered):
+            (x, kept), (number, block) = carry, numbered
+            x = block(x, rope, mask)
+            return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept))), None
 
         if c.remat == "full":
             body = jax.checkpoint(body)
         elif c.remat == "dots":
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        x, _ = lax.scan(body, x, self.blocks, unroll=min(c.unroll, c.n_layers))
-        return rms_norm(x, self.last_norm[...], c.norm_eps)
+        numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
+        (x, kept), _ = lax.scan(body, (x, (x,) * len(layers)), numbered, unroll=min(c.unroll, c.n_layers))
+        return rms_norm(x, self.last_norm[...], c.norm_eps), kept
 
     def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The embeddings of tokens, at the scale of the residual stream."""

@@ -1,7 +1,10 @@
-"""What a student minimises: (1 - lambda) L_NTP + lambda L_KD + lambda_z Z, as sums over tokens (paper, section 6)."""
+"""What a student minimises: (1 - lambda) L_NTP + lambda L_KD + w L_F + lambda_z Z, as sums over tokens.
+
+Paper, section 6; L_F are feature losses (distill/features.py).
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from distill.config import ModelConfig, ObjectiveConfig
 from distill.fused import FusedShape
 from distill.metrics import Sum
 from distill.optim import Hyper
-from distill.types import Batch, HiddenSignal, Signal, SparseSignal, TeacherSignal
+from distill.types import Batch, HiddenSignal, MixedSignal, Signal, SparseSignal, TeacherSignal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class ObjectiveShape:
     schedule: str = "constant"
     tokens: int = 0  # columns of the head that are tokens; 0: all of them
     fused: bool = False  # computed in chunks from hidden states, without whole logits
+    features: tuple[tuple[int, int], ...] = ()  # compared layers: (student's, teacher's)
+    feature_loss: Literal["mse", "cosine"] = "mse"
 
 
 def shape(config: ObjectiveConfig, model: ModelConfig | None = None) -> ObjectiveShape:
@@ -50,6 +55,8 @@ def shape(config: ObjectiveConfig, model: ModelConfig | None = None) -> Objectiv
         schedule=config.schedule,
         tokens=model.valid_vocab if model else 0,
         fused=is_fused(config, model.vocab_size if model else 0),
+        features=config.feature_pairs,
+        feature_loss=config.feature_loss if config.features else "mse",
     )
 
 
@@ -85,12 +92,16 @@ def evaluate(
     signal: Signal | None,
     batch: Batch,
     step: Any = 0,
+    features: Float[Array, "B S"] | None = None,
 ) -> tuple[Any, dict[str, Sum]]:
     """The sum of the weighted losses of all tokens, to differentiate, and its parts as Sums.
 
     Without a signal the run is supervised: L_NTP + lambda_z Z, whatever lambda is. `step` only seeds sampled targets.
+    `features` is L_F of every token, where there is one.
     """
     parts = {"ntp": losses.cross_entropy(logits, batch.labels), "z": losses.z_loss(logits)}
+    if features is not None:
+        parts["features"] = features
     if signal is not None:
         parts["kd"] = _distillation(objective, h, logits, signal, batch, step)
     return combine(h, parts, batch)
@@ -104,17 +115,18 @@ def evaluate_fused(
     signal: Signal | None,
     batch: Batch,
     step: Any = 0,
+    features: Float[Array, "B S"] | None = None,
 ) -> tuple[Any, dict[str, Sum]]:
     """`evaluate` from the student's hidden states and its head as it is stored: neither model's logits ever exist.
 
     A target that cuts the teacher's distribution down reads it a few positions at a time.
     """
     size = head.shape[0]
-    whole = isinstance(signal, TeacherSignal | HiddenSignal) and objective.row == "full"
+    whole = isinstance(signal, TeacherSignal | HiddenSignal | MixedSignal) and objective.row == "full"
     if isinstance(signal, TeacherSignal):
         signal = TeacherSignal(log_probs=targets.align(signal.log_probs, size, objective.tokens or size))
-    elif isinstance(signal, HiddenSignal):
-        signal = HiddenSignal(hidden=signal.hidden, head=targets.align_head(signal.head, size))
+    elif isinstance(signal, HiddenSignal | MixedSignal):
+        signal = targets.align_heads(signal, size)
     if signal is not None and not whole:
         signal = cut(objective, h, signal, batch, step)
     ids = batch.labels[..., None]
@@ -126,6 +138,8 @@ def evaluate_fused(
     dense = None if isinstance(signal, SparseSignal) else signal
     found = fused.read(shape, hidden, head, ids, dense, temperature, h.beta)
     parts = {"ntp": found.normaliser - found.picked[..., 0], "z": jnp.square(found.normaliser)}
+    if features is not None:
+        parts["features"] = features
     if isinstance(signal, SparseSignal):
         normaliser = found.softened if objective.tempered else found.normaliser
         log_q = found.picked[..., 1:] / temperature - normaliser[..., None]
@@ -136,10 +150,12 @@ def evaluate_fused(
 
 
 def combine(h: Hyper, parts: dict[str, Float[Array, "B S"]], batch: Batch) -> tuple[Any, dict[str, Sum]]:
-    """The loss of every token from its parts (ntp, z and, with a teacher, kd), and the sums of all."""
+    """The loss of every token from its parts (ntp, z and, with a teacher, kd and features), and the sums of all."""
     loss = parts["ntp"]
     if "kd" in parts:
         loss = (1 - h.lambda_) * parts["ntp"] + h.lambda_ * parts["kd"]
+    if "features" in parts:
+        loss = loss + h.feature_weight * parts["features"]
     parts = parts | {"loss": loss + h.z_loss * parts["z"]}
     sums = {name: metrics.total(values, batch.weight) for name, values in parts.items()}
     return sums["loss"].value, sums
@@ -154,7 +170,7 @@ def _distillation(
     step: Any,
 ) -> Float[Array, "B S"]:
     temperature = h.temperature if objective.tempered else 1.0
-    if isinstance(signal, HiddenSignal):
+    if isinstance(signal, HiddenSignal | MixedSignal):
         signal = targets.whole(signal)
     if isinstance(signal, TeacherSignal):
         size = logits.shape[-1]
@@ -184,4 +200,5 @@ def cut(objective: ObjectiveShape, h: Hyper, signal: Signal, batch: Batch, step:
 
     if isinstance(signal, TeacherSignal):
         return part(signal.log_probs, uniform)
-    return targets.by_positions(part, signal, uniform, objective.tokens or signal.head.shape[0])
+    head = signal.head if isinstance(signal, HiddenSignal) else signal.parts[0].head
+    return targets.by_positions(part, signal, uniform, objective.tokens or head.shape[0])

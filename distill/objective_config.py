@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import re
 from typing import Any, Literal
 
 from distill.errors import ConfigError
@@ -10,11 +11,14 @@ from distill.exactness import DIVERGENCES, TABLE
 
 # Read by distill.config.fingerprint: how a run is carried out is no part of what it is.
 _EXCLUDED = {"identity": False}
+_PAIR = r"\s*\d+\s*>\s*\d+\s*"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """L = (1 - lambda) L_NTP + lambda L_KD + z_loss Z (paper, Eq. 7 and Appendix; lambda is ignored without a teacher).
+    """L = (1 - lambda) L_NTP + lambda L_KD + w L_F + z_loss Z (paper, Eq. 7 and Appendix).
+
+    Without a teacher the run is supervised: lambda and the weight w = `feature_weight` mean nothing.
 
     L_KD is tau^2 times a `divergence` of the student q from the teacher p, both softened by tau = `temperature`:
     'forward' KL(p || q) as a cross-entropy, 'reverse' KL(q || p), 'jensen_shannon' beta KL(p || m) + (1 - beta)
@@ -27,6 +31,10 @@ class ObjectiveConfig:
     worth.
 
     schedule: lambda, temperature and beta move to their `_final` values over the run.
+
+    features: pairs of layers 'student>teacher' whose hidden states L_F compares through a learned projection, by
+    `feature_loss` (distill/features.py): 0 is the embedding, i the residual stream after layer i. Their weight stands
+    beside lambda, not under it: lambda divides between the labels and the teacher's distribution.
     """
 
     lambda_: float = 1.0
@@ -43,6 +51,9 @@ class ObjectiveConfig:
     lambda_final: float = 1.0
     temperature_final: float = 1.0
     beta_final: float = 0.5
+    features: tuple[str, ...] = ()
+    feature_loss: Literal["mse", "cosine"] = "mse"
+    feature_weight: float = 1.0
     # Where the loss is computed: 'dense' from whole logits, 'fused' in chunks, 'auto' by the size of the vocabulary.
     implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=_EXCLUDED)
 
@@ -62,6 +73,13 @@ class ObjectiveConfig:
         self._expect("top_k", self.top_k > 0, "at least 1")
         self._expect("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1")
         self._expect("draws", self.draws > 0, "at least 1")
+        self._expect("feature_weight", self.feature_weight > 0, "a number above 0; without features leave them out")
+        for i, pair in enumerate(self.features):
+            if not re.fullmatch(_PAIR, pair):
+                raise ConfigError(
+                    f"objective.features[{i}]: got {pair!r}, wanted 'layer of the student>layer of the teacher', "
+                    "e.g. '2>6'"
+                )
         cell = TABLE[self.divergence, self.signal, not self.tempered]
         if cell.verdict == "refused":
             tau = "a temperature other than 1" if self.tempered else "temperature 1"
@@ -78,6 +96,11 @@ class ObjectiveConfig:
     def tempered(self) -> bool:
         """Whether the temperature is, or comes to be, other than exactly 1."""
         return self.temperature != 1.0 or (self.schedule != "constant" and self.temperature_final != 1.0)
+
+    @property
+    def feature_pairs(self) -> tuple[tuple[int, int], ...]:
+        """The compared layers: (student's, teacher's)."""
+        return tuple((int(mine), int(theirs)) for mine, theirs in (re.findall(r"\d+", pair) for pair in self.features))
 
     @property
     def signal(self) -> str:

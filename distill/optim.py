@@ -33,6 +33,7 @@ class Hyper:
     lambda_final: Float[Array, ""]
     temperature_final: Float[Array, ""]
     beta_final: Float[Array, ""]
+    feature_weight: Float[Array, ""]
     on_policy: Float[Array, ""]
     seed: Int[Array, ""]
 
@@ -55,6 +56,7 @@ def hyper(config: ExperimentConfig) -> Hyper:
         "lambda_final": objective.lambda_final,
         "temperature_final": objective.temperature_final,
         "beta_final": objective.beta_final,
+        "feature_weight": objective.feature_weight,
         "on_policy": config.on_policy.fraction,
     }
     scalars = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}

@@ -1,7 +1,7 @@
 """One step of training, supervised or distilled: pure functions, in the paper's symbols.
 
     signal   = stop_gradient(teacher(x))                       or None
-    loss_sum = sum_tokens w [(1 - lambda) L_NTP + lambda L_KD + lambda_z Z]
+    loss_sum = sum_tokens w [(1 - lambda) L_NTP + lambda L_KD + w_F L_F + lambda_z Z]
     gradient = d loss_sum / d theta, over all microbatches and devices, divided once by sum w
 
 The division comes last, so the result depends neither on microbatches nor on devices nor on packing.
@@ -18,10 +18,14 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from distill import mesh, model, objective, on_policy, optim
-from distill.config import ExperimentConfig, OptimConfig
+from distill import features, mesh, model, objective, on_policy, optim
+from distill.config import ExperimentConfig, ModelConfig, ObjectiveConfig, OptimConfig
+from distill.features import Projector
 from distill.metrics import Sum
+from distill.teacher.mixture import TeacherMixture
 from distill.types import Batch, HiddenSignal, Signal, TeacherSignal
+
+Teacher = model.Transformer | TeacherMixture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,93 +53,130 @@ def shape(config: ExperimentConfig) -> StepShape:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes, and the numbers that it reads."""
+    """Everything that a step changes, and the numbers that it reads. `params` is the student and nothing else."""
 
     step: Int[Array, ""]
     params: model.Transformer
     opt_state: Any
     hyper: optim.Hyper
+    projector: Projector | None = None  # of feature losses
+    projector_state: Any = None  # its optimiser's: clipped on its own, so that it takes nothing from the student
 
     def stored(self) -> dict[str, Any]:
         """What a checkpoint holds. The numbers come from the config, which may end a shared trunk elsewhere."""
-        return {"params": self.params, "optimizer": {"step": self.step, "state": self.opt_state}}
+        optimizer = {"step": self.step, "state": self.opt_state}
+        if self.projector is not None:
+            optimizer |= {"projector": self.projector, "projector_state": self.projector_state}
+        return {"params": self.params, "optimizer": optimizer}
 
     def restored(self, items: dict[str, Any]) -> "TrainState":
         """This state with what a checkpoint held."""
         optimizer = items["optimizer"]
-        return dataclasses.replace(self, step=optimizer["step"], params=items["params"], opt_state=optimizer["state"])
+        return dataclasses.replace(
+            self,
+            step=optimizer["step"],
+            params=items["params"],
+            opt_state=optimizer["state"],
+            projector=optimizer.get("projector"),
+            projector_state=optimizer.get("projector_state"),
+        )
 
 
-def _init(config: ExperimentConfig, key: PRNGKeyArray, hyper: optim.Hyper) -> TrainState:
+def _init(config: ExperimentConfig, teacher_width: int, key: PRNGKeyArray, hyper: optim.Hyper) -> TrainState:
     params = model.Transformer(config.model, key)
     opt_state = optim.transform(config.optim, hyper, model.fan_in(config.model)).init(params)
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, hyper=hyper)
+    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, hyper=hyper)
+    pairs = len(config.objective.features)
+    if not pairs or not teacher_width:
+        return state
+    # Folded in, so that the student starts as it would without features.
+    projector = Projector(pairs, config.model.d_model, teacher_width, jax.random.fold_in(key, 1))
+    projector_state = optim.transform(config.optim, hyper, features.fan_in(projector)).init(projector)
+    return dataclasses.replace(state, projector=projector, projector_state=projector_state)
 
 
 @functools.cache
 def _draw() -> Any:
     # Drawing weights runs once: on a CPU, compiling it at full optimisation took 6.0 s against 1.8 s, for nothing.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(_init, static_argnums=0, compiler_options=options)
+    return jax.jit(_init, static_argnums=(0, 1), compiler_options=options)
 
 
-def init_state(config: ExperimentConfig) -> TrainState:
-    """The state before the first step, born in its sharding on the current mesh; traceable, for its shapes alone."""
-    canonical = dataclasses.replace(ExperimentConfig(), model=config.model, optim=shape(config).optim)
+def init_state(config: ExperimentConfig, teacher: ModelConfig | None = None) -> TrainState:
+    """The state before the first step, born in its sharding on the current mesh; traceable, for its shapes alone.
+
+    Where the objective has features, projections to the `teacher`'s width are part of it.
+    """
+    objective = dataclasses.replace(ObjectiveConfig(), features=config.objective.features)
+    canonical = dataclasses.replace(
+        ExperimentConfig(), model=config.model, optim=shape(config).optim, objective=objective
+    )
     key = jax.random.key(config.seed)
     draw = _init if isinstance(key, jax.core.Tracer) else _draw()
-    return draw(canonical, key, optim.hyper(config))
+    return draw(canonical, teacher.d_model if teacher else 0, key, optim.hyper(config))
 
 
-def teach(teacher: model.Transformer | None, batch: Batch, fused: bool = False) -> Signal | None:
+def teach(teacher: Teacher | None, batch: Batch, fused: bool = False) -> Signal | None:
     """The teacher's word on a batch: stored with it, computed now, or None for supervised training.
 
     Now, it is a distribution, or with `fused` the hidden states and the head that it follows from.
     """
+    return _observe(teacher, batch, fused, ())[0]
+
+
+def _observe(
+    teacher: Teacher | None, batch: Batch, fused: bool, layers: tuple[int, ...]
+) -> tuple[Signal | None, tuple[Any, ...]]:
+    """The teacher's word, and its hidden states after some layers, out of one forward pass."""
     if batch.signal is not None or teacher is None:
-        return batch.signal
+        return batch.signal, ()
+    place = {"segment": batch.segment, "position": batch.position}
+    if isinstance(teacher, TeacherMixture):
+        signal = teacher.hidden_signal(batch.inputs, **place) if fused else None
+        return lax.stop_gradient(signal or TeacherSignal(log_probs=teacher(batch.inputs, **place))), ()
+    hidden, states = teacher.states(layers, batch.inputs, **place)
     if fused:
-        hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
-        return lax.stop_gradient(HiddenSignal(hidden=hidden, head=teacher.head_vd))
-    logits = teacher(batch.inputs, segment=batch.segment, position=batch.position)
-    return lax.stop_gradient(TeacherSignal(log_probs=jax.nn.log_softmax(logits, axis=-1)))
+        return lax.stop_gradient((HiddenSignal(hidden=hidden, head=teacher.head_vd), states))
+    log_probs = jax.nn.log_softmax(teacher.logits(hidden), axis=-1)
+    return lax.stop_gradient((TeacherSignal(log_probs=log_probs), states))
 
 
 def train_step(
-    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batch: Batch
+    structure: StepShape, state: TrainState, teacher: Teacher | None, batch: Batch
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
 
-    numbers = objective.at(structure.objective, state.hyper, state.step)
+    wanted = structure.objective
+    numbers = objective.at(wanted, state.hyper, state.step)
+    mine, theirs = zip(*wanted.features) if wanted.features and state.projector is not None else ((), ())
     if structure.own:
         own = on_policy.chosen(state.hyper, state.step)
         batch = on_policy.write(structure.own, state.hyper, state.step, state.params, batch)
         numbers = dataclasses.replace(numbers, lambda_=jnp.where(own, 1.0, numbers.lambda_))
 
-    def loss_sum(params: model.Transformer, part: Batch) -> tuple[Any, dict[str, Sum]]:
-        signal = teach(teacher, part, structure.objective.fused)
-        hidden = params.hidden(part.inputs, segment=part.segment, position=part.position)
-        if structure.objective.fused:
-            return objective.evaluate_fused(
-                structure.objective, numbers, hidden, params.head_vd, signal, part, state.step
-            )
-        return objective.evaluate(structure.objective, numbers, params.logits(hidden), signal, part, state.step)
+    def loss_sum(trained: tuple[model.Transformer, Projector | None], part: Batch) -> tuple[Any, dict[str, Sum]]:
+        params, projector = trained
+        signal, read = _observe(teacher, part, wanted.fused, theirs)
+        hidden, kept = params.states(mine, part.inputs, segment=part.segment, position=part.position)
+        distance = None if projector is None else features.distance(wanted.feature_loss, projector, kept, read)
+        if wanted.fused:
+            head = params.head_vd
+            return objective.evaluate_fused(wanted, numbers, hidden, head, signal, part, state.step, distance)
+        return objective.evaluate(wanted, numbers, params.logits(hidden), signal, part, state.step, distance)
 
-    grad = jax.grad(loss_sum, has_aux=True)
+    grad, trained = jax.grad(loss_sum, has_aux=True), (state.params, state.projector)
     if structure.microbatches == 1:
-        gradient, sums = grad(state.params, batch)
+        gradient, sums = grad(trained, batch)
     else:
         parts = _split(batch, structure.microbatches)
-        zero = jax.tree.map(
-            jnp.zeros_like, jax.eval_shape(grad, state.params, jax.tree.map(lambda leaf: leaf[0], parts))
-        )
+        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(grad, trained, jax.tree.map(lambda leaf: leaf[0], parts)))
 
         def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, grad(state.params, part)), None
+            return jax.tree.map(jnp.add, total, grad(trained, part)), None
 
         (gradient, sums), _ = lax.scan(accumulate, zero, parts)
     weight = jnp.maximum(sums["loss"].weight, 1e-9)
-    gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
+    gradient, projector_gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
 
     transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
     updates, opt_state = transform.update(gradient, state.opt_state, state.params)
@@ -148,7 +189,13 @@ def train_step(
         structure.optim.schedule, state.hyper, state.step
     )
     params = optax.apply_updates(state.params, updates)
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state, hyper=state.hyper), means
+    new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    if state.projector is not None:
+        transform = optim.transform(structure.optim, state.hyper, features.fan_in(state.projector))
+        updates, projector_state = transform.update(projector_gradient, state.projector_state, state.projector)
+        projector = optax.apply_updates(state.projector, updates)
+        new = dataclasses.replace(new, projector=projector, projector_state=projector_state)
+    return new, means
 
 
 def _split(batch: Batch, microbatches: int) -> Batch:
@@ -163,7 +210,7 @@ def _split(batch: Batch, microbatches: int) -> Batch:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(
-    structure: StepShape, state: TrainState, teacher: model.Transformer | None, batches: Batch, count: Any
+    structure: StepShape, state: TrainState, teacher: Teacher | None, batches: Batch, count: Any
 ) -> tuple[TrainState, dict[str, Any]]:
     """The first `count` of the stacked `batches` ([K, B, ...]) in one call, for any count <= K without recompiling.
 

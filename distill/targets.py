@@ -1,5 +1,7 @@
 """What a whole distribution of the teacher is cut down to: its likeliest tokens, a nucleus, draws, or one label."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from distill import losses, mesh
 from distill.losses import NOTHING
-from distill.types import Batch, HiddenSignal, SparseSignal, TeacherSignal
+from distill.types import Batch, HiddenSignal, MixedSignal, SparseSignal, TeacherSignal
 
 # Positions of the sequence whose teacher's logits exist at once where a target is cut out of hidden states.
 POSITIONS = 16
@@ -43,8 +45,20 @@ def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "V D"]:
     return jax.sharding.reshard(whole, mesh.STORED["head_vd"])
 
 
-def whole(signal: HiddenSignal) -> TeacherSignal:
+def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal | MixedSignal:
+    """The signal with every head aligned (`align_head`)."""
+    if isinstance(signal, HiddenSignal):
+        return HiddenSignal(hidden=signal.hidden, head=align_head(signal.head, size))
+    return dataclasses.replace(
+        signal, parts=tuple(HiddenSignal(hidden=p.hidden, head=align_head(p.head, size)) for p in signal.parts)
+    )
+
+
+def whole(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
     """The teacher's logits, which serve as its log-probabilities wherever these are normalised anyway."""
+    if isinstance(signal, MixedSignal):
+        each = [whole(part).log_probs + offset for part, offset in zip(signal.parts, signal.offsets)]
+        return TeacherSignal(log_probs=functools.reduce(jnp.logaddexp, each))
     head = jax.sharding.reshard(signal.head.astype(signal.hidden.dtype), P("tensor", None))
     logits = jnp.einsum(
         "bsd,vd->bsv", signal.hidden, head, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
@@ -53,20 +67,25 @@ def whole(signal: HiddenSignal) -> TeacherSignal:
 
 
 def by_positions(
-    part: Callable[..., SparseSignal], signal: HiddenSignal, uniform: Float[Array, "B S K"], tokens: int
+    part: Callable[..., SparseSignal], signal: HiddenSignal | MixedSignal, uniform: Float[Array, "B S K"], tokens: int
 ) -> SparseSignal:
     """`part` of the teacher's distribution, from its hidden states, POSITIONS at a time: its logits never exist whole.
 
     The teacher is not differentiated. `tokens` columns of its head are tokens.
     """
-    length = signal.hidden.shape[1]
+    length = uniform.shape[1]
     size = max(n for n in range(1, POSITIONS + 1) if length % n == 0)
 
     def one(i: Any) -> SparseSignal:
-        hidden = lax.dynamic_slice_in_dim(signal.hidden, i * size, size, axis=1)
-        logits = whole(HiddenSignal(hidden=hidden, head=signal.head)).log_probs
+        few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)  # noqa: E731
+        some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)  # noqa: E731
+        if isinstance(signal, HiddenSignal):
+            logits = whole(some(signal)).log_probs
+        else:
+            mixed = MixedSignal(parts=tuple(map(some, signal.parts)), offsets=tuple(map(few, signal.offsets)))
+            logits = whole(mixed).log_probs
         logits = jax.sharding.reshard(logits, mesh.ACT_BSD)[..., :tokens]
-        return part(logits, lax.dynamic_slice_in_dim(uniform, i * size, size, axis=1))
+        return part(logits, few(uniform))
 
     found = lax.map(one, jnp.arange(length // size))
     join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])  # noqa: E731

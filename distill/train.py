@@ -63,11 +63,11 @@ def train(
         device_mesh = mesh.make(config.mesh)
         stack.enter_context(jax.set_mesh(device_mesh))
         mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
-        if config.teacher.source and lesson is None:
-            lesson = Lesson(config.teacher.source, store, config)
+        if config.teacher.sources and lesson is None:
+            lesson = Lesson(store, config)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
-        state = _first_state(config, checkpoints, stem)
+        state = _first_state(config, lesson, checkpoints, stem)
         state = _loop(config, workdir, state, store, lesson, checkpoints, stem, notice, on_progress)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
@@ -93,9 +93,12 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
     runs.write_atomically(path, f"# run {name}\n{text}")
 
 
-def _first_state(config: ExperimentConfig, checkpoints: Checkpoints, stem: Checkpoints | None) -> steps.TrainState:
+def _first_state(
+    config: ExperimentConfig, lesson: Lesson | None, checkpoints: Checkpoints, stem: Checkpoints | None
+) -> steps.TrainState:
     """The furthest state there is: of this run, else of its trunk before the decay, else a fresh one."""
-    state = steps.init_state(config)
+    # Features are of one teacher.
+    state = steps.init_state(config, lesson.teachers[0].config.model if lesson else None)
     found = checkpoints.newest(state.stored())
     if found is None and stem:
         found = stem.newest(state.stored(), before=config.stable_steps)
@@ -118,7 +121,7 @@ def _loop(
     loader = make_loader(config, store, config.data.split)
     done, size = int(state.step), config.loop.steps_per_call
     meter = Meter(config, workdir / "metrics.jsonl", done, on_progress)
-    params = lesson.teacher.params if lesson and config.teacher.signal == "online" else None
+    params = lesson.params if lesson and config.teacher.signal == "online" else None
     saved = time.monotonic()
     for first, count in _calls(done, config):
         batches = loader.batches(first, size)
@@ -169,13 +172,13 @@ def _record(
         params,
         evaluation,
         config.eval.batch_size,
-        teacher=lesson.teacher.params if lesson and not shared else None,
+        teacher=lesson.params if lesson and not shared else None,
         signal=lesson.signal("validation").read if lesson and shared else None,
     )
     loader = make_loader(config, store, config.data.split)
-    taught = lesson.teacher if lesson else None
+    taught = lesson.teachers if lesson else ()
     tokens = counts.training_tokens(config)
-    flops = counts.run_flops(config, taught.config.model if taught else None, taught.record.D if taught else 0)
+    flops = [counts.run_flops(config, t.config.model, t.record.D) for t in taught] or [counts.run_flops(config)]
     return RunRecord(
         run=configs.fingerprint(config),
         kind="distillation" if lesson else "supervised",
@@ -185,11 +188,11 @@ def _record(
         loss=scores.loss,
         loss_se=scores.loss_se,
         L_T=lesson.loss(evaluation, config) if lesson else None,
-        teacher=taught.record.run if taught else None,
-        N_T=taught.record.N if taught else None,
-        D_T=taught.record.D if taught else None,
-        flops_student=flops.student,
-        flops_teacher=flops.teacher_forward,
+        teacher=lesson.run if lesson else None,
+        N_T=sum(t.record.N for t in taught) if taught else None,
+        D_T=sum(t.record.D for t in taught) if taught else None,
+        flops_student=flops[0].student,
+        flops_teacher=sum(cost.teacher_forward for cost in flops),
         lambda_=config.objective.lambda_ if lesson else None,
         tau=config.objective.temperature if lesson else None,
         seed=config.seed,

@@ -41,7 +41,20 @@ class HiddenSignal:
     head: Float[Array, "V D"]
 
 
-Signal = TeacherSignal | SparseSignal | HiddenSignal
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MixedSignal:
+    """Several teachers' hidden states and heads, whose distributions are mixed.
+
+    log p(v) = logsumexp over i of hidden_i . head_i[v] + offset_i; an offset is the log of the teacher's weight less
+    its own normaliser.
+    """
+
+    parts: tuple[HiddenSignal, ...]
+    offsets: tuple[Float[Array, "B S 1"], ...]
+
+
+Signal = TeacherSignal | SparseSignal | HiddenSignal | MixedSignal
 
 
 @jax.tree_util.register_dataclass

@@ -108,7 +108,7 @@ class _Memory:
     def __init__(self, workdir: Path):
         self._workdir = workdir
         self._stores: dict[Any, Any] = {}
-        self._lessons: OrderedDict[str, Any] = OrderedDict()
+        self._lessons: OrderedDict[Any, Any] = OrderedDict()
 
     def train(self, task: Planned, on_progress: Any) -> RunRecord:
         # Imported here, after the process has been held to its cores.
@@ -120,7 +120,7 @@ class _Memory:
         key = dataclasses.replace(config.data, split="student")
         if key not in self._stores:
             self._stores[key] = lessons.open_store(config, self._workdir)
-        lesson = self._lesson(config, self._stores[key]) if config.teacher.source else None
+        lesson = self._lesson(config, self._stores[key]) if config.teacher.sources else None
         trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
         record = train.train(
             config, folder, store=self._stores[key], lesson=lesson, trunk=trunk, on_progress=on_progress
@@ -134,10 +134,10 @@ class _Memory:
         from distill import lesson as lessons
         from distill import mesh
 
-        source = config.teacher.source
+        source = config.teacher.sources
         if source not in self._lessons:
             with jax.set_mesh(mesh.make(config.mesh)):
-                self._lessons[source] = lessons.Lesson(source, store, config)
+                self._lessons[source] = lessons.Lesson(store, config)
         self._lessons.move_to_end(source)
         limit = config.teacher.memory_gib * 2**30
         while len(self._lessons) > 1 and sum(lesson.bytes for lesson in self._lessons.values()) > limit / 2:
