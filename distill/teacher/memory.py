@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from distill import mesh
 from distill.config import ConfigError
 from distill.model import Transformer
+from distill.teacher.mixture import TeacherMixture
 from distill.types import Batch, TeacherSignal
 
 # Windows of one teacher forward: enough to fill a core, few enough to keep [B, S, V] small.
@@ -18,7 +19,7 @@ CHUNK = 16
 
 
 @jax.jit
-def _log_probs(teacher: Transformer, batch: Batch) -> jax.Array:
+def _log_probs(teacher: Transformer | TeacherMixture, batch: Batch) -> jax.Array:
     logits = teacher(batch.inputs, segment=batch.segment, position=batch.position)
     return jax.nn.log_softmax(logits, axis=-1).astype(jnp.float16)
 
@@ -31,7 +32,12 @@ class MemorySignal:
     """
 
     def __init__(
-        self, teacher: Transformer, read_windows: Callable[[Any], Batch], count: int, seq_len: int, memory_gib: float
+        self,
+        teacher: Transformer | TeacherMixture,
+        read_windows: Callable[[Any], Batch],
+        count: int,
+        seq_len: int,
+        memory_gib: float,
     ):
         if jax.process_count() > 1:
             raise ConfigError("config.teacher.signal='memory' serves one process; use 'online' on several hosts")
