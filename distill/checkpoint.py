@@ -52,13 +52,17 @@ ITEMS = ("params", "optimizer")
 class Checkpoints:
     """The checkpoints of one run (or trunk) in a directory of their own; a context manager.
 
-    keep: how many of the latest to keep; 0 keeps all.
+    keep: how many of the latest to keep; 0 keeps all. readonly: leaves another run's folder as it is, what that run
+    may be writing at this moment included.
     """
 
-    def __init__(self, directory: str | Path | epath.Path, *, keep: int = 2):
+    def __init__(self, directory: str | Path | epath.Path, *, keep: int = 2, readonly: bool = False):
         self.directory = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep or None, create=True, enable_async_checkpointing=True, cleanup_tmp_directories=True
+            max_to_keep=None if readonly else keep or None,
+            create=not readonly,
+            enable_async_checkpointing=not readonly,
+            cleanup_tmp_directories=not readonly,
         )
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
         for name in ITEMS:

@@ -252,7 +252,8 @@ class ExperimentConfig:
     mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
     loop: LoopConfig = dataclasses.field(default=LoopConfig(), metadata=Identity.excluded)
     seed: int = 0
-    tokens: int = 250_000  # D: the training budget, cut down to whole steps
+    forked: str = ""  # 'RUN@STEP': the other run whose whole state this one began with (launch.train --fork)
+    tokens: int = 250_000  # D: the training budget, cut down to whole steps; those of a fork's origin included
     batch_size: int = 4  # sequences a step, over all hosts
     seq_len: int = 128
     microbatches: int = dataclasses.field(default=1, metadata=Identity.excluded)

@@ -2,9 +2,11 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -12,11 +14,6 @@ from pathlib import Path
 from types import FrameType
 
 from distill.errors import DistillError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock
-    fcntl = None  # type: ignore[assignment]
 
 
 class Preempted(DistillError):
@@ -82,15 +79,14 @@ def sole(folder: str | Path) -> Iterator[None]:
     path = Path(folder) / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read(200).strip() or "another process"
-                raise DistillError(
-                    f"{folder}: {holder} is at work in this folder; wait for it, end it, or use another folder"
-                ) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            raise DistillError(
+                f"{folder}: {holder} is at work in this folder; wait for it, end it, or use another folder"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -127,3 +123,14 @@ def heed() -> Iterator[Notice]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def commit() -> str:
+    """The commit of this source tree, with + where it has been changed since; the version outside of a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=9"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import version
+
+        return version("distill")

@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,17 +38,19 @@ def train(
     store: TokenStore | Mixture | None = None,
     lesson: Lesson | None = None,
     trunk: str | Path | None = None,
+    fork: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunRecord:
     """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
 
     `store` and `lesson` are opened from the config where a study does not share its own; `trunk` is the folder that
-    runs of one trunk share. Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
+    runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with.
+    Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
     workdir = Path(workdir)
     store = store or open_store(config, workdir)
-    config = identify(config, store)
+    config = _forked(identify(config, store), workdir, fork)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             stack.enter_context(runtime.sole(workdir))
@@ -67,7 +68,7 @@ def train(
             lesson = Lesson(store, config)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
-        state = _first_state(config, lesson, checkpoints, stem)
+        state = _first_state(config, lesson, checkpoints, stem, fork)
         state = _loop(config, workdir, state, store, lesson, checkpoints, stem, notice, on_progress)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
@@ -84,24 +85,60 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
         found = configs.from_text(type(config), path.read_text("utf-8"), str(path))
         if configs.fingerprint(found) != name:
             old, new = dict(configs.identity(found)), dict(configs.identity(config))
-            key = next(k for k in (*new, *old) if old.get(k) != new.get(k))
+            keys = [key for key in configs.to_flat(config) if old.get(key) != new.get(key)]
             old, new = configs.to_flat(found), configs.to_flat(config)
+            changes = ", ".join(f"config.{key} was {old[key]!r} and is now {new[key]!r}" for key in keys)
             raise ConfigError(
-                f"{workdir}: this workdir belongs to another run: config.{key} was {old[key]!r} and is now "
-                f"{new[key]!r}; use another --workdir, or the old value to continue"
+                f"{workdir}: this workdir belongs to another run: {changes}; use the old values to continue it, or "
+                f"another --workdir, which may begin where this one is: --fork={workdir}"
             )
     runs.write_atomically(path, f"# run {name}\n{text}")
 
 
+def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) -> ExperimentConfig:
+    """The config with the name of the state that it begins with, chosen once: at the first start."""
+    path = workdir / "config.txt"
+    if path.exists():
+        begun = configs.from_text(type(config), path.read_text("utf-8"), str(path)).forked
+        return dataclasses.replace(config, forked=begun) if fork else config
+    if not fork:
+        return config
+    origin = Path(fork) / "config.txt"
+    if not origin.exists():
+        raise ConfigError(f"--fork={fork}: there is no run (no config.txt); give the workdir of one")
+    run = configs.fingerprint(configs.from_text(type(config), origin.read_text("utf-8"), str(origin)))
+    with Checkpoints(Path(fork) / "checkpoints", readonly=True) as checkpoints:
+        if not (found := checkpoints.steps()):
+            raise ConfigError(f"--fork={fork}: this run has no checkpoint yet; start a fresh run instead")
+    if found[-1] >= config.steps:
+        raise ConfigError(
+            f"--fork={fork}: its last checkpoint is of step {found[-1]}, and config.tokens={config.tokens} is "
+            f"{config.steps} steps; give more tokens (those of the origin count)"
+        )
+    return dataclasses.replace(config, forked=f"{run}@{found[-1]}")
+
+
 def _first_state(
-    config: ExperimentConfig, lesson: Lesson | None, checkpoints: Checkpoints, stem: Checkpoints | None
+    config: ExperimentConfig,
+    lesson: Lesson | None,
+    checkpoints: Checkpoints,
+    stem: Checkpoints | None,
+    fork: str | Path | None,
 ) -> steps.TrainState:
-    """The furthest state there is: of this run, else of its trunk before the decay, else a fresh one."""
+    """The furthest state there is: of this run, else of its trunk before the decay, of its origin, or a fresh one."""
     # Features are of one teacher.
     state = steps.init_state(config, lesson.teachers[0].config.model if lesson else None)
     found = checkpoints.newest(state.stored())
     if found is None and stem:
         found = stem.newest(state.stored(), before=config.stable_steps)
+    if found is None and config.forked:
+        if not fork:
+            raise ConfigError(
+                f"config.forked={config.forked!r} has no checkpoint of its own yet; give --fork=WORKDIR again"
+            )
+        step = int(config.forked.partition("@")[2])
+        with Checkpoints(Path(fork) / "checkpoints", readonly=True) as origin:
+            found = step, origin.restore(step, state.stored())
     return state if found is None else state.restored(found[1])
 
 
@@ -206,20 +243,9 @@ def _record(
         start=start,
         end=_now(),
         machine=f"{jax.device_count()} x {jax.devices()[0].device_kind} {platform.machine()}, {os.cpu_count()} cores",
-        commit=_commit(),
+        commit=runtime.commit(),
     )
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _commit() -> str:
-    """The commit of this source tree, with + where it has been changed since; the version outside of a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=9"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        from importlib.metadata import version
-
-        return version("distill")

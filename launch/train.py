@@ -3,7 +3,8 @@
     python -m launch.train --config=configs/train.py:micro --workdir=DIR [--config.FIELD=VALUE ...]
 
 With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The same command continues a run that was
-interrupted; a finished run is not run again. --dry-run prints what would run: N, D, FLOPs, fingerprint.
+interrupted; a finished run is not run again. --fork=OTHER_WORKDIR begins a new run with the whole state of another's
+last checkpoint, under whatever else the flags say. --dry-run prints what would run: N, D, FLOPs, fingerprint.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from launch import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = {"workdir": None, "dry-run": "false"}
+    flags = {"workdir": None, "dry-run": "false", "fork": ""}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill import lesson
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if values["dry-run"] == "true":
         return 0
     runtime.cache_compilations()
-    record = _follow(config, values["workdir"])
+    record = _follow(config, values["workdir"], values["fork"])
     found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
     _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
     return 0
@@ -58,7 +59,7 @@ def _print(rows: dict[str, str]) -> None:
     Console().print(table, highlight=False)
 
 
-def _follow(config: ExperimentConfig, workdir: str) -> Any:
+def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
     """Trains under a progress bar; where there is no terminal, a line at every tenth."""
     from distill import train
 
@@ -83,7 +84,7 @@ def _follow(config: ExperimentConfig, workdir: str) -> Any:
                 told = progress.step // tenth
                 console.print(f"step {progress.step:,d}/{progress.steps:,d}  {rate}", highlight=False)
 
-        return train.train(config, workdir, on_progress=show)
+        return train.train(config, workdir, fork=fork or None, on_progress=show)
 
 
 if __name__ == "__main__":

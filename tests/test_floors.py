@@ -27,7 +27,7 @@ FLOORS = (
     ("lesson",),
     ("train",),
     ("study",),
-    ("bench",),
+    ("bench", "chaos"),
 )
 # Side towers import from their own modules and these alone. Only floors that are given may import a tower.
 TOWERS = {

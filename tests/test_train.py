@@ -229,3 +229,58 @@ def test_a_torn_line_of_metrics_is_left_out(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert [line["step"] for line in meter.read_metrics(path)] == [1, 2]
     assert meter.read_metrics(tmp_path / "none") == []
+
+
+def test_a_fork_begins_with_the_whole_state_of_another_run_and_says_so(small, whole, store, tmp_path):
+    """Its first steps are those of a run that went on; its name is another's than that of a fresh run."""
+    _, origin = whole
+    constant = dataclasses.replace(small.optim, schedule="constant")
+    longer = dataclasses.replace(small, tokens=2 * small.tokens, optim=constant)
+    record = train.train(longer, tmp_path / "fork", store=store, fork=origin)
+    text = (tmp_path / "fork" / "config.txt").read_text()
+    found = configs.from_text(type(small), text)
+    assert found.forked == f"{configs.fingerprint(small)}@{small.steps}"
+    assert record.run == configs.fingerprint(found) != configs.fingerprint(longer)
+    assert [line["step"] for line in metrics(tmp_path / "fork")] == [25, 30, 35, 40]
+    assert metrics(tmp_path / "fork")[0]["ntp"] < metrics(origin)[0]["ntp"] - 0.3
+    assert train.train(longer, tmp_path / "fork", store=store, fork=origin) == record
+    with pytest.raises(ConfigError, match="belongs to another run: config.forked was"):
+        train.train(longer, tmp_path / "fork", store=store)
+
+
+def test_what_cannot_be_forked_is_refused(small, whole, store, tmp_path):
+    with pytest.raises(ConfigError, match=r"--fork=\S+none: there is no run"):
+        train.train(small, tmp_path / "a", store=store, fork=tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"is of step 20, and config.tokens=1280 is 20 steps; give more tokens"):
+        train.train(dataclasses.replace(small, seed=3), tmp_path / "b", store=store, fork=whole[1])
+    assert not (tmp_path / "a" / "config.txt").exists() and not (tmp_path / "b" / "config.txt").exists()
+
+
+def test_a_workdir_of_another_run_is_refused_with_all_that_differs(small, whole, store):
+    other = dataclasses.replace(small, seed=4, optim=dataclasses.replace(small.optim, learning_rate=0.5))
+    with pytest.raises(ConfigError) as error:
+        train.train(other, whole[1], store=store)
+    assert "config.optim.learning_rate was " in str(error.value) and "config.seed was 0 and is now 4" in str(
+        error.value
+    )
+    assert f"--fork={whole[1]}" in str(error.value)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(small, store, tmp_path, caplog):
+    """Bit for bit as if nothing had happened, and the damaged one is kept."""
+    config = dataclasses.replace(small, loop=dataclasses.replace(small.loop, checkpoint_seconds=0.0, keep=4))
+    straight = train.train(config, tmp_path / "run", store=store)
+    kept = weights(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    for step in (15, 20):
+        path = max((tmp_path / "run" / "checkpoints" / str(step) / "params" / "d").iterdir())
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 16
+        path.write_bytes(bytes(data))
+    record = train.train(config, tmp_path / "run", store=store)
+    assert results(record) == results(straight)
+    again = weights(config, tmp_path / "run")
+    assert all((again[name] == kept[name]).all() for name in kept)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints-damaged").iterdir()) == ["15", "20"]
+    assert "step 20 is damaged" in caplog.text and "step 15 is damaged" in caplog.text
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [5, 10, 15, 20]

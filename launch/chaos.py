@@ -1,0 +1,61 @@
+"""Kills commands of this package at random moments, again and again, and shows that nothing is lost.
+
+    python -m launch.chaos [--kills=100] [--seed=0] [--only=train,study,...] [--out=docs/campaigns/chaos.jsonl]
+
+The kills are shared among the scenarios; half of them wait until a file is being written. Every command that was
+killed is run again to its end, which must be, bit for bit, that of a run that was left alone. A line a scenario is
+added to --out: seed, commit, kills, seconds. Exits with 2 where anything was lost, and keeps what it found.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from distill import chaos, runtime
+from distill.config import ConfigError, nearest
+from launch import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m launch.chaos", allow_abbrev=False, description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, shared among the scenarios")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--only", default="", help=f"comma-separated; of {', '.join(chaos.SCENARIOS)}")
+    parser.add_argument("--out", type=Path, help="a .jsonl to which a line a scenario is added")
+    flags = parser.parse_args(argv)
+    names = flags.only.split(",") if flags.only else list(chaos.SCENARIOS)
+    for name in names:
+        if name not in chaos.SCENARIOS:
+            raise ConfigError(f"--only: there is no scenario {name!r}.{nearest(name, chaos.SCENARIOS)}")
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("kills", total=flags.kills)
+        for i, name in enumerate(names):
+            share = flags.kills // len(names) + (i < flags.kills % len(names))
+            bar.update(task, description=name)
+            began, found = time.monotonic(), []
+            for kill in chaos.attack(chaos.SCENARIOS[name], share, flags.seed):
+                found.append(kill)
+                bar.advance(task)
+            line = {
+                "scenario": name, "seed": flags.seed, "commit": runtime.commit(), "kills": len(found),
+                "while writing": sum(bool(kill.seen) for kill in found), "lost": 0,
+                "seconds": round(time.monotonic() - began, 1),
+            }  # fmt: skip
+            console.print(", ".join(f"{key} {value}" for key, value in line.items()), highlight=False)
+            if flags.out:
+                chaos.append(flags.out, [line])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
