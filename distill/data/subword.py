@@ -68,6 +68,10 @@ class SubwordTokenizer:
                     found[i] = np.array(encoding.ids, np.int32)
         return found
 
+    def token(self, i: int) -> str:
+        """The token as the vocabulary writes it; '' for an id that it does not have."""
+        return self._text.id_to_token(i) or ""
+
     def decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
 

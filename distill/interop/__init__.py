@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from distill.interop.source import is_model as is_model
 
 # Each module imports only from those before it.
-ORDER = ("errors", "safetensors", "layout", "architecture", "gguf", "source", "place", "imported")
+ORDER = (
+    "errors",
+    "safetensors",
+    "layout",
+    "architecture",
+    "gguf",
+    "source",
+    "companions",
+    "place",
+    "imported",
+    "export",
+)
 
 _HOME = {"InteropError": "errors", "Imported": "imported", "load": "imported", "is_model": "source"}
 __all__ = list(_HOME)

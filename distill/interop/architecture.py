@@ -109,7 +109,10 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _window(reader: _Reader, family: str) -> int:
     """The sliding window where it can bind at all, else 0."""
-    window = reader.get("sliding_window", int, 0)
+    # Mistral's own default where the field is absent; null says that there is none.
+    window = (
+        4096 if family == "Mistral" and "sliding_window" not in reader.tree else reader.get("sliding_window", int, 0)
+    )
     layers = reader.get("num_hidden_layers", int)
     if family == "Llama" or (family != "Mistral" and not reader.get("use_sliding_window", bool, False)):
         window = 0

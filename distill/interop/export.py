@@ -1,0 +1,128 @@
+"""A model of ours as a Hugging Face directory: config.json, safetensors, the tokenizer's files, a model card."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import ModelConfig
+from distill.interop import architecture, safetensors
+from distill.interop.companions import Companions
+from distill.interop.errors import InteropError
+from distill.interop.layout import expected, layouts
+from distill.interop.place import parameter_name
+from distill.interop.source import CONFIG, INDEX, SINGLE
+from distill.model import Transformer
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+_LARGEST_FILE = 5_000_000_000  # bytes
+
+
+def published(config: ModelConfig) -> ModelConfig:
+    """The config under which a model of `config` is published.
+
+    A tied embedding that is scaled where it is looked up is written as two tables, for no published architecture
+    scales it; rows of padding are left out, for there they would have probability. Both leave the logits as they are.
+    """
+    untied = config.tied and config.scaled_embedding
+    return dataclasses.replace(
+        config, tied=config.tied and not untied, scaled_embedding=False, vocab_size=config.tokens, valid_vocab=0
+    )
+
+
+def write(
+    directory: str | Path,
+    params: Transformer,
+    companions: Companions,
+    *,
+    context: int,
+    dtype: str = "float32",
+    card: str = "",
+    on_tensor: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Writes the directory, which appears under its name when it is whole; one tensor at a time is in memory.
+
+    context: positions that the model was made for. `on_tensor` is told the bytes of each tensor that is written.
+    Raises InteropError where there is something at `directory` already, or no published architecture fits.
+    """
+    path = Path(directory)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InteropError(f"{path}: there is something already; give another directory, or move it away")
+    config = published(params.config)
+    tree = architecture.write_config(config, context=context, dtype=dtype, end_of_text=companions.end_of_text)
+    tensors = _tensors(params, config)
+    building = path.with_name(f".{path.name}.{os.getpid()}")
+    building.mkdir(parents=True, exist_ok=True)
+    try:
+        shapes = {name: shape for name, _, _, shape in expected(config)}
+        for size in _write_tensors(building, shapes, DTYPES[dtype], lambda name: tensors[name]()):
+            on_tensor(size)
+        texts = {CONFIG: json.dumps(tree, indent=2) + "\n", **({"README.md": card} if card else {})}
+        for name, content in ({n: t.encode("utf-8") for n, t in texts.items()} | dict(companions.files)).items():
+            (building / name).write_bytes(content)
+        if path.exists():
+            path.rmdir()
+        os.replace(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], NDArray[Any]]]:
+    """What reads each tensor of a checkpoint, by its name there."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    arrays = {parameter_name(path): leaf for path, leaf in leaves}
+    table, ours = layouts(config), params.config
+    scale = math.sqrt(ours.d_model) if ours.tied and ours.scaled_embedding else 1.0
+
+    def reader(name: str, layer: int) -> Callable[[], NDArray[Any]]:
+        def read() -> NDArray[Any]:
+            array = arrays["embed" if name == "head" and ours.tied else name]
+            value = _on_host(array[layer] if table[name].stacked else array)
+            if table[name].rows == "v":
+                value = value[: config.vocab_size]
+            if name == "embed" and scale != 1:
+                value = value * np.float32(scale)
+            return table[name].export(value)
+
+        return read
+
+    return {there: reader(name, layer) for there, name, layer, _ in expected(config)}
+
+
+def _on_host(array: jax.Array) -> NDArray[Any]:
+    return np.asarray(jax.sharding.reshard(array, jax.P(*[None] * array.ndim)))
+
+
+def _write_tensors(
+    folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, read: Callable[[str], NDArray[Any]]
+) -> Iterator[int]:
+    """One file, or several with an index where one would be too large."""
+    width = np.dtype(safetensors.DTYPES[dtype]).itemsize
+    files: list[dict[str, tuple[int, ...]]] = [{}]
+    room = _LARGEST_FILE
+    for name, shape in shapes.items():
+        size = math.prod(shape) * width
+        if files[-1] and size > room:
+            files.append({})
+            room = _LARGEST_FILE
+        files[-1][name] = shape
+        room -= size
+    if len(files) == 1:
+        yield from safetensors.write(folder / SINGLE, files[0], dtype, read)
+        return
+    where: dict[str, str] = {}
+    for i, part in enumerate(files, 1):
+        file = f"model-{i:05d}-of-{len(files):05d}.safetensors"
+        where |= dict.fromkeys(part, file)
+        yield from safetensors.write(folder / file, part, dtype, read)
+    total = sum(math.prod(shape) * width for shape in shapes.values())
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1), "utf-8")
