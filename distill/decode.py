@@ -85,8 +85,14 @@ def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: PRNGKeyArray) 
         mass = jax.nn.softmax(values, axis=-1)
         values = jnp.where(jnp.cumsum(mass, axis=-1) - mass < config.top_p, values, NOTHING)
         place = jax.vmap(jax.random.categorical)(keys, values)
-        return jnp.take_along_axis(ids, place[:, None], axis=-1)[:, 0].astype(jnp.int32)
+        return _pick(ids, place).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def _pick(rows: Array, place: Int[Array, " B"]) -> Array:
+    """One value of each row; a masked sum, because a gather of a single sharded row does not know its place."""
+    here = place[:, None] == jnp.arange(rows.shape[-1])[None]
+    return jnp.sum(jnp.where(here, rows, 0), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -112,8 +118,7 @@ def generate(
     def choose(hidden: Any, i: Any) -> tuple[Any, Any]:
         logits = jax.sharding.reshard(model.logits(hidden[:, -1:]), mesh.ACT_BSD)[:, 0]
         token = jax.sharding.reshard(draw(config, logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i)), row)
-        picked = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-        return token, picked - jax.nn.logsumexp(logits, axis=-1)
+        return token, _pick(logits, token) - jax.nn.logsumexp(logits, axis=-1)
 
     def write(i: Any, token: Any, log_prob: Any, done: Any, found: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         new = (token, jnp.where(done, 0.0, 1.0), jnp.where(done, 0.0, log_prob))

@@ -105,3 +105,41 @@ def test_a_seed_draws_the_same_again_and_another_does_not():
 def test_impossible_settings_are_named():
     with pytest.raises(ConfigError, match="top_p of sampling: got 0.0"):
         DecodeConfig(top_p=0.0)
+
+
+def test_prompts_of_any_length_continue_as_each_would_alone():
+    """Beside batches of one without padding, whatever stands in the padding."""
+    model = Transformer(dataclasses.replace(CONFIG, window=4), jax.random.key(0))
+    lengths, rows, config = np.array([5, 2, 3, 2]), np.asarray(prompts()), DecodeConfig(new_tokens=NEW)
+    got = decode.generate(config, model, jnp.asarray(rows), keys(1), jnp.asarray(lengths))
+    for i in (1, 3):
+        alone = decode.generate(config, model, jnp.asarray(rows[i : i + 1, -2:]), keys(1)[i : i + 1])
+        np.testing.assert_array_equal(got.tokens[i, START:], alone.tokens[0, 2:])
+        np.testing.assert_allclose(got.log_probs[i], alone.log_probs[0], atol=1e-5)
+
+
+def test_log_probs_are_the_models_own_however_the_tokens_were_drawn():
+    model = Transformer(CONFIG, jax.random.key(0))
+    config = DecodeConfig(new_tokens=NEW, temperature=0.5, top_k=6, stop=(3, 5, 7, 9))
+    got = decode.generate(config, model, prompts(), keys(4))
+    whole = jax.nn.log_softmax(jax.jit(Transformer.__call__)(model, got.tokens[:, :-1]), axis=-1)[:, START - 1 :]
+    want = np.take_along_axis(np.asarray(whole), np.asarray(got.tokens)[:, START:, None], axis=-1)[..., 0]
+    assert 0 < np.asarray(got.weight).mean() < 1
+    np.testing.assert_allclose(got.log_probs, want * got.weight, atol=1e-5)
+
+
+def test_a_sequences_draws_are_its_own():
+    """Its place in the batch, and what else is there, change nothing."""
+    model, config = Transformer(CONFIG, jax.random.key(0)), DecodeConfig(new_tokens=NEW)
+    order = np.array([2, 0, 3, 1])
+    one = decode.generate(config, model, prompts(), keys(1))
+    other = decode.generate(config, model, prompts()[order], keys(1)[order])
+    np.testing.assert_array_equal(np.asarray(one.tokens)[order], other.tokens)
+
+
+def test_bfloat16_decodes_as_its_full_forward_does():
+    model = Transformer(dataclasses.replace(CONFIG, dtype="bfloat16"), jax.random.key(0))
+    got = decode.generate(DecodeConfig(new_tokens=NEW, temperature=0.0), model, prompts(), keys(1))
+    logits = np.asarray(jax.jit(Transformer.__call__)(model, got.tokens[:, :-1]))[:, START - 1 :]
+    chosen = np.take_along_axis(logits, np.asarray(got.tokens)[:, START:, None], axis=-1)[..., 0]
+    assert (logits.max(axis=-1) - chosen < 0.05).all()  # rounding may decide between equals

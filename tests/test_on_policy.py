@@ -10,6 +10,7 @@ import pytest
 from distill import counts, decode, lesson, losses, mesh, on_policy, optim, step
 from distill.config import ConfigError, OnPolicyConfig, build
 from distill.decode import DecodeConfig
+from distill.model import Transformer
 
 PROMPT = 5
 
@@ -27,12 +28,13 @@ def params_of(config, seed):
     return step.init_state(dataclasses.replace(config, seed=seed)).params
 
 
+write = jax.jit(on_policy.write, static_argnums=0)
+
+
 def written(config, batch, index, params):
     """The batch of step `index` as the student of `config` writes it."""
-    shape, h = on_policy.shape(config), optim.hyper(config)
-    return jax.jit(lambda p, b: on_policy.write(shape, h, index, p, b))(
-        params, mesh.place(batch, jax.sharding.get_mesh())
-    )
+    placed = mesh.place(batch, jax.sharding.get_mesh())
+    return write(on_policy.shape(config), optim.hyper(config), jnp.asarray(index), params, placed)
 
 
 def row(batches, i):
@@ -55,11 +57,10 @@ def test_the_student_continues_the_first_tokens_of_each_row_and_only_that_counts
     config, batch = with_own(tiny, temperature=0.0), row(make_batch(), 0)
     student = params_of(tiny, 3)
     got = written(config, batch, 0, student)
-    tokens = np.asarray(batch.tokens[:, :PROMPT])
-    while tokens.shape[1] < batch.tokens.shape[1]:
-        last = np.argmax(np.asarray(student(jnp.asarray(tokens)))[:, -1], axis=-1)
-        tokens = np.concatenate([tokens, last[:, None].astype(np.int32)], axis=1)
-    np.testing.assert_array_equal(got.tokens, tokens)
+    tokens = np.asarray(got.tokens)
+    np.testing.assert_array_equal(tokens[:, :PROMPT], batch.tokens[:, :PROMPT])
+    likeliest = np.argmax(np.asarray(jax.jit(Transformer.__call__)(student, tokens[:, :-1])), axis=-1)
+    np.testing.assert_array_equal(tokens[:, PROMPT:], likeliest[:, PROMPT - 1 :])
     # labels are tokens[1:]: the first written token is label PROMPT - 1
     np.testing.assert_array_equal(got.weight, np.arange(16)[None].repeat(4, 0) >= PROMPT - 1)
 
@@ -96,39 +97,32 @@ def test_any_mesh_writes_the_same_batch(tiny, make_batch, mesh_of, sizes):
 
 
 def test_a_step_is_one_on_the_written_batch_without_labels_or_else_one_on_data(tiny, make_batch, run_steps):
-    """Step by step beside a loop that writes the batch outside and trains on it with lambda = 1."""
-    config = with_own(with_objective(tiny, lambda_=0.75, divergence="jensen_shannon"), 0.5)
+    """Cut into microbatches, beside whole steps on batches written outside, with lambda = 1 where they are."""
+    whole = with_objective(tiny, lambda_=0.75, divergence="jensen_shannon")
+    config = with_own(dataclasses.replace(whole, microbatches=2), 0.5)
     teacher, batches = params_of(tiny, 7), make_batch(5)
     state, _ = run_steps(config, batches, teacher=teacher)
-    plain, kinds = step.init_state(dataclasses.replace(config, on_policy=OnPolicyConfig())), set()
+    plain, kinds = step.init_state(whole), set()
     for i in range(5):
         own = bool(on_policy.chosen(optim.hyper(config), i))
         batch = written(config, row(batches, i), i, plain.params) if own else row(batches, i)
-        here = dataclasses.replace(plain, hyper=optim.hyper(with_objective(config, lambda_=1.0 if own else 0.75)))
+        here = dataclasses.replace(plain, hyper=optim.hyper(with_objective(whole, lambda_=1.0 if own else 0.75)))
         stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], batch)
-        plain, _ = run_steps(
-            dataclasses.replace(config, on_policy=OnPolicyConfig()), stacked, teacher=teacher, state=here
-        )
+        plain, _ = run_steps(whole, stacked, teacher=teacher, state=here)
         kinds.add(own)
     assert kinds == {True, False}
     for got, want in zip(jax.tree.leaves(state.params), jax.tree.leaves(plain.params)):
         np.testing.assert_allclose(got, want, atol=1e-6, rtol=1e-5)
 
 
-def test_microbatches_are_one_batch(tiny, make_batch, gradient_of, relative_error):
-    config, teacher = with_own(tiny), params_of(tiny, 7)
-    want = gradient_of(config, make_batch(1), teacher=teacher)
-    cut = gradient_of(dataclasses.replace(config, microbatches=2), make_batch(1), teacher=teacher)
-    assert relative_error(cut, want) < 1e-6
-
-
-def own_kl(config, student, teacher, prompts):
+@jax.jit
+def own_kl(student, teacher, prompts):
     """KL(student || teacher) a token on fresh samples of the student after these prompts."""
-    keys = jax.random.split(jax.random.key(99), len(prompts))
+    keys = jax.random.split(jax.random.key(99), prompts.shape[0])
     drawn = DecodeConfig(new_tokens=17 - PROMPT)
-    tokens = decode.generate(drawn, student, jnp.asarray(prompts), keys).tokens[:, :-1]
+    tokens = decode.generate(drawn, student, prompts, keys).tokens[:, :-1]
     log_q, log_p = (jax.nn.log_softmax(model(tokens)[:, PROMPT - 1 :], axis=-1) for model in (student, teacher))
-    return float(jnp.mean(jnp.sum(losses.terms("reverse", log_p, log_q), axis=-1)))
+    return jnp.mean(jnp.sum(losses.terms("reverse", log_p, log_q), axis=-1))
 
 
 def test_own_batches_lower_the_kl_on_own_samples(tiny, make_batch, run_steps):
@@ -141,11 +135,10 @@ def test_own_batches_lower_the_kl_on_own_samples(tiny, make_batch, run_steps):
     batches = make_batch(200, vocab=8, weighted=False)
     prompts = make_batch(1, seed=5, batch=256, vocab=8).tokens[0, :, :PROMPT]
     found = {}
-    for fraction in (0.0, 1.0):
+    for fraction in (1e-9, 1.0):  # not zero, to compile one program
         state, _ = run_steps(with_own(config, fraction), batches, teacher=teacher)
-        found[fraction] = own_kl(config, state.params, teacher, prompts)
-    print(found)
-    assert found[1.0] < 0.8 * found[0.0]
+        found[fraction] = own_kl(state.params, teacher, prompts)
+    assert found[1.0] < 0.5 * found[1e-9]  # .042 and .125 when this was written
 
 
 @pytest.mark.parametrize(
