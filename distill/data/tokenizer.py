@@ -1,6 +1,7 @@
 """Text to token ids and back, and how many bytes of text each token stands for."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.documents import Part
+
+
+_HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
 
 
 class Tokenizer(Protocol):
@@ -69,6 +73,11 @@ class SymbolTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
+
+
+def same_tokens(one: str, other: str) -> bool:
+    """Whether two tokenizers' names mean equal tokens: equal names, or equal sizes and hashes whatever the folder."""
+    return one == other or bool(_HASHED.search(one)) and _HASHED.findall(one) == _HASHED.findall(other)
 
 
 def load(spec: tuple[str, ...]) -> Tokenizer:
