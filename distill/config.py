@@ -128,18 +128,25 @@ class TeacherConfig:
 
     `run` is the teacher's own fingerprint and enters the student's; `source` is where that run lies on this machine
     and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once a window and
-    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`. Several teachers are
-    a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are mixed, by weights over their sum,
-    before anything else is done to them; `run` then names all of them.
+    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`; 'stored' reads what
+    launch.cache left in the folder `store`, and meets the teacher only to judge the student, if `source` is given.
+    Several teachers are a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are mixed, by weights
+    over their sum, before anything else is done to them; `run` then names all of them.
     """
 
     run: str = ""
     source: str = dataclasses.field(default="", metadata=Identity.excluded)
     mixture: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)
-    signal: Literal["online", "memory"] = dataclasses.field(default="online", metadata=Identity.excluded)
+    stored: str = ""  # what a store holds of the teacher, as 'topk top_k=128'; filled in from the store
+    store: str = dataclasses.field(default="", metadata=Identity.excluded)
+    signal: Literal["online", "memory", "stored"] = dataclasses.field(default="online", metadata=Identity.excluded)
     memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
 
     def __post_init__(self):
+        if self.store and self.signal != "stored":
+            raise ConfigError(
+                f"teacher.store={self.store!r} with signal={self.signal!r}; set signal='stored' to read it"
+            )
         if self.source and self.mixture:
             raise ConfigError("teacher: got both source and mixture; several teachers are mixture='A@0.7,B@0.3' alone")
         for i, part in enumerate(self.mixture):

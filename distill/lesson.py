@@ -2,20 +2,22 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from distill import config as configs
 from distill import data
 from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
 from distill.data.store import Evaluation, TokenStore
+from distill.data.tokenizer import same_tokens
 from distill.evaluate import Scores, evaluate
 from distill.model import Transformer
 from distill.teacher import online
 from distill.teacher.memory import MemorySignal
 from distill.teacher.mixture import TeacherMixture
+from distill.teacher.store import named
 
 
 class Lesson:
@@ -28,7 +30,7 @@ class Lesson:
         sources = student.teacher.sources
         self.teachers = tuple(online.load(source) for source, _ in sources)
         for (source, _), teacher in zip(sources, self.teachers):
-            _check(source, teacher, store, student)
+            check(source, teacher, store, student)
         models = tuple(teacher.params for teacher in self.teachers)
         weights = jnp.asarray([weight for _, weight in sources], jnp.float32)
         self.params: Transformer | TeacherMixture = (
@@ -49,6 +51,21 @@ class Lesson:
             )
         return self._signals[split]
 
+    def reader(self, split: str) -> Any:
+        """The in-memory signal of windows, by their ids; None where the teacher speaks inside the step."""
+        return self.signal(split).read if self._config.teacher.signal == "memory" else None
+
+    def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
+        """The student's scores on this validation set, beside its teacher's."""
+        read = self.reader("validation")
+        return evaluate(
+            params,
+            evaluation,
+            self._config.eval.batch_size,
+            teacher=None if read else self.params,
+            signal=read,
+        )
+
     @property
     def bytes(self) -> int:
         """Memory that the kept signals hold."""
@@ -62,7 +79,7 @@ class Lesson:
         return self._scores[key].loss
 
 
-def _check(source: str, teacher: online.Teacher, store: TokenStore | Mixture, student: ExperimentConfig) -> None:
+def check(source: str, teacher: online.Known, store: TokenStore | Mixture, student: ExperimentConfig) -> None:
     """Raises ConfigError where teacher and student do not speak of the same tokens."""
     mine, theirs = student.model, teacher.config.model
     if (mine.vocab_size != theirs.vocab_size and not mine.valid_vocab) or mine.tokens > theirs.tokens:
@@ -71,7 +88,7 @@ def _check(source: str, teacher: online.Teacher, store: TokenStore | Mixture, st
             f"{theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
             f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
         )
-    if teacher.record.tokenizer != store.tokenizer_name:
+    if not same_tokens(teacher.record.tokenizer, store.tokenizer_name):
         raise ConfigError(
             f"the teacher in {source} was trained on {teacher.record.tokenizer!r} tokens and the student's "
             f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
@@ -94,6 +111,8 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
     """The config with what it points at named by content: its teacher's own fingerprint, and its store's."""
     if store is not None:
         config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
+    if config.teacher.signal == "stored":
+        config = dataclasses.replace(config, teacher=named(config.teacher))
     if not config.teacher.sources:
         if config.on_policy.fraction:
             raise ConfigError(
@@ -103,8 +122,8 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
         return config
     parts = []
     for source, weight in config.teacher.sources:
-        teacher, _ = online.find(source)
-        parts.append((configs.fingerprint(teacher), weight))
+        teacher, record = online.find(source)
+        parts.append((record.run, weight))
         deepest = max((theirs for _, theirs in config.objective.feature_pairs), default=0)
         if deepest > teacher.model.n_layers:
             raise ConfigError(

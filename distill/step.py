@@ -23,7 +23,7 @@ from distill.config import ExperimentConfig, ModelConfig, ObjectiveConfig, Optim
 from distill.features import Projector
 from distill.metrics import Sum
 from distill.teacher.mixture import TeacherMixture
-from distill.types import Batch, HiddenSignal, Signal, TeacherSignal
+from distill.types import Batch, Head, HiddenSignal, HiddenStates, Signal, TeacherSignal
 
 Teacher = model.Transformer | TeacherMixture
 
@@ -125,10 +125,15 @@ def teach(teacher: Teacher | None, batch: Batch, fused: bool = False) -> Signal 
 
 
 def _observe(
-    teacher: Teacher | None, batch: Batch, fused: bool, layers: tuple[int, ...]
+    teacher: Teacher | Head | None, batch: Batch, fused: bool, layers: tuple[int, ...]
 ) -> tuple[Signal | None, tuple[Any, ...]]:
     """The teacher's word, and its hidden states after some layers, out of one forward pass."""
-    if batch.signal is not None or teacher is None:
+    if isinstance(batch.signal, HiddenStates):
+        assert isinstance(teacher, Head)
+        # float32 at least, whatever they were stored in: a product of two such numbers is then exact.
+        hidden = batch.signal.hidden.astype(jnp.promote_types(batch.signal.hidden.dtype, jnp.float32))
+        return HiddenSignal(hidden=hidden, head=teacher.head_vd), ()
+    if batch.signal is not None or teacher is None or isinstance(teacher, Head):
         return batch.signal, ()
     place = {"segment": batch.segment, "position": batch.position}
     if isinstance(teacher, TeacherMixture):
@@ -142,7 +147,7 @@ def _observe(
 
 
 def train_step(
-    structure: StepShape, state: TrainState, teacher: Teacher | None, batch: Batch
+    structure: StepShape, state: TrainState, teacher: Teacher | Head | None, batch: Batch
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
 
@@ -210,7 +215,7 @@ def _split(batch: Batch, microbatches: int) -> Batch:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(
-    structure: StepShape, state: TrainState, teacher: Teacher | None, batches: Batch, count: Any
+    structure: StepShape, state: TrainState, teacher: Teacher | Head | None, batches: Batch, count: Any
 ) -> tuple[TrainState, dict[str, Any]]:
     """The first `count` of the stacked `batches` ([K, B, ...]) in one call, for any count <= K without recompiling.
 

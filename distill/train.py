@@ -22,6 +22,7 @@ from distill import counts, mesh, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, ExperimentConfig
+from distill.data.loader import prefetch
 from distill.data.mixture import Mixture
 from distill.data.store import TokenStore
 from distill.evaluate import evaluate
@@ -29,6 +30,8 @@ from distill.lesson import Lesson, identify, make_loader, open_store
 from distill.meter import Meter, Progress
 from distill.model import Transformer
 from distill.runs import RunRecord
+from distill.stored import StoredLesson, open_lesson
+from distill.types import Batch
 
 
 def train(
@@ -36,7 +39,7 @@ def train(
     workdir: str | Path,
     *,
     store: TokenStore | Mixture | None = None,
-    lesson: Lesson | None = None,
+    lesson: Lesson | StoredLesson | None = None,
     trunk: str | Path | None = None,
     fork: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -64,8 +67,7 @@ def train(
         device_mesh = mesh.make(config.mesh)
         stack.enter_context(jax.set_mesh(device_mesh))
         mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
-        if config.teacher.sources and lesson is None:
-            lesson = Lesson(store, config)
+        lesson = lesson or open_lesson(store, config)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, lesson, checkpoints, stem, fork)
@@ -120,7 +122,7 @@ def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) ->
 
 def _first_state(
     config: ExperimentConfig,
-    lesson: Lesson | None,
+    lesson: Lesson | StoredLesson | None,
     checkpoints: Checkpoints,
     stem: Checkpoints | None,
     fork: str | Path | None,
@@ -147,7 +149,7 @@ def _loop(
     workdir: Path,
     state: steps.TrainState,
     store: TokenStore | Mixture,
-    lesson: Lesson | None,
+    lesson: Lesson | StoredLesson | None,
     checkpoints: Checkpoints,
     stem: Checkpoints | None,
     notice: runtime.Notice,
@@ -158,28 +160,36 @@ def _loop(
     loader = make_loader(config, store, config.data.split)
     done, size = int(state.step), config.loop.steps_per_call
     meter = Meter(config, workdir / "metrics.jsonl", done, on_progress)
-    params = lesson.params if lesson and config.teacher.signal == "online" else None
+    read = lesson.reader(config.data.split) if lesson else None
+    params = lesson.params if lesson and config.teacher.signal != "memory" else None
     saved = time.monotonic()
-    for first, count in _calls(done, config):
+
+    def fetch(call: tuple[int, int]) -> tuple[int, int, Batch]:
+        first, count = call
         batches = loader.batches(first, size)
-        if lesson and config.teacher.signal == "memory":
+        if read:
             ids = np.stack([loader.windows(first + i if i < count else first) for i in range(size)])
-            batches = dataclasses.replace(batches, signal=lesson.signal(config.data.split).read(ids))
-        state, sums = steps.train_steps(structure, state, params, mesh.place(batches, device_mesh, leading=1), count)
-        meter.add(first + count, count, sums)
-        if stem and first + count == config.stable_steps:
-            stem.save(first + count, state.stored(), text)
-        due = time.monotonic() - saved > config.loop.checkpoint_seconds
-        if first + count == config.steps or due or notice.given:
-            meter.flush()
-            checkpoints.save(first + count, state.stored(), text)
-            saved = time.monotonic()
-        if notice.given and first + count < config.steps:
-            checkpoints.wait()
-            raise runtime.Preempted(
-                f"{notice.given}: step {first + count} of {config.steps} is saved in {workdir}; run the same command "
-                "again to continue"
-            )
+            with jax.set_mesh(device_mesh):  # each thread has its own
+                batches = dataclasses.replace(batches, signal=read(ids))
+        return first, count, mesh.place(batches, device_mesh, leading=1)
+
+    with contextlib.closing(prefetch(fetch, _calls(done, config))) as calls:
+        for first, count, batches in calls:
+            state, sums = steps.train_steps(structure, state, params, batches, count)
+            meter.add(first + count, count, sums)
+            if stem and first + count == config.stable_steps:
+                stem.save(first + count, state.stored(), text)
+            due = time.monotonic() - saved > config.loop.checkpoint_seconds
+            if first + count == config.steps or due or notice.given:
+                meter.flush()
+                checkpoints.save(first + count, state.stored(), text)
+                saved = time.monotonic()
+            if notice.given and first + count < config.steps:
+                checkpoints.wait()
+                raise runtime.Preempted(
+                    f"{notice.given}: step {first + count} of {config.steps} is saved in {workdir}; run the same "
+                    "command again to continue"
+                )
     meter.flush()
     return state
 
@@ -195,7 +205,11 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
 
 
 def _record(
-    config: ExperimentConfig, params: Transformer, store: TokenStore | Mixture, lesson: Lesson | None, start: str
+    config: ExperimentConfig,
+    params: Transformer,
+    store: TokenStore | Mixture,
+    lesson: Lesson | StoredLesson | None,
+    start: str,
 ) -> RunRecord:
     evaluation = store.evaluation(
         "validation",
@@ -204,14 +218,8 @@ def _record(
         packing=config.data.packing,
         completions_only=config.data.completions_only,
     )
-    shared = lesson is not None and config.teacher.signal == "memory"
-    scores = evaluate(
-        params,
-        evaluation,
-        config.eval.batch_size,
-        teacher=lesson.params if lesson and not shared else None,
-        signal=lesson.signal("validation").read if lesson and shared else None,
-    )
+    batch_size = config.eval.batch_size
+    scores = lesson.scores(params, evaluation) if lesson else evaluate(params, evaluation, batch_size)
     loader = make_loader(config, store, config.data.split)
     taught = lesson.teachers if lesson else ()
     tokens = counts.training_tokens(config)
@@ -227,7 +235,7 @@ def _record(
         L_T=lesson.loss(evaluation, config) if lesson else None,
         teacher=lesson.run if lesson else None,
         N_T=sum(t.record.N for t in taught) if taught else None,
-        D_T=sum(t.record.D for t in taught) if taught else None,
+        D_T=sum(t.record.D for t in taught) or None,  # 0: a published model, whose tokens nobody knows
         flops_student=flops[0].student,
         flops_teacher=sum(cost.teacher_forward for cost in flops),
         lambda_=config.objective.lambda_ if lesson else None,

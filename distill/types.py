@@ -43,6 +43,22 @@ class HiddenSignal:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class HiddenStates:
+    """Stored last hidden states, in the dtype of the store; their head travels apart, for it has no batch."""
+
+    hidden: Float[Array, "B S D"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What is left of a teacher whose hidden states are stored."""
+
+    head_vd: Float[Array, "V D"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class MixedSignal:
     """Several teachers' hidden states and heads, whose distributions are mixed.
 
@@ -70,7 +86,7 @@ class Batch:
     weight: Float[Array, "B S"]
     segment: Int[Array, "B S"] | None = None
     position: Int[Array, "B S"] | None = None
-    signal: TeacherSignal | SparseSignal | None = None
+    signal: TeacherSignal | SparseSignal | HiddenStates | None = None
 
     @property
     def inputs(self) -> Int[Array, "B S"]:

@@ -25,7 +25,8 @@ FLOORS = (
     ("step",),
     ("evaluate",),
     ("lesson",),
-    ("train",),
+    ("stored",),
+    ("train", "signals"),
     ("study",),
     ("bench", "chaos"),
 )

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from distill.data.windows import stack
 from distill.types import Batch
 
 T = TypeVar("T")
+Step = TypeVar("Step")
 
 
 class Loader:
@@ -79,16 +80,20 @@ class Loader:
         """How often `steps` steps go through the split, for each store that is drawn from."""
         return tuple((self._order.draws(steps * self.batch_size) / self._order.counts).tolist())
 
+    def distinct(self, steps: int) -> NDArray[np.int64]:
+        """Ids of the windows that the first `steps` steps read, over all processes, rising."""
+        return np.sort(self._order.distinct(steps * self.batch_size))
+
     def unique_tokens(self, steps: int) -> int:
         """Distinct predicted tokens in the first `steps` steps, over all processes: D_unique."""
-        ids = self._order.distinct(steps * self.batch_size)
+        ids = self.distinct(steps)
         part = np.searchsorted(self._order.offsets, ids, "right") - 1
         return sum(
             int(view.predicted(ids[part == p] - self._order.offsets[p]).sum()) for p, view in enumerate(self._views)
         )
 
 
-def prefetch(make: Callable[[int], T], steps: Iterator[int] | range, depth: int = 2) -> Iterator[T]:
+def prefetch(make: Callable[[Step], T], steps: Iterable[Step], depth: int = 2) -> Generator[T, None, None]:
     """make(step) for each step, computed up to `depth` ahead in a thread: reading and placing on devices overlap
     with training. Closing the iterator stops the thread; an error in `make` is raised here.
     """

@@ -1,4 +1,4 @@
-"""A finished run as a teacher: its config, its record and its parameters, found in its workdir."""
+"""A teacher: its config, its record and its parameters, found in the workdir of a run or in a published model."""
 
 import dataclasses
 from pathlib import Path
@@ -10,25 +10,34 @@ from distill.checkpoint import CheckpointError, Checkpoints
 from distill.config import ConfigError, ExperimentConfig, from_text
 from distill.model import Transformer
 from distill.runs import RunRecord, load_record
+from distill.teacher import published
 
 
 @dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A trained model that teaches."""
+class Known:
+    """What is known of a model that teaches, whether or not it is loaded."""
 
     config: ExperimentConfig
     record: RunRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher(Known):
+    """A trained model that teaches."""
+
     params: Transformer
 
 
 def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
-    """The config and the record of the finished run in `source`; ConfigError where there is none."""
+    """The config and the record of the finished run, or the published model, in `source`; ConfigError for neither."""
+    if published.is_model(source):
+        return published.find(source)
     path = epath.Path(source)
     record = load_record(Path(source) / "result.json")
     if record is None or not (path / "config.txt").exists():
         raise ConfigError(
-            f"config.teacher.source={str(source)!r}: there is no finished run (no result.json); give the workdir of "
-            "one, or train the teacher first"
+            f"config.teacher.source={str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
+            "model (no config.json); give the workdir of a run, a model's directory or a GGUF file"
         )
     return from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt")), record
 
@@ -36,6 +45,8 @@ def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
 def load(source: str | Path) -> Teacher:
     """The teacher in `source`, with its parameters placed on the current mesh."""
     config, record = find(source)
+    if published.is_model(source):
+        return Teacher(config=config, record=record, params=published.load(source))
     abstract = jax.eval_shape(lambda key: Transformer(config.model, key), jax.random.key(0))
     device_mesh = jax.sharding.get_mesh()
     like = jax.tree.map(
@@ -44,7 +55,7 @@ def load(source: str | Path) -> Teacher:
         ),
         abstract,
     )
-    with Checkpoints(Path(source) / "checkpoints") as checkpoints:
+    with Checkpoints(Path(source) / "checkpoints", readonly=True) as checkpoints:
         if config.steps not in checkpoints.steps():
             raise CheckpointError(
                 f"{checkpoints.directory}: the last checkpoint (step {config.steps}) is gone, only "

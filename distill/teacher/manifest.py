@@ -1,0 +1,77 @@
+"""What a store of signals says of itself, and whether it is of the data, the tokenizer and the teacher that ask for it.
+
+manifest.json is written last: a folder without one is no store yet. Its text is exactly what `write` makes of its
+content, the content's own digest included, so that an edit of any byte is noticed.
+
+recipe      all that decides the content: the signal, the teacher (run, hash of its checkpoint), the data (fingerprint
+            of the token store, tokenizer, split, length, packing), the windows kept
+teacher     its record and its model, for what a student reports; its own loss on the validation set
+shards      file, size, windows, first window, bytes of payload, most entries a token, digest of the index
+fidelity    how close the stored signal comes to the whole distribution, on a few windows
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from distill import runs
+from distill.teacher.errors import SignalError
+from distill.teacher.shard import FORMAT
+
+MANIFEST = "manifest.json"
+HEAD, ORDER = "head.bin", "order.bin"
+
+
+def text(tree: Mapping[str, Any]) -> str:
+    return json.dumps(tree, indent=1, sort_keys=True) + "\n"
+
+
+def parse(path: Any) -> dict[str, Any]:
+    """The tree of a JSON file. Raises ValueError where it holds none."""
+    tree = json.loads(path.read_text("utf-8"))
+    if not isinstance(tree, dict):
+        raise ValueError(f"got {type(tree).__name__}, wanted fields")
+    return tree
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """Names a tree by its content."""
+    return hashlib.sha256(text(tree).encode()).hexdigest()
+
+
+def write(folder: Any, tree: dict[str, Any]) -> None:
+    """Writes the manifest, whole or not at all."""
+    runs.write_atomically(folder / MANIFEST, text(tree | {"seal": digest(tree)}))
+
+
+def read(folder: Any) -> dict[str, Any]:
+    """The manifest of a finished store. Raises SignalError where there is none, or it is not as it was written."""
+    path = folder / MANIFEST
+    try:
+        content = path.read_text("utf-8")
+        tree = json.loads(content)
+    except FileNotFoundError:
+        raise SignalError(
+            f"{folder}: there is no {MANIFEST}, so this is no finished store of signals; `python -m launch.cache` "
+            "makes one, or goes on with one that was interrupted"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise SignalError(f"{path}: cannot be read ({error}); delete the store and run launch.cache again") from None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        got = tree.get("format") if isinstance(tree, dict) else tree
+        raise SignalError(f"{path}: got format {got!r}, wanted {FORMAT}; run launch.cache again")
+    seal = tree.pop("seal", None)
+    if seal != digest(tree) or content != text(tree | {"seal": seal}):
+        raise SignalError(f"{path}: was changed after it was written (its seal is broken); run launch.cache again")
+    return tree
+
+
+def compare(where: Any, kept: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """Raises SignalError for the first field of `wanted` that the store holds otherwise."""
+    for name, value in wanted.items():
+        if kept.get(name) != value:
+            raise SignalError(
+                f"{where}: was made for {what} {name}={kept.get(name)!r}, and this run has {value!r}; use the store "
+                "that belongs to it, or make one with launch.cache"
+            )
