@@ -4,12 +4,15 @@ python -m launch.fit --table=runs.csv --law=supervised --out=supervised.json
 python -m launch.fit --table=runs.csv --law=distillation --supervised=table --cluster=trunk --out=law.json
 python -m launch.fit --table=apple --law=distillation-limit --holdout='L_S<=2.3' --out=law.json
 python -m launch.fit --table=theirs.csv --law=chinchilla --columns=N=params,D=tokens,L=val_loss --delta=1e-3
+python -m launch.fit --table=apple --law=distillation-limit --delta=1e-5,1e-4,1e-3,1e-2,1e-1   # the path, no law file
+python -m launch.fit --table=runs.csv --forms=mine.py --law=saturating --out=law.json          # a form of your own
 """
 
 import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill import laws, runtime
 from distill.config import ConfigError
@@ -21,34 +24,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads the table, fits, bootstraps, prints; writes nothing unless all of it succeeded."""
     began = time.perf_counter()
     flags = _parser().parse_args(argv)
+    deltas = _deltas(flags.delta)
+    if len(deltas) > 1 and (flags.out or flags.objective != "huber"):
+        raise ConfigError(f"--delta={flags.delta}: a path of deltas is for huber and prints only; wanted one delta")
     runtime.cache_compilations()
+    if flags.forms:
+        registry.import_forms(flags.forms)
     table = laws.load_table(flags.table, _columns(flags.columns))
     if flags.rows:
         table = table.where(flags.rows)
     form = registry.get(flags.law)
-    options = {
-        "objective": laws.Objective(kind=flags.objective, delta=flags.delta),
-        "weights": flags.weights or None,
-        "units": flags.units == "check",
-        "seed": flags.seed,
-    }
+    options = {"weights": flags.weights or None, "units": flags.units == "check", "seed": flags.seed}
     resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
-    first = None
-    given = None
-    if form.given():
-        if flags.supervised == "table":
-            first = laws.fit("supervised", table, **options)
+
+    def fitted(delta: float, **how: Any) -> tuple[laws.Fit, laws.Fit | None, laws.Holdout | None]:
+        """(fit, that of the first stage, held-out part): the last two where the flags ask for them."""
+        objective = laws.Objective(kind=flags.objective, delta=delta)
+        first = given = None
+        if form.given() and flags.supervised == "table":
+            first = laws.fit("supervised", table, objective=objective, **options)
             given = first.law
-        else:
+        elif form.given():
             given = laws.paper()[0] if flags.supervised == "paper" else laws.load(flags.supervised)
-    held = None
-    if flags.holdout:
-        known = first or given
-        held = laws.holdout(form, table, flags.holdout, supervised=known, level=flags.level, **resampling, **options)
-        fit, boot = held.fit, held.boot
-    else:
-        fit = laws.fit(form, table, supervised=given, **options)
-        boot = laws.bootstrap((first, fit) if first else fit, seed=flags.seed, **resampling)
+        if not flags.holdout:
+            return laws.fit(form, table, supervised=given, objective=objective, **options), first, None
+        held = laws.holdout(
+            form,
+            table,
+            flags.holdout,
+            supervised=first or given,
+            level=flags.level,
+            objective=objective,
+            **how,
+            **options,
+        )
+        return held.fit, first, held
+
+    if len(deltas) > 1:
+        print(summary.path([(fit, held) for fit, _, held in (fitted(delta, resamples=2) for delta in deltas)]))
+        print(f"{time.perf_counter() - began:.1f} s")
+        return 0
+    fit, first, held = fitted(deltas[0], **resampling)
+    boot = held.boot if held else laws.bootstrap((first, fit) if first else fit, seed=flags.seed, **resampling)
     print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
         out = Path(flags.out)
@@ -72,12 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple)")
     add("--law", default="distillation", help="a form: supervised, distillation, distillation-limit, chinchilla, ...")
+    add("--forms", default="", help="a Python file with forms of your own, imported first")
     add("--supervised", default="paper", help="Lsup of a student law: paper, table (fit it first), or a law file")
     add("--columns", default="", help="the law's names for the table's columns: N=params,D=tokens")
     add("--rows", default="", help="fit only the rows of a rule: 'N_S >= 1e9 and D_S < 1e12'")
     add("--holdout", default="", help="a rule of rows to predict instead of fitting: 'L_S<=2.3'")
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
-    add("--delta", type=float, default=1e-3, help="of Huber's function on log losses (default 1e-3)")
+    add("--delta", default="1e-3", help="of Huber's function on log losses (default 1e-3); several print the path")
     add("--weights", default="", help="a column of standard errors of the loss")
     add("--resamples", type=int, default=4096, help="of the bootstrap (default 4096)")
     add("--bootstrap", default="pairs", help="pairs, residual or wild (default pairs)")
@@ -88,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", default="", help="the law file to write (JSON), with a figure beside it (PNG)")
     add("--figures", default="yes", choices=("yes", "no"))
     return parser
+
+
+def _deltas(text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--delta={text}: wanted a positive number such as 1e-3, or several: 1e-4,1e-3,1e-2"
+        ) from None
 
 
 def _columns(text: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill import runtime
-from distill.laws import emit
+from distill.laws import emit, registry
 from distill.laws.advice import describe, to_dict
 from distill.laws.lawfile import read
 from distill.laws.planner import plan
@@ -25,6 +25,8 @@ from launch import cli
 def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
     runtime.cache_compilations()
+    if flags.forms:
+        registry.import_forms(flags.forms)
     law = read(flags.law)
     if flags.page:
         page.write(law, Path(flags.page))
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--law", default="paper", help="`paper`, or a law file made by launch.fit (default paper)")
+    add("--forms", default="", help="a Python file with the law's form, where it is one of your own")
     add("--N_S", help="student size, or LEAST:MOST to choose it from")
     add("--compute", type=float, help="total FLOPs")
     add("--tokens", type=float, help="student tokens")

@@ -11,7 +11,7 @@ from distill.laws.scenarios import Prices, engineering, petaflops_days
 def describe(plan: Plan, prices: Prices | None = None) -> str:
     """Several lines: the sentence of advice, one line a number with its 90% interval, the split, money and days."""
     prices = prices or Prices()
-    rows = [("student N_S", engineering(plan.N_S), "")]
+    rows = [("student N_S", engineering(plan.N_S), _within(plan, "N_S", engineering))]
     rows += [(label, show(getattr(plan, name)), _within(plan, name, show)) for label, name, show in _NUMBERS]
     rows += [
         ("supervised loss", f"{plan.supervised.L:.4f}", _within(plan, "supervised_L", "{:.4f}".format)),

@@ -12,7 +12,8 @@ from distill.laws.scenarios import Bill
 
 LEVEL = 0.9  # of every interval
 _DRAWS = 512  # laws of a bootstrap that a plan uses
-_CROSSING_DRAWS = 64  # of them for the crossover in compute, which scans budgets for each
+_SCANNING_DRAWS = 64  # of them for the crossover in compute and the best N_S, which scan budgets and sizes for each
+_SIZES = 33  # student sizes of such a scan
 
 
 def _stack(boot: Any, given: Any, draws: int) -> tuple[Any, Any]:
@@ -37,8 +38,19 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def doubt(problem: Problem, boot, best, cost: Bill, other: Alternative, constraint: str):
-    """Intervals by name and the probability that this very plan beats supervised training at equal cost."""
+def doubt(
+    problem: Problem,
+    boot,
+    best,
+    cost: Bill,
+    other: Alternative,
+    constraint: str,
+    sizes: tuple[float, float] | None = None,
+):
+    """Intervals by name and the probability that this very plan beats supervised training at equal cost.
+
+    `sizes` is the range (least, most) from which N_S was chosen, if it was: then N_S has an interval too.
+    """
     if boot is None:
         return {}, None
     supervised, distillation = _stack(boot, problem.supervised, _DRAWS)
@@ -61,7 +73,21 @@ def doubt(problem: Problem, boot, best, cost: Bill, other: Alternative, constrai
     for name in ("N_T", "D_T", "D_S", "L_T"):
         if np.isfinite(again[name]).all() and not (name == "L_T" and problem.teachers):
             interval[name] = _percentiles(again[name][:, 0])
+    if sizes is not None and constraint == "compute":
+        supervised, distillation = _stack(boot, problem.supervised, _SCANNING_DRAWS)
+        each = dataclasses.replace(problem, supervised=supervised, distillation=distillation)
+        grid = np.geomspace(sizes[0], sizes[1], _SIZES)
+        interval["N_S"] = _percentiles(_valley(grid, each.by_compute(grid, cost.total)["L_S"]))
     return interval, float(np.mean(alone > L_S))
+
+
+def _valley(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The minimisers [R] of values [R, x] in log x: the least of the grid, moved to the vertex of its parabola."""
+    middle = np.clip(values.argmin(-1), 1, len(x) - 2)
+    left, least, right = (values[np.arange(len(values)), middle + k] for k in (-1, 0, 1))
+    bend = left - 2 * least + right
+    moved = np.divide(left - right, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
+    return x[middle] * (x[1] / x[0]) ** np.clip(moved, -1.0, 1.0)
 
 
 def crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | None, float | None]:
@@ -73,7 +99,7 @@ def crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | Non
     if not problem.teachers:
         by_compute = float(crossover_compute(*pair, best["N_S"], problem.scenario, flops=problem.flops, **rest))
     if boot is not None:
-        supervised, distillation = _stack(boot, problem.supervised, _CROSSING_DRAWS)
+        supervised, distillation = _stack(boot, problem.supervised, _SCANNING_DRAWS)
         scans = {}
         if np.isfinite(by_tokens):
             scans["crossover_tokens"] = crossover_tokens(

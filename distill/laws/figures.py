@@ -53,9 +53,9 @@ def _residuals(axis: Any, fit: Fit, held: Holdout | None) -> None:
     if held:
         error = 100 * np.log(held.observed / held.predicted)
         low, high = 100 * np.log(held.observed / held.high), 100 * np.log(held.observed / held.low)
-        axis.errorbar(
-            held.predicted, error, [error - low, high - error], fmt="x", color=_HELD, linewidth=0.6, markersize=4
-        )
+        # Percentiles need not hold the estimate; a bar cannot be negative.
+        bars = np.maximum([error - low, high - error], 0.0)
+        axis.errorbar(held.predicted, error, bars, fmt="x", color=_HELD, linewidth=0.6, markersize=4)
     axis.set(xlabel="predicted loss", ylabel="observed over predicted, %", title="residuals")
 
 
@@ -74,14 +74,17 @@ def _intervals(axis: Any, fit: Fit, boot: Bootstrap, level: float = 0.9) -> None
 
 
 def _ridge(axis: Any, fit: Fit, boot: Bootstrap) -> None:
-    """The two positive parameters that the least fixed direction moves most, over the resamples."""
+    """The two parameters that the least fixed direction moves most, over the resamples."""
     widest = fit.directions()[0]
-    signs = {name: p.sign for name, p in fit.law.parameters().items()}
-    names = sorted((n for n in widest.weights if signs[n] == "positive"), key=lambda n: -abs(widest.weights[n]))[:2]
+    names = sorted(widest.weights, key=lambda name: -abs(widest.weights[name]))[:2]
+    if len(names) < 2:
+        axis.set_axis_off()
+        return
     x, y = (np.broadcast_to(getattr(boot.kept, name), int((~boot.failed).sum()) or len(boot)) for name in names)
     axis.plot(x, y, ".", color=_PALE, markersize=2)
     axis.plot(getattr(fit.law, names[0]), getattr(fit.law, names[1]), "+", color=_HELD, markersize=10)
-    axis.set(xscale="log", yscale="log", xlabel=names[0], ylabel=names[1], title=f"ridge: {widest.words()}")
+    scales = ["log" if fit.law.parameters()[name].sign == "positive" else "linear" for name in names]
+    axis.set(xscale=scales[0], yscale=scales[1], xlabel=names[0], ylabel=names[1], title=f"ridge: {widest.words()}")
     axis.title.set_fontsize(8)
 
 

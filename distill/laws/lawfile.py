@@ -51,7 +51,8 @@ def read(path: str | os.PathLike) -> LawFile:
     where = str(path)
     tree = read_json(path)
     law = from_dict(tree, where)
-    if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in law.given():
+    inside = {name: getattr(law, name) for name in law.given()}
+    if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in inside:
         raise LawError(
             f"{where}: a plan needs a law of students, of N_S, D_S and L_T with its supervised law inside; "
             f"got {law.name} of {', '.join(law.inputs)}."
@@ -60,7 +61,7 @@ def read(path: str | os.PathLike) -> LawFile:
     try:
         return LawFile(
             name=where,
-            supervised=getattr(law, "supervised"),  # noqa: B009
+            supervised=inside["supervised"],
             distillation=law,
             boot=_draws(law, tree.get("draws")),
             region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,

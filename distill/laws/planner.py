@@ -38,7 +38,8 @@ class Plan:
     """The best use of a budget, the supervised alternative, and how sure the law is of either.
 
     Losses in nats per token, compute in FLOPs. `interval` holds 90% bootstrap intervals by name: L_S and supervised_L
-    of this very plan; N_T, D_T, D_S, L_T of the optimum found anew under each resampled law; the crossovers.
+    of this very plan; N_T, D_T, D_S, L_T of the optimum found anew under each resampled law, and N_S where a budget is
+    given and N_S was chosen; the crossovers.
     """
 
     scenario: str
@@ -155,7 +156,7 @@ def plan(
     best = {name: float(values[0]) for name, values in split.items()}
     cost = bill(problem.scenario, problem.F, size, best["D_S"], best["N_T"], best["D_T"], served)
     other = _alternative(problem, N_S, size, compute, tokens, loss)
-    interval, probability = doubt(problem, boot, best, cost, other, constraint)
+    interval, probability = doubt(problem, boot, best, cost, other, constraint, N_S if isinstance(N_S, tuple) else None)
     by_compute, by_tokens = crossings(problem, best, boot, interval)
     return Plan(
         scenario=chosen.name,

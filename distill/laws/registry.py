@@ -1,11 +1,15 @@
 """Laws by name, and laws at rest: the registry of forms and the reader of law files."""
 
+import importlib.util
 import json
 import math
 import os
+import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
-from distill.config import nearest
+from distill.config import DistillError, nearest
 from distill.laws import forms as forms  # registers the forms that ship
 from distill.laws.law import FORMS, Law, LawError, read_json
 
@@ -18,8 +22,30 @@ def get(form: str | type[Law]) -> type[Law]:
         return FORMS[str(form)]
     raise LawError(
         f"law form {form!r} is not known; wanted one of {', '.join(sorted(FORMS))}.{nearest(str(form), FORMS)} "
-        "A form of your own must be imported before it is named."
+        "A form of your own must be imported first (--forms=FILE.py)."
     )
+
+
+def import_forms(path: str | os.PathLike) -> list[str]:
+    """Runs a Python file of one's own whose dataclasses are forms, and returns their names. Raises LawError."""
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(f"forms_{file.stem}", file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise LawError(f"{path}: wanted a Python file (.py) with forms, subclasses of laws.Law.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names of annotations
+    try:
+        spec.loader.exec_module(module)
+    except DistillError:
+        raise
+    except Exception as error:  # the user's own file: say where it went wrong
+        where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        line = f"line {where[-1].lineno}" if where else "unreadable"
+        raise LawError(f"{path}: {type(error).__name__}: {error} ({line}).") from None
+    found = sorted(name for name, form in FORMS.items() if form.__module__ == spec.name)
+    if not found:
+        raise LawError(f"{path}: defines no form; wanted a dataclass that subclasses laws.Law (docs/laws.md).")
+    return found
 
 
 def from_dict(tree: Any, where: str = "law") -> Law:

@@ -1,5 +1,6 @@
 """A fit in words and numbers: the table that a person reads, and what a law file keeps for the planner."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,24 @@ def report(
     return "\n".join(lines)
 
 
+def path(fits: Sequence[tuple[Fit, Holdout | None]]) -> str:
+    """One column a delta: what the law becomes between a median regression (small deltas) and least squares (large)."""
+    laws, names = [fit.law for fit, _ in fits], (*fits[0][0].law.parameters(), *fits[0][0].law.combinations)
+    rows = {name: [f"{getattr(law, name):.6g}" for law in laws] for name in names}
+    rows["objective"] = [f"{fit.objective:.9g}" for fit, _ in fits]
+    rows["starts that agree"] = [f"{fit.agreement:.0%}" for fit, _ in fits]
+    rows["rows within delta"] = [f"{(np.abs(fit.residuals) <= fit.minimised.delta).mean():.0%}" for fit, _ in fits]
+    rows["error in the sample"] = [f"{fit.error[0]:.3%}" for fit, _ in fits]
+    rows["error held out"] = [f"{held.errors.mean():.3%}" for _, held in fits if held]
+    first = fits[0][0]
+    lines = [f"{first.law.name}: {len(first.rows)} runs of {first.table.source}", ""]
+    lines.append(f"{'delta':20s}" + "".join(f"{fit.minimised.delta:>15g}" for fit, _ in fits))
+    lines += [f"{name:20s}" + "".join(f"{cell:>15s}" for cell in cells) for name, cells in rows.items() if cells]
+    told = [(fit.minimised.delta, fit.status) for fit, _ in fits]
+    lines += ["", *(f"status at {delta:g}: {status}" for delta, status in told if not status)]
+    return "\n".join(lines).rstrip()
+
+
 def _factor(error: float) -> str:
     return f"{np.exp(error):.2g}" if error < 20 else "any size"
 
@@ -82,8 +101,7 @@ def extra(
         }
     if first:
         tree["supervised_fit"] = first.to_dict()
-        tree["region"] = _region(first, fit)
-    return tree
+    return tree | {"region": _region(fit, first)}
 
 
 def _draws(boot: Bootstrap) -> dict[str, Any]:
@@ -96,7 +114,9 @@ def _draws(boot: Bootstrap) -> dict[str, Any]:
     return draws
 
 
-def _region(first: Fit, fit: Fit) -> dict[str, list[float]]:
-    """The least and most of each variable in the runs of both stages."""
-    columns = dict(zip(fit.law.inputs, fit.rows.inputs)) | dict(zip(("N_T", "D_T"), first.rows.inputs))
+def _region(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
+    """The least and most of each variable in the runs, and of N and D in those of the first stage as N_T and D_T."""
+    columns = dict(zip(fit.law.inputs, fit.rows.inputs))
+    if first:
+        columns |= dict(zip(("N_T", "D_T"), first.rows.inputs))
     return {name: [float(values.min()), float(values.max())] for name, values in columns.items()}

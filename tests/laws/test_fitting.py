@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
 
 from distill import laws
+from distill.laws import objective as ob
 from distill.laws import solver, starts
 from distill.laws.fitting import solved_rows
+from distill.laws.table import rows_of
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 CHINCHILLA = DATA / "chinchilla" / "svg_extracted_data.csv"
@@ -186,6 +189,42 @@ def test_a_design_with_one_model_size_is_not_identified():
     L = TRUE(1e9, D) * np.exp(0.005 * generator.standard_normal(30))
     found = laws.fit("chinchilla", laws.from_arrays(N=np.full(30, 1e9), D=D, L=L))
     assert found.status.kind == "not identified"
+
+
+@pytest.mark.parametrize("form", ["chinchilla", "distillation"])
+def test_second_derivatives_are_those_of_the_objective(form):
+    cls = laws.get(form)
+    generator = np.random.default_rng(2)
+    draws = {"N": (1e8, 1e10), "D": (1e9, 1e12), "N_S": (1e8, 1e10), "D_S": (1e9, 1e12), "L_T": (1.9, 2.7)}
+    inputs = {k: np.exp(generator.uniform(*np.log(draws[k]), 20)) for k in cls.inputs}
+    table = laws.from_arrays(**inputs, **{cls.output: generator.uniform(2.2, 3.0, 20)})
+    rows = rows_of(cls, table, dict.fromkeys(cls.given(), SUPERVISED))
+    weights, delta = generator.uniform(0.5, 2.0, (3, 20)), 0.05
+
+    def residual(theta):
+        target = jnp.log(rows.target)[None]
+        return solver.residuals(cls, False, None, theta, rows.inputs, target, rows.given, rows.setting)
+
+    @jax.jit
+    def both(theta):
+        r, slopes = solver._linearise(residual, theta)
+        gradient, H, _ = solver._normal(weights, r, slopes, delta)
+        return gradient, H, solver._bend(residual, theta, weights * ob.psi(jnp, r, delta))
+
+    @jax.jit
+    def reference(theta):
+        def total(at):
+            return (weights * ob.rho(jnp, residual(at), delta)).sum()
+
+        return jax.grad(total)(theta), jax.hessian(total)(theta)
+
+    with jax.enable_x64(True):
+        theta = jnp.asarray(starts.random(cls, rows.setting, 3, 0))
+        gradient, H, bend = both(theta)
+        slope, hessian = reference(theta)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(H + bend, [hessian[i, :, i] for i in range(3)], rtol=1e-8, atol=1e-9)
+    assert np.abs(bend).max() > 1e-3
 
 
 def test_fitting_leaves_the_process_configuration_alone():

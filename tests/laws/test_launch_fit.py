@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distill import laws
-from launch import cli, fit
+from distill.laws import registry
+from launch import cli, fit, plan
 
 TRUE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
 
@@ -38,12 +39,114 @@ def test_a_fit_from_the_command_line(runs, tmp_path, capsys):
     assert tree["status"]["kind"] == "ok" and len(tree["table"]["sha256"]) == 64
     assert tree["held_out"]["rows"] == 6 and set(tree["bootstrap"]["intervals"]) == set("ABE") | {"alpha", "beta"}
     assert len(tree["draws"]["E"]) == 64
+    N, D = 4e9, 2e11 ** (4 / 5) * 2e9 ** (1 / 5)  # the largest budget is held out
+    assert tree["region"] == {"N": [1e8, pytest.approx(N)], "D": [2e9, pytest.approx(D)]}
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_path_of_deltas(runs, capsys):
+    flags = [f"--table={runs}", "--law=chinchilla", "--columns=N=params,D=tokens", "--holdout=D>1e11"]
+    assert cli.guard(fit.main, [*flags, "--delta=1e-4,1e-2"]) == 0
+    lines = {line[:20].strip(): line[20:].split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["delta"] == ["0.0001", "0.01"]
+    table = laws.load_table(runs, columns={"N": "params", "D": "tokens"}).where("D<=1e11")
+    for column, delta in enumerate((1e-4, 1e-2)):
+        alone = laws.fit("chinchilla", table, delta=delta)
+        assert float(lines["E"][column]) == pytest.approx(alone.law.E, rel=1e-5)
+        assert float(lines["objective"][column]) == pytest.approx(alone.objective, rel=1e-8)
+    within = [float(share.rstrip("%")) for share in lines["rows within delta"]]
+    assert within[0] < 50 < within[1] and len(lines["error held out"]) == 2
+
+
+OWN = """
+import dataclasses
+from distill import laws
+
+@dataclasses.dataclass(frozen=True)
+class Tilted(laws.Law):
+    A: float = laws.coefficient("N", exponent="alpha")
+    E: float = laws.floor()
+    alpha: float = laws.positive(0.05, 1.5)
+    t: float = laws.bounded(0.0, 1.0)
+    inputs = ("N", "D")
+
+    def loss(self, xp, N, D):
+        return self.E + self.A * N**-self.alpha * (1 + self.t * xp.log(1 + 20 * N / D))
+
+@dataclasses.dataclass(frozen=True)
+class Lean(laws.Law):
+    m: float = laws.bounded(0.0, 1.0)
+    supervised: laws.Law = dataclasses.field(kw_only=True)
+    inputs = ("N_S", "D_S", "L_T")
+    output = "L_S"
+
+    def loss(self, xp, N_S, D_S, L_T):
+        own = self.supervised.loss(xp, N_S, D_S)
+        return own + self.m * (L_T - own) * xp.exp(-0.1 * xp.log(L_T / own) ** 2)
+"""
+
+
+def test_forms_of_ones_own_from_the_command_line_to_a_plan(tmp_path, capsys):
+    """Both laws, the one inside the other: fitted, bootstrapped, saved, drawn and planned with nothing else written."""
+    forms = tmp_path / "mine.py"
+    forms.write_text(OWN)
+    assert registry.import_forms(forms) == ["lean", "tilted"]
+    inside = laws.get("tilted")(A=400.0, E=1.8, alpha=0.33, t=0.3)
+    truth = laws.get("lean")(m=0.4, supervised=inside)
+    generator = np.random.default_rng(0)
+    N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e8, 4e9, 6), np.geomspace(2e9, 2e11, 6)))
+    rows = "N,D,L\n" + "".join(
+        f"{n},{d},{inside(n, d) * np.exp(0.002 * z)}\n" for n, d, z in zip(N, D, generator.standard_normal(36))
+    )
+    (tmp_path / "alone.csv").write_text(rows)
+    L_T = np.resize([2.6, 2.3, 2.1], 36)
+    rows = "".join(
+        f"{n},{d},{t},{truth(n, d, t) * np.exp(0.002 * z)}\n"
+        for n, d, t, z in zip(N, D, L_T, generator.standard_normal(36))
+    )
+    (tmp_path / "taught.csv").write_text("N_S,D_S,L_T,L_S\n" + rows)
+    common = [f"--forms={forms}", "--resamples=32"]
+    alone, taught = tmp_path / "alone.json", tmp_path / "taught.json"
+    flags = [f"--table={tmp_path}/alone.csv", "--law=tilted", f"--out={alone}"]
+    assert cli.guard(fit.main, [*common, *flags]) == 0
+    flags = [f"--table={tmp_path}/taught.csv", "--law=lean", f"--supervised={alone}", f"--out={taught}"]
+    assert cli.guard(fit.main, [*common, *flags]) == 0
+    assert taught.with_suffix(".png").exists()
+    capsys.readouterr()
+    asked = [
+        f"--forms={forms}",
+        f"--law={taught}",
+        "--N_S=1e9",
+        "--compute=1e21",
+        "--scenario=teacher_inference",
+    ]
+    assert cli.guard(plan.main, [*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    best = laws.plan(inside, truth, N_S=1e9, compute=1e21, scenario="teacher_inference")
+    assert found["L_S"] == pytest.approx(best.L_S, rel=0.01)
+    low, high = found["interval"]["L_S"]
+    assert low <= found["L_S"] <= high and high - low < 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("x = 1\n", "defines no form"), ("import nothing_of_that_name\n", "(line 1)"), (None, "wanted a Python file")],
+)
+def test_a_file_without_forms_is_one_line(runs, tmp_path, capsys, text, message):
+    path = tmp_path / "no_forms.py"
+    if text:
+        path.write_text(text)
+    assert cli.guard(fit.main, [f"--table={runs}", f"--forms={path}", "--law=tilted"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--law=chinchilla", "--delta=1e-3,wide"], "wanted a positive number"),
+        (["--law=chinchilla", "--delta=0"], "wanted a positive number"),
+        (["--law=chinchilla", "--delta=1e-3,1e-2"], "prints only"),
         (["--law=chinchila"], "Did you mean 'chinchilla'"),
         (["--law=chinchilla"], "no column for N"),
         (["--law=chinchilla", "--columns=N"], "wanted NAME=COLUMN"),

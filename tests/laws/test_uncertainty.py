@@ -7,7 +7,9 @@ import pytest
 from scipy import optimize
 
 from distill import laws
-from distill.laws import identify, profiles, uncertainty
+from distill.bench import coverage
+from distill.laws import identify, profiles, solver, uncertainty
+from distill.laws.fitting import solved_rows
 
 SUPERVISED = laws.paper()[0]
 STUDENT = laws.DistillationLimit(
@@ -70,6 +72,18 @@ def test_no_noise_no_uncertainty():
     for kind in uncertainty.KINDS:
         low, high = laws.bootstrap(exact, resamples=16, kind=kind).interval()["E"]
         assert high - low < 1e-4
+
+
+def test_stubborn_resamples_get_their_certificate():
+    # Few rows within delta and noise far above it: without second derivatives a tenth of these crawl for ever.
+    case = coverage.CASES["student-pairs"]
+    table = coverage.student_table(case, np.random.default_rng((7, 2)))
+    fit = laws.fit("distillation-limit", table, supervised=SUPERVISED, start_count=32)
+    weights = uncertainty.draw([fit], 60, "pairs", None, 0)[0][0]
+    start, rows = np.tile(fit.theta, (60, 1)), solved_rows(fit.rows, fit.minimised)
+    crawled = ~solver.solve(type(fit.law), rows, start, weights, fit.minimised).converged
+    boot = laws.bootstrap(fit, resamples=60)
+    assert crawled.sum() > 2 and not boot.failed.any()
 
 
 def test_two_stages_carry_the_error_of_the_first(pair):
