@@ -190,12 +190,8 @@ def _decode_c1(xp: Any, u: Any, values: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Distillation(_PowerSum):
-    """The distillation law, Eq. 8 of Busbridge et al.: the loss of a student of N_S parameters on D_S tokens.
-
-    L_S = L_T + L_T**-c0 (1 + (L_T/(Lsup d1))**(1/f1))**(-c1 f1) (A/N_S**alpha + B/D_S**beta)**gamma, with
-    Lsup = supervised(N_S, D_S). A, B, alpha, beta and gamma are the primed coefficients of Table 6.
-    """
+class _Student(_PowerSum):
+    """What Eq. 8 and its kin share: L_T**-c0 (A/N_S**alpha + B/D_S**beta)**gamma, and Lsup = supervised(N_S, D_S)."""
 
     A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
     B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
@@ -203,13 +199,31 @@ class Distillation(_PowerSum):
     beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
     gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
     c0: float = real(0.0, 4.0)
-    c1: float = linked(("f1", "d1"), _encode_c1, _decode_c1, (-0.3, 0.2), (-1.5, 1.5))
-    f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
-    d1: float = linked(("f1",), _encode_d1, _decode_d1, (_LOWEST, 2.0), (_LOWEST, 8.0))
     supervised: Law = dataclasses.field(kw_only=True)
 
     inputs = ("N_S", "D_S", "L_T")
     output = "L_S"
+
+    def _log_size(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+        size = self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S)
+        return size - self.c0 * xp.log(L_T)
+
+    def _log_ratio(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+        return xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S))
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(_Student):
+    """The distillation law, Eq. 8 of Busbridge et al.: the loss of a student of N_S parameters on D_S tokens.
+
+    L_S = L_T + L_T**-c0 (1 + (L_T/(Lsup d1))**(1/f1))**(-c1 f1) (A/N_S**alpha + B/D_S**beta)**gamma, with
+    Lsup = supervised(N_S, D_S). A, B, alpha, beta and gamma are the primed coefficients of Table 6.
+    """
+
+    c1: float = linked(("f1", "d1"), _encode_c1, _decode_c1, (-0.3, 0.2), (-1.5, 1.5))
+    f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
+    d1: float = linked(("f1",), _encode_d1, _decode_d1, (_LOWEST, 2.0), (_LOWEST, 8.0))
+
     combinations = ("kappa",)
 
     @property
@@ -218,68 +232,45 @@ class Distillation(_PowerSum):
         return self.c1 * self.f1 * self.d1 ** (-1.0 / self.f1)
 
     def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
-        inner = (xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S)) - xp.log(self.d1)) / self.f1
+        inner = (self._log_ratio(xp, N_S, D_S, L_T) - xp.log(self.d1)) / self.f1
         gate = -self.c1 * self.f1 * xp.logaddexp(0.0, inner)
-        size = self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S)
-        return L_T + xp.exp(gate + size - self.c0 * xp.log(L_T))
+        return L_T + xp.exp(gate + self._log_size(xp, N_S, D_S, L_T))
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillationLimit(_PowerSum):
+class DistillationLimit(_Student):
     """Eq. 8 in the limit that real runs reach (c1, d1 -> infinity at fixed kappa), with one parameter fewer.
 
     L_S = L_T + L_T**-c0 exp(-kappa (L_T/Lsup)**(1/f1)) (A/N_S**alpha + B/D_S**beta)**gamma.
     """
 
-    A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
-    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
-    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
-    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
-    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
-    c0: float = real(0.0, 4.0)
     kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
-    supervised: Law = dataclasses.field(kw_only=True)
 
-    inputs = ("N_S", "D_S", "L_T")
-    output = "L_S"
     name = "distillation-limit"
 
     def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
-        log_ratio = xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S))
-        gate = -self.kappa * xp.exp(log_ratio / self.f1)
-        size = self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S)
-        return L_T + xp.exp(gate + size - self.c0 * xp.log(L_T))
+        gate = -self.kappa * xp.exp(self._log_ratio(xp, N_S, D_S, L_T) / self.f1)
+        return L_T + xp.exp(gate + self._log_size(xp, N_S, D_S, L_T))
 
 
 @dataclasses.dataclass(frozen=True)
-class Overtaking(_PowerSum):
+class Overtaking(_Student):
     """Eq. 8's limit form with one parameter more, so that a student may beat a weak teacher (L_S < L_T).
 
     Where the gate has closed (L_T above Lsup) the floor is no longer L_T but L_T (Lsup/L_T)**w: w = 0 is the limit
     form, w = 1 a student that ignores such a teacher. Eq. 8 cannot express L_S < L_T for any parameters.
     """
 
-    A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
-    B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
-    alpha: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
-    beta: float = _mixed((-4.0, -0.7), (-9.0, 4.0))
-    gamma: float = _mixed((-1.6, 1.2), (-4.0, 3.0))
-    c0: float = real(0.0, 4.0)
     kappa: float = _gate_position()
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
     w: float = real(-0.1, 0.3)
-    supervised: Law = dataclasses.field(kw_only=True)
-
-    inputs = ("N_S", "D_S", "L_T")
-    output = "L_S"
 
     def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
-        log_ratio = xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S))
+        log_ratio = self._log_ratio(xp, N_S, D_S, L_T)
         gate = -self.kappa * xp.exp(log_ratio / self.f1)
-        size = self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S)
         base = L_T * xp.exp(self.w * xp.expm1(gate) * log_ratio)
-        return base + xp.exp(gate + size - self.c0 * xp.log(L_T))
+        return base + xp.exp(gate + self._log_size(xp, N_S, D_S, L_T))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,7 +80,7 @@ def fit_jointly(supervised: Fit, student: Fit, *, start_count: int = 32, seed: i
     starts = start + 0.3 * generator.standard_normal((start_count, len(start))) * (np.arange(start_count) > 0)[:, None]
     weights = np.concatenate([supervised.weights, student.weights])
     rows = solver.Rows(inputs=(N, D, L_T, kind), target=np.log(target), setting=setting)
-    found = solver.solve(form, rows, starts, weights, supervised.minimised, widen=1.0)  # type: ignore[arg-type]
+    found = solver.solve(form, rows, starts, weights, supervised.minimised, widen=1.0)
     best = int(np.argmin(np.where(np.isfinite(found.objective), found.objective, np.inf)))
     pair = form.unpack(np, found.theta[best], setting, {})
     return JointFit(

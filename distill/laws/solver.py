@@ -24,7 +24,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ import numpy as np
 
 from distill.laws import objective as ob
 from distill.laws.law import Law
-from distill.laws.parameters import Setting
+from distill.laws.parameters import Parameter, Setting
 
 TOLERANCE = 1e-13  # of the predicted decrease, relative to the objective, at which a search ends
 CERTIFIED = 1e-8  # the same, at which a solution counts as solved: far below what one run more would change
@@ -44,6 +44,16 @@ _BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar si
 _LIMIT = 200  # iterations of one problem
 
 Progress = Callable[[int], None]
+
+
+class Form(Protocol):
+    """What a search needs of a form: a class of laws, or the pair of two that are fitted jointly."""
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The declared parameters, one a coordinate."""
+
+    def unpack(self, xp: Any, theta: Any, setting: Setting, given: Mapping[str, Law]) -> Any:
+        """What has a `loss` at the coordinates."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +110,7 @@ class Solutions:
 
 
 def residuals(
-    form: type[Law], raw: bool, pull: Any, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting
+    form: Form, raw: bool, pull: Any, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting
 ) -> Any:
     """Residuals [C, n] at coordinates theta [C, p]; inputs [n] and target [C, n]."""
     law = form.unpack(jnp, list(theta.T[:, :, None]), setting, given)
@@ -246,7 +256,7 @@ def chunk_size(n: int, p: int) -> int:
 
 
 def solve(
-    form: type[Law],
+    form: Form,
     rows: Rows,
     starts: np.ndarray,
     weights: np.ndarray,

@@ -220,6 +220,17 @@ class TestUncertainty:
             assert low < getattr(found, name) < high
         assert 0 < found.probability < 0.5 and "probability" in found.sentence()
 
+    def test_a_chosen_size_is_chosen_again_under_every_law(self):
+        boot = draws(scale=0.02, count=3)
+        asked = {"N_S": (1e8, 3e10), "compute": 1e21, "scenario": "pretraining_and_inference"}
+        singles = []
+        for r in range(3):
+            law = jax.tree_util.tree_map(lambda leaf, r=r: float(leaf[r]), boot.laws)
+            singles.append(laws.plan(law.supervised, law, **asked).N_S)
+        found = plan(boot=boot, **asked).interval["N_S"]
+        np.testing.assert_allclose(found, np.percentile(singles, [5, 95]), rtol=0.03)
+        assert found[1] > 1.05 * found[0]
+
     def test_no_doubt_gives_no_width(self):
         found = plan(N_S=1e9, tokens=1e11, boot=draws(scale=0.0, count=3))
         low, high = found.interval["L_S"]
