@@ -16,6 +16,7 @@ from distill.runs import RunTable, write_atomically
 from distill.study.matrix import Planned, models
 
 LEVEL = 0.9
+DELTA = 1e-2  # about the noise of a small run: better than 1e-3 for tables of tens of them (docs/laws.md, "Objective")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,10 @@ def fit(config: StudyExperimentConfig, workdir: Path) -> Laws:
     why: list[str] = []
     resampling: dict[str, Any] = {"resamples": config.study.resamples, "cluster": "trunk"}
     try:
-        supervised = laws.fit("supervised", table, units=False)
+        supervised = laws.fit("supervised", table, delta=DELTA, units=False)
         supervised_boot = laws.bootstrap(supervised, **resampling)
         _save(supervised, supervised_boot, workdir / "laws" / "supervised.json")
-        distillation = laws.fit("distillation", table, supervised=supervised.law, units=False)
+        distillation = laws.fit("distillation", table, supervised=supervised.law, delta=DELTA, units=False)
         boot = laws.bootstrap((supervised, distillation), **resampling)
         _save(distillation, boot, workdir / "laws" / "distillation.json", **_context(config, workdir, boot))
     except laws.LawError as error:
