@@ -29,7 +29,7 @@ class RunRecord:
     """A finished run. Losses are validation cross-entropies in nats per token; None where it does not apply."""
 
     run: str  # the config's fingerprint
-    kind: str  # supervised | distillation
+    kind: str  # supervised | distillation | generated: without a signal, on text that `teacher` wrote
     N: int  # non-embedding parameters (of the student, where there is a teacher)
     D: int  # training tokens: every predicted position, those of weight zero included
     D_unique: int
@@ -40,7 +40,7 @@ class RunRecord:
     N_T: int | None
     D_T: int | None
     flops_student: float  # 3 F(N) D
-    flops_teacher: float  # F(N_T) D: the teacher's forward passes on the student's tokens
+    flops_teacher: float  # F(N_T) D: the teacher's forward passes on the student's tokens, or what writing them took
     lambda_: float | None
     tau: float | None
     seed: int

@@ -222,22 +222,24 @@ def _record(
     scores = lesson.scores(params, evaluation) if lesson else evaluate(params, evaluation, batch_size)
     loader = make_loader(config, store, config.data.split)
     taught = lesson.teachers if lesson else ()
+    maker = getattr(store, "maker", {})
     tokens = counts.training_tokens(config)
     flops = [counts.run_flops(config, t.config.model, t.record.D) for t in taught] or [counts.run_flops(config)]
     return RunRecord(
         run=configs.fingerprint(config),
-        kind="distillation" if lesson else "supervised",
+        kind="distillation" if lesson else "generated" if maker else "supervised",
         N=counts.non_embedding(config.model),
         D=tokens,
         D_unique=loader.unique_tokens(config.steps),
         loss=scores.loss,
         loss_se=scores.loss_se,
         L_T=lesson.loss(evaluation, config) if lesson else None,
-        teacher=lesson.run if lesson else None,
-        N_T=sum(t.record.N for t in taught) if taught else None,
-        D_T=sum(t.record.D for t in taught) or None,  # 0: a published model, whose tokens nobody knows
+        teacher=lesson.run if lesson else maker.get("teacher"),
+        N_T=sum(t.record.N for t in taught) if taught else maker.get("N"),
+        D_T=(sum(t.record.D for t in taught) if taught else maker.get("D"))
+        or None,  # 0: a published model, whose tokens nobody knows
         flops_student=flops[0].student,
-        flops_teacher=sum(cost.teacher_forward for cost in flops),
+        flops_teacher=sum(cost.teacher_forward for cost in flops) + maker.get("flops", 0.0),
         lambda_=config.objective.lambda_ if lesson else None,
         tau=config.objective.temperature if lesson else None,
         seed=config.seed,

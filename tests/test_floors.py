@@ -21,7 +21,7 @@ FLOORS = (
     ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
     ("interop",),
     ("teacher", "decode", "objective"),
-    ("on_policy",),
+    ("on_policy", "generation"),
     ("step",),
     ("evaluate",),
     ("lesson",),

@@ -26,6 +26,7 @@ class Document(NamedTuple):
     ids: NDArray[np.integer] | None = None
     split: str = ""  # '' is decided by the text's hash
     broken: bool = False  # held bytes that are not UTF-8
+    trained: NDArray[np.uint8] | None = None  # of `ids`: 1 where they count as a completion
 
     @property
     def size(self) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.documents import Document, Part
+from distill.data.documents import Document
 from distill.data.tokenizer import Tokenizer, load
 
 
@@ -38,7 +38,7 @@ def encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype,
         if document.ids is not None:
             text_bytes[i] = token_bytes[i]
         if masked:
-            masks += _masks(document.parts, here)
+            masks += _masks(document, here)
     return Encoded(
         ids=np.concatenate(runs) if runs else np.zeros(0, dtype),
         lengths=lengths,
@@ -48,8 +48,10 @@ def encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype,
     )
 
 
-def _masks(parts: Sequence[Part], runs: Sequence[NDArray]) -> list[NDArray[np.uint8]]:
-    trained = [part.trained for part in parts] + [True]
+def _masks(document: Document, runs: Sequence[NDArray]) -> list[NDArray[np.uint8]]:
+    if document.trained is not None:
+        return [document.trained]
+    trained = [part.trained for part in document.parts] + [True]
     return [np.full(len(run), flag, np.uint8) for run, flag in zip(runs, trained)]
 
 

@@ -10,6 +10,7 @@ vocabulary.bytes the bytes of text that each token id stands for
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class TokenStore:
         self.manifest = read_manifest(self.path)
         tokenizer = self.manifest["tokenizer"]
         self.fingerprint: str = self.manifest["fingerprint"]
+        # Of generated completions: the teacher's run, its N and D, and the FLOPs that they took; else nothing.
+        self.maker: dict[str, Any] = self.manifest["recipe"].get("source", {}).get("maker", {})
         self.tokenizer_name: str = tokenizer["name"]
         self.tokenizer_hash: str = tokenizer["hash"]
         self.vocab_size: int = tokenizer["vocab_size"]

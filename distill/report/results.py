@@ -139,8 +139,10 @@ def load(workdir: str | Path) -> Results:
 
 def _refuse_nonsense(path: Path, runs: tuple[RunRecord, ...]) -> None:
     for line, run in enumerate(runs, 2):
-        if run.kind not in ("supervised", "distillation"):
-            raise ReportError(f"{path}, line {line}: kind is {run.kind!r}, wanted supervised or distillation")
+        if run.kind not in ("supervised", "distillation", "generated"):
+            raise ReportError(
+                f"{path}, line {line}: kind is {run.kind!r}, wanted supervised, distillation or generated"
+            )
         if run.kind == "distillation" and run.L_T is None:
             raise ReportError(f"{path}, line {line}: a distilled run without L_T; wanted its teacher's loss")
         if not (run.N > 0 and run.D > 0 and math.isfinite(run.loss) and run.loss > 0):
