@@ -74,8 +74,18 @@ class Advice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Ablated:
+    """A student of an ablation: which student it varies, and the (field, value) pairs that it stands for."""
+
+    base: str
+    run: RunRecord
+    settings: tuple[tuple[str, str], ...]
+    plain: bool  # whether it is the student as the study has it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything a report of a study draws on."""
+    """Everything a report of a study draws on. Students under other objectives stand in `ablated` alone."""
 
     workdir: Path
     runs: tuple[RunRecord, ...]
@@ -86,6 +96,8 @@ class Results:
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
     command: str = ""
+    ablated: tuple[Ablated, ...] = ()
+    ablation_values: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of every varied field
 
     @property
     def teachers(self) -> tuple[RunRecord, ...]:
@@ -124,9 +136,13 @@ def load(workdir: str | Path) -> Results:
         curves.setdefault(point.run, []).append(point)
     note = _object(workdir / "study.json")
     planned = _texts(note.get("planned"))
+    ablated = _ablated(workdir / "study.json", note, runs)
+    varied = {one.run.run for one in ablated if not one.plain}
     return Results(
         workdir=workdir,
-        runs=runs,
+        runs=tuple(run for run in runs if run.run not in varied),
+        ablated=ablated,
+        ablation_values=_values(note),
         curves={run: tuple(points) for run, points in curves.items()},
         laws=_laws(workdir),
         predictions=tuple(PredictionTable(workdir / "predictions.csv").load()),
@@ -185,6 +201,30 @@ def _plan(path: Path) -> Advice | None:
         )
     except (KeyError, TypeError, ValueError) as damage:
         raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None
+
+
+def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[Ablated, ...]:
+    """The finished students of an ablation, by the study's own note."""
+    known = note.get("ablated", {})
+    try:
+        return tuple(
+            Ablated(
+                base=str(known[run.run]["base"]),
+                run=run,
+                settings=tuple((str(field), str(value)) for field, value in known[run.run]["settings"]),
+                plain=bool(known[run.run]["plain"]),
+            )
+            for run in runs
+            if run.run in known
+        )
+    except (KeyError, TypeError, ValueError) as damage:
+        raise ReportError(f"{path}: damaged ({damage!r}); run the study again, it writes it anew") from None
+
+
+def _values(note: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The values of every varied field, in the order in which the study's lines give them."""
+    found = note.get("values", {})
+    return {str(field): tuple(map(str, values)) for field, values in found.items()} if isinstance(found, dict) else {}
 
 
 def _texts(tree: Any) -> dict[str, str]:
