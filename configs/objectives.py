@@ -1,7 +1,8 @@
 """One preset for every objective: the micro student of configs/train.py under that objective.
 
     python -m launch.train --config=configs/train.py:micro --workdir=runs/teacher --config.data.split=teacher
-    python -m launch.train --config=configs/objectives.py:reverse --workdir=runs/reverse --config.teacher.source=runs/teacher
+    python -m launch.train --config=configs/objectives.py:reverse --workdir=runs/reverse \\
+        --config.teacher.source=runs/teacher
 
 (mixture takes --config.teacher.mixture=runs/teacher@0.7,runs/other@0.3 in place of a source.) 10 to 15 s a preset on
 one core, compilation included.

@@ -9,6 +9,8 @@ micro            222 runs: two-layer models of 7K to 222K parameters (teachers t
                  Reads 41 MB of public-domain prose, made before by
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
+ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
+                 teacher's target, three seeds each, with KL and calibration of teacher and students
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +18,7 @@ from ml_collections import ConfigDict
 from configs import base
 from distill.config import ConfigError, StudyExperimentConfig, nearest
 
-PRESETS = ("smoke", "micro")
+PRESETS = ("smoke", "micro", "ablations")
 
 
 def get_config(arg: str = "smoke") -> ConfigDict:
@@ -34,6 +36,19 @@ def get_config(arg: str = "smoke") -> ConfigDict:
                 "c@250K c@1M s@500K s@1M > p c @ 125K 250K 500K",
                 "c@250K s@1M > r @ 125K 250K 500K",
             )
+        elif arg == "ablations":
+            config.study.models = ("q = 24x2", "s = 64x2")
+            config.study.teachers = ("s @ 1M",)
+            config.study.supervised = ("q @ 250K",)
+            config.study.distilled = ("s@1M > q @ 250K",)
+            config.study.ablations = (
+                "lambda_ = 0 0.25 0.5 0.75 1",
+                "temperature = 0.5 1 2 4 10",
+                "divergence = forward reverse jensen_shannon:0.5 total_variation",
+                "target = soft topk:16 topk:4 topp:0.9 sampled:4 argmax",
+            )
+            config.study.seeds = (0, 1, 2)
+            config.objective.tail = "renormalise"  # of what topk and topp leave out, as in the paper
         elif arg == "micro":
             config.study.models = (
                 "p = 16x2", "q = 24x2", "c = 32x2", "r = 48x2", "s = 64x2", "t = 96x2", "u = 160x2",

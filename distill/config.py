@@ -335,12 +335,15 @@ class StudyConfig:
     supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text
     teachers    'models @ budgets'; trained on the teachers' half
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
+    ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run once more
+                with each, all else as it is; such a study compares settings and fits no law
     """
 
     models: tuple[str, ...] = ()
     supervised: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     distilled: tuple[str, ...] = ()
+    ablations: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     workers: int = 2  # processes, each pinned to its share of the cores
     resamples: int = 512  # of the bootstrap

@@ -2,7 +2,8 @@
 
 planner is the page on which a person plays with a law. The rest is the report of a study:
 results (what a workdir holds) -> findings (what its rows say) -> prose (the same in words) -> theme, run_figures,
-law_figures (pictures) -> page (HTML) -> sections (its parts) -> study (writes it); screen shows the short form.
+law_figures (pictures) -> page (HTML) -> ablations, sections (its parts) -> study (writes it); screen shows the short
+form.
 """
 
 # Each module imports only from those before it.
@@ -15,6 +16,7 @@ ORDER = (
     "run_figures",
     "law_figures",
     "page",
+    "ablations",
     "sections",
     "study",
     "screen",

@@ -1,6 +1,6 @@
 """The sections of a study's page: findings, tables and figures in the order in which they are read."""
 
-from distill.report import page, prose
+from distill.report import ablations, page, prose
 from distill.report.findings import Findings
 from distill.report.page import Cell, Column
 from distill.report.prose import count, flops, number, signed
@@ -12,6 +12,7 @@ def compose(found: Results, counted: Findings, pictures: dict[str, tuple[bytes, 
     parts = [
         ("answers", "What the runs say", _answers(counted)),
         ("table", "Students, and supervised training of the same size", _table(counted)),
+        ("ablations", "One setting at a time", ablations.section(found, pictures)),
         ("students", "Better teachers", _picture(found, pictures, "students")),
         ("tokens", "More tokens", _picture(found, pictures, "tokens") + _by_tokens(counted)),
         ("laws", "The fitted laws", _laws(found, pictures)),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.report import findings, law_figures, results, run_figures, sections
+from distill.report import ablations, findings, law_figures, results, run_figures, sections
 from distill.report.results import ReportError, Results
 from distill.report.theme import THEMES, Theme, png
 from distill.runs import write_atomically
@@ -37,6 +37,8 @@ def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = la
             pictures[name] = images
             for theme, image in zip(THEMES, images):
                 _write_bytes(folder / _file(name, theme), image)
+        for field in ablations.fields(found):
+            write_atomically(folder / f"{ablations.file(field)}.csv", ablations.table(found, field))
         on_progress(len(jobs), len(jobs), "page")
         write_atomically(folder / "index.html", sections.compose(found, counted, pictures))
     except OSError as error:
@@ -58,6 +60,8 @@ def _figures(found: Results) -> Iterator[tuple[str, Draw]]:
 
     yield "plan", plan
     yield "learning", lambda theme: run_figures.learning(found, theme)
+    for field in ablations.fields(found):
+        yield ablations.file(field), lambda theme, field=field: ablations.figure(found, field, theme)  # type: ignore[misc]
 
 
 def _render(draw: Draw) -> tuple[bytes, bytes] | None:

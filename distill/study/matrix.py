@@ -9,19 +9,26 @@ from typing import Literal
 from distill import config as configs
 from distill import counts, tree
 from distill.config import ConfigError, ExperimentConfig, ModelConfig, StudyExperimentConfig, TeacherConfig, nearest
+from distill.study import ablations
 
 Split = Literal["teacher", "student"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of a study. `stage` orders it: 0 without a teacher, 1 students, 2 students of the largest budget."""
+    """One run of a study. `stage` orders it: 0 without a teacher, 1 students, 2 students of the largest budget.
+
+    In an ablation, `base` names the student that is varied and `settings` the (field, value) pairs that this run
+    stands for.
+    """
 
     name: str
     config: ExperimentConfig
     run: str
     trunk: str
     stage: int
+    base: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def flops(self) -> float:
@@ -45,11 +52,12 @@ def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
 def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
     """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
     models(config)  # a wrong size is an error even where no line uses it
+    ablations.settings(config)  # and so is a wrong setting
     found: dict[str, Planned] = {}
     for seed in config.study.seeds:
         teachers = {}
         for planned in _group(config, "teachers", config.study.teachers, seed, "teacher"):
-            teachers[planned.name] = planned
+            teachers[planned.name.partition("#")[0]] = planned  # lines name no seed
             found[planned.run] = planned
         for planned in _group(config, "supervised", config.study.supervised, seed, "student"):
             found[planned.run] = planned
@@ -94,7 +102,24 @@ def _students(
             lesson = dataclasses.replace(config.teacher, run=teacher.run, source=source)
             for name, budget in _product(config, "distilled", line, names, budgets):
                 run = dataclasses.replace(_experiment(config, name, budget, seed, "student"), teacher=lesson)
-                yield _plan(f"{label}>{name}@{budget}", run, stage=2 if run.tokens == largest else 1)
+                student = f"{label}>{name}@{budget}"
+                if config.study.ablations:
+                    yield from _ablated(config, student, run)
+                else:
+                    yield _plan(student, run, stage=2 if run.tokens == largest else 1)
+
+
+def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[Planned]:
+    """The student as it is and under every setting; settings that make the same run are one."""
+    plain = _plan(student, run, stage=1)
+    found = {plain.run: dataclasses.replace(plain, base=student)}
+    for setting in ablations.settings(config):
+        name = f"{student} {setting.field.rstrip('_')}={setting.value}"
+        planned = _plan(name, dataclasses.replace(run, objective=setting.objective), stage=1)
+        planned = found.get(planned.run, dataclasses.replace(planned, base=student))
+        pair = (setting.field, setting.value)
+        found[planned.run] = dataclasses.replace(planned, settings=(*planned.settings, pair))
+    yield from found.values()
 
 
 def _budgets(line: str) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from distill import config as configs
 from distill import counts, data, runs, runtime
 from distill.config import ConfigError, StudyExperimentConfig
 from distill.runs import RunTable
-from distill.study import matrix, schedule, workers
+from distill.study import ablations, matrix, schedule, workers
 
 
 def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False, command: str = "") -> int:
@@ -39,7 +40,14 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     tasks = matrix.expand(config, workdir)  # anew: text from outside the package is part of what a run is
     runs.write_atomically(workdir / "config.txt", configs.to_text(config))
-    note = {"command": command, "planned": {task.run: task.name for task in tasks}}
+    note: dict[str, Any] = {"command": command, "planned": {task.run: task.name for task in tasks}}
+    note["ablated"] = {
+        task.run: {"base": task.base, "settings": task.settings, "plain": task.config.objective == config.objective}
+        for task in tasks
+        if task.base
+    }
+    varied = ablations.settings(config)
+    note["values"] = {s.field: [t.value for t in varied if t.field == s.field] for s in varied}
     runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
     done = _collect(workdir, tasks)
     todo = [task for task in tasks if task.run not in done]

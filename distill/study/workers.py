@@ -75,7 +75,8 @@ class Worker:
 
 def shape(task: Planned) -> Any:
     """What a worker has compiled once it has done this task."""
-    return task.config.model, bool(task.config.teacher.run)
+    wanted = task.config.objective
+    return task.config.model, bool(task.config.teacher.run), wanted.divergence, wanted.target, wanted.tempered
 
 
 def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:

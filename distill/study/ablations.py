@@ -1,0 +1,52 @@
+"""Lines of study.ablations, 'field = values': one field of the objective at a time, everything else as it is.
+
+A number behind a value goes to the field that the value needs: 'topk:4' is target=topk with top_k=4.
+"""
+
+import dataclasses
+
+from distill.config import ConfigError, ExperimentConfig, StudyExperimentConfig, nearest, parse
+from distill.objective_config import ObjectiveConfig
+
+_NEEDS = {"topk": "top_k", "topp": "top_p", "sampled": "draws", "jensen_shannon": "beta"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One value of one field, as it was written, and the objective that it makes."""
+
+    field: str
+    value: str
+    objective: ObjectiveConfig
+
+
+def settings(config: StudyExperimentConfig) -> list[Setting]:
+    """Every setting in the order of the lines. Raises ConfigError, naming the line and what the objective refuses."""
+    return [setting for line in config.study.ablations for setting in _line(config.objective, line)]
+
+
+def _line(base: ObjectiveConfig, line: str) -> list[Setting]:
+    field, separator, values = (part.strip() for part in line.partition("="))
+    if not separator or not values:
+        raise ConfigError(
+            f"config.study.ablations: got {line!r}, wanted 'field = values', e.g. 'temperature = 0.5 1 2 4'"
+        )
+    names = [f.name for f in dataclasses.fields(ObjectiveConfig)]
+    if field not in names:
+        raise ConfigError(
+            f"config.study.ablations: {line!r} names {field!r}, which is no field of config.objective."
+            f"{nearest(field, names)}"
+        )
+    return [Setting(field=field, value=value, objective=_set(base, line, field, value)) for value in values.split()]
+
+
+def _set(base: ObjectiveConfig, line: str, field: str, value: str) -> ObjectiveConfig:
+    word, colon, number = value.partition(":")
+    if colon and word not in _NEEDS:
+        raise ConfigError(f"config.study.ablations: {line!r}: {word!r} takes no number; {', '.join(_NEEDS)} do")
+    texts = {field: word} | ({_NEEDS[word]: number} if colon else {})
+    try:
+        found = {name: parse(ExperimentConfig, f"objective.{name}", text) for name, text in texts.items()}
+        return dataclasses.replace(base, **found)
+    except ConfigError as error:
+        raise ConfigError(f"config.study.ablations: {line!r}: {error}") from None
