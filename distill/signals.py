@@ -118,13 +118,12 @@ def _recipe(
     shard_windows: int,
 ) -> dict[str, Any]:
     taught = lesson.teachers[0].config
-    checkpoint = Path(config.teacher.source) / "checkpoints" / str(taught.steps) / "params" / seal.NAME
     return {
         "signal": {"kind": signal.kind, **signal.numbers},
         "tau": 1.0,
         "teacher": {
             "run": config.teacher.run,
-            "checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            "checkpoint": _checkpoint(config, lesson),
             "vocab_size": taught.model.tokens,
             "d_model": taught.model.d_model,
         },
@@ -132,6 +131,13 @@ def _recipe(
         "windows": extent,
         "shard_windows": shard_windows,
     }
+
+
+def _checkpoint(config: ExperimentConfig, lesson: Lesson) -> str:
+    """Names the teacher's very weights: the hash of its checkpoint's hashes; a published model's run is one already."""
+    steps = lesson.teachers[0].config.steps
+    sealed = Path(config.teacher.source) / "checkpoints" / str(steps) / "params" / seal.NAME
+    return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else lesson.run
 
 
 def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, lesson: Lesson) -> dict[str, Any]:
@@ -150,11 +156,12 @@ def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, lesson: Less
     }
 
 
-def _chunk(config_tokens: int, vocab_size: int) -> int:
+def _chunk(seq_len: int, vocab_size: int, windows: int) -> int:
     """Windows of one forward pass."""
-    devices = jax.sharding.get_mesh()
+    shape = jax.sharding.get_mesh().shape
+    devices = shape["data"] * shape["fsdp"]
     tokens = min(CHUNK_TOKENS, max(CHUNK_LOGITS // vocab_size, 1) if vocab_size < extract.WHOLE_VOCABULARY else 2**30)
-    return max(tokens // config_tokens, 1) * devices.shape["data"] * devices.shape["fsdp"]
+    return min(max(tokens // seq_len, 1), -(-windows // devices)) * devices
 
 
 def _write(
@@ -166,16 +173,22 @@ def _write(
     windows: NDArray[np.int64],
     on_progress: Callable[[Progress], None],
 ) -> list[dict[str, Any]]:
-    device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size)
+    device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
+    computed: dict[int, Any] = {}  # the first chunk, which ranks the ids before anything is packed
 
     def compute(ids: NDArray[np.int64]) -> Any:
+        if int(ids[0]) in computed:
+            return computed.pop(int(ids[0]))
         filled = np.resize(ids, size)  # one shape is compiled
         numbers = extract.uniform(signal, filled, loader.seq_len)
         with jax.set_mesh(device_mesh):  # each thread has its own
             batch, placed = mesh.place((loader.read(filled), numbers), device_mesh)
             return jax.tree.map(lambda x: np.asarray(x)[: len(ids)], extract.extract(signal, teacher, batch, placed))
 
-    rank = _ranks(out, signal, compute, windows[:size], teacher.config.tokens)
+    if signal.sparse and not (out / manifest.ORDER).exists():
+        computed[int(windows[0])] = first = compute(windows[:size])
+        _order(out, extract.count(first, teacher.config.tokens))
+    rank = _ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
     began, seq_len = time.monotonic(), loader.seq_len
 
     def report(done: int, kept: int) -> None:
@@ -200,22 +213,19 @@ def _write(
     )
 
 
-def _ranks(
-    out: Path, signal: SignalConfig, compute: Callable[[Any], Any], windows: NDArray[np.int64], vocab_size: int
-) -> NDArray[np.int64]:
-    """The rank of each id: ids that the first chunk's signals name often come first. Kept in ORDER for the readers."""
-    if not signal.sparse:
-        return np.zeros(0, np.int64)
+def _order(out: Path, often: NDArray[np.int64]) -> None:
+    """Writes ORDER, for the readers and for a call that goes on: the ids, those that are named often first."""
     path = out / manifest.ORDER
-    if not path.exists():
-        often = extract.count(compute(windows), vocab_size)
-        order = np.argsort(-often, kind="stable").astype("<u4")
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(order.tobytes())
-        temporary.replace(path)
-    order = np.frombuffer(path.read_bytes(), "<u4")
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(np.argsort(-often, kind="stable").astype("<u4").tobytes())
+    temporary.replace(path)
+
+
+def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
+    """The rank of each id."""
+    order = np.frombuffer((out / manifest.ORDER).read_bytes(), "<u4")
     if not np.array_equal(np.sort(order), np.arange(vocab_size)):
-        raise SignalError(f"{path}: is damaged; delete {out} and start again")
+        raise SignalError(f"{out / manifest.ORDER}: is damaged; delete {out} and start again")
     rank = np.empty(vocab_size, np.int64)
     rank[order] = np.arange(vocab_size)
     return rank
