@@ -119,8 +119,10 @@ def tokenizer_json(path: str | Path) -> str:
             f"{path}: its tokenizer is of kind {kind!r} ({cut!r}), wanted byte-level BPE ('gpt2') cut like "
             f"{', '.join(_CUTS)}; take the model's own tokenizer.json (data.tokenizer.path)"
         )
-    tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+    tokens, kinds = fields.get("tokenizer.ggml.tokens", []), fields.get("tokenizer.ggml.token_type", [])
+    if not tokens or len(tokens) != len(kinds):
+        raise DataError(f"{path}: its tokenizer has {len(tokens)} tokens and {len(kinds)} types of tokens")
+    merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", [])]
     library = Tokenizer(
         models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=cut == "llama-bpe")
     )

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from distill.data.documents import Part
 
-
 _HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distill.interop.imported import Imported as Imported
     from distill.interop.imported import load as load
     from distill.interop.source import is_model as is_model
+    from distill.interop.source import open_source as open_source
 
 # Each module imports only from those before it.
 ORDER = (
@@ -27,7 +28,13 @@ ORDER = (
     "export",
 )
 
-_HOME = {"InteropError": "errors", "Imported": "imported", "load": "imported", "is_model": "source"}
+_HOME = {
+    "InteropError": "errors",
+    "Imported": "imported",
+    "load": "imported",
+    "is_model": "source",
+    "open_source": "source",
+}
 __all__ = list(_HOME)
 
 
