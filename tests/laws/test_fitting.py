@@ -12,8 +12,8 @@ import pytest
 from scipy import optimize
 
 from distill import laws
+from distill.laws import approaches, solver, starts
 from distill.laws import objective as ob
-from distill.laws import solver, starts
 from distill.laws.fitting import solved_rows
 from distill.laws.table import rows_of
 
@@ -64,6 +64,14 @@ def test_other_objectives_of_the_chinchilla_table():
     assert laws.fit("chinchilla", chinchilla(drop=0)).objective == pytest.approx(0.0018260105, rel=1e-7)
     raw = laws.fit("chinchilla", chinchilla(), objective="mse").law
     np.testing.assert_allclose(list(raw.values().values()), (567.81, 7581.85, 1.88281, 0.35762, 0.42762), rtol=2e-5)
+
+
+@needs_chinchilla
+def test_the_compute_optimum_of_the_chinchilla_table():
+    optima = approaches.parametric(laws.fit("chinchilla", chinchilla()).law, np.array([1e21]))
+    assert optima.size[0] == pytest.approx(2.7917e9, rel=1e-4)
+    assert 1e21 / 6 / optima.size[0] == pytest.approx(5.970e10, rel=1e-4)
+    assert optima.loss[0] == pytest.approx(2.304455, abs=1e-6)
 
 
 @needs_chinchilla

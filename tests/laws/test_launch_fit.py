@@ -1,6 +1,7 @@
 """launch.fit end to end: the printed table, the files, and one-line errors with nothing left behind."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ class Lean(laws.Law):
         own = self.supervised.loss(xp, N_S, D_S)
         return own + self.m * (L_T - own) * xp.exp(-0.1 * xp.log(L_T / own) ** 2)
 """
+
+
+def test_the_form_in_the_docs_is_ten_lines_and_works(tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "laws.md").read_text()
+    blocks = text.partition("### A form of your own")[2].split("```python\n")[1:3]
+    code = [block.partition("```")[0] for block in blocks]
+    body = code[0].partition("@dataclasses")[2]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 10
+    (tmp_path / "mine.py").write_text("\n".join(code))
+    assert registry.import_forms(tmp_path / "mine.py") == ["between", "saturating"]
+    truth = laws.get("saturating")(A=400.0, E=1.8, alpha=0.33, t=0.3)
+    N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e8, 4e9, 5), np.geomspace(2e9, 2e11, 5)))
+    found = laws.fit("saturating", laws.from_arrays(N=N, D=D, L=truth(N, D)))
+    np.testing.assert_allclose(list(found.law.values().values()), list(truth.values().values()), rtol=1e-4)
 
 
 def test_forms_of_ones_own_from_the_command_line_to_a_plan(tmp_path, capsys):
