@@ -1,6 +1,7 @@
 """The fused losses against the dense ones: values, gradients, meshes, and where the compiled program communicates."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import fused, losses, mesh, objective
+from distill import fused, losses, mesh, objective, optim
+from distill.config import ExperimentConfig
 from distill.exactness import DIVERGENCES
 from distill.fused import FusedShape
 from distill.model import Transformer
 from distill.objective_config import every
-from distill.types import HiddenSignal, TeacherSignal
+from distill.types import Batch, HiddenSignal, TeacherSignal
 
 B, S, D, V = 4, 6, 8, 50
 OPTIONS = {"xla_backend_optimization_level": 0}
@@ -189,6 +191,40 @@ def test_the_step_takes_either_route(name, tiny, make_batch, gradient_of, relati
         routed = dataclasses.replace(config, objective=dataclasses.replace(config.objective, implementation=route))
         gradients[route] = gradient_of(routed, make_batch(1, vocab=24), teacher=teacher)
     assert relative_error(gradients["fused"], gradients["dense"]) < 1e-5
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=OPTIONS)
+def all_losses(fused_route, hidden, head, t_hidden, t_head, batch):
+    """(loss sum, its gradients by hidden and head) of every objective from an online teacher, in one program."""
+    signal, found = HiddenSignal(hidden=t_hidden, head=t_head), {}
+    for name, config in ROUTES.items():
+        h = optim.hyper(ExperimentConfig(objective=config))
+        shape = dataclasses.replace(objective.shape(config), tokens=V - 6)
+
+        def loss(hidden, head, shape=shape, h=h):
+            if fused_route:
+                return objective.evaluate_fused(shape, h, hidden, head, signal, batch, 3)[0]
+            return objective.evaluate(shape, h, project(hidden, head, shape.tokens), signal, batch, 3)[0]
+
+        found[name] = jax.value_and_grad(loss, argnums=(0, 1))(hidden, head)
+    return found
+
+
+def test_every_objective_is_the_same_fused(case):
+    """All that build, cut targets included: value and gradients to 1e-5."""
+    hidden, head, _, t_hidden, t_head, _ = case
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(0, V - 6, (B, S + 1), np.int32)
+    weight = rng.choice([0.0, 0.5, 1.0], (B, S)).astype(np.float32)
+    batch = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh())
+    arguments = (*place((hidden, head)), *place((t_hidden, t_head)), batch)
+    got, want = (jax.tree.map(np.asarray, all_losses(route, *arguments)) for route in (True, False))
+    assert got.keys() == ROUTES.keys() and len(got) > 30
+    for name, (value, gradients) in want.items():
+        np.testing.assert_allclose(got[name][0], value, rtol=1e-5, err_msg=name)
+        for a, b in zip(got[name][1], gradients):
+            assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b), name
+            assert np.linalg.norm(b) > 0.1, name
 
 
 def test_auto_is_dense_for_small_vocabularies_and_fused_for_large_ones(tiny):

@@ -132,6 +132,63 @@ def test_a_wrong_line_is_named(changes, message):
         matrix.expand(study(study=changes), Path("w"))
 
 
+ABLATED = {
+    "models": ("a = 16x1",),
+    "teachers": ("a @ 8K",),
+    "distilled": ("a@8K > a @ 4K 6K",),
+    "ablations": ("lambda_ = 0 0.5 1", "target = soft topk:4 topk:16 argmax"),
+}
+
+
+def test_an_ablation_varies_one_setting_at_a_time():
+    config = study(study=ABLATED | {"seeds": (0, 1)})
+    tasks = matrix.expand(config, Path("w"))
+    students = [task for task in tasks if task.base]
+    assert len(tasks) == 2 * (1 + 2 * 6) and len(students) == 24  # lambda 1 and the soft target are the student itself
+    assert {task.stage for task in students} == {1}
+    plain = [task for task in students if task.config.objective == config.objective]
+    assert {task.settings for task in plain} == {(("lambda_", "1"), ("target", "soft"))} and len(plain) == 4
+    assert {task.name for task in students if task.base == "a@8K>a@4K" and not task.config.seed} == {
+        "a@8K>a@4K", *(f"a@8K>a@4K {x}" for x in ("lambda=0", "lambda=0.5", "target=topk:4", "target=topk:16",
+                                                  "target=argmax")),
+    }  # fmt: skip
+    (four,) = (t for t in students if t.settings == (("target", "topk:4"),) and t.config.tokens == 4000 and not
+               t.config.seed)  # fmt: skip
+    assert (four.config.objective.target, four.config.objective.top_k) == ("topk", 4)
+    # Every seed has its own teacher.
+    teachers = {task.config.seed: task.run for task in tasks if not task.base}
+    assert all(task.config.teacher.run == teachers[task.config.seed] for task in students)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("lambda_ 0 1", "wanted 'field = values'"),
+        ("lambda_ =", "wanted 'field = values'"),
+        ("lambd = 0 1", "names 'lambd', which is no field .* Did you mean 'lambda_'"),
+        ("lambda_ = 0 2", "'lambda_ = 0 2': objective.lambda_: got 2.0, wanted a number from 0 to 1"),
+        ("lambda_ = few", "config.objective.lambda_: got 'few', wanted a number"),
+        ("target = hard", "config.objective.target: got 'hard', wanted one of"),
+        ("target = argmax:3", "'argmax' takes no number; topk, topp"),
+    ],
+)
+def test_a_wrong_setting_is_named(line, message):
+    with pytest.raises(ConfigError, match=message):
+        matrix.expand(study(study=ABLATED | {"ablations": (line,)}), Path("w"))
+
+
+def test_a_setting_that_the_table_refuses_is_refused_before_anything_runs():
+    config = study(study=ABLATED | {"ablations": ("target = soft sampled",)}, objective={"temperature": 2.0})
+    with pytest.raises(ConfigError, match="'target = soft sampled': objective: .* of target='sampled' .* is refused"):
+        matrix.expand(config, Path("w"))
+
+
+def test_the_preset_of_ablations():
+    config = build(StudyExperimentConfig, study_config.get_config("ablations").to_dict())
+    tasks = matrix.expand(config, Path("w"))
+    assert len(tasks) == 57 and sum(bool(task.base) for task in tasks) == 51
+
+
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     """The teacher's vocabulary is too small for the text: it fails, its student is not run, the other run finishes."""
     monkeypatch.setenv("XLA_FLAGS", "")  # the worker is a process of its own, with one device
