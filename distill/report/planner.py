@@ -17,6 +17,7 @@ from distill.laws.law import LawError
 from distill.laws.lawfile import LawFile
 from distill.laws.paper_figures.style import write_text
 
+_DRAWS = 128  # resampled laws in the page
 FORMS = {
     "supervised": ("supervised", "chinchilla"),
     "distillation": ("distillation", "distillation-limit", "overtaking"),
@@ -59,6 +60,7 @@ def data(law: LawFile) -> dict[str, Any]:
         "name": Path(law.name).name,
         "supervised": law.supervised.to_dict(),
         "distillation": law.distillation.to_dict(),
+        "draws": _draws(law),
         "flops": [float(law.flops.context), float(law.flops.vocabulary)],
         "bounds": vars(Bounds(low=min(1e6, sizes[0] / 1e3))),
         "region": {name: list(getattr(region, name)) for name in ("N_S", "D_S", "L_T", "N_T", "D_T")}
@@ -72,6 +74,19 @@ def data(law: LawFile) -> dict[str, Any]:
             "L_T": [losses[0], losses[1], round((losses[0] + losses[1]) / 2, 2)],
         },
     }
+
+
+def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
+    """The first resampled laws by parameter, to six digits; a law that was not resampled repeats itself."""
+    if law.boot is None:
+        return None
+    count = max(np.size(values) for values in law.boot.laws.values().values())
+
+    def columns(stack: Any) -> dict[str, list[float]]:
+        values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
+        return {name: [float(f"{x:.6g}") for x in column] for name, column in values.items()}
+
+    return {"distillation": columns(law.boot.laws), "supervised": columns(law.boot.laws.supervised)}
 
 
 def _middle(span: np.ndarray) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 
 from distill import laws
 from distill.laws.law import LawError
-from distill.laws.lawfile import read
+from distill.laws.lawfile import Draws, read
 from distill.laws.scenarios import SCENARIOS, Flops
 from distill.report import planner
 
@@ -93,6 +93,27 @@ def test_thousand_random_plans_equal_pythons(tab):
         assert (mine["crossover_tokens"] is None) == np.isnan(token)
         if np.isfinite(token):
             assert mine["crossover_tokens"] == pytest.approx(token, rel=1e-6)
+
+
+def test_intervals_and_probability_equal_pythons(tab):
+    random = np.random.default_rng(2)
+    factors = np.exp(0.003 * random.standard_normal((100, 15)))
+    own = {k: v * f for (k, v), f in zip(PAPER.supervised.values().items(), factors.T)}
+    taught = {k: v * f for (k, v), f in zip(PAPER.distillation.values().items(), factors.T[6:])}
+    inside = dataclasses.replace(PAPER.supervised, **own)
+    stack = dataclasses.replace(PAPER.distillation, **taught, supervised=inside)
+    law = dataclasses.replace(PAPER, name="mine", boot=Draws(laws=stack))
+    page = tab(law)
+    for scenario in ("best_case", "teacher_inference", "teacher_pretraining"):
+        asked = {"N_S": 1e9, "compute": 1e21, "scenario": scenario}
+        mine = page.evaluate("asked => planner.doubt(planner.plan(asked), asked)", asked)
+        best = laws.plan(PAPER.supervised, PAPER.distillation, **asked, boot=law.boot, flops=PAPER.flops)
+        for name in ("L_S", "supervised_L"):
+            np.testing.assert_allclose(mine[name], best.interval[name], rtol=2e-5)
+        assert mine["probability"] == pytest.approx(best.probability, abs=0.011)
+    assert "wins with probability" in page.locator("#advice").inner_text()
+    assert "[" in page.locator("#numbers").inner_text()
+    assert page.seen == [page.url]
 
 
 @pytest.mark.parametrize("form", ["distillation-limit", "overtaking"])
