@@ -63,9 +63,9 @@ def make(
     `every` stores all windows of config.data.split instead of those that config.tokens of training read.
     Raises DistillError for a teacher that is not there or reads other tokens, and for an `out` of something else.
     """
-    out = Path(out)
     if "://" in str(out):
         raise ConfigError(f"--out={out}: a store is written to a local disk; copy the finished folder to a bucket")
+    out = Path(out)
     if jax.process_count() > 1:
         raise ConfigError("a store of signals is made by one process, on all its devices; read it from any number")
     if not config.teacher.source:

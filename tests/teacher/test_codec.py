@@ -1,4 +1,4 @@
-"""Packed signals: what comes out is what went in, exactly for ids and counts, within the quantiser for probabilities."""
+"""Packed signals: what comes out is what went in; probabilities, within their quantiser."""
 
 import numpy as np
 import pytest

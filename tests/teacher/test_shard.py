@@ -1,4 +1,4 @@
-"""Shards: every byte is vouched for, a killed writer's whole records are kept, and nothing lies where another belongs."""
+"""Shards: every byte is vouched for, a killed writer's whole records stay, nothing lies where another belongs."""
 
 import os
 import shutil
@@ -117,8 +117,8 @@ def test_after_any_cut_the_store_ends_as_if_there_had_been_none(whole, tmp_path)
         for i in (0, 1):
             (folder / Name(STORE, i).file).write_bytes(want[Name(STORE, i).file])
         (folder / f"{finished}.part").write_bytes(want[finished][:size])
-        computed = []
-        assert write(folder, compute=lambda w: computed.extend(w) or w.tolist()) == entries
+        computed: list[int] = []
+        assert write(folder, compute=lambda w: computed.extend(w) or w.tolist()) == entries  # noqa: B023
         assert content(folder) == want
         assert min(computed) >= WINDOWS[6], "whole chunks that are there are not computed again"
 

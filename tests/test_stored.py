@@ -1,0 +1,352 @@
+"""Students of stored signals: they learn what they would from the teacher itself, and from nothing but their own store."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from distill import config as configs
+from distill import lesson, signals, stored, train
+from distill.config import ConfigError, DistillError, ObjectiveConfig, TeacherConfig
+from distill.data import Loader
+from distill.teacher import manifest
+from distill.teacher.errors import SignalError
+from distill.teacher.kinds import SignalConfig
+from distill.teacher.store import SignalStore, named
+
+
+@pytest.fixture(autouse=True)
+def one_device_mesh():
+    """The loop makes its own mesh."""
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """A mesh of data=-1 takes one of the eight fake devices."""
+    make = train.mesh.make
+    monkeypatch.setattr(train.mesh, "make", lambda config, devices=None: make(config, devices or jax.devices()[:1]))
+
+
+@pytest.fixture(scope="session")
+def student(tiny, tmp_path_factory):
+    """A student's config: its teacher trained, its text at hand. Every window of the run is stored in 24 records."""
+    folder = tmp_path_factory.mktemp("signals")
+    config = dataclasses.replace(
+        tiny,
+        data=dataclasses.replace(tiny.data, cache=str(folder / "data")),
+        eval=dataclasses.replace(tiny.eval, tokens=256, batch_size=8),
+        loop=dataclasses.replace(tiny.loop, steps_per_call=3, log_steps=1),
+        tokens=6 * 4 * 16,
+    )
+    teacher = dataclasses.replace(config, data=dataclasses.replace(config.data, split="teacher"))
+    make = train.mesh.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.mesh, "make", lambda config: make(config, jax.devices()[:1]))
+        train.train(teacher, folder / "teacher")
+    return dataclasses.replace(config, teacher=TeacherConfig(source=str(folder / "teacher")))
+
+
+KINDS = {
+    "topk": (SignalConfig(kind="topk", top_k=4), ObjectiveConfig(target="topk", top_k=4)),
+    "topp": (SignalConfig(kind="topp", top_p=0.8, top_k=6), ObjectiveConfig(target="topp", top_p=0.8, top_k=6)),
+    "sampled": (SignalConfig(kind="sampled", draws=16), ObjectiveConfig(target="sampled", draws=16)),
+    "argmax": (SignalConfig(kind="argmax"), ObjectiveConfig(target="argmax")),
+    "hidden": (SignalConfig(kind="hidden", dtype="float32"), ObjectiveConfig()),
+    "full": (SignalConfig(kind="full"), ObjectiveConfig()),
+}
+
+
+@pytest.fixture(scope="session")
+def made(student, tmp_path_factory):
+    """made(kind): the folder of a finished store, in four shards, made once."""
+    folder, found = tmp_path_factory.mktemp("stores"), {}
+
+    def make(kind):
+        if kind not in found:
+            signals.make(student, KINDS[kind][0], folder / kind, shard_tokens=7 * 16)
+            found[kind] = folder / kind
+        return found[kind]
+
+    return make
+
+
+def reading(student, kind, folder, **changes):
+    """The student's config with the signal of a store."""
+    teacher = dataclasses.replace(student.teacher, signal="stored", store=str(folder))
+    return dataclasses.replace(student, teacher=teacher, objective=KINDS[kind][1], **changes)
+
+
+def metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return np.array([[line["ntp"], line["kd"], line["grad_norm"]] for line in lines])
+
+
+# What float32 arithmetic, float16 and the quantiser leave of the online teacher's word.
+NEAR = {"hidden": 2e-6, "full": 5e-4, "topk": 1e-2, "topp": 2e-2, "argmax": 2e-6}
+
+
+@pytest.mark.parametrize("kind", NEAR)
+def test_a_student_learns_what_the_teacher_would_have_said(kind, student, made, tmp_path):
+    record = train.train(reading(student, kind, made(kind)), tmp_path / "stored")
+    online = train.train(dataclasses.replace(student, objective=KINDS[kind][1]), tmp_path / "online")
+    np.testing.assert_allclose(metrics(tmp_path / "stored"), metrics(tmp_path / "online"), rtol=NEAR[kind])
+    assert record.loss == pytest.approx(online.loss, rel=NEAR[kind])
+    assert record.kl == pytest.approx(online.kl, rel=0.2) and record.L_T == online.L_T
+    assert (record.teacher, record.N_T, record.D_T, record.flops_teacher) == (
+        online.teacher, online.N_T, online.D_T, online.flops_teacher
+    )  # fmt: skip
+    assert record.run != online.run, "what it learned from is part of what it is"
+
+
+def test_in_chunks_from_hidden_states_the_same(student, made, tmp_path):
+    dense = train.train(reading(student, "hidden", made("hidden")), tmp_path / "dense")
+    objective = ObjectiveConfig(implementation="fused")
+    config = dataclasses.replace(reading(student, "hidden", made("hidden")), objective=objective, microbatches=2)
+    fused = train.train(config, tmp_path / "fused")
+    assert fused.loss == pytest.approx(dense.loss, rel=1e-5) and fused.run == dense.run
+
+
+def test_sampled_signals_teach(student, made, tmp_path):
+    """Draws are noise around the teacher's word: no number can equal the online one, but every step's loss is finite,
+    and the same store gives the same run bit for bit."""
+    one = train.train(reading(student, "sampled", made("sampled")), tmp_path / "one")
+    two = train.train(reading(student, "sampled", made("sampled")), tmp_path / "two")
+    assert one.loss == two.loss and np.isfinite(metrics(tmp_path / "one")).all()
+
+
+def test_without_the_teacher_the_run_is_the_same_and_says_what_it_knows(student, made, tmp_path):
+    config = reading(student, "topk", made("topk"))
+    with_it = train.train(config, tmp_path / "with")
+    alone = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, source=""))
+    record = train.train(alone, tmp_path / "alone")
+    assert record.run == with_it.run and record.loss == with_it.loss and record.kind == "distillation"
+    assert record.L_T == with_it.L_T and record.kl is None and record.agreement is None
+    other = dataclasses.replace(alone, eval=dataclasses.replace(alone.eval, tokens=128))
+    assert train.train(other, tmp_path / "other").L_T is None, "measured on another validation set"
+
+
+def test_several_devices_read_one_store(student, made, tmp_path, mesh_of, monkeypatch):
+    """Made on one device, read on four."""
+    config = reading(student, "hidden", made("hidden"))
+    one = train.train(config, tmp_path / "one")
+    wide = mesh_of(1, 2, 2)
+    monkeypatch.setattr(train.mesh, "make", lambda config: wide)
+    four = train.train(config, tmp_path / "four")
+    assert four.loss == pytest.approx(one.loss, rel=1e-5)
+
+
+def test_hosts_read_their_share_in_the_loaders_order(student, made):
+    store = lesson.open_store(student, "")
+    signal = SignalStore(made("topk"))
+    whole = Loader(store, split="student", batch_size=4, seq_len=16)
+    halves = [
+        Loader(store, split="student", batch_size=4, seq_len=16, process_index=i, process_count=2) for i in (0, 1)
+    ]
+    for step in range(6):
+        want = signal.read(whole.windows(step))
+        got = [signal.read(half.windows(step)) for half in halves]
+        for name in ("ids", "log_probs"):
+            np.testing.assert_array_equal(np.concatenate([getattr(g, name) for g in got]), getattr(want, name))
+
+
+# ---- identity
+
+
+def test_what_is_stored_is_part_of_a_run_and_where_is_not(student, made, tmp_path):
+    config = lesson.identify(reading(student, "topk", made("topk")))
+    assert config.teacher.stored == "topk top_k=4" and config.teacher.run
+    moved = shutil.copytree(made("topk"), tmp_path / "moved")
+    assert configs.fingerprint(lesson.identify(reading(student, "topk", moved))) == configs.fingerprint(config)
+    other = lesson.identify(reading(student, "sampled", made("sampled")))
+    assert other.teacher.stored == "sampled draws=16 proposal=1.0 seed=0"
+    again = dataclasses.replace(other, objective=config.objective)
+    assert configs.fingerprint(again) != configs.fingerprint(config)
+
+
+def test_a_config_that_names_another_signal_or_teacher_is_refused(student, made):
+    config = reading(student, "topk", made("topk"))
+    for name, value in (("stored", "topk top_k=9"), ("run", "0123456789ab")):
+        with pytest.raises(ConfigError, match=f"teacher.{name}='{value}', but the store .* holds"):
+            named(dataclasses.replace(config.teacher, **{name: value}))
+    with pytest.raises(ConfigError, match="teacher.store: got ''"):
+        named(TeacherConfig(signal="stored"))
+    with pytest.raises(ConfigError, match="reading it is 'stored'|set signal='stored'"):
+        TeacherConfig(store="somewhere")
+
+
+def refused(config, store, match):
+    device_mesh = train.mesh.make(config.mesh)
+    with jax.set_mesh(device_mesh), pytest.raises(DistillError, match=match):
+        stored.StoredLesson(store, config)
+
+
+def test_other_data_tokens_and_targets_are_refused_with_both_sides(student, made, tmp_path):
+    config, store = reading(student, "topk", made("topk")), lesson.open_store(student, "")
+    change = lambda **fields: dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))  # noqa: E731
+    refused(change(split="teacher"), store, "made for data of split='student', and this run has 'teacher'")
+    refused(change(packing="segments"), store, "packing='windows', and this run has 'segments'")
+    refused(dataclasses.replace(config, seq_len=8), store, "seq_len=16, and this run has 8")
+    generated = dataclasses.replace(student.data.generated, seed=1)
+    other = change(generated=generated, cache=str(tmp_path / "other"))
+    refused(other, lesson.open_store(other, ""), "made for data of store='[0-9a-f]*', and this run has")
+    wide = dataclasses.replace(config, objective=ObjectiveConfig(target="topk", top_k=5))
+    refused(wide, store, "holds 'topk top_k=4' at tau=1, but objective.target='topk' reads top_k=5")
+    refused(dataclasses.replace(config, objective=ObjectiveConfig(temperature=2.0)), store, "at tau=2")
+    sampled = dataclasses.replace(config, objective=ObjectiveConfig(target="sampled", draws=4))
+    refused(sampled, store, "'sampled' reads draws=4")
+    longer = dataclasses.replace(config, tokens=40 * 4 * 16)
+    refused(longer, store, r"no signal of \d+ of the windows that this run reads .* first 24 windows in the order")
+
+
+def test_another_teacher_is_refused(student, made, tmp_path):
+    other = dataclasses.replace(student, seed=5, data=dataclasses.replace(student.data, split="teacher"))
+    train.train(dataclasses.replace(other, teacher=TeacherConfig()), tmp_path / "other")
+    config = reading(student, "topk", made("topk"))
+    config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, source=str(tmp_path / "other")))
+    with pytest.raises(ConfigError, match="holds run"):
+        lesson.identify(config)
+
+
+# ---- damage
+
+
+def everything(folder, config, store):
+    """All that a student does with a store."""
+    named(config.teacher)
+    found = stored.StoredLesson(store, config)
+    loader = lesson.make_loader(config, store, "student")
+    return found.reader("student")(loader.distinct(config.steps))
+
+
+def test_every_byte_of_a_store_is_vouched_for(student, made, tmp_path):
+    """Flipped bits in every file, at every place of the small ones: named, never used."""
+    folder = shutil.copytree(made("topk"), tmp_path / "damaged")
+    config, store = reading(student, "topk", folder), lesson.open_store(student, "")
+    rng = np.random.default_rng(0)
+    with jax.set_mesh(train.mesh.make(config.mesh)):
+        want = everything(folder, config, store)
+        for path in sorted(folder.iterdir()):
+            if path.name == "lock":
+                continue
+            good = path.read_bytes()
+            for at in sorted(rng.choice(len(good), min(len(good), 150), replace=False).tolist()):
+                path.write_bytes(good[:at] + bytes([good[at] ^ (1 << int(rng.integers(8)))]) + good[at + 1 :])
+                with pytest.raises(DistillError, match=re.escape(str(folder))):
+                    everything(folder, config, store)
+            path.write_bytes(good[: len(good) // 2])
+            with pytest.raises(DistillError, match=re.escape(str(path))):
+                everything(folder, config, store)
+            path.unlink()
+            with pytest.raises(DistillError, match=re.escape(path.name)):
+                everything(folder, config, store)
+            path.write_bytes(good)
+        np.testing.assert_array_equal(everything(folder, config, store).ids, want.ids)
+
+
+def test_swapped_shards_and_an_edited_manifest_are_found(student, made, tmp_path):
+    folder = shutil.copytree(made("full"), tmp_path / "damaged")
+    config, store = reading(student, "full", folder), lesson.open_store(student, "")
+    with jax.set_mesh(train.mesh.make(config.mesh)):
+        one, two = (folder / f"shard-00000{i}.signal" for i in (0, 1))
+        a, b = one.read_bytes(), two.read_bytes()
+        one.write_bytes(b), two.write_bytes(a)
+        with pytest.raises(SignalError, match="shard-00000[01].signal"):
+            everything(folder, config, store)
+        one.write_bytes(a), two.write_bytes(b)
+        path = folder / manifest.MANIFEST
+        text = path.read_text()
+        for old, new in (('"tau": 1.0', '"tau": 2.0'), ('"split": "student"', '"split": "teacher"'), ("\n", "\n ")):
+            assert old in text
+            path.write_text(text.replace(old, new, 1))
+            with pytest.raises(SignalError, match="its seal is broken"):
+                everything(folder, config, store)
+
+
+def test_a_shard_of_another_store_of_the_same_windows_is_found(student, made, tmp_path):
+    folder = shutil.copytree(made("topk"), tmp_path / "mixed")
+    signals.make(student, SignalConfig(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
+    shutil.copy(tmp_path / "three" / "shard-000001.signal", folder / "shard-000001.signal")
+    config, store = reading(student, "topk", folder), lesson.open_store(student, "")
+    with jax.set_mesh(train.mesh.make(config.mesh)), pytest.raises(SignalError, match="shard-000001"):
+        everything(folder, config, store)
+
+
+# ---- making
+
+
+def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkeypatch):
+    """Interrupted after any chunk and gone on with: the same bytes in every file."""
+    monkeypatch.setattr(signals, "CHUNK_TOKENS", 3 * 16)
+    signals.make(student, KINDS["sampled"][0], tmp_path / "whole", shard_tokens=7 * 16)
+
+    class Stop(Exception):
+        pass
+
+    def stop(progress):
+        if progress.added:
+            raise Stop
+
+    for _ in range(4):
+        with pytest.raises(Stop):
+            signals.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16, on_progress=stop)
+        with pytest.raises(SignalError, match="no finished store"):
+            SignalStore(tmp_path / "parts")
+    with pytest.raises(SignalError, match="begun with signal.draws=16, and this call has 17"):
+        signals.make(student, SignalConfig(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
+    signals.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16)
+    one, two = (
+        {p.name: p.read_bytes() for p in (tmp_path / f).iterdir() if p.name != "lock"} for f in ("whole", "parts")
+    )
+    assert one == two
+
+
+def test_a_finished_store_is_not_made_again_and_another_is_not_made_over_it(student, made):
+    want = manifest.read(made("topk"))
+    assert signals.make(student, KINDS["topk"][0], made("topk"), shard_tokens=7 * 16) == want
+    with pytest.raises(SignalError, match="begun with signal.top_k=4, and this call has 5"):
+        signals.make(student, SignalConfig(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
+
+
+def test_all_windows_of_a_split(student, tmp_path):
+    found = signals.make(student, SignalConfig(kind="argmax"), tmp_path / "all", every=True)
+    kept = found["recipe"]["windows"]
+    assert kept["count"] == kept["of"] > 100
+    store = lesson.open_store(student, "")
+    longer = dataclasses.replace(student, tokens=40 * 4 * 16)
+    config = reading(longer, "argmax", tmp_path / "all")
+    with jax.set_mesh(train.mesh.make(config.mesh)):
+        stored.StoredLesson(store, config)
+    with pytest.raises(SignalError, match=rf"window {kept['of']}; its data have {kept['of']} windows"):
+        SignalStore(tmp_path / "all").read(np.array([kept["of"]]))
+
+
+def test_folders_of_something_else_are_left_alone(student, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(SignalError, match="is no store of signals .thesis.txt."):
+        signals.make(student, SignalConfig(kind="argmax"), tmp_path / "mine")
+    with pytest.raises(ConfigError, match="a local disk"):
+        signals.make(student, SignalConfig(kind="argmax"), "gs://bucket/store")
+    alone = dataclasses.replace(student, teacher=TeacherConfig())
+    with pytest.raises(ConfigError, match="teacher.source: got ''"):
+        signals.make(alone, SignalConfig(kind="argmax"), tmp_path / "x")
+
+
+def test_the_manifest_says_what_the_store_is(student, made):
+    found = manifest.read(made("topk"))
+    recipe = found["recipe"]
+    store = lesson.open_store(student, "")
+    assert recipe["data"] == stored.data_of(student, store) and recipe["tau"] == 1.0
+    assert recipe["signal"] == {"kind": "topk", "top_k": 4}
+    assert (
+        recipe["teacher"]["run"] == lesson.identify(student).teacher.run and len(recipe["teacher"]["checkpoint"]) == 64
+    )
+    size = sum(shard["size"] for shard in found["shards"])
+    assert found["bytes_per_token"] == pytest.approx(size / (24 * 16))
+    assert found["fidelity"]["gradient_cosine"] > 0.9 and 0 < found["fidelity"]["kl"] < 0.3
+    whole = manifest.read(made("hidden"))["fidelity"]
+    assert abs(whole["kl"]) < 1e-9 and whole["gradient_cosine"] == pytest.approx(1, abs=1e-9)
