@@ -146,6 +146,8 @@ def test_the_whole_step_however_it_is_cut(kind, tiny, big, make_batch, run_steps
     assert any(name.startswith("projector") for name in want) and float(sums["features"]) > 0.1
     got, _ = gradients(dataclasses.replace(config, microbatches=2), big, batches, run_steps)
     assert relative_error(got, want) < 1e-5
+    heavy, _ = gradients(config, big, dataclasses.replace(batches, weight=8 * batches.weight), run_steps)
+    assert relative_error(heavy, want) < 1e-5  # a mean, whatever the scale of the weights
     with jax.set_mesh(mesh_of(2, 1, 2)):
         spread, _ = gradients(config, big, batches, run_steps)
     assert relative_error(spread, want) < 1e-5

@@ -193,11 +193,20 @@ def test_the_step_takes_either_route(name, tiny, make_batch, gradient_of, relati
     assert relative_error(gradients["fused"], gradients["dense"]) < 1e-5
 
 
+# Whole distributions are compared reading by reading above; of the cut ones, one of every kind and divergence.
+CUT = {
+    name: config
+    for name, config in ROUTES.items()
+    if config.signal != "full" and (config.target != "topp" or config.divergence == "forward")
+    and (config.tempered or name[:-1] + "2" not in ROUTES)
+}  # fmt: skip
+
+
 @functools.partial(jax.jit, static_argnums=0, compiler_options=OPTIONS)
 def all_losses(fused_route, hidden, head, t_hidden, t_head, batch):
-    """(loss sum, its gradients by hidden and head) of every objective from an online teacher, in one program."""
+    """(loss sum, its gradients by hidden and head) under every cut target of an online teacher, in one program."""
     signal, found = HiddenSignal(hidden=t_hidden, head=t_head), {}
-    for name, config in ROUTES.items():
+    for name, config in CUT.items():
         h = optim.hyper(ExperimentConfig(objective=config))
         shape = dataclasses.replace(objective.shape(config), tokens=V - 6)
 
@@ -210,8 +219,8 @@ def all_losses(fused_route, hidden, head, t_hidden, t_head, batch):
     return found
 
 
-def test_every_objective_is_the_same_fused(case):
-    """All that build, cut targets included: value and gradients to 1e-5."""
+def test_cut_targets_are_the_same_fused(case):
+    """Value and gradients to 1e-5."""
     hidden, head, _, t_hidden, t_head, _ = case
     rng = np.random.default_rng(2)
     tokens = rng.integers(0, V - 6, (B, S + 1), np.int32)
@@ -219,7 +228,8 @@ def test_every_objective_is_the_same_fused(case):
     batch = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh())
     arguments = (*place((hidden, head)), *place((t_hidden, t_head)), batch)
     got, want = (jax.tree.map(np.asarray, all_losses(route, *arguments)) for route in (True, False))
-    assert got.keys() == ROUTES.keys() and len(got) > 30
+    assert {config.signal for config in CUT.values()} == {"truncated", "renormalised", "sampled", "argmax"}
+    assert got.keys() == CUT.keys() and len(got) == 13
     for name, (value, gradients) in want.items():
         np.testing.assert_allclose(got[name][0], value, rtol=1e-5, err_msg=name)
         for a, b in zip(got[name][1], gradients):
