@@ -219,6 +219,20 @@ class OnPolicyConfig(SamplingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Whose weights a run begins with, in place of random ones: those of a finished run or of a published model.
+
+    Of a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; of a wider one,
+    'slice' takes the leading part of every dimension (distill/inherit.py).
+    """
+
+    source: str = dataclasses.field(default="", metadata=Identity.excluded)
+    run: str = ""  # the source's own name, filled in
+    layers: Literal["every", "first"] = "every"
+    width: Literal["same", "slice"] = "same"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
 
@@ -253,6 +267,7 @@ class ExperimentConfig:
     optim: OptimConfig = OptimConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     teacher: TeacherConfig = TeacherConfig()
+    init: InitConfig = InitConfig()
     data: DataConfig = DataConfig()
     on_policy: OnPolicyConfig = OnPolicyConfig()
     eval: EvalConfig = EvalConfig()

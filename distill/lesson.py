@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import data
+from distill import data, inherit
 from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
 from distill.data.store import Evaluation, TokenStore
@@ -111,6 +111,10 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
     """The config with what it points at named by content: its teacher's own fingerprint, and its store's."""
     if store is not None:
         config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
+    if config.init.source:
+        known = online.Known(*online.find(config.init.source))
+        inherit.check(config.init, config.model, known.config.model)
+        config = dataclasses.replace(config, init=dataclasses.replace(config.init, run=known.record.run))
     if config.teacher.signal == "stored":
         config = dataclasses.replace(config, teacher=named(config.teacher))
     if not config.teacher.sources:

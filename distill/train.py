@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from distill import config as configs
-from distill import counts, mesh, runs, runtime
+from distill import counts, inherit, mesh, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, ExperimentConfig
@@ -31,6 +31,7 @@ from distill.meter import Meter, Progress
 from distill.model import Transformer
 from distill.runs import RunRecord
 from distill.stored import StoredLesson, open_lesson
+from distill.teacher import online
 from distill.types import Batch
 
 
@@ -141,6 +142,9 @@ def _first_state(
         step = int(config.forked.partition("@")[2])
         with Checkpoints(Path(fork) / "checkpoints", readonly=True) as origin:
             found = step, origin.restore(step, state.stored())
+    if found is None and config.init.source:
+        weights = inherit.inherit(config.init, config.model, online.load(config.init.source).params)
+        return dataclasses.replace(state, params=weights)
     return state if found is None else state.restored(found[1])
 
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
     ("interop",),
     ("teacher", "decode", "objective"),
-    ("on_policy", "generation"),
+    ("on_policy", "generation", "inherit"),
     ("step",),
     ("evaluate",),
     ("lesson",),

@@ -58,12 +58,12 @@ def write(
         raise InteropError(f"{path}: there is something already; give another directory, or move it away")
     config = published(params.config)
     tree = architecture.write_config(config, context=context, dtype=dtype, end_of_text=companions.end_of_text)
-    tensors = _tensors(params, config)
+    readers = tensors(params, config)
     building = path.with_name(f".{path.name}.{os.getpid()}")
     building.mkdir(parents=True, exist_ok=True)
     try:
         shapes = {name: shape for name, _, _, shape in expected(config)}
-        for size in _write_tensors(building, shapes, DTYPES[dtype], lambda name: tensors[name]()):
+        for size in _write_tensors(building, shapes, DTYPES[dtype], lambda name: readers[name]()):
             on_tensor(size)
         texts = {CONFIG: json.dumps(tree, indent=2) + "\n", **({"README.md": card} if card else {})}
         for name, content in ({n: t.encode("utf-8") for n, t in texts.items()} | dict(companions.files)).items():
@@ -76,7 +76,7 @@ def write(
         raise
 
 
-def _tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], NDArray[Any]]]:
+def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], NDArray[Any]]]:
     """What reads each tensor of a checkpoint, by its name there."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     arrays = {parameter_name(path): leaf for path, leaf in leaves}

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import ModelConfig
@@ -71,7 +70,7 @@ class Layout:
         inner = [self.sizes[letter] for letter in letters[1:]]
         split = rows.reshape(-1, *inner).transpose([letters.index(letter) for letter in self.ours])
         rest = tuple(slice(None) if letter == self.rows[0] else part for letter, part in zip(self.ours, index))
-        return np.ascontiguousarray(split[rest])
+        return split[rest]
 
     def export(self, array: NDArray[Any]) -> NDArray[Any]:
         """The tensor there, from our array of one layer."""

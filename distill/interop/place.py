@@ -1,7 +1,8 @@
 """Tensors from disk straight into the sharded layout, one at a time.
 
-On the host there is never more than one tensor of the checkpoint and the part of it that a device takes: a layer is
-read, cut, sent and written into its place in the stacked array there.
+A layer's tensor is read, cut, sent and written into its place in the stacked array on the devices. So the host holds
+one tensor of the checkpoint and two parts of tensors, that on its way and that being cut: less than the tensor and one
+shard of what is stacked.
 """
 
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
 def _parameter(layout: Layout, leaf: Any, source: Source, on_tensor: OnTensor) -> jax.Array:
     def read(name: str, shape: tuple[int, ...], spec: Any) -> jax.Array:
         def part(index: tuple[slice, ...]) -> NDArray[Any]:
-            return layout.import_part(source.read(name, *layout.row_range(index)), index)
+            return np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
 
         found = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
         on_tensor(int(np.prod(shape)))
@@ -89,6 +90,7 @@ def _assemble(shape: tuple[int, ...], sharding: Any, part: Callable[..., NDArray
         indices[key] = index
     arrays = []
     for key, devices in holders.items():
+        # A part belongs to JAX from here on: one buffer for all of them would be written while it is still read.
         value = part(indices[key])
-        arrays += [jax.device_put(value, device) for device in devices]
+        arrays += jax.block_until_ready([jax.device_put(value, device) for device in devices])
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

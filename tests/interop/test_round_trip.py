@@ -36,8 +36,14 @@ VARIANTS = {
 def make(config, seed=0):
     """A model whose gains and biases are not all alike."""
     model = Transformer(config, jax.random.key(seed))
-    key = jax.random.key(seed + 1)
-    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape, x.dtype), model)
+    random = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jax.device_put(np.asarray(x) + random.uniform(-0.1, 0.1, x.shape).astype(np.float32), x.sharding),
+        model,
+    )
+
+
+LOGITS = jax.jit(lambda model, tokens: model(tokens))
 
 
 def write(path, params, **changes):
@@ -52,7 +58,7 @@ def test_out_and_in_gives_the_same_logits(tmp_path, name):
     params = make(config)
     back = interop.load(write(tmp_path / "m", params))
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, config.tokens, (2, 12), np.int32))
-    np.testing.assert_array_equal(back.params(tokens), params(tokens)[..., : config.tokens])
+    np.testing.assert_array_equal(LOGITS(back.params, tokens), LOGITS(params, tokens)[..., : config.tokens])
     assert back.config == dataclasses.replace(
         export.published(config), d_head=config.head_dim, d_ff=config.ff_dim, n_kv_heads=config.kv_heads
     )
@@ -70,12 +76,12 @@ def test_in_out_in_is_bit_equal(tmp_path, assert_trees_equal, dtype):
 def test_a_model_is_named_by_its_weights(tmp_path):
     names = {interop.load(write(tmp_path / str(i), make(VARIANTS["published"], i))).run for i in range(2)}
     changed = make(VARIANTS["published"])
-    changed.last_norm.value = changed.last_norm.value.at[3].add(1)
+    changed.last_norm[...] = changed.last_norm[...].at[3].add(1)
     names.add(interop.load(write(tmp_path / "c", changed)).run)
     assert len(names) == 3
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_the_mesh_does_not_change_what_is_loaded(tmp_path, mesh_of, shape):
     """Every parameter lies where mesh.STORED says, with the values of one device."""
     config = dataclasses.replace(VARIANTS["all biases"], vocab_size=32, tied=False, qk_norm=False)
@@ -107,8 +113,8 @@ class Counted(Directory):
         return found
 
 
-def test_a_device_s_part_of_one_tensor_is_all_that_the_host_holds(tmp_path, mesh_of):
-    """Traced allocations stay under the largest tensor plus a shard, on one device and on four.
+def test_the_host_holds_one_tensor_and_two_parts_of_one(tmp_path, mesh_of):
+    """Allocations of NumPy, on one device and split over four. On four CPU devices JAX lets parts go when it likes.
 
     Seen to catch: stacking the layers on the host before they are sent.
     """
@@ -116,7 +122,8 @@ def test_a_device_s_part_of_one_tensor_is_all_that_the_host_holds(tmp_path, mesh
         vocab_size=512, d_model=256, n_layers=12, n_heads=4, d_ff=1024, qk_norm=False, scaled_embedding=False
     )
     path = write(tmp_path / "m", make(config))
-    largest = max(int(np.prod(shape)) * 4 for _, _, _, shape in expected(config))
+    sizes = {name: int(np.prod(shape)) * 4 for name, _, _, shape in expected(config)}
+    largest, stacked = max(sizes.values()), max(leaf.nbytes for leaf in jax.tree.leaves(make(config)))
     for devices in (1, 4):
         with jax.set_mesh(mesh_of(1, devices, 1)):
             interop.load(path)  # compile first
@@ -126,9 +133,8 @@ def test_a_device_s_part_of_one_tensor_is_all_that_the_host_holds(tmp_path, mesh
             place.load(config, source)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        # d_model is split: the rows of what runs over d_model are read by the part, the others whole and cut.
         assert max(source.reads) == largest
-        assert peak < largest + largest // devices + 600_000
+        assert peak < 3 * largest + 400_000 < largest + stacked // 4
 
 
 def test_a_7b_directory_by_arithmetic():
@@ -179,5 +185,5 @@ def test_half_the_memory_where_a_teacher_is_stored_in_bfloat16(tmp_path):
     model = interop.load(write(tmp_path / "m", make(VARIANTS["published"])), dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("bfloat16")}
     tokens = jnp.arange(8)[None]
-    assert model.params(tokens).dtype == jnp.float32
+    assert LOGITS(model.params, tokens).dtype == jnp.float32
     assert mesh.STORED and fingerprint(model.source, model.config) == model.run
