@@ -89,6 +89,29 @@ def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: PRNGKeyArray) 
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
+def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
+    """Whole rows of float32 logits, over tokens only: columns of padding are left out.
+
+    The head is read as it lies, [V, D] times [D, B]: on a CPU this took two thirds of the other order's time at B = 8.
+    """
+    c = model.config
+    weight = jax.sharding.reshard(model.head_vd.astype(c.dtype), P("tensor", None))
+    logits = jnp.einsum(
+        "vd,bd->vb", weight, hidden, preferred_element_type=jnp.float32, out_sharding=P("tensor", mesh.BATCH)
+    )
+    return jax.sharding.reshard(logits.T, P(mesh.BATCH, None))[:, : c.tokens]
+
+
+def _cast(model: Transformer) -> Transformer:
+    """The weights in the compute dtype, once and not at every token; gains stay float32, as rms_norm reads them."""
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+        return leaf if any(name.endswith("norm") for name in names) else leaf.astype(model.config.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, model)
+
+
 def _pick(rows: Array, place: Int[Array, " B"]) -> Array:
     """One value of each row; a masked sum, because a gather of a single sharded row does not know its place."""
     here = place[:, None] == jnp.arange(rows.shape[-1])[None]
@@ -108,7 +131,7 @@ def generate(
     A prompt shorter than P stands at the end of its row: `lengths` [B] says how much of a row it is. A sequence's draws
     depend on its own key of `keys` [B] alone, not on what else is in the batch.
     """
-    batch, width = prompts.shape
+    (batch, width), model = prompts.shape, _cast(model)
     row = P(mesh.BATCH)
     prompts = jax.sharding.reshard(prompts.astype(jnp.int32), mesh.TOKENS_BS)
     keys = jax.sharding.reshard(keys, row)
@@ -116,7 +139,7 @@ def generate(
     stop = jnp.asarray(config.stop or (-1,), jnp.int32)
 
     def choose(hidden: Any, i: Any) -> tuple[Any, Any]:
-        logits = jax.sharding.reshard(model.logits(hidden[:, -1:]), mesh.ACT_BSD)[:, 0]
+        logits = last_logits(model, hidden[:, -1])
         token = jax.sharding.reshard(draw(config, logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i)), row)
         return token, _pick(logits, token) - jax.nn.logsumexp(logits, axis=-1)
 
