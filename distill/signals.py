@@ -70,6 +70,10 @@ def make(
         raise ConfigError("a store of signals is made by one process, on all its devices; read it from any number")
     if not config.teacher.source:
         raise ConfigError("config.teacher.source: got '', wanted the workdir of the one finished run that teaches")
+    # The config may be that of a student of this very store.
+    config = dataclasses.replace(
+        config, teacher=dataclasses.replace(config.teacher, signal="online", store="", stored="")
+    )
     store = open_store(config, out.parent)
     config = identify(config, store)
     with runtime.sole(out), jax.set_mesh(mesh.make(config.mesh)):

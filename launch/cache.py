@@ -1,11 +1,11 @@
 """Stores what a teacher says, once, for every student that will learn from it.
 
-    python -m launch.cache --config.teacher.source=runs/teacher --kind=topk --out=stores/topk
-    python -m launch.train --config.teacher.signal=stored --config.teacher.store=stores/topk \\
-        --config.objective.target=topk --workdir=runs/student
+    python -m launch.cache --config=configs/signals.py:topk --config.teacher.source=runs/teacher --out=stores/topk
+    python -m launch.train --config=configs/signals.py:topk --config.teacher.store=stores/topk --workdir=runs/student
 
 --config is that of the students: its data, seq_len and tokens say which windows are stored (--windows=all: all of the
-split), and its mesh computes them. The same command goes on with a store that was interrupted.
+split), its objective what is stored of them, unless --kind says otherwise; its mesh computes them. The same command
+goes on with a store that was interrupted.
 
 --kind=topk     the --top_k=128 likeliest tokens and the mass of the others
        topp     the fewest that hold --top_p=0.9, at least --floor=1 and at most --top_k=128
@@ -33,7 +33,7 @@ _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags: dict[str, str | None] = {"out": None, "kind": "topk", "windows": "run", "shard_tokens": "262144"}
+    flags: dict[str, str | None] = {"out": None, "kind": "", "windows": "run", "shard_tokens": "262144"}
     flags |= dict.fromkeys(_NUMBERS, "") | {"verify": "false"}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _describe(values["out"], store.manifest)
         return 0
     given = {name: parse(SignalConfig, name, values[name]) for name in ("kind", *_NUMBERS) if values[name]}
-    signal = SignalConfig(**given)
+    signal = SignalConfig.of(config.objective, **given)
     shard_tokens = parse(ExperimentConfig, "tokens", values["shard_tokens"])
     runtime.cache_compilations()
     _describe(values["out"], _follow(config, signal, values["out"], values["windows"] == "all", shard_tokens))

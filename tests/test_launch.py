@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import generation as generation_config
+from configs import signals as signals_config
 from configs import study as study_config
 from configs import train as train_config
 from distill import config as configs
@@ -19,6 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "configs"
 PRESETS = [(ExperimentConfig, f"configs/train.py:{name}") for name in ("micro", *ladder.PAPER_LADDER)]
 PRESETS += [(StudyExperimentConfig, f"configs/study.py:{name}") for name in study_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/generation.py:{name}") for name in generation_config.PRESETS]
+PRESETS += [(ExperimentConfig, f"configs/signals.py:{name}") for name in signals_config.PRESETS]
 PRESETS += [(ExperimentConfig, "configs/base.py")]
 
 

@@ -1,4 +1,4 @@
-"""Students of stored signals: they learn what they would from the teacher itself, and from nothing but their own store."""
+"""Students of stored signals: they learn what the teacher itself would have said, and from their own store alone."""
 
 import dataclasses
 import json
@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import lesson, signals, stored, train
+from distill import lesson, runs, signals, stored, train
 from distill.config import ConfigError, DistillError, ObjectiveConfig, TeacherConfig
 from distill.data import Loader
 from distill.teacher import manifest
 from distill.teacher.errors import SignalError
 from distill.teacher.kinds import SignalConfig
 from distill.teacher.store import SignalStore, named
+from launch import cache as launch_cache
+from launch import cli
+from launch import train as launch_train
 
 
 @pytest.fixture(autouse=True)
@@ -350,3 +353,61 @@ def test_the_manifest_says_what_the_store_is(student, made):
     assert found["fidelity"]["gradient_cosine"] > 0.9 and 0 < found["fidelity"]["kl"] < 0.3
     whole = manifest.read(made("hidden"))["fidelity"]
     assert abs(whole["kl"]) < 1e-9 and whole["gradient_cosine"] == pytest.approx(1, abs=1e-9)
+
+
+# ---- the commands
+
+
+@pytest.mark.parametrize("route", ["online", "topk", "sampled", "hidden"])
+def test_every_route_has_a_preset_and_two_commands(route, student, tmp_path, capsys):
+    """launch.cache and launch.train as a user runs them, on a run of 6 steps."""
+    small = ["--config.model.vocab_size=32", "--config.model.d_model=16", "--config.model.d_head=8"]
+    small += ["--config.model.tied=true", "--config.model.unroll=1", "--config.data.source=generated"]
+    small += ["--config.data.generated.tokens=20000", "--config.data.generated.validation_tokens=4096"]
+    small += ["--config.data.generated.document_tokens=40", f"--config.data.cache={student.data.cache}"]
+    small += [
+        "--config.seq_len=16",
+        "--config.tokens=384",
+        "--config.eval.tokens=256",
+        "--config.loop.steps_per_call=3",
+    ]
+    small += [f"--config=configs/signals.py:{route}", f"--config.teacher.source={student.teacher.source}"]
+    if route != "online":
+        # A vocabulary of 32 tokens has the 32 likeliest; cut them down to 5.
+        small += ["--config.objective.top_k=5"] if route == "topk" else []
+        assert launch_cache.main([*small, f"--out={tmp_path / 'store'}"]) == 0
+        said = capsys.readouterr().out
+        assert "bytes a token" in said and "cosine of gradients" in said and "24 of" in said
+        assert launch_cache.main([*small, f"--out={tmp_path / 'store'}", "--verify"]) == 0
+        assert "every record matches its digest" in capsys.readouterr().out
+        small.append(f"--config.teacher.store={tmp_path / 'store'}")
+    assert launch_train.main([*small, f"--workdir={tmp_path / 'run'}"]) == 0
+    record = runs.load_record(tmp_path / "run" / "result.json")
+    assert record.kind == "distillation" and record.kl is not None and np.isfinite(record.loss)
+    stored_words = json.loads(re.search("teacher.stored = (.*)", (tmp_path / "run" / "config.txt").read_text())[1])
+    assert stored_words.split(" ")[0] == ("" if route == "online" else route)
+
+
+def test_a_mistyped_command_is_one_line(student, tmp_path, capsys):
+    for flags, words in (
+        ([], "--out=... is missing"),
+        (["--out=x", "--kinds=topk"], "Did you mean 'kind'"),
+        (["--out=x", "--kind=topq"], "Did you mean 'topk'|Did you mean 'topp'"),
+        (["--out=x", "--kind=topk", "--top_k=0"], "top_k: got 0, wanted 1 to 65535"),
+        (["--out=x", "--windows=some"], "wanted run .* or all"),
+        (["--out=x"], "config.teacher.source: got ''"),
+    ):
+        assert cli.guard(launch_cache.main, flags) == 2
+        error = capsys.readouterr().err
+        assert re.search(words, error) and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_the_signal_that_an_objective_reads():
+    assert SignalConfig.of(ObjectiveConfig()) == SignalConfig(kind="hidden")
+    assert SignalConfig.of(ObjectiveConfig(target="topk", top_k=9)) == SignalConfig(kind="topk", top_k=9)
+    assert SignalConfig.of(ObjectiveConfig(target="sampled", draws=9), seed=2) == SignalConfig(
+        kind="sampled", draws=9, seed=2
+    )
+    assert SignalConfig.of(ObjectiveConfig(target="topk", top_k=9), kind="hidden") == SignalConfig(kind="hidden")
+    for _, objective in KINDS.values():
+        SignalConfig.of(objective).serve(objective, "s")

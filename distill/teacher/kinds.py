@@ -54,6 +54,14 @@ class SignalConfig:
         expect("draws", 1 <= self.draws < 4096, "1 to 4095")
         expect("proposal", 0.5 <= self.proposal <= 2, "0.5 to 2 (1 draws from the teacher itself)")
 
+    @classmethod
+    def of(cls, objective: ObjectiveConfig, **given: Any) -> "SignalConfig":
+        """The signal that an objective's target reads, with what is `given` instead."""
+        kind = "hidden" if objective.target == "soft" else objective.target
+        read = {"top_k": objective.top_k, "top_p": objective.top_p, "draws": objective.draws}
+        wanted = {"kind": kind} | {name: read[name] for name in _NUMBERS.get(kind, ()) if name in read}
+        return cls(**(given if given.get("kind", kind) != kind else wanted | given))
+
     @property
     def sparse(self) -> bool:
         return self.kind in ("topk", "topp", "sampled", "argmax")
