@@ -50,6 +50,7 @@ def again(model: Transformer, prompts: jax.Array, new: int) -> Route:
     def step(model: Transformer, rows: jax.Array, i: Any) -> jax.Array:
         hidden = jax.lax.dynamic_index_in_dim(model.hidden(rows), i - 1, axis=1, keepdims=False)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), batch)
+        keys = jax.sharding.reshard(keys, jax.P(mesh.BATCH))
         token = decode.draw(DecodeConfig(), decode.last_logits(model, hidden), keys)
         return jax.lax.dynamic_update_slice_in_dim(rows, token[:, None], i, axis=1)
 
@@ -85,17 +86,11 @@ def peer(config: ModelConfig, prompts: np.ndarray) -> Route:
     )
     model = LlamaForCausalLM(like).eval()
     rows = torch.from_numpy(prompts.astype(np.int64))
+    drawn = {"attention_mask": torch.ones_like(rows), "do_sample": True, "top_k": 0, "use_cache": True}
 
     def run(count: int) -> None:
         with torch.no_grad():
-            model.generate(
-                rows,
-                attention_mask=torch.ones_like(rows),
-                do_sample=True,
-                top_k=0,
-                max_new_tokens=count,
-                use_cache=True,
-            )
+            model.generate(rows, max_new_tokens=count, **drawn)
 
     return run
 
