@@ -70,7 +70,7 @@ class Checkpoints:
             registry.add(name, ocp.args.StandardSave, arrays)
             registry.add(name, ocp.args.StandardRestore, arrays)
         registry.add("config", ocp.args.JsonSave, _SealedText())
-        self._saving = -1
+        self._saving, self._readonly = -1, readonly
         self._manager = ocp.CheckpointManager(self.directory.resolve(), handler_registry=registry, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -138,7 +138,8 @@ class Checkpoints:
     def newest(self, like: dict[str, Any], before: int | None = None) -> tuple[int, dict[str, Any]] | None:
         """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
 
-        A damaged one is named in the log, set aside in DIRECTORY-damaged, and the one before it is taken. Raises
+        A damaged one is named in the log, set aside in DIRECTORY-damaged (not where this is read-only), and the one
+        before it is taken. Raises
         DamagedCheckpoint where none is whole: starting again from nothing is for the user to say.
         """
         steps = [step for step in self.steps() if before is None or step <= before]
@@ -147,8 +148,8 @@ class Checkpoints:
             try:
                 items = self.restore(step, like)
             except DamagedCheckpoint as error:
-                place = self._set_aside(step)
-                logging.getLogger(__name__).warning("%s; set aside in %s", error, place)
+                place = "" if self._readonly else f"; set aside in {self._set_aside(step)}"
+                logging.getLogger(__name__).warning("%s%s", error, place)
                 found.append(str(error))
                 continue
             return step, items

@@ -118,6 +118,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-4
     clip: float = 1.0  # of the gradient's global norm
+    spike: float = 0.0  # updates whose gradient norm exceeds this many times the running mean are not made; 0: all are
     mup: bool = True
     base_width: int = 32  # the fan-in at which a linear layer trains at learning_rate itself
 
@@ -256,6 +257,7 @@ class LoopConfig:
     steps_per_call: int = 16  # optimiser steps in one jitted call
     log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run
     checkpoint_seconds: float = 60.0
+    patience: int = 50  # updates in a row that may be rejected before the run is stopped
     keep: int = 2
 
 

@@ -24,7 +24,10 @@ class Progress:
 
 
 class Meter:
-    """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device."""
+    """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device.
+
+    Steps whose update was rejected (guard.py) are in no mean; a line counts them as `rejected`.
+    """
 
     def __init__(self, config: ExperimentConfig, path: Path, done: int, on_progress: Callable[[Progress], None]):
         self._config, self._path, self._on_progress = config, path, on_progress
@@ -32,6 +35,7 @@ class Meter:
         self._pending: tuple[int, int, Any] | None = None
         self._sums: dict[str, float] = {}
         self._count, self._began, self._done = 0, time.monotonic(), done
+        self.row = 0  # of the latest steps that were read, how many in a row had their update rejected
         self._tokens = config.batch_size * config.seq_len
         # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
         if jax.process_index() == 0:
@@ -50,11 +54,13 @@ class Meter:
         if self._pending is None:
             return
         (step, count, sums), self._pending = self._pending, None
+        sums = {name: float(value) for name, value in sums.items()}
+        self.row = int(sums.pop("row"))
         for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._count, self._step = self._count + count, step
         rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
-        loss = self._sums["ntp"] / self._count
+        loss = self._sums["ntp"] / max(self._count - self._sums["rejected"], 1)
         self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
         if self._count >= self._every:
             self._write()
@@ -63,7 +69,10 @@ class Meter:
         if not self._count:
             return
         line = {"step": self._step, "tokens": self._step * self._tokens, "time": round(time.time(), 3)}
-        line |= {name: value / self._count for name, value in self._sums.items()}
+        made = self._count - self._sums["rejected"]
+        line |= {name: value / made for name, value in self._sums.items() if made and name != "rejected"}
+        if self._sums["rejected"]:
+            line["rejected"] = int(self._sums["rejected"])
         if jax.process_index() == 0:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -85,8 +85,11 @@ def _name(path: tuple[Any, ...]) -> str:
     return names[-2]  # a Param adds its own `value` last
 
 
-def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.GradientTransformation:
+def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.GradientTransformationExtraArgs:
     """clip -> Adam -> muP -> independent decay -> schedule, for the parameters of a model.
+
+    `update` takes the run's `step` as well: an update that was rejected (guard.py) leaves Adam as it was, but the
+    schedule goes on.
 
     fan_in names the linear maps by attribute (model.fan_in without the dims of its keys); each trains at
     base_width / fan_in of the peak rate (muP simple, Wortsman et al. 2309.14322). The decay subtracts weight_decay *
@@ -103,12 +106,16 @@ def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.Gr
 
         return jax.tree_util.tree_map_with_path(one, updates, params)
 
+    def follow(updates, state, params=None, *, step, **_):
+        rate = -schedule(config.schedule, h, step)
+        return jax.tree.map(lambda update: rate * update, updates), state
+
     return optax.chain(
         # Written out, because optax's own clipping wants its bound as a Python number.
         optax.stateless(lambda updates, _: clip_by_global_norm(updates, h.clip)),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.stateless(scale),
-        optax.scale_by_schedule(lambda step: -schedule(config.schedule, h, step)),
+        optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), follow),
     )
 
 

@@ -18,9 +18,10 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from distill import features, mesh, model, objective, on_policy, optim
+from distill import features, guard, mesh, model, objective, on_policy, optim
 from distill.config import ExperimentConfig, ModelConfig, ObjectiveConfig, OptimConfig
 from distill.features import Projector
+from distill.guard import Guard
 from distill.metrics import Sum
 from distill.teacher.mixture import TeacherMixture
 from distill.types import Batch, Head, HiddenSignal, HiddenStates, Signal, TeacherSignal
@@ -59,12 +60,13 @@ class TrainState:
     params: model.Transformer
     opt_state: Any
     hyper: optim.Hyper
+    guard: Guard
     projector: Projector | None = None  # of feature losses
     projector_state: Any = None  # its optimiser's: clipped on its own, so that it takes nothing from the student
 
     def stored(self) -> dict[str, Any]:
         """What a checkpoint holds. The numbers come from the config, which may end a shared trunk elsewhere."""
-        optimizer = {"step": self.step, "state": self.opt_state}
+        optimizer = {"step": self.step, "state": self.opt_state, "guard": self.guard}
         if self.projector is not None:
             optimizer |= {"projector": self.projector, "projector_state": self.projector_state}
         return {"params": self.params, "optimizer": optimizer}
@@ -77,6 +79,7 @@ class TrainState:
             step=optimizer["step"],
             params=items["params"],
             opt_state=optimizer["state"],
+            guard=optimizer["guard"],
             projector=optimizer.get("projector"),
             projector_state=optimizer.get("projector_state"),
         )
@@ -85,7 +88,8 @@ class TrainState:
 def _init(config: ExperimentConfig, teacher_width: int, key: PRNGKeyArray, hyper: optim.Hyper) -> TrainState:
     params = model.Transformer(config.model, key)
     opt_state = optim.transform(config.optim, hyper, model.fan_in(config.model)).init(params)
-    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, hyper=hyper)
+    zero = jnp.zeros((), jnp.int32)
+    state = TrainState(step=zero, params=params, opt_state=opt_state, hyper=hyper, guard=guard.fresh())
     pairs = len(config.objective.features)
     if not pairs or not teacher_width:
         return state
@@ -150,8 +154,40 @@ def train_step(
     structure: StepShape, state: TrainState, teacher: Teacher | Head | None, batch: Batch
 ) -> tuple[TrainState, dict[str, Any]]:
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
+    (gradient, projector_gradient), sums, own = gradients(structure, state, teacher, batch)
+    transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
+    updates, opt_state = transform.update(gradient, state.opt_state, state.params, step=state.step)
+    means = {name: value.mean() for name, value in sums.items()}
+    if structure.own:  # `own` is the share of such steps; X_own / own is the mean of X in them
+        means |= {f"{name}_own": jnp.where(own, means[name], 0.0) for name in ("ntp", "kd")}
+        means["own"] = own.astype(jnp.float32)
+    means["grad_norm"] = optax.tree.norm(gradient)
+    means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
+        structure.optim.schedule, state.hyper, state.step
+    )
+    params = optax.apply_updates(state.params, updates)
+    new = dataclasses.replace(state, params=params, opt_state=opt_state)
+    if state.projector is not None:
+        transform = optim.transform(structure.optim, state.hyper, features.fan_in(state.projector))
+        updates, projector_state = transform.update(
+            projector_gradient, state.projector_state, state.projector, step=state.step
+        )
+        projector = optax.apply_updates(state.projector, updates)
+        new = dataclasses.replace(new, projector=projector, projector_state=projector_state)
+    norm = optax.tree.norm((gradient, projector_gradient))
+    good, judged = guard.judge(structure.optim.spike, state.guard, means["loss"], norm)
+    # A rejected step is no step of any mean; the data, the schedule and the draws go on.
+    means = {name: jnp.where(good, value, 0.0) for name, value in means.items()} | {"rejected": 1.0 - good}
+    new = dataclasses.replace(guard.choose(good, new, state), step=state.step + 1, guard=judged)
+    return new, means
 
-    wanted = structure.objective
+
+def gradients(
+    structure: StepShape, state: TrainState, teacher: Teacher | Head | None, batch: Batch
+) -> tuple[tuple[model.Transformer, Projector | None], dict[str, Sum], Any]:
+    """The gradients of the mean loss, in the student and in its projector, the sums of its parts over all tokens, and
+    whether the student wrote this batch itself (None where it never does)."""
+    wanted, own = structure.objective, None
     numbers = objective.at(wanted, state.hyper, state.step)
     mine, theirs = zip(*wanted.features) if wanted.features and state.projector is not None else ((), ())
     if structure.own:
@@ -181,26 +217,7 @@ def train_step(
 
         (gradient, sums), _ = lax.scan(accumulate, zero, parts)
     weight = jnp.maximum(sums["loss"].weight, 1e-9)
-    gradient, projector_gradient = jax.tree.map(lambda leaf: leaf / weight, gradient)
-
-    transform = optim.transform(structure.optim, state.hyper, model.fan_in(state.params.config))
-    updates, opt_state = transform.update(gradient, state.opt_state, state.params)
-    means = {name: value.mean() for name, value in sums.items()}
-    if structure.own:  # `own` is the share of such steps; X_own / own is the mean of X in them
-        means |= {f"{name}_own": jnp.where(own, means[name], 0.0) for name in ("ntp", "kd")}
-        means["own"] = own.astype(jnp.float32)
-    means["grad_norm"] = optax.tree.norm(gradient)
-    means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
-        structure.optim.schedule, state.hyper, state.step
-    )
-    params = optax.apply_updates(state.params, updates)
-    new = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-    if state.projector is not None:
-        transform = optim.transform(structure.optim, state.hyper, features.fan_in(state.projector))
-        updates, projector_state = transform.update(projector_gradient, state.projector_state, state.projector)
-        projector = optax.apply_updates(state.projector, updates)
-        new = dataclasses.replace(new, projector=projector, projector_state=projector_state)
-    return new, means
+    return jax.tree.map(lambda leaf: leaf / weight, gradient), sums, own
 
 
 def _split(batch: Batch, microbatches: int) -> Batch:
@@ -219,7 +236,8 @@ def train_steps(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The first `count` of the stacked `batches` ([K, B, ...]) in one call, for any count <= K without recompiling.
 
-    Returns the new state and the metrics summed over those steps. `state` is donated.
+    Returns the new state, and the metrics summed over those steps with, as `row`, how many of the latest updates in a
+    row were rejected. `state` is donated.
     """
 
     def body(i: Any, carry: tuple[TrainState, dict[str, Any]]) -> tuple[TrainState, dict[str, Any]]:
@@ -230,4 +248,5 @@ def train_steps(
 
     first = jax.tree.map(lambda stack: stack[0], batches)
     zero = jax.eval_shape(functools.partial(train_step, structure), state, teacher, first)[1]
-    return lax.fori_loop(0, count, body, (state, jax.tree.map(jnp.zeros_like, zero)))
+    state, sums = lax.fori_loop(0, count, body, (state, jax.tree.map(jnp.zeros_like, zero)))
+    return state, sums | {"row": state.guard.row}

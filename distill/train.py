@@ -18,10 +18,10 @@ import jax
 import numpy as np
 
 from distill import config as configs
-from distill import counts, inherit, mesh, runs, runtime
+from distill import counts, data, inherit, mesh, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
-from distill.config import ConfigError, ExperimentConfig
+from distill.config import ConfigError, DistillError, ExperimentConfig
 from distill.data.loader import prefetch
 from distill.data.mixture import Mixture
 from distill.data.store import TokenStore
@@ -33,6 +33,10 @@ from distill.runs import RunRecord
 from distill.stored import StoredLesson, open_lesson
 from distill.teacher import online
 from distill.types import Batch
+
+
+class Diverged(DistillError):
+    """A run whose updates were rejected too often in a row: from which step on, and how to look at it."""
 
 
 def train(
@@ -181,6 +185,8 @@ def _loop(
         for first, count, batches in calls:
             state, sums = steps.train_steps(structure, state, params, batches, count)
             meter.add(first + count, count, sums)
+            if meter.row >= config.loop.patience:
+                raise Diverged(_divergence(workdir, config, loader, first - meter.row, meter.row))
             if stem and first + count == config.stable_steps:
                 stem.save(first + count, state.stored(), text)
             due = time.monotonic() - saved > config.loop.checkpoint_seconds
@@ -196,6 +202,17 @@ def _loop(
                 )
     meter.flush()
     return state
+
+
+def _divergence(workdir: Path, config: ExperimentConfig, loader: data.Loader, bad: int, row: int) -> str:
+    """What to say of a run whose updates from step `bad` on, `row` of them, were rejected."""
+    windows = ", ".join(str(i) for i in loader.windows(bad)[:8])
+    return (
+        f"{workdir}: in all of the last {row} steps, from step {bad} on, the loss or the gradient was not finite or "
+        f"spiked, and no update was made. Step {bad} reads windows {windows} of the {config.data.split!r} split; to "
+        f"look at it: python -m launch.replay --workdir={workdir} --step={bad}. To go on from here with other numbers: "
+        f"--fork={workdir} and a new --workdir"
+    )
 
 
 def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:

@@ -203,7 +203,7 @@ def test_projections_follow_mup():
     for name, own in (("wide", wide), ("narrow", narrow)):
         transform = optim.transform(ExperimentConfig().optim, h, features.fan_in(own))
         ones = jax.tree.map(jnp.ones_like, own)
-        updates, _ = transform.update(ones, transform.init(own), jax.tree.map(jnp.zeros_like, own))
+        updates, _ = transform.update(ones, transform.init(own), jax.tree.map(jnp.zeros_like, own), step=0)
         change[name] = float(jnp.abs(updates.project[...]).mean())
     assert change["narrow"] == pytest.approx(4 * change["wide"], rel=1e-4)
 

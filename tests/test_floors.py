@@ -26,7 +26,7 @@ FLOORS = (
     ("evaluate",),
     ("lesson",),
     ("stored",),
-    ("train", "signals"),
+    ("train", "replay", "signals"),
     ("study",),
     ("bench", "chaos"),
 )

@@ -95,10 +95,10 @@ def test_the_chain_is_the_papers_optimiser(mup):
 
     want = {name: value.astype(np.float64) for name, value in named(params).items()}
     first, second = ({name: np.zeros_like(value) for name, value in want.items()} for _ in range(2))
-    update = jax.jit(lambda g, s, p: transform.update(g, s, p))
+    update = jax.jit(lambda g, s, p, t: transform.update(g, s, p, step=t))
     for t in range(10):
         gradient = draw([1.0, 1e-3, 0.3][t % 3])  # clipped, not clipped, clipped
-        updates, state = update(gradient, state, params)
+        updates, state = update(gradient, state, params, t)
         params = optax.apply_updates(params, updates)
 
         g = {name: value.astype(np.float64) for name, value in named(gradient).items()}
@@ -133,7 +133,7 @@ def test_decay_does_not_depend_on_the_learning_rate():
     h = optim.hyper(ExperimentConfig(optim=config))
     params = _Params(query=_Param(jnp.array([8.0])), attention_norm=_Param(jnp.array([8.0])))
     transform = optim.transform(config, h, {"query_dhk": 64})
-    updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params)
+    updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params, step=0)
     assert float(updates.query.value[0]) == -0.5 * 0.25 * 8  # first step of a warmup of two
     assert float(updates.attention_norm.value[0]) == 0
 

@@ -1,0 +1,60 @@
+"""Computes one step of a run again and shows what is out of the ordinary in it; the run itself is not touched.
+
+    python -m launch.replay --workdir=DIR --step=N
+
+Prints the step's losses, each sequence of its batch with its loss and gradient norm (the worst first, with its text),
+and each parameter with its norm and its gradient's. Steps count from 0; the ones between the last checkpoint and N are
+computed again first.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from distill import runtime
+from launch import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m launch.replay", allow_abbrev=False, description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--step", type=int, required=True, help="the step, from 0")
+    flags = parser.parse_args(argv)
+    from distill.replay import replay
+
+    runtime.cache_compilations()
+    console = Console()
+    with Progress(console=Console(stderr=True), disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("steps before it", total=None)
+        found = replay(flags.workdir, flags.step, lambda done, of: bar.update(task, completed=done, total=of))
+    means = ", ".join(f"{name} {value:.6g}" for name, value in found.means.items())
+    console.print(f"step {found.step} (from the checkpoint of step {found.start}): {means}", highlight=False)
+    worst = sorted(found.sequences, key=lambda s: _badness(s.grad_norm), reverse=True)
+    rows = [(str(s.window), f"{s.loss:.6g}", f"{s.grad_norm:.6g}", repr(s.text[:60])) for s in worst]
+    console.print(_table("its sequences", ("window", "loss", "gradient", "text"), rows))
+    ordered = sorted(found.parameters.items(), key=lambda item: _badness(item[1][1]), reverse=True)
+    rows = [(name, f"{norm:.6g}", f"{gradient:.6g}") for name, (norm, gradient) in ordered]
+    console.print(_table("its parameters", ("parameter", "norm", "gradient"), rows))
+    return 0
+
+
+def _badness(norm: float) -> float:
+    return norm if math.isfinite(norm) else math.inf
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, justify="right" if name in ("loss", "gradient", "norm", "window") else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
