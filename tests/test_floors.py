@@ -17,7 +17,7 @@ FLOORS = (
     ("objective_config",),
     ("tree",),
     ("config",),
-    ("seal", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "data"),
+    ("seal", "guard", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "data"),
     ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
     ("interop",),
     ("teacher", "decode", "objective"),
