@@ -4,8 +4,8 @@
                                 [--divergence=forward] [--repeats=5] [--seconds=20] [--published] [--topology=v5p:2x2x1]
 
 Both compute L_NTP, a divergence from an online teacher of the same width, and the gradients of the student's hidden
-states and head. They alternate in one process; a time is the median of the repeats. Shapes whose dense logits exceed a
-gigabyte are compiled but not run. --published compiles the shape of Liger's published figures (V = 128256, 8192 tokens,
+states and head. They alternate in one process; a time is the median of the repeats, the ratio that of the pairs, with
+its range. Shapes whose dense logits exceed a gigabyte are compiled but not run. --published compiles the shape of Liger's published figures (V = 128256, 8192 tokens,
 width 4096) and runs it where a GPU is there. --topology compiles for a TPU that need not be there (it needs libtpu).
 """
 
@@ -80,8 +80,8 @@ def fill(arguments: Sequence[jax.ShapeDtypeStruct], vocab: int) -> list[jax.Arra
     return [one(like) for like in arguments]
 
 
-def alternate(compiled: dict[str, Any], values: Sequence[Any], repeats: int, seconds: float) -> dict[str, float]:
-    """The median seconds of each, in turns, once each to warm up and then `repeats` times or for `seconds`."""
+def alternate(compiled: dict[str, Any], values: Sequence[Any], repeats: int, seconds: float) -> dict[str, list[float]]:
+    """The seconds of each, in turns, once each to warm up and then `repeats` times or for `seconds`."""
     found: dict[str, list[float]] = {name: [] for name in compiled}
     end = time.perf_counter() + seconds
     for i in range(repeats + 1):
@@ -91,7 +91,7 @@ def alternate(compiled: dict[str, Any], values: Sequence[Any], repeats: int, sec
             found[name] += [time.perf_counter() - begin] if i else []
         if i and time.perf_counter() > end:
             break
-    return {name: statistics.median(times) for name, times in found.items()}
+    return found
 
 
 def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, repeats: int, seconds: float) -> None:
@@ -109,8 +109,10 @@ def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, rep
         return
     if on_gpu or vocab * tokens <= MOST_LOGITS and vocab * tokens * width <= 2**36:
         times = alternate(compiled, fill(arguments, vocab), repeats, seconds)
-        line += f"; ms: dense {1e3 * times['dense']:8.1f}, fused {1e3 * times['fused']:8.1f}, "
-        line += f"ratio {times['fused'] / times['dense']:.2f}"
+        middle = {name: 1e3 * statistics.median(found) for name, found in times.items()}
+        ratios = sorted(chunked / dense for dense, chunked in zip(times["dense"], times["fused"]))
+        line += f"; ms: dense {middle['dense']:8.1f}, fused {middle['fused']:8.1f}, "
+        line += f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     else:
         line += "; compiled, not run"
     if on_gpu:
@@ -149,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.published:
         flags.vocab, flags.tokens, flags.width = "128256", 8192, 4096
     place = tpu_mesh(flags.topology) if flags.topology else mesh.make(MeshConfig(data=1), jax.devices()[:1])
-    print(f"{place.devices.flat[0].device_kind}; columns: vocabulary, tokens, width, dtype, divergence")
+    kind, load = place.devices.flat[0].device_kind, os.getloadavg()[0]
+    print(f"{kind}; load {load:.1f} at the start; columns: vocabulary, tokens, width, dtype, divergence")
     with jax.set_mesh(place):
         for vocab in map(int, flags.vocab.split(",")):
             report(vocab, flags.tokens, flags.width, flags.dtype, flags.divergence, flags.repeats, flags.seconds)

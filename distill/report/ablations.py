@@ -95,7 +95,7 @@ def table(found: Results, field: str) -> str:
 
 
 def figure(found: Results, field: str, theme: Theme) -> Figure:
-    """Loss, KL and ECE over the values of a field; faint markers are seeds, lines their means, dotted the teacher."""
+    """Loss, KL and ECE over the values of a field; faint markers are seeds, bars their means, dotted the teacher."""
     settings = compare(found, field)
     values = list(dict.fromkeys(setting.value for setting in settings))
     bases = list(dict.fromkeys(setting.base for setting in settings))
@@ -109,7 +109,8 @@ def figure(found: Results, field: str, theme: Theme) -> Figure:
             for place, setting in zip(x, group):
                 own = [getattr(run, measure) for run in setting.runs]
                 ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
-            ax.plot(x, [setting.mean(measure) for setting in group], color=color, marker="_", ms=12)
+            line = "-" if all(map(_is_number, values)) else ""  # only numbers have something between them
+            ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
             said = [t for setting in group for run in setting.runs if (t := _teacher(found, run))]
             if said and measure != "kl":
                 mean = statistics.fmean(getattr(run, measure) for run in said)
@@ -135,7 +136,7 @@ def _field(found: Results, field: str, pictures: dict[str, tuple[bytes, bytes]])
     text = page.paragraph(verdict(name, settings))
     if file(field) in pictures:
         alt = f"Three charts over the values of {name}: loss, KL to the teacher, calibration error of the student."
-        caption = f"Students by {name}. Faint markers are seeds, lines their means; dotted, the teacher itself."
+        caption = f"Students by {name}. Faint markers are seeds, bars their means; dotted, the teacher itself."
         text += page.figure(*pictures[file(field)], alt=alt, caption=caption)
     columns = [Column(name="student", text=True), Column(name=name, text=True)]
     columns += [Column(name=n) for n in ("seeds", "L_S", "against as it is", "KL", "agreement", "ECE", "teacher's ECE")]
@@ -180,6 +181,14 @@ def verdict(name: str, settings: Sequence[Setting]) -> str:
 def file(field: str) -> str:
     """The name of a field's figure and CSV in the report's folder."""
     return f"ablation-{field.rstrip('_')}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _teacher(found: Results, run: RunRecord) -> RunRecord | None:
