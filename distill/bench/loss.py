@@ -6,8 +6,8 @@
 Both compute L_NTP, a divergence from an online teacher of the same width, and the gradients of the student's hidden
 states and head. They alternate in one process; a time is the median of the repeats, the ratio that of the pairs, with
 its range. Shapes whose dense logits exceed a gigabyte are compiled but not run. --published compiles the shape of
-Liger's published figures (V = 128256, 8192 tokens, width 4096) and runs it where a GPU is there. --topology compiles for
-a TPU that need not be there (it needs libtpu).
+Liger's published figures (V = 128256, 8192 tokens, width 4096) and runs it where a GPU is there. --topology compiles
+for a TPU that need not be there (it needs libtpu).
 """
 
 import argparse
