@@ -75,7 +75,9 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
             )
     seq_len = flags.seq_len or (512 if model.published else model.config.seq_len)
     evaluation = store.evaluation("validation", seq_len, flags.tokens)
-    scores = evaluate(model.params, evaluation, flags.batch_size, teacher=teacher.params if teacher else None)
+    devices = jax.sharding.get_mesh().size
+    rows = -(-flags.batch_size // devices) * devices
+    scores = evaluate(model.params, evaluation, rows, teacher=teacher.params if teacher else None)
     shape = model.config.model
     found: dict[str, str | int | float] = {
         "model": str(model.source),

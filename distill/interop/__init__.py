@@ -25,6 +25,7 @@ ORDER = (
     "companions",
     "place",
     "imported",
+    "card",
     "export",
 )
 

@@ -1,0 +1,151 @@
+"""A real model's forward pass and decoding against `transformers` + torch, and what its import takes.
+
+    python -m launch.bench forward --model=SmolLM2-135M-Instruct.Q4_1.gguf [--batch=4] [--seq_len=512] [--repeats=5]
+                                   [--new_tokens=64] [--parts=import,forward,decode]
+
+Both in float32, on the same cores, in turns in one process: the median and spread of the repeats, ours over theirs.
+`import` runs in a process of its own and gives seconds and the peak of memory above the weights. The peer needs the
+extra `parity`.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill import counts, decode, interop, mesh
+from distill.config import ConfigError, MeshConfig
+
+_IMPORT = """
+import json, resource, sys, time
+import jax
+from distill import interop, mesh
+from distill.config import MeshConfig
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+    before, start = peak(), time.perf_counter()
+    model = interop.load(sys.argv[1])
+    jax.block_until_ready(model.params)
+    seconds = time.perf_counter() - start
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    print(json.dumps({"seconds": seconds, "weights": weights, "peak": peak(), "before": before}))
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line a part."""
+    parser = argparse.ArgumentParser(prog="launch.bench forward", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", required=True, help="a Hugging Face directory or a GGUF file")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seq_len", type=int, default=512)
+    parser.add_argument("--new_tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", default="import,forward,decode")
+    flags = parser.parse_args(argv)
+    parts = flags.parts.split(",")
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"{len(os.sched_getaffinity(0))} cores, load average {load} before")
+    if "import" in parts:
+        importing(flags.model, flags.repeats)
+    if {"forward", "decode"} & set(parts):
+        with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+            compare(flags, parts)
+    return 0
+
+
+def importing(path: str, repeats: int) -> None:
+    """Seconds and memory of an import, each in a fresh process."""
+    found = []
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", _IMPORT, path], capture_output=True, text=True)
+        if done.returncode:
+            raise ConfigError(f"--model={path}: {done.stderr.strip().splitlines()[-1]}")
+        found.append(json.loads(done.stdout))
+    seconds = [run["seconds"] for run in found]
+    above = max(run["peak"] - run["before"] - run["weights"] for run in found)
+    print(f"import: {_spread(seconds)}; memory above the weights {above / 2**20:,.0f} MiB at most")
+
+
+def compare(flags: argparse.Namespace, parts: list[str]) -> None:
+    """Both libraries on the same weights."""
+    try:
+        torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
+    except ImportError:
+        raise ConfigError("the peer needs the extra parity: pip install -e '.[parity]'") from None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    path = Path(flags.model)
+    where = (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(where[0], dtype=torch.float32, **where[1]).eval()
+    ours = interop.load(path)
+    print(f"{counts.total(ours.config):,} parameters; torch {torch.__version__} with attention "
+          f"{theirs.config._attn_implementation!r}, jax {jax.__version__}, float32")  # fmt: skip
+    random = np.random.default_rng(0)
+
+    def draw(batch: int, length: int) -> tuple[Any, Any]:
+        tokens = random.integers(0, ours.config.tokens, (batch, length))
+        return jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
+
+    if "forward" in parts:
+        mine, other = draw(flags.batch, flags.seq_len)
+        run = jax.jit(lambda model, tokens: model(tokens))
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return theirs(other, use_cache=False).logits
+
+        off = np.max(np.abs(np.asarray(run(ours.params, mine)) - forward().numpy()))
+        title = f"forward {flags.batch} x {flags.seq_len} (logits differ by {off:.1e})"
+        report(title, lambda: jax.block_until_ready(run(ours.params, mine)), forward, flags.repeats,
+               flags.batch * flags.seq_len)  # fmt: skip
+    if "decode" not in parts:
+        return
+    for batch in (1, 8):
+        mine, other = draw(batch, 16)
+        config = decode.DecodeConfig(new_tokens=flags.new_tokens, temperature=0.0)
+        keys = jax.random.split(jax.random.key(0), batch)
+
+        def generate(mine: Any = mine, keys: Any = keys) -> Any:
+            return jax.block_until_ready(decode.generate(config, ours.params, mine, keys))
+
+        def peer(other: Any = other) -> Any:
+            with torch.no_grad():
+                return theirs.generate(
+                    other, attention_mask=torch.ones_like(other), do_sample=False, pad_token_id=0,
+                    min_new_tokens=flags.new_tokens, max_new_tokens=flags.new_tokens,
+                )  # fmt: skip
+
+        report(f"decode batch {batch}, {flags.new_tokens} tokens", generate, peer, flags.repeats,
+               batch * flags.new_tokens)  # fmt: skip
+
+
+def report(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, tokens: int) -> None:
+    """Alternates both, once to warm up and then `repeats` times."""
+    times: list[list[float]] = [[], []]
+    for i in range(repeats + 1):
+        for found, run in zip(times, (ours, theirs)):
+            start = time.perf_counter()
+            run()
+            found += [time.perf_counter() - start] if i else []
+    ratios = [a / b for a, b in zip(*times)]
+    rate = [tokens / statistics.median(found) for found in times]
+    print(
+        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; theirs {_spread(times[1])}, {rate[1]:,.0f} tokens/s; "
+        f"ours / theirs {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; "
+        f"load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{statistics.median(seconds):.2f} s [{min(seconds):.2f}, {max(seconds):.2f}]"
