@@ -1,0 +1,103 @@
+"""How close students are to their teacher where they write themselves, and what a step of writing costs.
+
+    python -m launch.bench policy --teacher=DIR --students=DIR,DIR [--prompts=512] [--prompt=32] [--new=96] [--seed=0]
+
+Each student continues the same beginnings of validation windows by its own draws; both divergences are means over the
+tokens that it wrote, with their standard errors over the texts, in nats. Beside them stand its loss and its divergence
+on the whole windows, the same for every student, however it was trained.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill import decode, losses, mesh, step
+from distill.config import DecodeConfig, ExperimentConfig, MeshConfig, ModelConfig, OnPolicyConfig
+from distill.evaluate import evaluate
+from distill.lesson import open_store
+from distill.model import Transformer
+from distill.teacher import online
+from distill.types import Batch
+
+CHUNK = 64  # texts at once
+
+
+@jax.jit
+def divergences(
+    student: Transformer, teacher: Transformer, tokens: jax.Array, first: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """KL(student, teacher) and KL(teacher, student) of each text [B], means over the tokens from `first` on."""
+    log_q, log_p = (jax.nn.log_softmax(model(tokens[:, :-1]), axis=-1) for model in (student, teacher))
+    counted = jnp.arange(tokens.shape[1] - 1)[None] >= first - 1
+    mean = lambda x: jnp.sum(jnp.sum(x, axis=-1) * counted, axis=1) / jnp.sum(counted)  # noqa: E731
+    return mean(losses.terms("reverse", log_p, log_q)), mean(jnp.exp(log_p) * (log_p - log_q))
+
+
+def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
+    """Seconds of a step on data, and the ratios to it of a step on a batch that the student writes: micro shapes."""
+    model = ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False)
+    random: Any = np.random.default_rng(0).integers(0, 256, (steps, 4, 129), np.int32)
+    weight: Any = np.ones((steps, 4, 128), np.float32)
+    batches = mesh.place(Batch(random, weight), jax.sharding.get_mesh(), leading=1)
+    teacher = step.init_state(ExperimentConfig(model=model, seed=1)).params
+    times: dict[float, list[float]] = {1e-9: [], 1.0: []}  # one executable: the fraction is traced
+    for i in range(repeats + 1):
+        for fraction, found in times.items():
+            config = ExperimentConfig(model=model, on_policy=OnPolicyConfig(fraction=fraction, prompt_tokens=32))
+            state = step.init_state(config)
+            begin = time.perf_counter()
+            jax.block_until_ready(step.train_steps(step.shape(config), state, teacher, batches, steps))
+            found += [(time.perf_counter() - begin) / steps] if i else []
+    data, own = times.values()
+    return statistics.median(data), [a / b for a, b in zip(own, data)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints one line a student."""
+    parser = argparse.ArgumentParser(prog="launch.bench policy", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--students", required=True, help="workdirs, separated by commas")
+    parser.add_argument("--prompts", type=int, default=512)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--new", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args(argv)
+    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+        teacher = online.load(flags.teacher)
+        store = open_store(teacher.config, Path(flags.teacher))
+        windows = store.evaluation("validation", flags.prompt + flags.new, flags.prompts * (flags.prompt + flags.new))
+        prompts = np.asarray(windows.batch.tokens)[:, : flags.prompt]
+        prompts = prompts[: len(prompts) - len(prompts) % CHUNK]
+        for source in flags.students.split(","):
+            student, found = online.load(source).params, []
+            for start in range(0, len(prompts), CHUNK):
+                keys = jax.random.split(jax.random.fold_in(jax.random.key(flags.seed), start), CHUNK)
+                rows = jnp.asarray(prompts[start : start + CHUNK], jnp.int32)
+                text = decode.generate(DecodeConfig(new_tokens=flags.new), student, rows, keys).tokens
+                found.append(np.stack(divergences(student, teacher.params, text, jnp.asarray(flags.prompt))))
+            values = np.concatenate(found, axis=1)
+            text_scores = evaluate(student, windows, CHUNK, teacher=teacher.params)
+            means, errors = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
+            print(
+                f"{source}: KL(student, teacher) {means[0]:.4f} +- {errors[0]:.4f}, "
+                f"KL(teacher, student) {means[1]:.4f} +- {errors[1]:.4f} on {values.shape[1]} texts of its own; "
+                f"on validation text loss {text_scores.loss:.4f} +- {text_scores.loss_se:.4f}, "
+                f"KL(teacher, student) {text_scores.kl:.4f}",
+                flush=True,
+            )
+        seconds, ratios = cost()
+        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+        print(
+            f"micro: a step on data {1e3 * seconds:.1f} ms; one that the student writes (4 x 97 tokens, one after the "
+            f"other) {middle:.2f} times as long ({low:.2f} to {high:.2f}); load {os.getloadavg()[0]:.1f}"
+        )
+    return 0
