@@ -209,11 +209,34 @@ def _text(inputs: Path) -> None:
             file.write(json.dumps({"text": " ".join(chance.choices(words, k=150))}) + "\n")
 
 
+def _teacher(inputs: Path) -> None:
+    teacher = Scenario(name="teacher", command=(*_TEACHER, "--workdir=FOLDER"), result=run_result)
+    _finish(teacher, inputs, inputs / "teacher")
+
+
+def signal_result(store: Path) -> dict[str, str]:
+    """The hash of every file of a signal store, and of its manifest what does not say when and how it was made."""
+    found = folder_result(store)
+    del found["manifest.json"]
+    known = json.loads((store / "manifest.json").read_text("utf-8"))
+    return found | {name: known[name] for name in ("recipe", "fidelity")}
+
+
+def completions(output: Path) -> dict[str, Any]:
+    """The completions in their order, and the files of the token store that was made of them."""
+    found = {str(i): line for i, line in enumerate((output / "completions.jsonl").read_text("utf-8").splitlines())}
+    return found | folder_result(output / "store")
+
+
 _RUN = ("--config.loop.checkpoint_seconds=0.2", "--config.loop.steps_per_call=4", "--config.loop.log_steps=1")
 _STUDY = (
     "--config.study.models=p = 16x1, q = 16x2", "--config.study.teachers=q @ 20K",
     "--config.study.distilled=q@20K > p @ 8K 16K", "--config.study.supervised=p @ 8K 16K",
     "--config.eval.tokens=2048", "--config.study.resamples=16",
+)  # fmt: skip
+_TEACHER = (
+    "-m", "launch.train", "--config=configs/train.py:micro", "--config.data.split=teacher", "--config.tokens=20K",
+    "--config.eval.tokens=2048",
 )  # fmt: skip
 
 SCENARIOS = {
@@ -238,6 +261,22 @@ SCENARIOS = {
             result=folder_result,
             writing=("*.partial*", "*.tmp*", "*.building*"),
             prepare=_text,
+        ),
+        Scenario(
+            name="cache",
+            command=("-m", "launch.cache", "--config=configs/signals.py:topk", "--config.teacher.source=INPUTS/teacher",
+                     "--config.tokens=100K", "--shard_tokens=4096", "--out=FOLDER"),
+            result=signal_result,
+            writing=("*.tmp*", ".*", "*.partial*"),
+            prepare=_teacher,
+        ),
+        Scenario(
+            name="generate",
+            command=("-m", "launch.generate", "--teacher=INPUTS/teacher", "--output=FOLDER", "--every=16",
+                     "--prompts=96", "--batch_size=4", "--decode.new_tokens=32"),
+            result=completions,
+            writing=("*.tmp*", ".*", "*.partial*", "*.building*"),
+            prepare=_teacher,
         ),
     )
 }  # fmt: skip
