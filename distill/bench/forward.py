@@ -34,12 +34,12 @@ from distill import interop, mesh
 from distill.config import MeshConfig
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
-    before, start = peak(), time.perf_counter()
+    before, start, cpu = peak(), time.perf_counter(), time.process_time()
     model = interop.load(sys.argv[1])
     jax.block_until_ready(model.params)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    print(json.dumps({"seconds": seconds, "weights": weights, "peak": peak(), "before": before}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "weights": weights, "peak": peak(), "before": before}))
 """
 
 
@@ -74,7 +74,10 @@ def importing(path: str, repeats: int) -> None:
         found.append(json.loads(done.stdout))
     seconds = [run["seconds"] for run in found]
     above = max(run["peak"] - run["before"] - run["weights"] for run in found)
-    print(f"import: {_spread(seconds)}; memory above the weights {above / 2**20:,.0f} MiB at most")
+    cpu = _spread([run["cpu"] for run in found])
+    print(
+        f"import: {_spread(seconds)}, of one core's time {cpu}; memory above the weights {above / 2**20:,.0f} MiB at most"
+    )
 
 
 def compare(flags: argparse.Namespace, parts: list[str]) -> None:
@@ -139,10 +142,10 @@ def report(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repea
             found += [time.perf_counter() - start] if i else []
     ratios = [a / b for a, b in zip(*times)]
     rate = [tokens / statistics.median(found) for found in times]
+    ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
     print(
-        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; "
-        f"theirs {_spread(times[1])}, {rate[1]:,.0f} tokens/s; ours / theirs {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]; "
-        f"load {os.getloadavg()[0]:.1f}",
+        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; theirs {_spread(times[1])}, "
+        f"{rate[1]:,.0f} tokens/s; ours / theirs {ratio}; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Each module imports only from those before it.
 ORDER = (
-    *("config", "errors", "permutation", "order", "documents", "columns", "blocks"),
-    *("gguf", "subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
+    *("config", "errors", "permutation", "order", "documents", "gguf", "chat", "columns", "blocks"),
+    *("subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
     *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
     *("encode", "build", "corpus", "progress", "prose"),
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.config import nearest
+from distill.data.chat import ChatTemplate
 from distill.data.config import ColumnsConfig
 from distill.data.documents import Document, Part
 from distill.data.errors import DataError
@@ -21,6 +22,7 @@ class Columns:
             raise DataError("data.columns.prompt is set but data.columns.completion is not; give both templates")
         if config.messages and "{content}" not in config.chat:
             raise DataError(f"data.columns.chat is {config.chat!r}, wanted a template that holds {{content}}")
+        self.template = ChatTemplate(config.template) if config.messages and config.template else None
 
     @property
     def masked(self) -> bool:
@@ -61,6 +63,11 @@ class Columns:
         for message in messages or []:
             if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
                 raise DataError(f"{where}: got the message {message!r}, wanted an object with 'role' and 'content'")
+        if self.template:
+            return self.template.parts(
+                [{k: _text(m[k], k, where) for k in ("role", "content")} for m in messages or []]
+            )
+        for message in messages or []:
             before, _, after = self._config.chat.partition("{content}")
             reply = message["role"] == "assistant"
             role = _text(message["role"], "role", where)

@@ -28,7 +28,8 @@ class FilesConfig:
 class ColumnsConfig:
     """Which columns of a record are text, for jsonl, parquet and TFDS. The first of these that is set is used.
 
-    messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`
+    messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`, or through the chat
+                template of the model's folder or GGUF file (or the .jinja file) that `template` names
     prompt      a template, '{column}' standing for that column's text, followed by the `completion` template
     text        a column of plain text
 
@@ -38,6 +39,7 @@ class ColumnsConfig:
     text: str = "text"
     messages: str = ""
     chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    template: str = dataclasses.field(default="", metadata=_EXCLUDED)
     prompt: str = ""
     completion: str = ""
 

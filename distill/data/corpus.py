@@ -98,8 +98,9 @@ def make_recipe(config: DataConfig) -> Recipe:
     else:
         description["tokenizer"], tokenizer = _tokenizer(config.tokenizer, source, config)
     if config.source in ("files", "tfds"):
-        names = Columns(config.columns).needed()
-        description["columns"] = {"read": names, **({"chat": config.columns.chat} if config.columns.messages else {})}
+        columns = Columns(config.columns)
+        chat = columns.template.text if columns.template else config.columns.chat
+        description["columns"] = {"read": columns.needed(), **({"chat": chat} if config.columns.messages else {})}
         if config.columns.prompt:
             description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.data.gguf import GgufFile
+from distill.data.chat import TOKENIZER_CONFIG, read_template
 from distill.data.subword import SubwordTokenizer
 from distill.data.tokenizer import ByteTokenizer, Tokenizer
 from distill.interop.errors import InteropError
 from distill.interop.source import Source
 
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER = "tokenizer.json"
 # Copied as they are from one directory to another.
 _KEPT = (
     *(TOKENIZER, TOKENIZER_CONFIG, "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -36,15 +36,9 @@ def of_source(source: Source) -> Companions:
     known = end if isinstance(end, int) else -1
     if source.path.is_dir():
         return Companions({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
-    fields = GgufFile(source.path).fields
-    tokens = fields.get("tokenizer.ggml.tokens", [])
-    special = {
-        f"{name}_token": tokens[fields[key]]
-        for name, key in (("bos", "tokenizer.ggml.bos_token_id"), ("eos", "tokenizer.ggml.eos_token_id"))
-        if fields.get(key, len(tokens)) < len(tokens)
-    }
+    template, special = read_template(source.path)
     text = SubwordTokenizer(str(source.path), "none").text
-    return Companions(_files(text, special | _template(fields.get("tokenizer.chat_template"))), known)
+    return Companions(_files(text, special | ({"chat_template": template} if template else {})), known)
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> Companions:
@@ -58,24 +52,6 @@ def of_tokenizer(tokenizer: Tokenizer) -> Companions:
     if tokenizer.spec[0] == "sentencepiece":
         return Companions({"tokenizer.model": Path(tokenizer.spec[1]).read_bytes()}, end)
     raise InteropError(f"tokens {tokenizer.name!r} are symbols of a generated language; no tokenizer.json can say them")
-
-
-def chat_template(path: Path) -> str:
-    """The chat template of a model's directory or GGUF file; '' where it has none."""
-    if path.suffix == ".gguf":
-        return str(GgufFile(path).fields.get("tokenizer.chat_template", ""))
-    if (path / "chat_template.jinja").exists():
-        return (path / "chat_template.jinja").read_text("utf-8")
-    if not (path / TOKENIZER_CONFIG).exists():
-        return ""
-    found = json.loads((path / TOKENIZER_CONFIG).read_text("utf-8")).get("chat_template") or ""
-    if isinstance(found, list):  # several by name
-        found = next((item["template"] for item in found if item.get("name") == "default"), "")
-    return str(found)
-
-
-def _template(text: str | None) -> dict[str, str]:
-    return {"chat_template": text} if text else {}
 
 
 def _files(tokenizer_json: str, fields: dict[str, Any]) -> dict[str, bytes]:

@@ -1,0 +1,106 @@
+"""Chat templates that come with models: Jinja, rendered in a sandbox, and cut into template and text."""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distill.data.documents import Part
+from distill.data.errors import DataError
+from distill.data.gguf import GgufFile
+
+TOKENIZER_CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
+
+
+def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
+    """The chat template ('' where there is none) of a model's folder, GGUF file or .jinja file, and its special tokens.
+
+    Raises DataError for a file that cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        fields = GgufFile(path).fields
+        tokens = fields.get("tokenizer.ggml.tokens", [])
+        ids = {name: fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+        special = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None and i < len(tokens)}
+        return str(fields.get("tokenizer.chat_template", "")), special
+    try:
+        if not path.is_dir():
+            return path.read_text("utf-8"), {}
+        file = path / TOKENIZER_CONFIG
+        tree = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        text = (path / JINJA).read_text("utf-8") if (path / JINJA).exists() else tree.get("chat_template") or ""
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read its chat template ({error})") from None
+    if isinstance(text, list):  # several by name
+        text = next((item["template"] for item in text if item.get("name") == "default"), "")
+    named = {name: tree.get(name) for name in ("bos_token", "eos_token")}
+    named = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
+    return str(text), {name: value for name, value in named.items() if isinstance(value, str)}
+
+
+class ChatTemplate:
+    """A model's own way to write a conversation.
+
+    It is somebody's program: it runs in Jinja's sandbox, and what it writes around a message's content is template,
+    where special tokens count, while the content is text, where they do not.
+    """
+
+    def __init__(self, path: str):
+        self.text, self._special = read_template(path)
+        if not self.text:
+            raise DataError(f"{path}: there is no chat template; set data.columns.chat instead of template")
+        self._path = path
+        try:
+            sandbox = importlib.import_module("jinja2.sandbox")
+        except ImportError:
+            raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`") from None
+        library = importlib.import_module("jinja2")
+        self._error = library.TemplateError
+        place = sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        place.globals["raise_exception"] = self._raise
+        # Published templates want JSON as it is, not escaped for HTML.
+        place.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        try:
+            self._template = place.from_string(self.text)
+        except self._error as error:
+            raise DataError(f"{path}: its chat template is not Jinja ({error})") from None
+
+    def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> str:
+        """The conversation as text; with `prompt`, up to where the assistant begins its next turn."""
+        try:
+            return self._template.render(messages=list(messages), add_generation_prompt=prompt, **self._special)
+        except (self._error, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise DataError(f"{self._path}: its chat template fails on a conversation ({error!s:.200})") from None
+
+    def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
+        """The conversation in parts; the assistant's contents, and what closes its turns, are trained.
+
+        Raises DataError for a template that changes contents or what it wrote of earlier turns: of such text nobody
+        can say which tokens were whose.
+        """
+        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]
+        parts: list[Part] = []
+        done = ""
+        for i, (message, mark) in enumerate(zip(messages, marks)):
+            now = self.render(marked[: i + 1])
+            before, found, after = now[len(done) :].partition(mark)
+            if not now.startswith(done) or not found or mark in after:
+                raise DataError(f"{self._path}: its chat template does not write turn {i + 1} after turn {i} and once")
+            reply = message["role"] == "assistant"
+            parts.append(Part(before, trained=False, template=True))
+            parts.append(Part(message["content"], trained=reply))
+            parts.append(Part(after, trained=reply, template=True))
+            done = now
+        want = self.render(messages)
+        for tidy in (str, str.strip):
+            found_parts = [part if part.template else part._replace(text=tidy(part.text)) for part in parts]
+            if "".join(part.text for part in found_parts) == want:
+                return [part for part in found_parts if part.text]
+        raise DataError(f"{self._path}: its chat template changes the contents of messages")
+
+    def _raise(self, message: str) -> None:
+        raise self._error(message)
