@@ -127,7 +127,9 @@ def campaign(name: str, repetitions: int, resamples: int, folder: Path, say: Cal
     case, path = CASES[name], folder / f"coverage-{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     done = {json.loads(line)["seed"] for line in lines[1:] if line.endswith("}")}
-    if not lines:
+    if lines:  # a log is of one number of resamples
+        resamples = json.loads(lines[0])["resamples"]
+    else:
         header = {"case": name, **dataclasses.asdict(case), "level": LEVEL, "resamples": resamples, "noise": NOISE}
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(
