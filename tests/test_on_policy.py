@@ -96,12 +96,20 @@ def test_any_mesh_writes_the_same_batch(tiny, make_batch, mesh_of, sizes):
         np.testing.assert_array_equal(written(config, batch, 1, params_of(tiny, 3)).tokens, want)
 
 
-def test_a_step_is_one_on_the_written_batch_without_labels_or_else_one_on_data(tiny, make_batch, run_steps):
-    """Cut into microbatches, beside whole steps on batches written outside, with lambda = 1 where they are."""
+def test_a_step_is_one_on_the_written_batch_without_labels_or_else_one_on_data(
+    tiny, make_batch, run_steps, assert_trees_equal
+):
+    """Cut into microbatches, beside whole steps on batches written outside, with lambda = 1 where they are.
+
+    And cut into two calls, bit for bit: what a resumed run does.
+    """
     whole = with_objective(tiny, lambda_=0.75, divergence="jensen_shannon")
     config = with_own(dataclasses.replace(whole, microbatches=2), 0.5)
     teacher, batches = params_of(tiny, 7), make_batch(5)
     state, _ = run_steps(config, batches, teacher=teacher)
+    half, _ = run_steps(config, batches, teacher=teacher, count=2)
+    rest = jax.tree.map(lambda leaf: np.roll(leaf, -2, axis=0), batches)
+    assert_trees_equal(run_steps(config, rest, teacher=teacher, state=half, count=3)[0].params, state.params)
     plain, kinds = step.init_state(whole), set()
     for i in range(5):
         own = bool(on_policy.chosen(optim.hyper(config), i))
