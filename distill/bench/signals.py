@@ -72,12 +72,10 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
     base = dataclasses.replace(base, teacher=TeacherConfig(source=str(folder / "teacher")))
     rows = []
     for name, (signal, objective) in ROUTES.items():
-        config, size, making = dataclasses.replace(base, objective=objective), None, 0.0
+        config, size = dataclasses.replace(base, objective=objective), None
         if signal is not None:
             out = folder / "stores" / signal.words.replace(" ", "-")
-            began = time.process_time()
             size = signals.make(base, signal, out)["bytes_per_token"]
-            making = time.process_time() - began
             reading = dataclasses.replace(base.teacher, signal="stored", store=str(out))
             config = dataclasses.replace(config, teacher=reading)
         for seed in range(seeds):
@@ -85,7 +83,7 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
             workdir = folder / "runs" / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
             record = train.train(dataclasses.replace(config, seed=seed), workdir)
             row = {"route": name, "seed": seed, "loss": record.loss, "kl": record.kl, "bytes": size}
-            rows.append(row | {"seconds": time.process_time() - began, "making": making})
+            rows.append(row | {"seconds": time.process_time() - began})
             print(f"  {name:<28} seed {seed}  loss {record.loss:.4f}  KL {record.kl:.4f}", flush=True)
     return rows
 

@@ -1,7 +1,7 @@
 """What a store of signals says of itself, and whether it is of the data, the tokenizer and the teacher that ask for it.
 
-manifest.json is written last: a folder without one is no store yet. Its text is exactly what `write` makes of its
-content, the content's own digest included, so that an edit of any byte is noticed.
+manifest.json is written last: a folder without one is no store yet. Its first line seals it: the sha256 of the whole
+text with zeros where that stands, so that an edit of any byte is noticed.
 
 recipe      all that decides the content: the signal, the teacher (run, hash of its checkpoint), the data (fingerprint
             of the token store, tokenizer, split, length, packing), the windows kept
@@ -40,9 +40,18 @@ def digest(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(text(tree).encode()).hexdigest()
 
 
+def _sealed(seal: str, body: str) -> str:
+    return f'{{"seal": "{seal}",\n{body}'
+
+
+def _seal(body: str) -> str:
+    return hashlib.sha256(_sealed("0" * 64, body).encode()).hexdigest()
+
+
 def write(folder: Any, tree: dict[str, Any]) -> None:
     """Writes the manifest, whole or not at all."""
-    runs.write_atomically(folder / MANIFEST, text(tree | {"seal": digest(tree)}))
+    body = text(tree).removeprefix("{\n")
+    runs.write_atomically(folder / MANIFEST, _sealed(_seal(body), body))
 
 
 def read(folder: Any) -> dict[str, Any]:
@@ -61,8 +70,9 @@ def read(folder: Any) -> dict[str, Any]:
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         got = tree.get("format") if isinstance(tree, dict) else tree
         raise SignalError(f"{path}: got format {got!r}, wanted {FORMAT}; run launch.cache again")
-    seal = tree.pop("seal", None)
-    if seal != digest(tree) or content != text(tree | {"seal": seal}):
+    tree.pop("seal", None)  # where it is not the first line, the text differs
+    body = content.partition("\n")[2]
+    if content != _sealed(_seal(body), body):
         raise SignalError(f"{path}: was changed after it was written (its seal is broken); run launch.cache again")
     return tree
 

@@ -42,7 +42,8 @@ class SignalStore:
         self._objective = objective
         shards = self.manifest["shards"]
         self._check_files(shards)
-        self._names = [Name(manifest.digest(recipe), i) for i in range(len(shards))]
+        digest = manifest.digest(recipe)
+        self._names = [Name(digest, i) for i in range(len(shards))]
         self._firsts = np.array([shard["first"] for shard in shards], np.int64)
         self._most = max(shard["most"] for shard in shards)
         self._open: dict[int, Shard] = {}
