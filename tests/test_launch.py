@@ -7,6 +7,7 @@ import pytest
 
 from configs import generation as generation_config
 from configs import signals as signals_config
+from configs import smollm2 as smollm2_config
 from configs import study as study_config
 from configs import train as train_config
 from distill import config as configs
@@ -21,6 +22,7 @@ PRESETS = [(ExperimentConfig, f"configs/train.py:{name}") for name in ("micro", 
 PRESETS += [(StudyExperimentConfig, f"configs/study.py:{name}") for name in study_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/generation.py:{name}") for name in generation_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/signals.py:{name}") for name in signals_config.PRESETS]
+PRESETS += [(ExperimentConfig, f"configs/smollm2.py:{name}") for name in smollm2_config.PRESETS]
 PRESETS += [(ExperimentConfig, "configs/base.py")]
 
 

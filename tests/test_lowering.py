@@ -1,11 +1,15 @@
 """Pods on a laptop: the whole ladder is laid out and lowered on abstract meshes, with no devices at all."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import smollm2
 from distill import mesh, step
-from distill.config import ExperimentConfig, MeshConfig, ModelConfig, ObjectiveConfig
+from distill.config import ExperimentConfig, MeshConfig, ModelConfig, ObjectiveConfig, TeacherConfig, build
+from distill.data.config import DataConfig
 from distill.ladder import PAPER_LADDER, SEQ_LEN, paper_model
 from distill.model import Transformer
 from distill.types import Batch
@@ -87,3 +91,19 @@ def test_micro_models_lower_on_any_mesh(data, fsdp, tensor):
     model = ModelConfig(d_model=64, n_layers=2, n_heads=4)
     config = ExperimentConfig(model=model, mesh=MeshConfig(data=data, fsdp=fsdp, tensor=tensor), batch_size=32)
     assert "func.func public @main" in lower(config)
+
+
+@pytest.mark.parametrize("preset", smollm2.PRESETS)
+def test_the_students_of_smollm2_lower_with_their_teacher(preset):
+    """Its teacher in the step, as the presets' stored signal stands for it."""
+    config = build(ExperimentConfig, smollm2.get_config(preset).to_dict())
+    teacher = dataclasses.replace(config.model, d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, d_ff=1536)
+    config = dataclasses.replace(
+        config,
+        mesh=MeshConfig(data=4, fsdp=2, tensor=1),
+        batch_size=8,
+        objective=dataclasses.replace(config.objective, target="soft"),
+        teacher=TeacherConfig(),
+        data=DataConfig(),
+    )
+    assert "tensor<49152x576xf32>" in lower(config, teacher) or preset == "data"
