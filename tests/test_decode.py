@@ -143,3 +143,10 @@ def test_bfloat16_decodes_as_its_full_forward_does():
     logits = np.asarray(jax.jit(Transformer.__call__)(model, got.tokens[:, :-1]))[:, START - 1 :]
     chosen = np.take_along_axis(logits, np.asarray(got.tokens)[:, START:, None], axis=-1)[..., 0]
     assert (logits.max(axis=-1) - chosen < 0.05).all()  # rounding may decide between equals
+
+
+def test_weights_are_cast_once_and_gains_are_not():
+    model = decode._cast(Transformer(dataclasses.replace(CONFIG, dtype="bfloat16"), jax.random.key(0)))
+    kinds = {jax.tree_util.keystr(path): leaf.dtype for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+    assert {str(kind) for name, kind in kinds.items() if "norm" in name} == {"float32"}
+    assert {str(kind) for name, kind in kinds.items() if "norm" not in name} == {"bfloat16"}
