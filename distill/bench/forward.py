@@ -75,9 +75,8 @@ def importing(path: str, repeats: int) -> None:
     seconds = [run["seconds"] for run in found]
     above = max(run["peak"] - run["before"] - run["weights"] for run in found)
     cpu = _spread([run["cpu"] for run in found])
-    print(
-        f"import: {_spread(seconds)}, of one core's time {cpu}; memory above the weights {above / 2**20:,.0f} MiB at most"
-    )
+    memory = f"memory above the weights {above / 2**20:,.0f} MiB at most"
+    print(f"import: {_spread(seconds)}, processor time {cpu}; {memory}")
 
 
 def compare(flags: argparse.Namespace, parts: list[str]) -> None:

@@ -27,6 +27,7 @@ ORDER = (
     "imported",
     "card",
     "export",
+    "harness",
 )
 
 _HOME = {
