@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import counts, features, model, optim, step
+from distill import counts, features, model, optim, step, train
 from distill.config import ConfigError, ExperimentConfig, ModelConfig, ObjectiveConfig, TeacherConfig
 from distill.features import Projector
 from distill.types import Batch
@@ -140,7 +140,7 @@ def gradients(config, shape, batches, run_steps):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_step_however_it_is_cut(kind, tiny, big, make_batch, run_steps, relative_error, mesh_of):
-    """Two microbatches, 2 x 2 x 2 devices: the same gradient of student and projections to 1e-5."""
+    """Two microbatches; fused on 2 x 1 x 2 devices: the same gradient of student and projections to 1e-5."""
     config, batches = with_features(tiny, kind), make_batch(1)
     want, sums = gradients(config, big, batches, run_steps)
     assert any(name.startswith("projector") for name in want) and float(sums["features"]) > 0.1
@@ -148,8 +148,9 @@ def test_the_whole_step_however_it_is_cut(kind, tiny, big, make_batch, run_steps
     assert relative_error(got, want) < 1e-5
     heavy, _ = gradients(config, big, dataclasses.replace(batches, weight=8 * batches.weight), run_steps)
     assert relative_error(heavy, want) < 1e-5  # a mean, whatever the scale of the weights
+    fused = dataclasses.replace(config.objective, implementation="fused")
     with jax.set_mesh(mesh_of(2, 1, 2)):
-        spread, _ = gradients(config, big, batches, run_steps)
+        spread, _ = gradients(dataclasses.replace(config, objective=fused), big, batches, run_steps)
     assert relative_error(spread, want) < 1e-5
 
 
@@ -249,3 +250,32 @@ def test_a_batch_may_be_packed(tiny, big, make_batch, run_steps):
     got, _ = gradients(config, big, packed, run_steps)
     flat = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])  # noqa: E731
     assert np.linalg.norm(flat(got) - flat(want)) < 1e-5 * np.linalg.norm(flat(want))
+
+
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(tiny, big, store, tmp_path, monkeypatch):
+    """Projections and their moments come back with the checkpoint; the teacher reads none of them."""
+    make = train.mesh.make
+    monkeypatch.setattr(train.mesh, "make", lambda config: make(config, jax.devices()[:1]))
+    loop = dataclasses.replace(tiny.loop, steps_per_call=5, checkpoint_seconds=0.0)
+    small = dataclasses.replace(tiny, loop=loop, eval=dataclasses.replace(tiny.eval, tokens=512, batch_size=8))
+    train.train(dataclasses.replace(small, model=big), tmp_path / "teacher", store=store)
+    config = dataclasses.replace(with_features(small), teacher=TeacherConfig(source=str(tmp_path / "teacher")))
+    whole = train.train(config, tmp_path / "whole", store=store)
+
+    def stop(progress):
+        if progress.step >= 10:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.train(config, tmp_path / "stopped", store=store, on_progress=stop)
+    again = train.train(config, tmp_path / "stopped", store=store)
+    assert (again.loss, again.kl, again.N) == (whole.loss, whole.kl, counts.non_embedding(small.model))
+    student = train.train(
+        dataclasses.replace(small, seed=2, teacher=TeacherConfig(source=str(tmp_path / "whole"))),
+        tmp_path / "next", store=store,
+    )  # fmt: skip
+    assert student.teacher == whole.run and pytest.approx(whole.loss, rel=1e-6) == student.L_T
