@@ -1,4 +1,4 @@
-"""Feature losses: a student's hidden states, through a learned projection, against its teacher's (Romero et al. 1412.6550).
+"""Feature losses: a student's hidden states, through a learned projection, against its teacher's (Romero et al. 2014).
 
 Layers are pairs of places in the residual streams, which may differ in width and depth. Both states are first brought
 to a root mean square of 1 over their width, as every layer reads them, so the losses need no scale of their own:
