@@ -193,7 +193,7 @@ def table_result(workdir: Path) -> dict[str, Any]:
     """The rows of a study's runs table, without when and where they were made, and how many points its curves have."""
     from distill.runs import CurveTable, RunTable
 
-    rows = {}
+    rows: dict[str, Any] = {}
     for row in RunTable(workdir / "runs.csv").load():
         values = {k: v for k, v in dataclasses.asdict(row).items() if k not in ("start", "end", "machine", "commit")}
         rows[f"{row.run} {len(rows) if row.run in rows else ''}".strip()] = values

@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [(str(s.window), f"{s.loss:.6g}", f"{s.grad_norm:.6g}", repr(s.text[:60])) for s in worst]
     console.print(_table("its sequences", ("window", "loss", "gradient", "text"), rows))
     ordered = sorted(found.parameters.items(), key=lambda item: _badness(item[1][1]), reverse=True)
-    rows = [(name, f"{norm:.6g}", f"{gradient:.6g}") for name, (norm, gradient) in ordered]
-    console.print(_table("its parameters", ("parameter", "norm", "gradient"), rows))
+    sizes = [(name, f"{norm:.6g}", f"{gradient:.6g}") for name, (norm, gradient) in ordered]
+    console.print(_table("its parameters", ("parameter", "norm", "gradient"), sizes))
     return 0
 
 

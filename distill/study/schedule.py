@@ -44,7 +44,9 @@ def run_all(
     system, or Ctrl-C, asks this process to end.
     """
     waiting = [task for task in tasks if task.run not in done]
-    finished, failed, done = [], {}, set(done)
+    finished: list[str] = []
+    failed: dict[str, str] = {}
+    done = set(done)
     if not waiting:
         return Outcome(finished=(), failed={})
     processors = runtime.cores()
