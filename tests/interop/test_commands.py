@@ -1,0 +1,113 @@
+"""From a run to a directory and back to a teacher, through the commands; users' mistakes are one line."""
+
+import json
+
+import pytest
+
+from configs import base
+from distill import train
+from distill.config import ExperimentConfig, build, parse
+from distill.runs import load_record
+from launch import cli, convert
+from launch import evaluate as launch_evaluate
+
+SMALL = {
+    "model.d_model": "16", "model.n_layers": "2", "model.n_heads": "2", "model.d_ff": "24", "tokens": "4096",
+    "batch_size": "8", "seq_len": "64", "eval.tokens": "2048", "eval.batch_size": "8", "loop.steps_per_call": "8",
+}  # fmt: skip
+
+
+def make(**changes):
+    """An ExperimentConfig with SMALL and the changes, whose names have __ for a dot."""
+    config = base.get_config()
+    with config.unlocked():
+        for path, text in (SMALL | {name.replace("__", "."): value for name, value in changes.items()}).items():
+            *parents, last = path.split(".")
+            node = config
+            for parent in parents:
+                node = node[parent]
+            node[last] = parse(ExperimentConfig, path, text)
+    return build(ExperimentConfig, config.to_dict())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on bytes."""
+    path = tmp_path_factory.mktemp("run")
+    train.train(make(data__cache=str(path / "stores")), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "model"
+    assert convert.main([f"--in={run}", f"--out={out}", "--verify", "--law=paper"]) == 0
+    return out
+
+
+def scores(capsys, *flags):
+    capsys.readouterr()
+    assert cli.guard(launch_evaluate.main, [*flags, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_card_says_what_was_measured_and_what_the_law_said(run, exported):
+    record, text = load_record(run / "result.json"), (exported / "README.md").read_text()
+    assert f"{record.loss:.4f} ± {record.loss_se:.4f}" in text and record.run in text
+    assert "loss the law predicted (nats per token)" in text and "by paper" in text
+    assert sorted(p.name for p in exported.iterdir()) == [
+        *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    ]
+
+
+def test_a_run_and_its_export_are_judged_alike(run, exported, capsys, tmp_path):
+    """On the run's own text, and on other text through the tokenizer that travelled along."""
+    record = load_record(run / "result.json")
+    own = scores(capsys, f"--model={run}", "--tokens=2048")
+    assert own["loss"] == pytest.approx(record.loss, rel=1e-5)
+    assert own["bits_per_byte"] == pytest.approx(record.bits_per_byte, rel=1e-5)
+    (tmp_path / "a.txt").write_text("The state of the union is what it is, more or less.\n" * 40)
+    text = [f"--text={tmp_path / 'a.txt'}", "--tokens=512", "--seq_len=32", f"--cache={tmp_path / 'c'}"]
+    mine = scores(capsys, f"--model={run}", *text)
+    other = scores(capsys, f"--model={exported}", f"--teacher={exported}", *text)
+    assert other["bits_per_byte"] == pytest.approx(mine["bits_per_byte"], rel=1e-5)
+    assert other["kl"] == pytest.approx(0, abs=1e-6) and other["agreement"] == 1
+
+
+def test_a_directory_teaches(run, exported, tmp_path):
+    """Its N from its shapes, its loss measured, its tokens unknown; the run is named by its weights."""
+    text = {"data__tokenizer__kind": "json", "data__tokenizer__path": str(exported), "data__cache": str(tmp_path / "s")}
+    config = make(teacher__source=str(exported), **text)
+    record = train.train(config, tmp_path / "student")
+    original = load_record(run / "result.json")
+    assert (record.kind, record.N_T, record.D_T) == ("distillation", original.N, None)
+    assert pytest.approx(original.loss, abs=0.05) == record.L_T
+    assert f'teacher.run = "{record.teacher}"' in (tmp_path / "student" / "config.txt").read_text()
+    # And a student may begin with its weights: an export of a tied model of ours has two tables.
+    begun = make(init__source=str(exported), model__tied="false", model__scaled_embedding="false", **text)
+    assert train.train(begun, tmp_path / "begun").loss < record.loss
+
+
+@pytest.mark.parametrize(
+    "main, flags, words",
+    [
+        (convert.main, ["--in=nowhere", "--out=x"], ["nowhere", "no finished run", "GGUF"]),
+        (convert.main, ["--in={exported}", "--out={exported}"], ["something already"]),
+        (convert.main, ["--in={exported}", "--out=x", "--law=paper"], ["does not say on how many tokens"]),
+        (launch_evaluate.main, ["--model={exported}", "--text=none*.txt"], ["none*.txt", "matches no file"]),
+        (launch_evaluate.main, ["--model=nothing.gguf"], ["nothing.gguf", "no such file"]),
+    ],
+)
+def test_a_mistake_is_one_line(main, flags, words, exported, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.guard(main, [flag.format(exported=exported) for flag in flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    for word in words:
+        assert word in said
+
+
+def test_another_tokenizer_is_refused(exported, tmp_path, capsys):
+    config = make(teacher__source=str(exported), data__cache=str(tmp_path))
+    assert cli.guard(lambda _: train.train(config, tmp_path / "w"), []) == 2
+    assert "distillation needs one tokenizer" in capsys.readouterr().err
