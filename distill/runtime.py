@@ -74,8 +74,11 @@ def sole(folder: str | Path) -> Iterator[None]:
     """Holds `folder` for this process; the system lets go of it when the process ends, however that happens.
 
     Raises DistillError, naming the process that holds it. A network file system must support flock for this to hold
-    between machines.
+    between machines; a bucket (gs://) has no locks and is not held.
     """
+    if "://" in str(folder):
+        yield
+        return
     path = Path(folder) / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
