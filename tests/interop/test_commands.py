@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from configs import base
-from distill import train
-from distill.config import ExperimentConfig, build, parse
+from configs import base, student
+from distill import inherit, interop, train
+from distill.config import ConfigError, ExperimentConfig, InitConfig, build, parse
 from distill.runs import load_record
 from launch import cli, convert
 from launch import evaluate as launch_evaluate
@@ -86,6 +86,16 @@ def test_a_directory_teaches(run, exported, tmp_path):
     # And a student may begin with its weights: an export of a tied model of ours has two tables.
     begun = make(init__source=str(exported), model__tied="false", model__scaled_embedding="false", **text)
     assert train.train(begun, tmp_path / "begun").loss < record.loss
+
+
+def test_a_student_of_any_directory(exported):
+    """configs/student.py: the teacher's shape cut to a quarter, which a slice of its weights fits."""
+    config = build(ExperimentConfig, student.get_config(str(exported)).to_dict())
+    teacher = interop.open_source(exported)[1]
+    assert (config.model.d_model, config.model.head_dim, config.model.tied) == (4, teacher.head_dim, False)
+    inherit.check(InitConfig(source="s", width="slice"), config.model, teacher)
+    with pytest.raises(ConfigError, match="name the teacher"):
+        student.get_config("")
 
 
 @pytest.mark.parametrize(
