@@ -1,7 +1,8 @@
 """A student of a model that you have: its tokenizer, a quarter of its width and layers, distilled online.
 
     python -m launch.train --config=configs/student.py:models/qwen --workdir=runs/student \\
-        --config.data.source=files --config.data.files.paths='texts/**/*.txt' --config.tokens=2M
+        --config.data.source=files --config.data.files.paths='texts/*.txt' \\
+        --config.data.files.validation='texts/v*.txt' --config.tokens=2M
 
 The argument is a Hugging Face directory or a GGUF file. Head dimension, rotary positions, norms and biases are the
 teacher's, so that `--config.init.source=models/qwen --config.init.width=slice` fits as well. Windows of 256 tokens, 8 a

@@ -104,6 +104,10 @@ def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mi
     """The token store of a run: in `data.cache`, or in WORKDIR/data."""
     store = data.open_store(config.data, config.data.cache or Path(workdir) / "data")
     store.check_vocabulary(config.model.tokens)
+    # Now, not after the last step: a run without validation text cannot be scored.
+    store.views(
+        "validation", config.seq_len, packing=config.data.packing, completions_only=config.data.completions_only
+    )
     return store
 
 
