@@ -71,8 +71,8 @@ class Harness(LM):
                 pieces.append((window, len(window) - 1))
                 owner.append(i)
         found = [0.0] * len(requests)
-        for i, (score, _) in zip(owner, self._scores(pieces)):
-            found[i] += score
+        for i, scored in zip(owner, self._scores(pieces)):
+            found[i] += scored[0]
         return found
 
     def _scores(self, pieces: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
@@ -102,7 +102,7 @@ class Harness(LM):
         until = [until] if isinstance(until, str) else until
         ids = self._encode(context) or [max(self._tokenizer.end_of_text, 0)]
         made: list[int] = []
-        for _ in range(int(options.get("max_gen_toks", 64))):
+        while len(made) < int(options.get("max_gen_toks", 64)):
             recent = (ids + made)[-self._context :]
             width = min(1 << (len(recent) - 1).bit_length(), self._context)
             tokens = np.zeros((self._rows, width), np.int32)
