@@ -257,7 +257,7 @@ class LoopConfig:
     steps_per_call: int = 16  # optimiser steps in one jitted call
     log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run
     checkpoint_seconds: float = 60.0
-    patience: int = 50  # updates in a row that may be rejected before the run is stopped
+    patience: int = 50  # updates in a row (at most a quarter of all) that may be rejected before the run is stopped
     keep: int = 2
 
 
@@ -317,8 +317,8 @@ class ExperimentConfig:
         prompt, signal = self.on_policy.prompt_tokens, self.teacher.signal
         if not 1 <= prompt <= self.seq_len:
             raise ConfigError(
-                f"on_policy.prompt_tokens: got {prompt}, wanted 1 to seq_len={self.seq_len}; the student writes the rest "
-                "of a row"
+                f"on_policy.prompt_tokens: got {prompt}, wanted 1 to seq_len={self.seq_len}; the student writes the "
+                "rest of a row"
             )
         if signal != "online":
             raise ConfigError(

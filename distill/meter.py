@@ -35,7 +35,7 @@ class Meter:
         self._pending: tuple[int, int, Any] | None = None
         self._sums: dict[str, float] = {}
         self._count, self._began, self._done = 0, time.monotonic(), done
-        self.row = 0  # of the latest steps that were read, how many in a row had their update rejected
+        self.step, self.row = done, 0  # how far it has read, and how many updates up to there, in a row, were rejected
         self._tokens = config.batch_size * config.seq_len
         # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
         if jax.process_index() == 0:
@@ -58,7 +58,7 @@ class Meter:
         self.row = int(sums.pop("row"))
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count, self._step = self._count + count, step
+        self._count, self.step = self._count + count, step
         rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
         loss = self._sums["ntp"] / max(self._count - self._sums["rejected"], 1)
         self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
@@ -68,7 +68,7 @@ class Meter:
     def _write(self) -> None:
         if not self._count:
             return
-        line = {"step": self._step, "tokens": self._step * self._tokens, "time": round(time.time(), 3)}
+        line = {"step": self.step, "tokens": self.step * self._tokens, "time": round(time.time(), 3)}
         made = self._count - self._sums["rejected"]
         line |= {name: value / made for name, value in self._sums.items() if made and name != "rejected"}
         if self._sums["rejected"]:

@@ -171,6 +171,11 @@ def _loop(
     read = lesson.reader(config.data.split) if lesson else None
     params = lesson.params if lesson and config.teacher.signal != "memory" else None
     saved = time.monotonic()
+    patience = min(config.loop.patience, max(config.steps // 4, 1))
+
+    def watch() -> None:
+        if meter.row >= patience:
+            raise Diverged(_divergence(workdir, config, loader, meter.step - meter.row, meter.row))
 
     def fetch(call: tuple[int, int]) -> tuple[int, int, Batch]:
         first, count = call
@@ -185,13 +190,13 @@ def _loop(
         for first, count, batches in calls:
             state, sums = steps.train_steps(structure, state, params, batches, count)
             meter.add(first + count, count, sums)
-            if meter.row >= config.loop.patience:
-                raise Diverged(_divergence(workdir, config, loader, first - meter.row, meter.row))
+            watch()
             if stem and first + count == config.stable_steps:
                 stem.save(first + count, state.stored(), text)
             due = time.monotonic() - saved > config.loop.checkpoint_seconds
             if first + count == config.steps or due or notice.given:
                 meter.flush()
+                watch()
                 checkpoints.save(first + count, state.stored(), text)
                 saved = time.monotonic()
             if notice.given and first + count < config.steps:

@@ -71,7 +71,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_can_be_replayed(tiny, store
     config = dataclasses.replace(
         tiny,
         optim=dataclasses.replace(tiny.optim, learning_rate=1e30, warmup_steps=1),
-        loop=dataclasses.replace(tiny.loop, steps_per_call=5, checkpoint_seconds=1e9, log_steps=1, patience=6),
+        loop=dataclasses.replace(tiny.loop, steps_per_call=5, checkpoint_seconds=1e9, log_steps=1),
     )
     with pytest.raises(train.Diverged) as error:
         train.train(config, tmp_path, store=store)
