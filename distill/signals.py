@@ -24,7 +24,7 @@ from distill.data.store import TokenStore
 from distill.lesson import Lesson, identify, make_loader, open_store
 from distill.model import Transformer
 from distill.stored import data_of
-from distill.teacher import extract, manifest, writer
+from distill.teacher import codec, extract, manifest, writer
 from distill.teacher.errors import SignalError
 from distill.teacher.fidelity import Fidelity
 from distill.teacher.kinds import SignalConfig
@@ -124,6 +124,7 @@ def _recipe(
     taught = lesson.teachers[0].config
     return {
         "signal": {"kind": signal.kind, **signal.numbers},
+        "codec": codec.NUMBERS,
         "tau": 1.0,
         "teacher": {
             "run": config.teacher.run,

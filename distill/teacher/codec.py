@@ -21,9 +21,11 @@ from distill.teacher.errors import SignalError
 
 # Probabilities are kept as round(LEVELS p^(1/POWER)): the error in p grows with p^(2/3), so that likely tokens, whose
 # errors weigh most in a gradient, are the most exact. Measured: docs/signals.md.
-LEVELS, POWER = 200, 3
+LEVELS, POWER = 160, 3
 REST_STEP = 0.02  # of -log of the mass of the tail
 REST_MOST = 1023
+# Stands in every recipe: a store of other numbers would be read wrongly.
+NUMBERS = {"levels": LEVELS, "power": POWER, "rest_step": REST_STEP, "rest_most": REST_MOST}
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 
 

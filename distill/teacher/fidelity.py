@@ -29,7 +29,7 @@ def dense(signal: SparseSignal | TeacherSignal, vocab_size: int, tail: bool) -> 
     np.add.at(p, (rows, ids[rows, places]), np.exp(values[rows, places]))
     unseen[rows, ids[rows, places]] = False
     if tail:
-        rest = np.maximum(1 - p.sum(axis=1, keepdims=True), 0) / np.maximum(unseen.sum(axis=1, keepdims=True), 1)
+        rest = np.maximum(1 - p.sum(axis=1, keepdims=True), 1e-9) / np.maximum(unseen.sum(axis=1, keepdims=True), 1)
         p = np.where(unseen, rest, p)
     return p, unseen
 

@@ -35,6 +35,7 @@ class SignalStore:
         self.path = local_or_remote(str(path))
         self.manifest = manifest.read(self.path) if found is None else found
         recipe = self.manifest["recipe"]
+        manifest.compare(path, recipe.get("codec", {}), codec.NUMBERS, "a codec of")
         self.signal: SignalConfig = tree.build(SignalConfig, recipe["signal"], f"{path}: signal")
         self.seq_len, self.vocab_size = int(recipe["data"]["seq_len"]), int(recipe["teacher"]["vocab_size"])
         if objective is not None:

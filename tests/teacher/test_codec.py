@@ -88,13 +88,13 @@ def test_probabilities_and_the_tail_sum_to_one_and_are_near():
 
 
 def test_no_tail_at_all():
-    got = codec.log_probs(np.array([[200, 159]]), np.array([codec.REST_MOST]))
+    got = codec.log_probs(np.array([[160, 127]]), np.array([codec.REST_MOST]))
     assert np.exp(got.astype(np.float64)).sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_an_empty_place_takes_no_mass():
-    one = codec.log_probs(np.array([[200, 100]]), np.array([30]))
-    three = codec.log_probs(np.array([[200, 100, 0]]), np.array([30]))
+    one = codec.log_probs(np.array([[160, 100]]), np.array([30]))
+    three = codec.log_probs(np.array([[160, 100, 0]]), np.array([30]))
     np.testing.assert_array_equal(one, three[:, :2])
 
 

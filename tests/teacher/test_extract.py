@@ -78,7 +78,8 @@ def test_the_mean_of_sampled_gradients_is_the_full_gradient(log_p, log_q, propos
     seen = proposed * repeats * config.draws > 150
     assert np.where(seen, p, 0).sum(axis=1).min() > 0.85
     z = ((mean - (q - p)) / error)[seen]
-    assert np.abs(z).max() < 4.5 and 0.8 < np.sqrt(np.mean(z**2)) < 1.25, np.abs(z).max()
+    # Few draws of a rare token are skewed: a larger limit than of a normal variable.
+    assert np.abs(z).max() < 5.5 and 0.8 < np.sqrt(np.mean(z**2)) < 1.25, np.abs(z).max()
     # The test would see a teacher that is a little too sure of itself.
     biased = ((mean - (q - p**1.1 / (p**1.1).sum(axis=1, keepdims=True))) / error)[seen]
     assert np.abs(biased).max() > 5
