@@ -98,6 +98,25 @@ def test_a_shard_or_a_record_in_the_place_of_another_is_found(whole):
         Shard(one, other)
 
 
+def test_a_whole_record_of_another_store_is_found(tmp_path):
+    """Of the same window and size, with its own header: only the key of its digest tells it apart."""
+    records = {}
+    for store, content in (("ab" * 32, b"mine!"), ("cd" * 32, b"yours")):
+        (tmp_path / store).mkdir()
+        part = ShardWriter(tmp_path / store, Name(store, 0))
+        part.append(7, 1, content)
+        part.finish()
+        path = tmp_path / store / Name(store, 0).file
+        place = Shard(path, Name(store, 0)).index["offset"][0]
+        records[store] = (path, slice(int(place), int(place) + 37))
+    (mine, here), (other, there) = records.values()
+    whole = bytearray(mine.read_bytes())
+    whole[here] = other.read_bytes()[there]
+    mine.write_bytes(whole)
+    with pytest.raises(SignalError, match="the record of window 7"):
+        Shard(mine, Name("ab" * 32, 0)).read([0])
+
+
 def test_a_missing_shard_is_named(whole):
     folder, _, _ = whole
     (folder / Name(STORE, 0).file).unlink()
