@@ -262,8 +262,7 @@ def _record(
         L_T=lesson.loss(evaluation, config) if lesson else None,
         teacher=lesson.run if lesson else maker.get("teacher"),
         N_T=sum(t.record.N for t in taught) if taught else maker.get("N"),
-        D_T=(sum(t.record.D for t in taught) if taught else maker.get("D"))
-        or None,  # 0: a published model's
+        D_T=(sum(t.record.D for t in taught) if taught else maker.get("D")) or None,  # 0: a published model's
         flops_student=flops[0].student,
         flops_teacher=sum(cost.teacher_forward for cost in flops) + maker.get("flops", 0.0),
         lambda_=config.objective.lambda_ if lesson else None,
