@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -154,6 +156,31 @@ def test_hosts_read_their_share_in_the_loaders_order(student, made):
         got = [signal.read(half.windows(step)) for half in halves]
         for name in ("ids", "log_probs"):
             np.testing.assert_array_equal(np.concatenate([getattr(g, name) for g in got]), getattr(want, name))
+
+
+READ = """
+import hashlib, sys
+import numpy as np
+from distill.config import ObjectiveConfig
+from distill.teacher.store import SignalStore
+store = SignalStore(sys.argv[1], ObjectiveConfig(target="topk", top_k=4))
+windows = np.setdiff1d(np.arange(10_000), store.missing(np.arange(10_000)))
+assert len(windows) == 24
+found = {}
+for i in range(20):
+    for window in np.random.default_rng(int(sys.argv[2]) + i).permutation(windows):
+        signal = store.read(np.array([window]))
+        found[int(window)] = np.asarray(signal.ids).tobytes() + np.asarray(signal.log_probs).tobytes()
+print(hashlib.sha256(b"".join(found[window] for window in sorted(found))).hexdigest())
+"""
+
+
+def test_several_students_read_one_store_at_once(made):
+    """Processes of their own, each in an order of its own, all at the same time."""
+    command = [sys.executable, "-c", READ, str(made("topk"))]
+    readers = [subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True) for seed in range(3)]
+    digests = [reader.communicate(timeout=120)[0] for reader in readers]
+    assert len(digests[0]) == 65 and digests == digests[:1] * 3
 
 
 # ---- identity
