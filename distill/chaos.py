@@ -4,6 +4,7 @@ A Scenario is a command that continues where it was stopped, what to compare at 
 while they are being written: half of the kills wait for such a file to appear, so that they fall into the writing.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DistillError
+from distill.runs import CurveTable, RunRecord, RunTable, load_record
 
 # Kills in a row that one folder suffers before its command is left alone to finish.
 ROW = 8
@@ -86,24 +88,34 @@ def attack(scenario: Scenario, kills: int, seed: int, folder: str | Path | None 
     shutil.rmtree(root)
 
 
-def _start(scenario: Scenario, inputs: Path, folder: Path) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _running(scenario: Scenario, inputs: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The scenario's command in a process group of its own, killed at the end where it has not ended itself."""
     command = [part.replace("FOLDER", str(folder)).replace("INPUTS", str(inputs)) for part in scenario.command]
-    log = open(folder.parent / "log.txt", "ab")  # noqa: SIM115 - the child holds it
-    with log:
-        return subprocess.Popen(
+    with open(_log(folder), "ab") as log:
+        process = subprocess.Popen(
             [sys.executable, *command], stdout=log, stderr=log, start_new_session=True, env=os.environ | {"CI": "true"}
         )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _log(folder: Path) -> Path:
+    return folder.parent / "log.txt"
 
 
 def _finish(scenario: Scenario, inputs: Path, folder: Path) -> None:
-    process = _start(scenario, inputs, folder)
-    try:
-        code = process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise Lost(f"{folder}: {scenario.name} did not end within {PATIENCE} s") from None
+    with _running(scenario, inputs, folder) as process:
+        try:
+            code = process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Lost(f"{folder}: {scenario.name} did not end within {PATIENCE} s") from None
     if code:
-        tail = (folder.parent / "log.txt").read_text("utf-8", "replace").strip().splitlines()[-3:]
+        tail = _log(folder).read_text("utf-8", "replace").strip().splitlines()[-3:]
         raise Lost(f"{folder}: {scenario.name} ended with code {code}: {' / '.join(tail)}")
 
 
@@ -113,20 +125,18 @@ def _kill(scenario: Scenario, inputs: Path, folder: Path, duration: float, chanc
     # Past the longest it may take, an aimed kill falls wherever the command then is.
     until, later = chance.uniform(0.0, 1.2 * duration), chance.uniform(0.0, 0.03)
     began, seen = time.monotonic(), ""
-    process = _start(scenario, inputs, folder)
-    while process.poll() is None and not seen:
-        passed = time.monotonic() - began
-        if aimed and passed > until / 2:
-            seen = _half_written(folder.parent, scenario.writing)
-        if (not aimed and passed > until) or passed > 2 * duration:
-            break
-        time.sleep(0.002)
-    if seen:
-        time.sleep(later)
-    if process.poll() is not None:
-        return None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with _running(scenario, inputs, folder) as process:
+        while process.poll() is None and not seen:
+            passed = time.monotonic() - began
+            if aimed and passed > until / 2:
+                seen = _half_written(folder.parent, scenario.writing)
+            if (not aimed and passed > until) or passed > 2 * duration:
+                break
+            time.sleep(0.002)
+        if seen:
+            time.sleep(later)
+        if process.poll() is not None:
+            return None
     return Kill(scenario=scenario.name, after=round(time.monotonic() - began, 3), seen=seen)
 
 
@@ -157,7 +167,7 @@ def run_result(workdir: Path) -> dict[str, Any]:
     import numpy as np
 
     from distill import config as configs
-    from distill import mesh, meter, runs, step
+    from distill import mesh, meter, step
     from distill.checkpoint import Checkpoints
 
     config = configs.from_text(configs.ExperimentConfig, (workdir / "config.txt").read_text("utf-8"))
@@ -166,14 +176,18 @@ def run_result(workdir: Path) -> dict[str, Any]:
         stored = checkpoints.restore(config.steps, step.init_state(config).stored())
         for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
             found[jax.tree_util.keystr(path)] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:12]
-    record = runs.load_record(workdir / "result.json")
-    known = dataclasses.asdict(record) if record else {}
-    found |= {k: v for k, v in known.items() if k not in ("start", "end", "machine", "commit")}
+    record = load_record(workdir / "result.json")
+    found |= _found(record) if record else {}
     lines, last, total = meter.read_metrics(workdir / "metrics.jsonl"), 0, 0.0
     for line in lines:
         total += line["ntp"] * (line["step"] - last)
         last = line["step"]
     return found | {"steps logged": last, "sum of losses": float(f"{total:.9g}")}
+
+
+def _found(record: RunRecord) -> dict[str, Any]:
+    """What a run found, without when and where it did."""
+    return {k: v for k, v in dataclasses.asdict(record).items() if k not in ("start", "end", "machine", "commit")}
 
 
 def folder_result(folder: Path) -> dict[str, str]:
@@ -191,12 +205,9 @@ def append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 def table_result(workdir: Path) -> dict[str, Any]:
     """The rows of a study's runs table, without when and where they were made, and how many points its curves have."""
-    from distill.runs import CurveTable, RunTable
-
     rows: dict[str, Any] = {}
     for row in RunTable(workdir / "runs.csv").load():
-        values = {k: v for k, v in dataclasses.asdict(row).items() if k not in ("start", "end", "machine", "commit")}
-        rows[f"{row.run} {len(rows) if row.run in rows else ''}".strip()] = values
+        rows[f"{row.run} {len(rows) if row.run in rows else ''}".strip()] = _found(row)
     points = {(point.run, point.step) for point in CurveTable(workdir / "curves.csv").load()}
     return rows | {"runs with a curve": len({run for run, _ in points})}
 
@@ -214,12 +225,10 @@ def _teacher(inputs: Path) -> None:
     _finish(teacher, inputs, inputs / "teacher")
 
 
-def signal_result(store: Path) -> dict[str, str]:
+def signal_result(store: Path) -> dict[str, Any]:
     """The hash of every file of a signal store, and of its manifest what does not say when and how it was made."""
-    found = folder_result(store)
-    del found["manifest.json"]
     known = json.loads((store / "manifest.json").read_text("utf-8"))
-    return found | {name: known[name] for name in ("recipe", "fidelity")}
+    return folder_result(store) | {"manifest.json": {name: known[name] for name in ("recipe", "fidelity")}}
 
 
 def completions(output: Path) -> dict[str, Any]:

@@ -139,8 +139,8 @@ class Checkpoints:
         """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
 
         A damaged one is named in the log, set aside in DIRECTORY-damaged (not where this is read-only), and the one
-        before it is taken. Raises
-        DamagedCheckpoint where none is whole: starting again from nothing is for the user to say.
+        before it is taken. Raises DamagedCheckpoint where none is whole: starting again from nothing is for the user
+        to say.
         """
         steps = [step for step in self.steps() if before is None or step <= before]
         found: list[str] = []

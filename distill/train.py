@@ -104,16 +104,20 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
 
 def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) -> ExperimentConfig:
     """The config with the name of the state that it begins with, chosen once: at the first start."""
-    path = workdir / "config.txt"
-    if path.exists():
-        begun = configs.from_text(type(config), path.read_text("utf-8"), str(path)).forked
-        return dataclasses.replace(config, forked=begun) if fork else config
     if not fork:
         return config
-    origin = Path(fork) / "config.txt"
+    origin, path = Path(fork) / "config.txt", workdir / "config.txt"
     if not origin.exists():
         raise ConfigError(f"--fork={fork}: there is no run (no config.txt); give the workdir of one")
     run = configs.fingerprint(configs.from_text(type(config), origin.read_text("utf-8"), str(origin)))
+    if path.exists():
+        begun = configs.from_text(type(config), path.read_text("utf-8"), str(path)).forked
+        if begun.partition("@")[0] != run:
+            raise ConfigError(
+                f"--fork={fork}: {workdir} holds a run already, which began with {begun or 'fresh weights'} and not "
+                f"with {run}; continue it without --fork or with the one it had, or use another --workdir"
+            )
+        return dataclasses.replace(config, forked=begun)
     with Checkpoints(Path(fork) / "checkpoints", readonly=True) as checkpoints:
         if not (found := checkpoints.steps()):
             raise ConfigError(f"--fork={fork}: this run has no checkpoint yet; start a fresh run instead")

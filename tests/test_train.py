@@ -254,6 +254,8 @@ def test_what_cannot_be_forked_is_refused(small, whole, store, tmp_path):
     with pytest.raises(ConfigError, match=r"is of step 20, and config.tokens=1280 is 20 steps; give more tokens"):
         train.train(dataclasses.replace(small, seed=3), tmp_path / "b", store=store, fork=whole[1])
     assert not (tmp_path / "a" / "config.txt").exists() and not (tmp_path / "b" / "config.txt").exists()
+    with pytest.raises(ConfigError, match="holds a run already, which began with fresh weights"):
+        train.train(small, whole[1], store=store, fork=whole[1])
 
 
 def test_a_workdir_of_another_run_is_refused_with_all_that_differs(small, whole, store):

@@ -11,14 +11,13 @@ started again; the summary is printed and written beside the log. 400 repetition
 import argparse
 import dataclasses
 import json
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from distill import laws
+from distill import laws, runtime
 from distill.config import ConfigError, nearest
 
 LEVEL = 0.9
@@ -133,7 +132,7 @@ def campaign(name: str, repetitions: int, resamples: int, folder: Path, say: Cal
         header = {"case": name, **dataclasses.asdict(case), "level": LEVEL, "resamples": resamples, "noise": NOISE}
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps(header | {"commit": _commit(), "began": time.strftime("%F %T", time.gmtime())}) + "\n"
+            json.dumps(header | {"commit": runtime.commit(), "began": time.strftime("%F %T", time.gmtime())}) + "\n"
         )
     for seed in range(repetitions):
         if seed in done:
@@ -170,11 +169,6 @@ def summarise(path: Path) -> str:
         share = 1 - sum(name in entry["missed"] for entry in entries) / n
         out.append(f"  {name:18s} {share:6.1%} +- {np.sqrt(share * (1 - share) / n):.1%}")
     return "\n".join(out)
-
-
-def _commit() -> str:
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or "unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
