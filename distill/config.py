@@ -122,6 +122,10 @@ class OptimConfig:
     mup: bool = True
     base_width: int = 32  # the fan-in at which a linear layer trains at learning_rate itself
 
+    def __post_init__(self):
+        if self.spike != 0 and not self.spike > 1:
+            raise ConfigError(f"optim.spike: got {self.spike}, wanted 0 (off) or a factor above 1, such as 10")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
@@ -259,6 +263,9 @@ class LoopConfig:
     checkpoint_seconds: float = 60.0
     patience: int = 50  # updates in a row (at most a quarter of all) that may be rejected before the run is stopped
     keep: int = 2
+
+    def __post_init__(self):
+        _check_positive(self, "steps_per_call", "patience")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill import guard, replay, step, train
-from distill.config import ConfigError
+from distill.config import ConfigError, OptimConfig
 
 
 def judged(spike, norms, loss=1.0):
@@ -87,6 +87,12 @@ def test_a_run_that_diverges_stops_with_the_step_and_can_be_replayed(tiny, store
     mean = np.mean([sequence.loss for sequence in first.sequences])
     assert first.means["loss"] == pytest.approx(mean, rel=1e-5), "rows of equal weight"
     assert all(gradient > 0 for _, gradient in first.parameters.values())
+
+
+@pytest.mark.parametrize("spike", [-3.0, 0.5, 1.0, float("nan")])
+def test_a_bound_that_would_reject_everything_is_refused(spike):
+    with pytest.raises(ConfigError, match="optim.spike: got"):
+        OptimConfig(spike=spike)
 
 
 def test_what_cannot_be_replayed_is_refused(tiny, tmp_path):
