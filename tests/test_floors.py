@@ -17,8 +17,8 @@ FLOORS = (
     ("objective_config",),
     ("tree",),
     ("config",),
-    ("seal", "guard", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "data"),
-    ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
+    ("seal", "guard", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "processes", "data"),
+    ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter", "series"),
     ("interop",),
     ("teacher", "decode", "objective"),
     ("on_policy", "generation", "inherit"),
@@ -33,7 +33,7 @@ FLOORS = (
 # Side towers import from their own modules and these alone. Only floors that are given may import a tower.
 TOWERS = {
     "laws": ("errors", "config", "counts", "runs", "ladder", "data.config"),
-    "report": ("errors", "config", "counts", "runs", "ladder", "runtime", "ledger", "laws", "types"),
+    "report": ("errors", "config", "counts", "runs", "ladder", "runtime", "series", "ledger", "laws", "types"),
 }
 MAY_IMPORT_TOWERS = {"study", "bench", "report"}
 # Entry points and config files see everything; nothing in distill sees them.
