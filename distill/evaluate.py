@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from distill import losses, mesh, targets
+from distill import losses, mesh, processes, targets
+from distill.config import ConfigError
 from distill.data.store import Evaluation
 from distill.step import Teacher, teach
 from distill.types import Batch, TeacherSignal
@@ -55,7 +57,8 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
         same = (jnp.argmax(log_probs, axis=-1) == guess).astype(jnp.float32)
         sums["kl"] = jnp.sum(losses.kl_divergence(logits, log_probs) * weight, axis=1)
         sums["agreement"] = jnp.sum(same * weight, axis=1)
-    return sums
+    # Every process reads all of them.
+    return {name: jax.sharding.reshard(value, P()) for name, value in sums.items()}
 
 
 def evaluate(
@@ -66,13 +69,19 @@ def evaluate(
     `signal` maps window ids [B] to log-probabilities [B, S, V] (teacher.MemorySignal.read).
     """
     device_mesh = jax.sharding.get_mesh()
+    index, count = processes.share(device_mesh)
+    if batch_size % count:
+        raise ConfigError(
+            f"config.eval.batch_size={batch_size} is not a multiple of the {count} processes that share it"
+        )
+    mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
     windows, found = np.asarray(evaluation.windows), []
     for start in range(0, len(windows), batch_size):
         rows = np.arange(start, min(start + batch_size, len(windows)))
         # The last batch is filled up with repeated windows of weight zero, so that one shape is compiled.
-        filled = np.resize(rows, batch_size)
+        filled = np.resize(rows, batch_size)[mine]
         batch = jax.tree.map(lambda array: np.asarray(array)[filled], evaluation.batch)  # noqa: B023
-        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[:, None])
+        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[mine, None])
         if signal is not None:
             batch = dataclasses.replace(batch, signal=signal(windows[filled]))
         sums = eval_step(params, teacher, mesh.place(batch, device_mesh))

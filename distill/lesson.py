@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill import data, inherit
+from distill import data, inherit, processes
 from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
 from distill.data.store import Evaluation, TokenStore
@@ -146,15 +146,19 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
 
 
 def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
-    """This process's share of a split, cut into windows as the config says: a teacher's signal is of these windows."""
+    """This process's share of a split, cut into windows as the config says: a teacher's signal is of these windows.
+
+    The share is that of the current mesh.
+    """
+    index, count = processes.share(jax.sharding.get_mesh())
     return data.Loader(
         store,
         split=split,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         seed=config.data.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=index,
+        process_count=count,
         packing=config.data.packing,
         completions_only=config.data.completions_only,
     )

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from distill import config as configs
-from distill import counts, data, inherit, mesh, runs, runtime
+from distill import counts, data, inherit, mesh, processes, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, DistillError, ExperimentConfig
@@ -57,29 +57,34 @@ def train(
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
     workdir = Path(workdir)
-    store = store or open_store(config, workdir)
-    config = _forked(identify(config, store), workdir, fork)
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(runtime.sole(workdir))
-        _claim(workdir, config)
-        finished = runs.load_record(workdir / "result.json")
+        with processes.agreed():
+            with processes.in_turn():
+                store = store or open_store(config, workdir)
+            config = _forked(identify(config, store), workdir, fork)
+            if processes.first():
+                stack.enter_context(runtime.sole(workdir))
+            with processes.in_turn():
+                _claim(workdir, config)
+                finished = runs.load_record(workdir / "result.json")
         if finished is not None:
             return finished
         start = _now()
         notice = stack.enter_context(runtime.heed())
         # In the order of their needs: mesh, teacher, state.
-        device_mesh = mesh.make(config.mesh)
-        stack.enter_context(jax.set_mesh(device_mesh))
-        mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
-        lesson = lesson or open_lesson(store, config)
+        with processes.agreed():
+            device_mesh = mesh.make(config.mesh)
+            stack.enter_context(jax.set_mesh(device_mesh))
+            mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
+            lesson = lesson or open_lesson(store, config)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, lesson, checkpoints, stem, fork)
         state = _loop(config, workdir, state, store, lesson, checkpoints, stem, notice, on_progress)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
-    runs.save_record(record, workdir / "result.json")
+    if processes.first():
+        runs.save_record(record, workdir / "result.json")
     return record
 
 
@@ -99,7 +104,10 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
                 f"{workdir}: this workdir belongs to another run: {changes}; use the old values to continue it, or "
                 f"another --workdir, which may begin where this one is: --fork={workdir}"
             )
-    runs.write_atomically(path, f"# run {name}\n{text}")
+    if processes.first():
+        runs.write_atomically(path, f"# run {name}\n{text}")
+    elif not processes.appears(path):
+        raise ConfigError(f"{workdir}: what process 0 has written there is not seen here; give a folder that all share")
 
 
 def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) -> ExperimentConfig:
@@ -181,6 +189,9 @@ def _loop(
         if meter.row >= patience:
             raise Diverged(_divergence(workdir, config, loader, meter.step - meter.row, meter.row))
 
+    def due() -> bool:
+        return time.monotonic() - saved > config.loop.checkpoint_seconds
+
     def fetch(call: tuple[int, int]) -> tuple[int, int, Batch]:
         first, count = call
         batches = loader.batches(first, size)
@@ -192,22 +203,23 @@ def _loop(
 
     with contextlib.closing(prefetch(fetch, _calls(done, config))) as calls:
         for first, count, batches in calls:
+            answers = processes.vote(device_mesh, lambda: bool(notice.given), due)
             state, sums = steps.train_steps(structure, state, params, batches, count)
             meter.add(first + count, count, sums)
             watch()
             if stem and first + count == config.stable_steps:
                 stem.save(first + count, state.stored(), text)
-            due = time.monotonic() - saved > config.loop.checkpoint_seconds
-            if first + count == config.steps or due or notice.given:
+            asked, late = answers()
+            if first + count == config.steps or late or asked:
                 meter.flush()
                 watch()
                 checkpoints.save(first + count, state.stored(), text)
                 saved = time.monotonic()
-            if notice.given and first + count < config.steps:
+            if asked and first + count < config.steps:
                 checkpoints.wait()
                 raise runtime.Preempted(
-                    f"{notice.given}: step {first + count} of {config.steps} is saved in {workdir}; run the same "
-                    "command again to continue"
+                    f"{notice.given or 'another process was asked to end'}: step {first + count} of {config.steps} is "
+                    f"saved in {workdir}; run the same command again to continue"
                 )
     meter.flush()
     return state

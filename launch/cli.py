@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from distill import runtime
+from distill import processes, runtime
 from distill.config import ConfigError, DistillError, build, nearest, parse
 
 T = TypeVar("T")
@@ -18,22 +18,45 @@ T = TypeVar("T")
 INSTALLED = Path(__file__).resolve().parent.parent
 
 
+# Flags of a command that may run as several processes.
+PROCESSES: dict[str, str | None] = {"cluster": "", "coordinator": "", "processes": "", "process": ""}
+
+
+def join(values: Mapping[str, str]) -> None:
+    """Makes this process one of several, where the flags of PROCESSES say so; call it before JAX is used."""
+    given = {name: values[name] for name in PROCESSES}
+    if any(given.values()):
+        processes.join(processes.find(**given))
+
+
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs an entry point; a DistillError becomes one line on stderr and exit code 2, Ctrl-C becomes 130.
 
-    A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75).
+    A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75). One of several processes
+    ends with the others; where they do not come to an end, at once, for JAX would wait for them at the exit.
     """
+    said = ""
     try:
-        return main(argv) or 0
+        code = main(argv) or 0
     except runtime.Preempted as notice:
-        print(notice, file=sys.stderr)
-        return runtime.REQUEUE
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        code, said = runtime.REQUEUE, str(notice)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        code, said = 130, "interrupted; run the same command again to continue"
+    except BaseException as error:
+        if processes.several() and processes.lost(error):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            processes.leave(processes.LOST, f"error: another process has ended ({reason}); {processes.AGAIN}")
+        if isinstance(error, DistillError):
+            code, said = 2, f"error: {error}"
+        elif processes.several():
+            processes.leave(1, traceback.format_exc())
+        else:
+            raise
+    if processes.several():
+        return processes.end(code, said)
+    if said:
+        print(said, file=sys.stderr)
+    return code
 
 
 def configured(

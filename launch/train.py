@@ -5,6 +5,9 @@
 With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The same command continues a run that was
 interrupted; a finished run is not run again. --fork=OTHER_WORKDIR begins a new run with the whole state of another's
 last checkpoint, under whatever else the flags say. --dry-run prints what would run: N, D, FLOPs, fingerprint.
+
+Several processes train together with --cluster=slurm|jobset|tpu, or --coordinator=HOST:PORT --processes=N --process=I;
+launch/local.sh, launch/slurm.sh, launch/tpu_pod.sh and launch.gke start them so.
 """
 
 import dataclasses
@@ -17,18 +20,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from distill import config as configs
-from distill import counts, runtime
+from distill import counts, processes, runtime
 from distill.config import ExperimentConfig
 from launch import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = {"workdir": None, "dry-run": "false", "fork": ""}
+    flags = {"workdir": None, "dry-run": "false", "fork": "", **cli.PROCESSES}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill import lesson
 
-    config = lesson.identify(config)
+    if values["dry-run"] != "true":
+        cli.join(values)
+    with processes.agreed():
+        config = lesson.identify(config)
     _print(_description(config))
     if values["dry-run"] == "true":
         return 0
@@ -53,6 +59,8 @@ def _description(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _print(rows: dict[str, str]) -> None:
+    if not processes.first():
+        return
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(name, value)
@@ -72,7 +80,7 @@ def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal or not processes.first()) as bar:
         task, tenth = bar.add_task("starting", total=config.steps), max(config.steps // 10, 1)
         told = 0
 
@@ -80,7 +88,7 @@ def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
             nonlocal told
             rate = f"loss {progress.loss:.4f}  {progress.tokens_per_second / 1e3:,.1f}k tokens/s"
             bar.update(task, completed=progress.step, description=rate)
-            if not console.is_terminal and progress.step // tenth > told:
+            if not console.is_terminal and processes.first() and progress.step // tenth > told:
                 told = progress.step // tenth
                 console.print(f"step {progress.step:,d}/{progress.steps:,d}  {rate}", highlight=False)
 
