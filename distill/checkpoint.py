@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill import seal
+from distill import processes, runtime, seal
 from distill.config import DistillError
 
 
@@ -77,6 +77,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: object, error: object, __: object) -> None:
+        if error is not None and processes.several() and not isinstance(error, runtime.Preempted):
+            return  # what is being saved waits for processes that may be gone
         try:
             self.wait()
         except CheckpointError:
@@ -149,7 +151,8 @@ class Checkpoints:
                 items = self.restore(step, like)
             except DamagedCheckpoint as error:
                 place = "" if self._readonly else f"; set aside in {self._set_aside(step)}"
-                logging.getLogger(__name__).warning("%s%s", error, place)
+                if processes.first():
+                    logging.getLogger(__name__).warning("%s%s", error, place)
                 found.append(str(error))
                 continue
             return step, items
@@ -161,16 +164,22 @@ class Checkpoints:
         return None
 
     def _check(self, step: int, items: dict[str, Any]) -> None:
-        for item in (*items, "config"):
-            if wrong := seal.damage(self.directory / str(step) / item):
-                raise DamagedCheckpoint(f"{self.directory}: the checkpoint of step {step} is damaged: {item}/{wrong}")
+        found = [
+            (item, seal.damage(self.directory / str(step) / item, processes.rank())) for item in (*items, "config")
+        ]
+        mine = next((f"{item}/{wrong}" for item, wrong in found if wrong), "")
+        if wrong := next(filter(None, processes.exchange(mine)), ""):
+            raise DamagedCheckpoint(f"{self.directory}: the checkpoint of step {step} is damaged: {wrong}")
 
-    def _set_aside(self, step: int) -> epath.Path:
-        place = self.directory.parent / f"{self.directory.name}-damaged"
-        place.mkdir(parents=True, exist_ok=True)
-        count = sum(path.name.split(".")[0] == str(step) for path in place.iterdir())
-        target = place / (f"{step}.{count}" if count else str(step))
-        (self.directory / str(step)).rename(target)
+    def _set_aside(self, step: int) -> str:
+        target = ""
+        if processes.first():
+            place = self.directory.parent / f"{self.directory.name}-damaged"
+            place.mkdir(parents=True, exist_ok=True)
+            count = sum(path.name.split(".")[0] == str(step) for path in place.iterdir())
+            target = str(place / (f"{step}.{count}" if count else str(step)))
+            (self.directory / str(step)).rename(target)
+        target = processes.exchange(target)[0]
         self._manager.reload()
         return target
 

@@ -123,7 +123,12 @@ def several() -> bool:
 
 def first() -> bool:
     """Whether this is process 0: the one that prints, and that writes what is written once."""
-    return not several() or _state().process_id == 0
+    return rank()[0] == 0
+
+
+def rank() -> tuple[int, int]:
+    """(i, n): which of how many processes this one is."""
+    return (_state().process_id, _state().num_processes) if several() else (0, 1)
 
 
 def _state() -> Any:
@@ -138,8 +143,8 @@ def _client() -> Any:
 
 def name() -> str:
     """'process 2 of 4 on HOST'."""
-    state = _state()
-    return f"process {state.process_id} of {state.num_processes} on {socket.gethostname()}"
+    index, count = rank()
+    return f"process {index} of {count} on {socket.gethostname()}"
 
 
 _round = itertools.count()
@@ -147,12 +152,12 @@ _round = itertools.count()
 
 def exchange(text: str, topic: str = "", seconds: float = PATIENCE) -> list[str]:
     """The texts of all processes, in their order; returns when each has given one. Raises TimeoutError, or Lost."""
-    client, state = _client(), _state()
+    client = _client()
     if client is None:
         return [text]
     place = f"distill/{topic or next(_round)}"
     try:
-        client.key_value_set(f"{place}/{state.process_id:06d}", text)
+        client.key_value_set(f"{place}/{rank()[0]:06d}", text)
         client.wait_at_barrier(f"{place}/all", int(seconds * 1000))
         return [value for _, value in sorted(client.key_value_dir_get(place))]
     except Exception as error:  # XlaRuntimeError, with the reason in its text
@@ -210,7 +215,7 @@ def share(mesh: Any) -> tuple[int, int]:
     axes = ("data", "fsdp")
     rows = int(np.prod([mesh.shape[axis] for axis in axes]))
     held: dict[int, set[int]] = {}
-    places = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(axes)).devices_indices_map((rows,))
+    places: Any = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(axes)).devices_indices_map((rows,))
     for device, (part,) in places.items():
         held.setdefault(device.process_index, set()).add(part.start or 0)
     parts = sorted({tuple(sorted(each)) for each in held.values()})

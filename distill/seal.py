@@ -17,10 +17,11 @@ def seal(directory: epath.Path) -> None:
     (directory / NAME).write_text(json.dumps(found, indent=1) + "\n")
 
 
-def damage(directory: epath.Path) -> str:
+def damage(directory: epath.Path, part: tuple[int, int] = (0, 1)) -> str:
     """What differs from the seal, as 'FILE: got, wanted' for the first file that does; '' where nothing does.
 
-    A missing or unreadable seal is damage, for it is written last; files that it does not name are not looked at.
+    A missing or unreadable seal is damage, for it is written last; files that it does not name are not looked at. Of
+    n processes that look together, number i looks at every n-th file: part=(i, n).
     """
     try:
         wanted = {name: (int(size), str(digest)) for name, (size, digest) in json.loads(_text(directory)).items()}
@@ -31,6 +32,7 @@ def damage(directory: epath.Path) -> str:
     names = sorted(wanted)
     if any(name.startswith("/") or ".." in name.split("/") for name in names):
         return f"{NAME}: names a file outside of its directory"
+    names = names[part[0] :: part[1]]
     for name in names:
         if not (directory / name).exists():
             return f"{name}: is missing"

@@ -24,9 +24,9 @@ PROCESSES: dict[str, str | None] = {"cluster": "", "coordinator": "", "processes
 
 def join(values: Mapping[str, str]) -> None:
     """Makes this process one of several, where the flags of PROCESSES say so; call it before JAX is used."""
-    given = {name: values[name] for name in PROCESSES}
-    if any(given.values()):
-        processes.join(processes.find(**given))
+    given = [values[name] for name in PROCESSES]
+    if any(given):
+        processes.join(processes.find(*given))
 
 
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:

@@ -40,7 +40,10 @@ class MemorySignal:
         memory_gib: float,
     ):
         if jax.process_count() > 1:
-            raise ConfigError("config.teacher.signal='memory' serves one process; use 'online' on several hosts")
+            raise ConfigError(
+                "config.teacher.signal='memory' keeps a window where it was computed, and the next epoch deals it to "
+                "another process; with several, use 'online' or 'stored' (launch.cache)"
+            )
         self._teacher, self._read = teacher, read_windows
         vocab = teacher.config.vocab_size
         capacity = min(count, int(memory_gib * 2**30 / (2 * seq_len * vocab)))
