@@ -218,8 +218,8 @@ def _loop(
             if asked and first + count < config.steps:
                 checkpoints.wait()
                 raise runtime.Preempted(
-                    f"{notice.given or 'another process was asked to end'}: step {first + count} of {config.steps} is "
-                    f"saved in {workdir}; run the same command again to continue"
+                    f"{'asked to end' if processes.several() else notice.given}: step {first + count} of "
+                    f"{config.steps} is saved in {workdir}; run the same command again to continue"
                 )
     meter.flush()
     return state
