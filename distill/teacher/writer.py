@@ -97,6 +97,9 @@ def write(
         if len(entries) < len(plan):
             writer = _begin(folder, Name(store, len(entries)), plan[len(entries)])
             done = kept = kept + len(writer.windows)
+            if len(writer.windows) == len(plan[len(entries)]) and done < len(windows):  # killed before it was closed
+                entries.append(writer.finish())
+                writer = _begin(folder, Name(store, len(entries)), plan[len(entries)])
         first = done // per_chunk
         starts = range(first * per_chunk, len(windows), per_chunk) if done < len(windows) else range(0)
         for start, found in prefetch(lambda start: (start, compute(windows[start : start + per_chunk])), starts):
