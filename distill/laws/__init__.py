@@ -2,8 +2,8 @@
 
 Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
 parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by name and in files);
-then the fit: objective, solver (many small fits at once), table (runs in), progress, identify (what rows fix),
-starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
+then the fit: objective, newton and solver (many small fits at once), table (runs in), progress, identify (what rows
+fix), starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
 approaches (Chinchilla's three), designs (which runs next), summary and figures (a fit on a page);
 then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
 (where supervised training catches up), problem (one student's plans), confidence and region
@@ -27,6 +27,7 @@ ORDER = (
     "forms",
     "registry",
     "objective",
+    "newton",
     "solver",
     "table",
     "progress",

@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize
 
 from distill import laws
-from distill.laws import approaches, solver, starts
+from distill.laws import approaches, newton, solver, starts
 from distill.laws import objective as ob
 from distill.laws.fitting import solved_rows
 from distill.laws.table import rows_of
@@ -211,18 +211,18 @@ def test_second_derivatives_are_those_of_the_objective(form):
 
     def residual(theta):
         target = jnp.log(rows.target)[None]
-        return solver.residuals(cls, False, None, theta, rows.inputs, target, rows.given, rows.setting)
+        return newton.residuals(cls, False, None, theta, rows.inputs, target, rows.given, rows.setting)
 
     @jax.jit
     def both(theta):
-        r, slopes = solver._linearise(residual, theta)
-        gradient, H, _ = solver._normal(weights, r, slopes, delta)
-        return gradient, H, solver._bend(residual, theta, weights * ob.psi(jnp, r, delta))
+        r, slopes = newton.linearise(residual, theta)
+        gradient, H, _ = newton.normal(weights, r, slopes, delta)
+        return gradient, H, newton.bend(residual, theta, weights * ob.psi(jnp, r, delta))
 
     @jax.jit
     def reference(theta):
         def total(at):
-            return (weights * ob.rho(jnp, residual(at), delta)).sum()
+            return (weights * ob.rho(jnp, residual(at.T), delta)).sum()
 
         return jax.grad(total)(theta), jax.hessian(total)(theta)
 
