@@ -42,18 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         for i, name in enumerate(names):
             share = flags.kills // len(names) + (i < flags.kills % len(names))
             bar.update(task, description=name)
-            began, found = time.monotonic(), []
-            for kill in chaos.attack(chaos.SCENARIOS[name], share, flags.seed):
-                found.append(kill)
-                bar.advance(task)
+            began, found, lost = time.monotonic(), [], None
+            try:
+                for kill in chaos.attack(chaos.SCENARIOS[name], share, flags.seed):
+                    found.append(kill)
+                    bar.advance(task)
+            except chaos.Lost as error:
+                lost = error
             line = {
                 "scenario": name, "seed": flags.seed, "commit": runtime.commit(), "kills": len(found),
-                "while writing": sum(bool(kill.seen) for kill in found), "lost": 0,
+                "while writing": sum(bool(kill.seen) for kill in found), "lost": int(lost is not None),
                 "seconds": round(time.monotonic() - began, 1),
             }  # fmt: skip
             console.print(", ".join(f"{key} {value}" for key, value in line.items()), highlight=False)
             if flags.out:
                 chaos.append(flags.out, [line])
+            if lost:
+                raise lost
     return 0
 
 

@@ -1,5 +1,9 @@
 """Kills that must be survived are, and a command that loses something is found out."""
 
+import dataclasses
+import json
+import tempfile
+
 import pytest
 
 from distill import chaos
@@ -58,3 +62,14 @@ def test_an_unknown_scenario_is_refused(capsys):
 
     assert cli.guard(entry.main, ["--only=trian"]) == 2
     assert "Did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_what_was_lost_stands_in_the_log(tmp_path, monkeypatch):
+    """A campaign that finds something says so in its line, not only on the screen."""
+    monkeypatch.setitem(chaos.SCENARIOS, "unsafe", dataclasses.replace(scenario(UNSAFE), name="unsafe"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(chaos.Lost):
+        entry.main(["--only=unsafe", "--kills=40", f"--out={tmp_path / 'log.jsonl'}"])
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (line["scenario"], line["lost"]) == ("unsafe", 1) and 0 < line["kills"] <= 40
