@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# One training on several nodes of a Slurm cluster, or one run a line of a file as an array of jobs.
+#
+#   bash launch/slurm.sh [--name=train] [--nodes=1] [--tasks-per-node=1] [--gpus-per-node=0] [--time=HH:MM:SS]
+#       [--logs=logs] [--grace=120] [--sbatch='--partition=P --account=A ...'] [--dry-run] -- python -m launch.train ...
+#   bash launch/slurm.sh [the same flags] --array=COMMANDS.txt [--parallel=N]
+#
+# One task a node sees all its GPUs (--gpus-per-node); with several tasks the command gets --cluster=slurm. COMMANDS.txt
+# has one command a line (empty lines and # are left out); each is a job of the array, N of them at once.
+# A job that is preempted, or within --grace seconds of its time limit, saves itself, ends with 75 and is queued again
+# under its own number: its next start continues. Logs are LOGS/NAME-JOB.log, appended over restarts.
+# --dry-run prints the batch script that would be submitted. Submit from the clone, on a file system that all nodes see.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+fail() { echo "error: launch/slurm.sh: $*" >&2; exit 2; }
+
+name=train nodes=1 tasks=1 gpus=0 limit="" logs=logs grace=120 more="" array="" parallel="" dry=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --name=*) name="${1#*=}" ;;
+    --nodes=*) nodes="${1#*=}" ;;
+    --tasks-per-node=*) tasks="${1#*=}" ;;
+    --gpus-per-node=*) gpus="${1#*=}" ;;
+    --time=*) limit="${1#*=}" ;;
+    --logs=*) logs="${1#*=}" ;;
+    --grace=*) grace="${1#*=}" ;;
+    --sbatch=*) more="${1#*=}" ;;
+    --array=*) array="${1#*=}" ;;
+    --parallel=*) parallel="${1#*=}" ;;
+    --dry-run) dry=yes ;;
+    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --) shift; break ;;
+    *) fail "got $1; the command comes after -- (see --help)" ;;
+  esac
+  shift
+done
+for number in "nodes=$nodes" "tasks-per-node=$tasks" "gpus-per-node=$gpus" "grace=$grace" "parallel=${parallel:-1}"; do
+  [[ "$number" =~ =[0-9]+$ ]] || fail "--$number: wanted a number"
+done
+[[ "$name" =~ ^[A-Za-z0-9._-]+$ ]] || fail "--name=$name: wanted letters, digits, '.', '_' and '-'"
+
+commands=() pattern="%j"
+if [ -n "$array" ]; then
+  [ $# -eq 0 ] || fail "got both --array and a command"
+  [ -r "$array" ] || fail "--array=$array: there is no such file"
+  while IFS= read -r line || [ -n "$line" ]; do
+    [[ "$line" =~ ^[[:space:]]*(#|$) ]] || commands+=("$line")
+  done <"$array"
+  [ "${#commands[@]}" -gt 0 ] || fail "--array=$array: has no command"
+  pattern="%A-%a"
+else
+  [ $# -gt 0 ] || fail "there is no command after --"
+  commands=("$*")
+  [ $# -eq 1 ] || commands=("$(printf '%q ' "$@")") && commands=("${commands[0]% }")
+fi
+suffix=""
+[ $((nodes * tasks)) -eq 1 ] || suffix=" --cluster=slurm"
+
+script() {
+  echo "#!/usr/bin/env bash"
+  echo "#SBATCH --job-name=$name"
+  echo "#SBATCH --nodes=$nodes --ntasks-per-node=$tasks"
+  [ "$gpus" -eq 0 ] || echo "#SBATCH --gpus-per-node=$gpus"
+  [ -z "$limit" ] || echo "#SBATCH --time=$limit"
+  echo "#SBATCH --requeue --open-mode=append --signal=B:USR1@$grace"
+  echo "#SBATCH --output=$logs/$name-$pattern.log"
+  [ -z "$array" ] || echo "#SBATCH --array=0-$((${#commands[@]} - 1))${parallel:+%$parallel}"
+  [ -z "$more" ] || echo "#SBATCH $more"
+  printf 'cd %q\n' "$ROOT"
+  # shellcheck disable=SC2016 # for the node to expand
+  echo 'export PATH="$PWD/.venv/bin:$PATH"'
+  echo "commands=("
+  printf '  %q\n' "${commands[@]/%/$suffix}"
+  echo ")"
+  cat <<'END'
+command="${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
+echo "[$(date -u +%FT%TZ)] job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: $command"
+srun --kill-on-bad-exit=1 bash -c "$command" &
+pid=$! heard=yes
+# A notice is passed on to the tasks, which save at the same step; a second one changes nothing.
+trap 'heard=yes; scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null' USR1 TERM
+while [ -n "$heard" ]; do
+  heard="" code=0
+  wait "$pid" || code=$?
+done
+echo "[$(date -u +%FT%TZ)] job $SLURM_JOB_ID ends with $code"
+if [ "$code" -eq 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+  sleep 60 # until Slurm ends this start of the job
+fi
+exit "$code"
+END
+}
+
+text="$(script)"
+if [ -n "$dry" ]; then
+  echo "$text"
+  exit 0
+fi
+command -v sbatch >/dev/null || fail "there is no sbatch here; run this on a login node of the cluster"
+mkdir -p "$ROOT/$logs" 2>/dev/null || mkdir -p "$logs"
+sbatch <<<"$text"
