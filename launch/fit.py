@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = table.where(flags.rows)
     form = registry.get(flags.law)
     options = {"weights": flags.weights or None, "units": flags.units == "check", "seed": flags.seed}
+    options |= {"grid": flags.starts == "published"}
     resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
 
     def fitted(delta: float, **how: Any) -> tuple[laws.Fit, laws.Fit | None, laws.Holdout | None]:
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--holdout", default="", help="a rule of rows to predict instead of fitting: 'L_S<=2.3'")
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
     add("--delta", default="1e-3", help="of Huber's function on log losses (default 1e-3); several print the path")
+    add("--starts", default="random", choices=("random", "published"), help="published: the paper's grid as well")
     add("--weights", default="", help="a column of standard errors of the loss")
     add("--resamples", type=int, default=4096, help="of the bootstrap (default 4096)")
     add("--bootstrap", default="pairs", help="pairs, residual or wild (default pairs)")

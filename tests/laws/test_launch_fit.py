@@ -169,6 +169,7 @@ def test_a_file_without_forms_is_one_line(runs, tmp_path, capsys, text, message)
         (["--law=chinchilla", "--columns=N=params,D=tokens", "--holdout=E<1"], "no column 'E'"),
         (["--law=chinchilla", "--columns=N=params,D=tokens", "--rows=N<1.5e8 and D<1e10"], "2 rows for the 5"),
         (["--law=distillation", "--supervised=nothing.json"], "cannot be read"),
+        (["--law=kaplan", "--columns=N=params,D=tokens", "--starts=published"], "no grid of starts was published"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_file(runs, tmp_path, capsys, flags, message):
