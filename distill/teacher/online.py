@@ -36,7 +36,7 @@ def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
     record = load_record(Path(source) / "result.json")
     if record is None or not (path / "config.txt").exists():
         raise ConfigError(
-            f"config.teacher.source={str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
+            f"{str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
             "model (no config.json); give the workdir of a run, a model's directory or a GGUF file"
         )
     return from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt")), record
