@@ -93,7 +93,7 @@ near() { awk -v a="${1#*: }" -v b="${2#*: }" 'BEGIN { exit !((a - b) ^ 2 <= (1e-
 
 say "1. one training on two nodes"
 job=$(submit --name=two --nodes=2 -- "${common[@]}" --config.tokens=6400 --workdir="$folder/two")
-until_done "the training on two nodes" 90 gone "$job"
+until_done "the training on two nodes" 150 gone "$job"
 [ -s "$folder/two/result.json" ] || fail "job $job left no result"
 grep -q '"machine": "2 x cpu' "$folder/two/result.json" || fail "it did not train on two processes"
 say "   $(loss "$folder/two") on $(grep -o '2 x cpu' "$folder/two/result.json")"
@@ -103,7 +103,7 @@ for rate in 0.003 0.005 0.01 0.02; do
   echo "${common[*]} --config.tokens=6400 --config.optim.learning_rate=$rate --workdir=$folder/rate-$rate"
 done >"$folder/commands.txt"
 job=$(submit --name=sweep --array="$folder/commands.txt" --parallel=2)
-until_done "the sweep" 120 gone "$job"
+until_done "the sweep" 240 gone "$job"
 for rate in 0.003 0.005 0.01 0.02; do
   [ -s "$folder/rate-$rate/result.json" ] || fail "the run at $rate left no result"
   say "   rate $rate: $(loss "$folder/rate-$rate")"
@@ -114,10 +114,10 @@ near "$(loss "$folder/two")" "$(loss "$folder/rate-0.01")" || fail "two nodes do
 say "3. a preemption"
 long=("${common[@]}" --config.tokens=64K --config.loop.checkpoint_seconds=1e9)
 job=$(submit --name=low --nodes=2 --sbatch="--partition=low --exclusive" -- "${long[@]}" --workdir="$folder/low")
-until_done "the first steps" 60 test -s "$folder/low/metrics.jsonl"
+until_done "the first steps" 150 test -s "$folder/low/metrics.jsonl"
 high=$(sbatch --parsable --partition=high --nodes=2 --exclusive --output=/dev/null --wrap="sleep 2")
-until_done "the urgent job" 60 gone "$high"
-until_done "the preempted job" 120 gone "$job"
+until_done "the urgent job" 120 gone "$high"
+until_done "the preempted job" 240 gone "$job"
 log="$folder/logs/low-$job.log"
 grep -q "asked to end: step [0-9]* of 500 is saved" "$log" || fail "it was not saved"
 [ "$(grep -c "^\[.*job $job, start" "$log")" -ge 2 ] || fail "it was not started again"
