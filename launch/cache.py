@@ -22,12 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from distill import runtime
 from distill.config import ConfigError, ExperimentConfig, parse
-from launch import cli
+from launch import cli, progress
 
 _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
@@ -58,32 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _follow(config: ExperimentConfig, signal: Any, out: str, every: bool, shard_tokens: int) -> dict[str, Any]:
-    """Makes the store under a progress bar; where there is no terminal, a line every ten seconds."""
+    """Makes the store, and says how far it is."""
     from distill import signals
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task, told = bar.add_task("the teacher is loaded", total=None), time.monotonic()
+    with progress.bar("token", what="the teacher is loaded") as show:
 
-        def show(progress: signals.Progress) -> None:
-            nonlocal told
-            rate = progress.added / max(progress.seconds, 1e-9)
-            bar.update(task, completed=progress.tokens, total=progress.total, description=f"{rate:,.0f} tokens/s")
-            if not console.is_terminal and time.monotonic() - told > 10:
-                told = time.monotonic()
-                left = (progress.total - progress.tokens) / max(rate, 1e-9)
-                line = f"{progress.tokens:,d}/{progress.total:,d} tokens  {rate:,.0f} tokens/s, about {left:.0f} s left"
-                console.print(line, highlight=False)
+        def tell(now: signals.Progress) -> None:
+            show(now.tokens, now.total, f"{now.added / max(now.seconds, 1e-9):,.0f} tokens/s")
 
-        return signals.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
+        return signals.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=tell)
 
 
 def _describe(out: str, manifest: dict[str, Any]) -> None:

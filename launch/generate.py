@@ -19,13 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from distill import config, runtime
 from distill.config import ConfigError, nearest
 from distill.generation.config import GenerationConfig
-from launch import cli
+from launch import cli, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,31 +84,15 @@ def load_filter(source: str) -> Any:
 
 
 def follow(wanted: GenerationConfig, output: str, keep: Any) -> dict[str, Any]:
-    """Generates under a progress bar; where there is no terminal, a line at every tenth."""
+    """Generates, and says how far it is."""
     from distill.generation import generate
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("completion {task.completed:,.0f}/{task.total:,.0f}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task, told = bar.add_task("starting", total=None), 0
+    with progress.bar("completion") as show:
 
-        def show(progress: generate.Progress) -> None:
-            nonlocal told
-            rate = f"{progress.tokens_per_second:,.0f} tokens/s"
-            bar.update(task, completed=progress.done, total=progress.total, description=rate)
-            tenth = 10 * progress.done // progress.total
-            if not console.is_terminal and tenth > told:
-                told = tenth
-                console.print(f"completion {progress.done:,d}/{progress.total:,d}  {rate}", highlight=False)
+        def tell(now: generate.Progress) -> None:
+            show(now.done, now.total, f"{now.tokens_per_second:,.0f} tokens/s")
 
-        return generate.generate(wanted, output, keep=keep, on_progress=show)
+        return generate.generate(wanted, output, keep=keep, on_progress=tell)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from distill import config as configs
 from distill import counts, processes, runtime
 from distill.config import ExperimentConfig
-from launch import cli
+from launch import cli, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,31 +67,15 @@ def _print(rows: dict[str, str]) -> None:
 
 
 def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
-    """Trains under a progress bar; where there is no terminal, a line at every tenth."""
+    """Trains, and says how far it is."""
     from distill import train
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal or not processes.first()) as bar:
-        task, tenth = bar.add_task("starting", total=config.steps), max(config.steps // 10, 1)
-        told = 0
+    with progress.bar("step", shown=processes.first()) as show:
 
-        def show(progress: train.Progress) -> None:
-            nonlocal told
-            rate = f"loss {progress.loss:.4f}  {progress.tokens_per_second / 1e3:,.1f}k tokens/s"
-            bar.update(task, completed=progress.step, description=rate)
-            if not console.is_terminal and processes.first() and progress.step // tenth > told:
-                told = progress.step // tenth
-                console.print(f"step {progress.step:,d}/{progress.steps:,d}  {rate}", highlight=False)
+        def tell(now: train.Progress) -> None:
+            show(now.step, now.steps, f"loss {now.loss:.4f}  {now.tokens_per_second / 1e3:,.1f}k tokens/s")
 
-        return train.train(config, workdir, fork=fork or None, on_progress=show)
+        return train.train(config, workdir, fork=fork or None, on_progress=tell)
 
 
 if __name__ == "__main__":
