@@ -1,0 +1,1 @@
+"""Training as a JobSet on Google Kubernetes Engine."""

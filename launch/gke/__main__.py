@@ -1,0 +1,110 @@
+"""Runs a command as a JobSet on GKE, on TPU slices or on GPU nodes.
+
+    python -m launch.gke --name=student --image=IMAGE --tpu=v5e --topology=4x4 [--slices=1] -- \\
+        python -m launch.train --workdir=gs://BUCKET/student ...
+    python -m launch.gke --name=student --image=IMAGE --gpu=h100 --nodes=2 -- python -m launch.train ...
+
+--queue=NAME hands it to that local queue of Kueue. The command gets --cluster=tpu or --cluster=jobset where there are
+several hosts. A host that is taken away, or a notice (exit code 75), starts all again; other failures do so at most
+--restarts times. --dry-run prints the manifest; without it, it goes to kubectl apply.
+"""
+
+import argparse
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+from distill.config import ConfigError
+from launch import cli
+
+# Name of the node label and chips a host, for slices of more than one host.
+TPUS = {
+    "v4": ("tpu-v4-podslice", 4),
+    "v5e": ("tpu-v5-lite-podslice", 4),
+    "v5p": ("tpu-v5p-slice", 4),
+    "v6e": ("tpu-v6e-slice", 4),
+}
+GPUS = {"a100": "nvidia-tesla-a100", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
+GPUS_PER_NODE = 8
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    split = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser("launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--image", required=True)
+    parser.add_argument("--tpu", choices=TPUS)
+    parser.add_argument("--topology", default="")
+    parser.add_argument("--slices", type=int, default=1)
+    parser.add_argument("--gpu", choices=GPUS)
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--queue", default="")
+    parser.add_argument("--namespace", default="default")
+    parser.add_argument("--service-account", default="default")
+    parser.add_argument("--restarts", type=int, default=10)
+    parser.add_argument("--grace", type=int, default=120)
+    parser.add_argument("--dry-run", action="store_true")
+    manifest = render(parser.parse_args(argv[:split]), argv[split + 1 :])
+    if "--dry-run" in argv[:split]:
+        print(manifest, end="")
+        return 0
+    try:
+        return subprocess.run(["kubectl", "apply", "-f", "-"], input=manifest, text=True).returncode
+    except FileNotFoundError:
+        raise ConfigError("launch.gke: there is no kubectl here; install it, or print with --dry-run") from None
+
+
+def render(given: argparse.Namespace, command: Sequence[str]) -> str:
+    """The manifest. Raises ConfigError for what does not go together."""
+    if not command:
+        raise ConfigError("launch.gke: there is no command after --")
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", given.name):
+        raise ConfigError(f"--name={given.name}: wanted lower-case letters, digits and '-', at most 40")
+    if bool(given.tpu) == bool(given.gpu):
+        raise ConfigError("launch.gke: give one of --tpu and --gpu")
+    if given.tpu:
+        if not re.fullmatch(r"\d+(x\d+){1,2}", given.topology):
+            raise ConfigError(f"--topology={given.topology}: wanted the slice's chips, such as 4x4 or 4x4x4")
+        label, per_host = TPUS[given.tpu]
+        chips = math.prod(int(size) for size in given.topology.split("x"))
+        if chips % per_host:
+            raise ConfigError(f"--topology={given.topology}: its {chips} chips are no multiple of {per_host} a host")
+        jobs, pods, device, cluster = given.slices, chips // per_host, "google.com/tpu", "tpu"
+        selector = {"cloud.google.com/gke-tpu-accelerator": label, "cloud.google.com/gke-tpu-topology": given.topology}
+    else:
+        jobs, pods, device, cluster, per_host = 1, given.nodes, "nvidia.com/gpu", "jobset", GPUS_PER_NODE
+        selector = {"cloud.google.com/gke-accelerator": GPUS[given.gpu]}
+    if min(jobs, pods, given.restarts + 1, given.grace) < 1:
+        raise ConfigError("launch.gke: --slices, --nodes and --grace are at least 1, --restarts at least 0")
+    several = [f"--cluster={cluster}"] if jobs * pods > 1 else []
+    exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if given.tpu else {}
+    template = Template(Path(__file__).with_name("jobset.yaml").read_text("utf-8"))
+    # JSON is YAML; what a user gives is quoted by it.
+    return template.substitute(
+        name=given.name,
+        namespace=json.dumps(given.namespace),
+        labels=json.dumps({"kueue.x-k8s.io/queue-name": given.queue} if given.queue else {}),
+        annotations=json.dumps(exclusive),
+        restarts=given.restarts,
+        jobs=jobs,
+        pods=pods,
+        device=device,
+        per_host=per_host,
+        service_account=json.dumps(given.service_account),
+        grace=given.grace,
+        selector=json.dumps(selector),
+        image=json.dumps(given.image),
+        # exec: the notice (SIGTERM) goes to the container's first process.
+        command=json.dumps(["/bin/bash", "-c", "exec " + shlex.join([*command, *several])]),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
