@@ -129,7 +129,7 @@ def _gather(shape: FusedShape, head: Any, dtype: Any) -> Any:
     """
     if shape.alone:
         return head
-    return _vary(shape, lax.all_gather(head.astype(dtype), "fsdp", axis=1, tiled=True), "data")
+    return _vary(shape, mesh.gather_rows(head.astype(dtype)), "data")
 
 
 class _Chunks:

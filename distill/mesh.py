@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -47,6 +48,55 @@ LOGITS_BSV = P(BATCH, None, "tensor")
 def without_fsdp(spec: P) -> P:
     """The place of a parameter while it is used: gathered over fsdp, still split over tensor."""
     return P(*(None if axis == "fsdp" else axis for axis in spec))
+
+
+def gathered(weight: jax.Array, name: str) -> jax.Array:
+    """A stored parameter where it is used, as a matrix: whole over fsdp, still split over tensor.
+
+    Its type says that it is reduced over the axes of the batch, so its gradient comes unreduced out of the matmul and
+    goes back the way the weight came: one reduce-scatter over fsdp, one all-reduce of the pieces over data. After a
+    plain reshard the gradient is summed whole on every device, and then cut. Heads and their width are one dimension,
+    because the TPU compiler scatters pieces that fill no tile in two dimensions, but not in three.
+    """
+    spec = STORED[name]
+    if "fsdp" not in spec:
+        return weight
+    if len(spec) == 3:
+        wide = spec[0] == "fsdp"  # [D, H, K], or [H, K, D]
+        inner = weight.shape[0] if wide else weight.shape[2]
+        outer = weight.size // inner
+        spec = P("fsdp", "tensor") if wide else P("tensor", "fsdp")
+        weight = lax.reshape(weight, (inner, outer) if wide else (outer, inner), out_sharding=spec)
+    pieces = jax.sharding.reshard(weight, P(*spec, reduced={"data"}))
+    return jax.sharding.reshard(pieces, P(*without_fsdp(spec), reduced=set(BATCH)))
+
+
+def gather_rows(piece: jax.Array) -> jax.Array:
+    """Inside a shard_map, a device's part [V, D] of an embedding or a head, of which it holds some columns.
+
+    Pieces are exchanged first, so that gathering and scattering go by rows: columns are too few to fill a TPU's tiles,
+    and its compiler would all-reduce the whole gradient. Without an even share of rows they go by columns.
+    """
+    if piece.shape[0] % lax.axis_size("fsdp"):
+        return lax.all_gather(piece, "fsdp", axis=1, tiled=True)
+    piece = lax.all_to_all(piece, "fsdp", split_axis=0, concat_axis=1, tiled=True)
+    return lax.all_gather(piece, "fsdp", axis=0, tiled=True)
+
+
+def rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The rows of a stored embedding [V, D] at `tokens` [B, S], split over tensor along D.
+
+    The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
+    """
+
+    def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
+        return lax.all_to_all(gather_rows(table), "tensor", split_axis=1, concat_axis=0, tiled=True)[tokens]
+
+    if jax.sharding.get_abstract_mesh().size == 1:
+        table = jax.sharding.reshard(table, P(None, "tensor"))
+        return table.at[tokens].get(out_sharding=P(BATCH, None, "tensor"))
+    mapped = jax.shard_map(local, in_specs=(STORED["embed_vd"], TOKENS_BS), out_specs=P(BATCH, None, "tensor"))
+    return mapped(jax.sharding.reshard(table, STORED["embed_vd"]), jax.sharding.reshard(tokens, TOKENS_BS))
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -110,12 +110,13 @@ class Block(nnx.Module):
         self.down = _normal(keys[6], "down_fd", (f, d), std["down_fd"])
 
     def _use(self, param: nnx.Param, name: str) -> Float[Array, "..."]:
-        """The parameter in the compute dtype, gathered over fsdp."""
-        return jax.sharding.reshard(param[...].astype(self.config.dtype), mesh.without_fsdp(mesh.STORED[name]))
+        """The parameter in the compute dtype, gathered over fsdp; a linear map as a matrix."""
+        return mesh.gathered(param[...].astype(self.config.dtype), name)
 
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
         weight = self._use(getattr(self, kind), name)
-        heads = jnp.einsum("bsd,dhk->bshk", x, weight, out_sharding=mesh.ACT_BSHK)
+        heads = jnp.einsum("bsd,df->bsf", x, weight, out_sharding=mesh.ACT_BSF)
+        heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // self.config.head_dim, self.config.head_dim), out_sharding=mesh.ACT_BSHK)
         if self.config.qkv_bias:
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
@@ -141,9 +142,9 @@ class Block(nnx.Module):
         scores = jnp.where(mask, scores / math.sqrt(c.head_dim), -1e30)
         weights = jax.nn.softmax(scores, axis=-1).astype(c.dtype)
         heads = jnp.einsum("bghst,btgk->bsghk", weights, v)
-        heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=mesh.ACT_BSHK)
+        heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=mesh.ACT_BSF)
         out = self._use(self.out, "out_hkd")
-        x = jnp.einsum("bshk,hkd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+        x = jnp.einsum("bsf,fd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
@@ -219,10 +220,7 @@ class Transformer(nnx.Module):
     def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The embeddings of tokens, at the scale of the residual stream."""
         c = self.config
-        # The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
-        table = jax.sharding.reshard(self.embed[...].astype(c.dtype), P(None, "tensor"))
-        x = table.at[tokens].get(out_sharding=P(mesh.BATCH, None, "tensor"))
-        x = jax.sharding.reshard(x, mesh.ACT_BSD)
+        x = jax.sharding.reshard(mesh.rows(self.embed[...].astype(c.dtype), tokens), mesh.ACT_BSD)
         if c.tied and c.scaled_embedding:
             x = x * math.sqrt(c.d_model)
         return x
@@ -235,7 +233,7 @@ class Transformer(nnx.Module):
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """Float32 logits over the vocabulary, which stays split over tensor; columns of padding are -1e30."""
         c = self.config
-        weight = jax.sharding.reshard(self.head_vd.astype(c.dtype), P("tensor", None))
+        weight = mesh.gathered(self.head_vd.astype(c.dtype), "head_vd")
         logits = jnp.einsum(
             "bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
         )
