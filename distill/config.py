@@ -15,6 +15,7 @@ from distill.tree import Identity as Identity
 from distill.tree import build as build
 from distill.tree import digest, fingerprint, identity
 from distill.tree import from_text as from_text
+from distill.tree import loads as loads
 from distill.tree import nearest as nearest
 from distill.tree import parse as parse
 from distill.tree import to_flat as to_flat

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from distill import runs
+from distill import runs, series
 from distill.config import ExperimentConfig
 
 
@@ -80,8 +80,8 @@ class Meter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, in order; a torn last line is left out."""
+    """The whole lines of a metrics.jsonl, in order; a torn last line is left out. Raises SeriesError."""
     if not path.exists():
         return []
-    text = path.read_text("utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    content = path.read_bytes()
+    return list(series.lines(path, 0, content[: content.rfind(b"\n") + 1]))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DistillError, nearest
+from distill.tree import loads
 
 
 class TableError(DistillError):
@@ -95,16 +96,19 @@ class Table:
         """All whole rows. Raises TableError for columns or cells that do not fit."""
         if not self.path.exists():
             return []
-        text = self.path.read_text("utf-8")
-        reader = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
-        header = next(reader, self.columns)
+        try:
+            text = self.path.read_text("utf-8")
+            lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+        except (csv.Error, ValueError) as error:
+            raise TableError(f"{self.path}: not a CSV file in UTF-8 ({error})") from None
+        header = lines[0] if lines else self.columns
         for name in header:
             if name not in self.columns:
                 raise TableError(f"{self.path}: there is no column {name!r}.{nearest(name, self.columns)}")
         missing = [name for name in self.columns if name not in header]
         if missing:
             raise TableError(f"{self.path}: column {missing[0]!r} is missing; got {', '.join(header)}")
-        return [self._row(dict(zip(header, cells)), line) for line, cells in enumerate(reader, 2)]
+        return [self._row(dict(zip(header, cells)), line) for line, cells in enumerate(lines[1:], 2)]
 
     def _row(self, cells: dict[str, str], line: int) -> Any:
         values: dict[str, Any] = {}
@@ -173,7 +177,7 @@ def load_record(path: str | Path) -> RunRecord | None:
     if not path.exists():
         return None
     try:
-        return RunRecord(**json.loads(path.read_text("utf-8")))
+        return RunRecord(**loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise TableError(f"{path}: cannot be read as a finished run ({error}); delete it to run again") from None
 

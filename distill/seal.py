@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from etils import epath
 
+from distill.tree import loads
+
 NAME = "sha256.json"
 _CHUNK = 2**24  # bytes read at once
 
@@ -24,7 +26,7 @@ def damage(directory: epath.Path, part: tuple[int, int] = (0, 1)) -> str:
     n processes that look together, number i looks at every n-th file: part=(i, n).
     """
     try:
-        wanted = {name: (int(size), str(digest)) for name, (size, digest) in json.loads(_text(directory)).items()}
+        wanted = {name: (int(size), str(digest)) for name, (size, digest) in loads(_text(directory)).items()}
     except FileNotFoundError:
         return f"{NAME}: is missing, so the directory was never complete"
     except (ValueError, TypeError, AttributeError):

@@ -118,14 +118,14 @@ def _bytes(path: Path, begin: int, end: int) -> bytes:
 def _point(stretch: tuple[str, int, int, tuple[str, ...]]) -> _Point:
     path, begin, end, names = stretch
     text = _bytes(Path(path), begin, end)
-    lines = text.count(b"\n")
+    count = text.count(b"\n")
     start = text.rfind(b"\n", 0, len(text) - 1) + 1
     at = _parse(path, begin + start, text[start:])
-    values = {name: _search(text, name, lines) for name in names}
+    values = {name: _search(text, name, count) for name in names}
     if any(found is None for found in values.values()):
-        parsed = list(_lines(path, begin, text))
+        parsed = list(lines(path, begin, text))
         values = {name: np.array([_number(line.get(name)) for line in parsed]) for name in names}
-    return lines, {name: _number(at.get(name)) for name in AT}, {name: _sum_up(values[name]) for name in names}
+    return count, {name: _number(at.get(name)) for name in AT}, {name: _sum_up(values[name]) for name in names}
 
 
 def _search(text: bytes, name: str, lines: int) -> NDArray[np.float64] | None:
@@ -137,7 +137,8 @@ def _search(text: bytes, name: str, lines: int) -> NDArray[np.float64] | None:
         return None
 
 
-def _lines(path: str, begin: int, text: bytes) -> Iterator[dict[str, Any]]:
+def lines(path: str | Path, begin: int, text: bytes) -> Iterator[dict[str, Any]]:
+    """The lines of a text that stands at byte `begin` of a log. Raises SeriesError for the first that is none."""
     for line in text.splitlines(keepends=True):
         yield _parse(path, begin, line)
         begin += len(line)

@@ -30,6 +30,14 @@ class Identity:
     excluded: Mapping[str, Any] = types.MappingProxyType({"identity": False})
 
 
+def loads(text: str | bytes) -> Any:
+    """json.loads, all of whose refusals are ValueErrors: of what is nested too deeply as well."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
@@ -123,6 +131,12 @@ def parse_count(text: str) -> int:
         return round(value)
 
 
+def replace(config: T, path: str, value: Any) -> T:
+    """The config with the field at a dotted path changed; its checks run again."""
+    name, _, rest = path.partition(".")
+    return dataclasses.replace(config, **{name: replace(getattr(config, name), rest, value) if rest else value})  # type: ignore
+
+
 def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field as {'a.b.c': value}, in the order of the dataclasses."""
     flat: dict[str, Any] = {}
@@ -151,9 +165,11 @@ def from_text(cls: type[T], text: str, where: str = "config.txt") -> T:
         *parents, last = key.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{where}, line {number}: got {line!r:.200}, but {parent!r} is a value above")
         try:
-            node[last] = json.loads(value)
-        except (json.JSONDecodeError, TypeError):
+            node[last] = loads(value)
+        except (ValueError, TypeError):
             raise ConfigError(f"{where}, line {number}: got {line!r}, wanted `key = JSON value`") from None
         if not separator:
             raise ConfigError(f"{where}, line {number}: got {line!r}, wanted `key = JSON value`")

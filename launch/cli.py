@@ -107,10 +107,13 @@ def configured(
 def read(source: str) -> ConfigDict:
     """The ConfigDict of `FILE[:ARG]`, looked up from the current folder, then beside the installed package."""
     file, _, argument = source.partition(":")
-    path = next((p for p in (Path(file), INSTALLED / file) if p.is_file()), None)
+    try:
+        path = next((p for p in (Path(file), INSTALLED / file) if p.is_file()), None)
+    except OSError:  # a name that is too long to be one
+        path = None
     if path is None:
         shipped = [f"configs/{p.name}" for p in sorted((INSTALLED / "configs").glob("*.py")) if p.name[0] != "_"]
-        raise ConfigError(f"--config={source}: there is no file {file!r}.{nearest(file, shipped)}")
+        raise ConfigError(f"--config={source}: there is no file {file!r:.200}.{nearest(file, shipped)}")
     spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config={source}: {file!r} is not a Python file")

@@ -14,11 +14,11 @@ ROOT = Path(__file__).parents[1]
 # A room (a module, or a package as a whole) imports only from rooms on lines above its own.
 FLOORS = (
     ("errors", "exactness", "types", "data.config"),
-    ("objective_config",),
+    ("objective_config", "bucket"),
     ("tree",),
-    ("config",),
-    ("seal", "guard", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "processes", "data"),
-    ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter", "series"),
+    ("config", "series"),
+    ("seal", "guard", "counts", "runs", "mesh", "losses", "metrics", "optim", "ladder", "runtime", "layers", "processes", "data"),
+    ("ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
     ("interop",),
     ("teacher", "decode", "objective"),
     ("on_policy", "generation", "inherit"),

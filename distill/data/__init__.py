@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Each module imports only from those before it.
 ORDER = (
-    *("config", "errors", "permutation", "order", "documents", "gguf", "chat", "columns", "blocks"),
+    *("config", "errors", "permutation", "order", "documents", "gguf", "render", "chat", "columns", "blocks"),
     *("subword", "sentencepiece", "tokenizer", "embedded", "storage", "files", "tfds", "language"),
     *("split", "windows", "packing", "evaluation", "store", "mixture", "loader"),
     *("encode", "build", "corpus", "progress", "prose"),

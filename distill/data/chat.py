@@ -1,13 +1,14 @@
 """Chat templates that come with models: Jinja, rendered in a sandbox, and cut into template and text."""
 
-import importlib
-import json
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from distill.data import render
 from distill.data.documents import Part
 from distill.data.errors import DataError
 from distill.data.gguf import GgufFile
+from distill.tree import loads
 
 TOKENIZER_CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
 
@@ -22,28 +23,38 @@ def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
         fields = GgufFile(path).fields
         tokens = fields.get("tokenizer.ggml.tokens", [])
         ids = {name: fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-        special = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None and i < len(tokens)}
+        special = {
+            f"{name}_token": str(tokens[i])
+            for name, i in ids.items()
+            if isinstance(tokens, list) and type(i) is int and 0 <= i < len(tokens)
+        }
         return str(fields.get("tokenizer.chat_template", "")), special
     try:
         if not path.is_dir():
             return path.read_text("utf-8"), {}
         file = path / TOKENIZER_CONFIG
-        tree = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        tree = loads(file.read_text("utf-8")) if file.exists() else {}
+        if not isinstance(tree, dict):
+            raise ValueError(f"{TOKENIZER_CONFIG} holds no object")
         text = (path / JINJA).read_text("utf-8") if (path / JINJA).exists() else tree.get("chat_template") or ""
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read its chat template ({error})") from None
     if isinstance(text, list):  # several by name
-        text = next((item["template"] for item in text if item.get("name") == "default"), "")
-    named = {name: tree.get(name) for name in ("bos_token", "eos_token")}
-    named = {name: value.get("content") if isinstance(value, dict) else value for name, value in named.items()}
-    return str(text), {name: value for name, value in named.items() if isinstance(value, str)}
+        found = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
+        text = found[0].get("template") if found else ""
+    if not isinstance(text, str):
+        raise DataError(f"{path}: its chat template is {text!r:.60}, wanted text")
+    known = {name: tree.get(name) for name in ("bos_token", "eos_token")}
+    known = {name: value.get("content") if isinstance(value, dict) else value for name, value in known.items()}
+    return text, {name: value for name, value in known.items() if isinstance(value, str)}
 
 
 class ChatTemplate:
     """A model's own way to write a conversation.
 
-    It is somebody's program: it runs in Jinja's sandbox, and what it writes around a message's content is template,
-    where special tokens count, while the content is text, where they do not.
+    It is somebody's program: it runs in Jinja's sandbox, in a process of its own with bounded time and memory
+    (render.py). What it writes around a message's content is template, where special tokens count, while the content
+    is text, where they do not.
     """
 
     def __init__(self, path: str):
@@ -51,29 +62,21 @@ class ChatTemplate:
         if not self.text:
             raise DataError(f"{path}: there is no chat template; set data.columns.chat instead of template")
         self._path = path
-        try:
-            sandbox = importlib.import_module("jinja2.sandbox")
-        except ImportError:
-            raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`") from None
-        library = importlib.import_module("jinja2")
-        self._error = library.TemplateError
-        place = sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        place.globals["raise_exception"] = self._raise
-        # Published templates want JSON as it is, not escaped for HTML.
-        place.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        try:
-            self._template = place.from_string(self.text)
-        except self._error as error:
-            raise DataError(f"{path}: its chat template is not Jinja ({error})") from None
+        if importlib.util.find_spec("jinja2") is None:
+            raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`")
+        self._render([])
 
     def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> str:
         """The conversation as text; with `prompt`, up to where the assistant begins its next turn."""
+        return self._render([(messages, prompt)])[0]
+
+    def _render(self, wanted: Sequence[tuple[Sequence[Mapping[str, str]], bool]]) -> list[str]:
+        calls = [{"messages": list(messages), "add_generation_prompt": prompt} for messages, prompt in wanted]
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=prompt, **self._special)
-        except (self._error, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-            raise DataError(f"{self._path}: its chat template fails on a conversation ({error!s:.200})") from None
+            return render.render(self.text, self._special, calls)
+        except render.RenderError as error:
+            what = "fails on a conversation" if error.compiled else "is not Jinja"
+            raise DataError(f"{self._path}: its chat template {what} ({' '.join(str(error).split()):.200})") from None
 
     def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
         """The conversation in parts; the assistant's contents, and what closes its turns, are trained.
@@ -85,8 +88,8 @@ class ChatTemplate:
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]
         parts: list[Part] = []
         done = ""
-        for i, (message, mark) in enumerate(zip(messages, marks)):
-            now = self.render(marked[: i + 1])
+        *prefixes, want = self._render([*((marked[: i + 1], False) for i in range(len(messages))), (messages, False)])
+        for i, (message, mark, now) in enumerate(zip(messages, marks, prefixes)):
             before, found, after = now[len(done) :].partition(mark)
             if not now.startswith(done) or not found or mark in after:
                 raise DataError(f"{self._path}: its chat template does not write turn {i + 1} after turn {i} and once")
@@ -95,12 +98,8 @@ class ChatTemplate:
             parts.append(Part(message["content"], trained=reply))
             parts.append(Part(after, trained=reply, template=True))
             done = now
-        want = self.render(messages)
         for tidy in (str, str.strip):
             found_parts = [part if part.template else part._replace(text=tidy(part.text)) for part in parts]
             if "".join(part.text for part in found_parts) == want:
                 return [part for part in found_parts if part.text]
         raise DataError(f"{self._path}: its chat template changes the contents of messages")
-
-    def _raise(self, message: str) -> None:
-        raise self._error(message)

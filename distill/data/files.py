@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import json
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from distill.data.columns import Columns
 from distill.data.config import FilesConfig
 from distill.data.documents import Document, Part
 from distill.data.errors import DataError
+from distill.tree import loads
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 _PIECE = 1 << 20
@@ -130,7 +130,7 @@ class Files:
                         continue
                     text, broken = mended.parts[0].text, True
                 try:
-                    record = json.loads(text)
+                    record = loads(text)
                 except ValueError as error:
                     raise DataError(f"{where}: not a JSON object ({error})") from None
                 if not isinstance(record, dict):
@@ -142,16 +142,18 @@ class Files:
         arrow = storage.optional("pyarrow", "pyarrow", path)
         with storage.local_or_remote(path).open("rb") as raw:
             self._reading = shard, raw
+            row = 0
             try:
                 file = parquet.ParquetFile(raw)
-            except arrow.ArrowInvalid as error:
-                raise DataError(f"{path}: not a parquet file ({error})") from None
-            self._columns.check(file.schema_arrow.names, path)
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=self._columns.needed()):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield self._columns.document(record, f"{path}, row {row}")
+                self._columns.check(file.schema_arrow.names, path)
+                for batch in file.iter_batches(batch_size=1024, columns=self._columns.needed()):
+                    records = batch.to_pylist()
+                    for record in records:
+                        row += 1
+                        yield _without_surrogates(self._columns.document(record, f"{path}, row {row}"), False)
+            except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path}: not a parquet file, or damaged after row {row} ({reason:.200})") from None
 
 
 def kind(path: str) -> str:

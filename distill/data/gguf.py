@@ -113,8 +113,12 @@ def tokenizer_json(path: str | Path) -> str:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     fields = GgufFile(path).fields
+    for name, inner in (("tokens", str), ("token_type", int), ("merges", str)):
+        found = fields.get(f"tokenizer.ggml.{name}", [])
+        if not isinstance(found, list) or not all(type(item) is inner for item in found):
+            raise DataError(f"{path}: tokenizer.ggml.{name} is {found!r:.60}, wanted a list of {inner.__name__}")
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
-    if kind != "gpt2" or cut not in _CUTS:
+    if kind != "gpt2" or not isinstance(cut, str) or cut not in _CUTS:
         raise DataError(
             f"{path}: its tokenizer is of kind {kind!r} ({cut!r}), wanted byte-level BPE ('gpt2') cut like "
             f"{', '.join(_CUTS)}; take the model's own tokenizer.json (data.tokenizer.path)"
@@ -123,9 +127,12 @@ def tokenizer_json(path: str | Path) -> str:
     if not tokens or len(tokens) != len(kinds):
         raise DataError(f"{path}: its tokenizer has {len(tokens)} tokens and {len(kinds)} types of tokens")
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", [])]
-    library = Tokenizer(
-        models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=cut == "llama-bpe")
-    )
+    try:
+        library = Tokenizer(
+            models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=cut == "llama-bpe")
+        )
+    except Exception as error:  # the library raises bare Exceptions
+        raise DataError(f"{path}: its tokenizer cannot be made ({str(error):.200})") from None
     steps: list[Any] = []
     if cut == "smollm":
         steps.append(pre_tokenizers.Digits(individual_digits=True))

@@ -8,7 +8,7 @@ vocabulary.bytes the bytes of text that each token id stands for
 *.sha256         a hash for every 64 KiB of the file beside it
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from distill.data.blocks import BlockReader
 from distill.data.errors import DataError
 from distill.data.evaluation import Evaluation, Share, View, evaluation_set
 from distill.data.packing import PackedDocuments
-from distill.data.split import Split
+from distill.data.split import DOCUMENT_DTYPE, Split
 from distill.data.tokenizer import Tokenizer, load
 from distill.data.windows import Windows
+from distill.tree import loads
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -118,7 +119,7 @@ def read_manifest(path: Path) -> dict:
     """The manifest of a store; DataError when there is none, or it is of another format."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = loads(file.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path}: there is no {MANIFEST}, so this is no token store; `python -m launch.tokenize` builds one"
@@ -128,4 +129,39 @@ def read_manifest(path: Path) -> dict:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise DataError(f"{file}: got format {got!r}, wanted {FORMAT}; build the store again")
+    try:
+        _check(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{file}: describes no store ({error!r:.100}); build the store again") from None
     return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raises ValueError or the like for a manifest that says what no store can be."""
+
+    def expect(holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(what)
+
+    def number(value: Any) -> int:
+        expect(type(value) is int and 0 <= value < 2**62, f"a count of {value!r:.40}")
+        return value
+
+    tokenizer, source = manifest["tokenizer"], manifest["recipe"].get("source", {})
+    texts = (manifest["fingerprint"], tokenizer["name"], tokenizer["hash"], tokenizer["kind"])
+    expect(all(isinstance(text, str) for text in texts), "names that are no text")
+    expect(isinstance(source.get("maker", {}), dict), "a maker that is none")
+    expect(-1 <= number(tokenizer["end_of_text"] + 1) - 1 < tokenizer["vocab_size"], "an end of text beyond the tokens")
+    expect(manifest["dtype"] in ("uint8", "uint16", "uint32"), f"tokens of {manifest['dtype']!r:.40}")
+    width, splits = np.dtype(manifest["dtype"]).itemsize, manifest["splits"]
+    files = [(manifest["vocabulary"], 8 * number(tokenizer["vocab_size"]))]
+    for name, entry in splits.items():
+        expect(name.isidentifier(), f"a split of the name {name!r:.40}")  # it is part of a path
+        tokens, documents = number(entry["tokens"]), number(entry["documents"])
+        number(entry["bytes"]), number(entry["token_bytes"])
+        sizes = {"bin": tokens * width, "docs": documents * DOCUMENT_DTYPE.itemsize, "mask": tokens}
+        expect({"bin", "docs"} <= set(entry["files"]) <= set(sizes), f"files of kinds {sorted(entry['files'])!r:.60}")
+        files += [(file, sizes[kind]) for kind, file in entry["files"].items()]
+    for file, size in files:
+        expect(number(file["size"]) == size, f"a file of {file['size']} bytes, where its counts make {size}")
+        expect(isinstance(file["sha256"], str), "a file without its sha256")

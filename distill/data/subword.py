@@ -19,6 +19,7 @@ END_OF_TEXT = "<|endoftext|>"
 # What published tokenizers call the token that ends a document, likeliest first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _BYTE_ALPHABET = 256
+_LARGEST = 1 << 22  # ids; a file of a few bytes may claim any
 
 
 def read(path: str) -> str:
@@ -44,7 +45,8 @@ class SubwordTokenizer:
         self.text = read(path)
         try:
             self._text, self._template = Library.from_str(self.text), Library.from_str(self.text)
-        except Exception as error:  # the library raises bare Exceptions
+        except BaseException as error:  # the library raises bare Exceptions, and panics that are none
+            _unless_ended(error)
             raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
         for library in (self._text, self._template):
             library.no_truncation()
@@ -53,7 +55,9 @@ class SubwordTokenizer:
         canonical = json.loads(self._text.to_str())
         self.hash = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
         ids = self._text.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(ids.values()) + 1
+        self.vocab_size = max(ids.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= _LARGEST:
+            raise DataError(f"tokenizer {path}: its ids end at {self.vocab_size - 1}, wanted 0 to {_LARGEST - 1}")
         self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
@@ -63,7 +67,12 @@ class SubwordTokenizer:
         for library, template in ((self._text, False), (self._template, True)):
             places = [i for i, part in enumerate(parts) if part.template == template]
             if places:
-                encodings = library.encode_batch_fast([parts[i].text for i in places], add_special_tokens=False)
+                try:
+                    texts = [parts[i].text for i in places]
+                    encodings = library.encode_batch_fast(texts, add_special_tokens=False)
+                except BaseException as error:
+                    _unless_ended(error)
+                    raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
                 for i, encoding in zip(places, encodings):
                     found[i] = np.array(encoding.ids, np.int32)
         return found
@@ -74,6 +83,11 @@ class SubwordTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+def _unless_ended(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        raise error
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from distill.tree import loads
 
 
 class Journal:
@@ -40,10 +41,10 @@ class Journal:
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a whole file. DistillError, naming the line, where one cannot be read."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                record = json.loads(line)
+                record = loads(line)
                 if not isinstance(record, dict):
                     raise ValueError("no object")
                 yield record

@@ -53,7 +53,7 @@ class _Reader:
             if default is ...:
                 raise InteropError(f"{self.where}: {name} is missing")
             return default
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
         if type(value) is not kind:
             raise InteropError(f"{self.where}: {name} is {value!r:.60}, wanted {kind.__name__}")
@@ -70,7 +70,7 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
     """The ModelConfig of a config.json. InteropError for whatever this model cannot express, saying why."""
     reader = _Reader(tree, where)
     names = tree.get("architectures")
-    name = names[0] if isinstance(names, list) and len(names) == 1 else str(names)
+    name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
     if name not in SUPPORTED:
         begins = max((prefix for prefix in _REASONS if name.startswith(prefix)), key=len, default="")
         why = _REASONS.get(begins, "") or f"nobody has taught this project what it does.{nearest(name, SUPPORTED)}"
@@ -79,7 +79,7 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
     reader.want("mlp_bias", (False,), "the feed-forward has no biases")
     reader.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
     if tree.get("quantization_config") is not None:
-        kind = dict(tree["quantization_config"]).get("quant_method")
+        kind = reader.get("quantization_config", dict).get("quant_method")
         raise InteropError(f"{where}: the weights are quantised ({kind!r}); take the original, or a GGUF file of it")
     family = name.removesuffix("ForCausalLM")
     heads = reader.get("num_attention_heads", int)
@@ -116,16 +116,20 @@ def _window(reader: _Reader, family: str) -> int:
     layers = reader.get("num_hidden_layers", int)
     if family == "Llama" or (family != "Mistral" and not reader.get("use_sliding_window", bool, False)):
         window = 0
-    kinds = reader.tree.get("layer_types")
-    if kinds is None and family != "Mistral" and window:
+    listed = reader.get("layer_types", list, [])
+    if listed and len(listed) != layers:
+        raise InteropError(f"{reader.where}: layer_types names {len(listed)} layers, num_hidden_layers is {layers}")
+    kinds = {str(kind) for kind in listed}
+    if not kinds and family != "Mistral" and window:
         first = reader.get("max_window_layers", int, 28)
-        kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
-    if kinds is not None and len(set(kinds)) > 1:
+        kinds = {"sliding_attention" if layer >= first else "full_attention" for layer in (0, layers - 1)}
+    if len(kinds) > 1:
         raise InteropError(
-            f"{reader.where}: layer_types mixes {' and '.join(sorted(set(kinds)))}; all layers must attend alike here"
+            f"{reader.where}: layer_types mixes {' and '.join(sorted(kinds))[:80]}; all layers must attend alike here"
         )
-    if kinds and kinds[0] != "sliding_attention":
-        reader.want("layer_types", (["full_attention"] * layers,), "attention is full or windowed")
+    if kinds and kinds != {"sliding_attention"}:
+        if kinds != {"full_attention"}:
+            raise InteropError(f"{reader.where}: layer_types are {kinds.pop()!r:.80}; attention is full or windowed")
         window = 0
     return 0 if window >= reader.get("max_position_embeddings", int, window + 1) else window
 

@@ -85,12 +85,14 @@ class Gguf:
             )
         return kind, row
 
-    def _field(self, name: str, default: Any = ...) -> Any:
+    def _field(self, name: str, default: Any = ..., kind: type = int) -> Any:
         """A field of the architecture, 'llama.block_count' by 'block_count'; no default: it must be there."""
         family = self._file.fields.get("general.architecture")
         value = self._file.fields.get(f"{family}.{name}", default)
         if value is ...:
             raise InteropError(f"{self.path}: the field {family}.{name} is missing")
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InteropError(f"{self.path}: the field {family}.{name} is {value!r:.60}, wanted {kind.__name__}")
         return value
 
     def _config(self) -> dict[str, Any]:
@@ -101,6 +103,8 @@ class Gguf:
                 f"{self.path}: architecture {family!r} is not supported in GGUF; wanted one of {', '.join(_FAMILIES)}"
             )
         heads, width = self._field("attention.head_count"), self._field("embedding_length")
+        if heads < 1:
+            raise InteropError(f"{self.path}: the field {family}.attention.head_count is {heads}, wanted at least 1")
         embed = self._stored.get("model.embed_tokens.weight")
         if embed is None:
             raise InteropError(f"{self.path}: tensor 'token_embd.weight' is missing")
@@ -115,8 +119,8 @@ class Gguf:
             "intermediate_size": self._field("feed_forward_length"),
             "max_position_embeddings": self._field("context_length"),
             # Stored in float32: the shortest decimal that means the same number is the one that was meant.
-            "rms_norm_eps": float(str(np.float32(self._field("attention.layer_norm_rms_epsilon")))),
-            "rope_theta": float(self._field("rope.freq_base", 10_000.0)),
+            "rms_norm_eps": float(str(np.float32(self._field("attention.layer_norm_rms_epsilon", kind=float)))),
+            "rope_theta": float(self._field("rope.freq_base", 10_000.0, float)),
             "rope_scaling": self._scaling(),
             "tie_word_embeddings": "lm_head.weight" not in self._stored,
         }
@@ -128,20 +132,20 @@ class Gguf:
         elif window:
             tree |= {"use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
         end = self._file.fields.get("tokenizer.ggml.eos_token_id")
-        return tree | ({"eos_token_id": end} if end is not None else {})
+        return tree | ({"eos_token_id": end} if type(end) is int else {})
 
     def _scaling(self) -> dict[str, Any] | None:
         """rope_scaling, from the fields or, for Llama 3, from the stored divisors of all frequencies."""
-        kind = self._field("rope.scaling.type", "none")
+        kind = self._field("rope.scaling.type", "none", str)
         if kind == "linear":
-            return {"rope_type": "linear", "factor": self._field("rope.scaling.factor")}
+            return {"rope_type": "linear", "factor": self._field("rope.scaling.factor", kind=float)}
         if kind != "none":
             return {"rope_type": kind}
         if _FREQUENCIES not in self._stored:
             return None
         stored = self._stored[_FREQUENCIES][0]
         divisors = self.read(_FREQUENCIES, 0, stored.shape[0])
-        base = float(self._field("rope.freq_base", 10_000.0))
+        base = float(self._field("rope.freq_base", 10_000.0, float))
         factor = float(np.max(divisors))
         turns = 8192 * base ** -(np.arange(len(divisors)) / len(divisors)) / (2 * np.pi)
         kept = np.clip((turns - 1) / 3, 0, 1)

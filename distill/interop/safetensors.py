@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.interop.errors import InteropError
+from distill.tree import loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _LONGEST_HEAD = 100_000_000  # bytes; the bound of the format's own library
@@ -43,7 +44,7 @@ def read_head(file: Path) -> dict[str, Entry]:
                     f"{file}: the head claims {length:,} bytes and the file has {size:,}; it is cut off, or of "
                     "another format"
                 )
-            head = json.loads(stream.read(length))
+            head = loads(stream.read(length))
     except FileNotFoundError:
         raise InteropError(f"{file}: there is no such file") from None
     except ValueError as error:
@@ -62,8 +63,8 @@ def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
         whole = False
     if not whole:
         raise InteropError(f"{file}: tensor {name!r} is described as {item!r:.100}, wanted dtype, shape, data_offsets")
-    if dtype not in DTYPES:
-        raise InteropError(f"{file}: tensor {name!r} has dtype {dtype!r}, wanted one of {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InteropError(f"{file}: tensor {name!r} has dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
     wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if stop - start != wanted:
         raise InteropError(

@@ -1,7 +1,6 @@
 """A model on disk, as tensors by their Hugging Face names: a directory of safetensors or a GGUF file."""
 
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from distill.config import ModelConfig
 from distill.interop import architecture, gguf, safetensors
 from distill.interop.errors import InteropError
 from distill.interop.layout import expected
+from distill.tree import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 _PROBE = 1 << 12  # bytes' worth of values hashed at either end of a tensor
@@ -53,8 +53,8 @@ class Directory:
         if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
             raise InteropError(f"{index}: wanted weight_map, an object of tensor: file")
         for file in sorted(set(where.values())):
-            if Path(file).name != file:
-                raise InteropError(f"{index}: it names the file {file!r}, wanted a file beside it")
+            if Path(file).name != file or len(file) > 200:
+                raise InteropError(f"{index}: it names the file {file!r:.100}, wanted a file beside it")
             first = next(name for name in where if where[name] == file)
             if not (self.path / file).exists():
                 raise InteropError(f"{self.path / file}: there is no such file; it should hold tensor {first!r}")
@@ -71,7 +71,7 @@ class Directory:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; InteropError in a line where there is none."""
     try:
-        tree = json.loads(path.read_text("utf-8"))
+        tree = loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InteropError(f"{path}: there is no such file; wanted a Hugging Face model's directory") from None
     except (ValueError, OSError) as error:
@@ -98,8 +98,9 @@ def open_source(path: str | Path) -> tuple[Source, ModelConfig]:
 
 def check(source: Source, config: ModelConfig) -> None:
     """Raises InteropError for the first tensor that is missing, has another shape, or is not known."""
-    wanted = {name: shape for name, _, _, shape in expected(config)}
-    for name, shape in wanted.items():
+    wanted = set()
+    for name, _, _, shape in expected(config):  # one by one: a config may claim any number of layers
+        wanted.add(name)
         if name not in source.shapes:
             raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}")
         if source.shapes[name] != shape:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill.config import DistillError, nearest
+from distill.config import DistillError, loads, nearest
 from distill.laws.parameters import KEY, Parameter, Setting
 
 FORMAT = 1
@@ -158,7 +158,7 @@ def _unflatten(cls: type[Law], aux: None, children: Any) -> Law:
 def read_json(path: str | os.PathLike) -> Any:
     """Parses a JSON file; raises LawError when it is missing or malformed."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise LawError(f"{path}: cannot be read ({error.strerror}); wanted a law file in JSON.") from error
     except ValueError as error:

@@ -67,7 +67,7 @@ def read(path: str | os.PathLike) -> LawFile:
             region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
         )
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
 
 
@@ -79,4 +79,7 @@ def _draws(law: Any, tree: Any) -> Draws | None:
         **{name: np.asarray(values, np.float64) for name, values in tree.get("supervised", {}).items()},
     )
     own = {name: np.asarray(tree[name], np.float64) for name in law.parameters()}
+    shapes = {np.shape(values) for values in (*own.values(), *tree.get("supervised", {}).values())}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"draws of shapes {sorted(shapes)}, wanted as many of every parameter")
     return Draws(laws=dataclasses.replace(law, **own, supervised=inside))

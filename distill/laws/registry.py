@@ -52,13 +52,16 @@ def from_dict(tree: Any, where: str = "law") -> Law:
     """The law that `Law.to_dict` described; everything unknown beside it is ignored. Raises LawError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("form"), str):
         raise LawError(f"{where}: wanted an object with 'form' and 'parameters', got {_brief(tree)}.")
-    cls = get(tree["form"])
+    try:
+        cls = get(tree["form"])
+    except LawError as error:
+        raise LawError(f"{where}: {error}") from None
     wanted = list(cls.parameters())
     got = tree.get("parameters")
     if not isinstance(got, dict) or set(got) != set(wanted):
         raise LawError(f"{where}: parameters of {cls.name} are {', '.join(wanted)}; got {_brief(got)}.")
     for name, value in got.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
             raise LawError(f"{where}: parameter {name} is {value!r}, wanted a finite number.")
         if cls.parameters()[name].sign == "positive" and value <= 0:
             raise LawError(f"{where}: parameter {name} is {value!r}, wanted a positive number.")

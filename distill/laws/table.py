@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import hashlib
 import io
-import json
 import operator
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import nearest
+from distill.config import loads, nearest
 from distill.laws.law import Law, LawError
 from distill.laws.parameters import Setting
 from distill.laws.solver import Rows
@@ -172,7 +171,7 @@ def _read_jsonl(content: bytes, source: str) -> _Cells:
     objects, lines = [], []
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         try:
-            entry = json.loads(line) if line.strip() else None
+            entry = loads(line) if line.strip() else None
         except ValueError as error:
             raise LawError(f"{source}: row {number} is not JSON ({error}).") from error
         if entry is not None and not isinstance(entry, dict):
@@ -192,10 +191,11 @@ def _read_parquet(content: bytes, source: str) -> _Cells:
         raise LawError(f"{source}: parquet needs pyarrow (pip install pyarrow), or save the table as CSV.") from error
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-    except pyarrow.ArrowInvalid as error:
-        raise LawError(f"{source}: not a parquet file ({error}).") from error
-    rows = [list(row) for row in zip(*(table[name].to_pylist() for name in table.column_names))]
-    return table.column_names, rows, list(range(1, len(rows) + 1))
+        rows = [list(row) for row in zip(*(column.to_pylist() for column in table.columns))]
+        names = table.column_names
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise LawError(f"{source}: not a whole parquet file ({' '.join(str(error).split()):.200}).") from error
+    return names, rows, list(range(1, len(rows) + 1))
 
 
 def _number(cell: Any) -> float:

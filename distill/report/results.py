@@ -5,13 +5,12 @@ study.json ({"command": the command line, "planned": {fingerprint: name}}) and r
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.config import DistillError
+from distill.config import DistillError, loads
 from distill.laws import registry
 from distill.laws.law import Law
 from distill.ledger import Prediction, PredictionTable
@@ -172,7 +171,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        tree = json.loads(path.read_text("utf-8"))
+        tree = loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ReportError(f"{path}: not valid JSON ({error}); delete it and run the study again") from None
     if not isinstance(tree, dict):
@@ -274,7 +273,7 @@ def _missing(workdir: Path, finished: set[str], planned: Mapping[str, str]) -> d
         if run in finished:
             continue
         error = workdir / "runs" / run / "error.txt"
-        if error.exists():
+        if run.isalnum() and len(run) < 100 and error.exists():  # a name, and no path to somewhere else
             # A traceback says what happened on its last line.
             lines = error.read_text("utf-8", "replace").strip().splitlines() or ["failed"]
             why = lines[-1] if lines[0].startswith("Traceback") else lines[0]

@@ -40,7 +40,7 @@ def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
     """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
     found = {}
     for line in config.study.models:
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*x\s*(\d+)\s*", line)
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*", line)
         if not match:
             raise ConfigError(f"config.study.models: got {line!r}, wanted 'name = width x layers', e.g. 'c = 32x2'")
         name, width, layers = match[1], int(match[2]), int(match[3])

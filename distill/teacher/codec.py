@@ -54,7 +54,7 @@ def unpack(payload: bytes, size: int, most: int) -> Ragged:
     """The window of `size` tokens that `pack` wrote, with `most` places a token; those beyond a length hold nothing."""
     packed, classes, plain, symbols, rest = split(payload, 5)
     lengths = _unsmall(packed, size)
-    full = int(lengths.min(initial=most)) == most
+    full = not size or int(lengths.min()) == most
     count = int(lengths.sum())
     bits = unzip_bytes(classes, count)
     gaps = _from_plain_bits(plain, bits)
@@ -89,6 +89,8 @@ _LEVEL = np.exp(_LOG_LEVEL)
 
 def log_probs(symbols: NDArray[np.integer], rest: NDArray[np.integer]) -> NDArray[np.float32]:
     """log p [S, K] from symbols (0 for an empty place), scaled so that p and the tail's mass add up to one."""
+    if symbols.max(initial=0) > LEVELS or rest.max(initial=0) > REST_MOST:
+        raise SignalError(f"a record with levels beyond {LEVELS} or rests beyond {REST_MOST}: it was written otherwise")
     level = _LEVEL.copy()
     level[0] = 0
     kept = -np.expm1(-REST_STEP * np.maximum(rest.astype(np.float64), 0.5))
@@ -138,7 +140,8 @@ def zip_bytes(symbols: NDArray[np.uint8]) -> bytes:
 
 def unzip_bytes(stream: bytes, count: int) -> NDArray[np.uint8]:
     try:
-        return _sized(np.frombuffer(zlib.decompress(stream, -15, max(count, 1)), np.uint8), count)
+        # One more than wanted tells a stream that is too long, which is not unpacked to its end.
+        return _sized(np.frombuffer(zlib.decompressobj(-15).decompress(stream, count + 1), np.uint8), count)
     except zlib.error as error:
         raise SignalError(f"a stream cannot be unpacked ({error}): it was written otherwise") from None
 

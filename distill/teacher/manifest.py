@@ -18,9 +18,11 @@ from typing import Any
 from distill import runs
 from distill.teacher.errors import SignalError
 from distill.teacher.shard import FORMAT
+from distill.tree import loads
 
 MANIFEST = "manifest.json"
 HEAD, ORDER = "head.bin", "order.bin"
+_LARGEST = 1 << 24  # tokens of a window, of a vocabulary, entries of a window: more is nobody's
 
 
 def text(tree: Mapping[str, Any]) -> str:
@@ -29,7 +31,7 @@ def text(tree: Mapping[str, Any]) -> str:
 
 def parse(path: Any) -> dict[str, Any]:
     """The tree of a JSON file. Raises ValueError where it holds none."""
-    tree = json.loads(path.read_text("utf-8"))
+    tree = loads(path.read_text("utf-8"))
     if not isinstance(tree, dict):
         raise ValueError(f"got {type(tree).__name__}, wanted fields")
     return tree
@@ -59,7 +61,7 @@ def read(folder: Any) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = path.read_text("utf-8")
-        tree = json.loads(content)
+        tree = loads(content)
     except FileNotFoundError:
         raise SignalError(
             f"{folder}: there is no {MANIFEST}, so this is no finished store of signals; `python -m launch.cache` "
@@ -74,7 +76,38 @@ def read(folder: Any) -> dict[str, Any]:
     body = content.partition("\n")[2]
     if content != _sealed(_seal(body), body):
         raise SignalError(f"{path}: was changed after it was written (its seal is broken); run launch.cache again")
+    try:
+        _check(tree)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SignalError(f"{path}: describes no store ({error!r:.100}); run launch.cache again") from None
     return tree
+
+
+def _check(tree: Mapping[str, Any]) -> None:
+    """Raises ValueError or the like for a tree that says what no store can be: a seal is anybody's to make."""
+
+    def number(place: Mapping[str, Any], name: str, most: int = 2**62) -> None:
+        value = place[name]
+        if type(value) is not int or not 0 <= value <= most:
+            raise ValueError(f"{name} is {value!r:.40}")
+
+    recipe, shards = tree["recipe"], tree["shards"]
+    number(recipe["data"], "seq_len", _LARGEST)
+    for name in ("vocab_size", "d_model"):
+        number(recipe["teacher"], name, _LARGEST)
+    for name in ("count", "of", "samples", "seed"):
+        number(recipe["windows"], name)
+    if not isinstance(shards, list) or not shards:
+        raise ValueError(f"shards are {shards!r:.40}")
+    for shard in shards:
+        for name in ("size", "windows", "first", "payload", "most"):
+            number(shard, name)
+        if not isinstance(shard["file"], str) or not isinstance(shard["digest"], str):
+            raise ValueError(f"a shard is {shard!r:.40}")
+    if recipe["data"]["seq_len"] * max(shard["most"] for shard in shards) > _LARGEST:
+        raise ValueError(f"a window of over {_LARGEST:,} entries")
+    if not all(isinstance(kept["sha256"], str) for kept in tree["files"].values()):
+        raise ValueError("a file without its sha256")
 
 
 def compare(where: Any, kept: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

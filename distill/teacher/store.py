@@ -70,8 +70,11 @@ class SignalStore:
         """The teacher's head [V, D] where hidden states are stored."""
         if self.signal.kind != "hidden":
             return None
-        kept = self.manifest["files"][manifest.HEAD]
-        return np.frombuffer(self.read_file(manifest.HEAD), codec.DTYPES[kept["dtype"]]).reshape(kept["shape"])
+        content, kept = self.read_file(manifest.HEAD), self.manifest["files"][manifest.HEAD]
+        try:
+            return np.frombuffer(content, codec.DTYPES[kept["dtype"]]).reshape(kept["shape"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SignalError(f"{self.path / manifest.HEAD}: is no head ({error!r:.100}); {HOW}") from None
 
     def read_file(self, name: str) -> bytes:
         """A file beside the shards. Raises SignalError unless its digest is the manifest's."""
@@ -80,7 +83,7 @@ class SignalStore:
             content = path.read_bytes()
         except OSError as error:
             raise SignalError(f"{path}: cannot be read ({error.strerror or error}); {HOW}") from None
-        if hashlib.sha256(content).hexdigest() != self.manifest["files"][name]["sha256"]:
+        if hashlib.sha256(content).hexdigest() != self.manifest["files"].get(name, {}).get("sha256"):
             raise SignalError(f"{path}: does not match its digest; {HOW}")
         return content
 
@@ -130,7 +133,7 @@ class SignalStore:
         values: Any = np.empty(ids.shape, np.float32)
         for i, payload in enumerate(payloads):
             window = codec.unpack(payload, self.seq_len, self._most)
-            ids[i] = self._ids[np.minimum(window.ranks, len(self._ids) - 1)]
+            ids[i] = self._ids.take(window.ranks, mode="clip")
             values[i] = self._log_probs(window)
         found = self.signal.narrow(ids, values, self._objective)
         ids, values = (x.reshape(*shape, *x.shape[1:]) for x in found)
@@ -144,7 +147,8 @@ class SignalStore:
             grain = 1 if self.signal.proposal == 1 else GRAIN
             values = np.log(np.maximum(window.symbols, 1) / np.float32(self.signal.draws * grain)).astype(np.float32)
         else:
-            assert window.rest is not None
+            if window.rest is None:
+                raise SignalError(f"{self.path}: a record of {self.signal.kind} without the mass of the rest; {HOW}")
             values = codec.log_probs(window.symbols, window.rest)
         return np.where(empty, np.float32(NOTHING), values)
 
