@@ -28,7 +28,7 @@ FLOORS = (
     ("stored",),
     ("train", "replay", "signals"),
     ("study",),
-    ("bench", "chaos"),
+    ("bench", "chaos", "dryrun"),
 )
 # Side towers import from their own modules and these alone. Only floors that are given may import a tower.
 TOWERS = {

@@ -1,0 +1,195 @@
+"""The collectives of a compiled program, read from its HLO text. Standard library only.
+
+Bodies of loops count as often as they run; a loop whose length is known only at run time (the steps of one call)
+counts once. The TPU compiler writes an asynchronous collective several times (start, steps, done) under one channel,
+and a reduce-scatter as a fusion of an all-reduce and a slice: both are counted as what they are.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections import Counter
+
+WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16}
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+_OPERATION = re.compile(r"^(?P<type>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)\((?P<rest>.*)$")
+_NAMES = re.compile(r"%?([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Collective:
+    """One collective of the program of one device.
+
+    `bytes` is the array as it is outside of the pieces: gathered, reduced, or scattered from.
+    """
+
+    kind: str
+    bytes: float
+    group: int  # devices that take part
+    times: int  # a step
+    source: str = ""  # the operation that it came from, as JAX names it
+
+    @property
+    def wire(self) -> float:
+        """Bytes that a device sends a step, by the ring algorithm."""
+        share = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return factor * self.bytes * self.times
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    name: str
+    type: str
+    op: str
+    rest: str  # operands and attributes
+    root: bool
+
+    @functools.cached_property
+    def operands(self) -> list[str]:
+        """Names before the closing bracket; operands may carry their types."""
+        depth, end = 1, len(self.rest)
+        for i, letter in enumerate(self.rest):
+            depth += (letter in "([{") - (letter in ")]}")
+            if not depth:
+                end = i
+                break
+        return re.findall(r"%([\w.\-]+)", self.rest[:end]) or _NAMES.findall(self.rest[:end])
+
+    def attribute(self, name: str) -> str:
+        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+        return found[1] if found else ""
+
+
+def collectives(text: str) -> list[Collective]:
+    """Every collective between two or more devices, in the order of the program."""
+    program = _Program(text)
+    found: dict[tuple[str, str, str], Collective] = {}
+    for name, times in program.runs.items():
+        for inside in program.inlined(name):
+            for instruction in program.computations[inside]:
+                one = program.read(instruction, inside, times)
+                if one is not None and one.group > 1:
+                    channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                    found.setdefault((name, one.kind, channel[1] if channel else instruction.name), one)
+    return list(found.values())
+
+
+def bytes_by_kind(found: list[Collective]) -> dict[str, float]:
+    """Bytes that a device sends a step, by kind."""
+    total: Counter[str] = Counter()
+    for one in found:
+        total[one.kind] += one.wire  # type: ignore[assignment]
+    return {kind: float(total[kind]) for kind in KINDS if total[kind]}
+
+
+class _Program:
+    def __init__(self, text: str):
+        self.computations: dict[str, list[_Instruction]] = {}
+        self.entry = inside = ""
+        for line in text.splitlines():
+            if header := _COMPUTATION.match(line):
+                inside = header[2]
+                self.computations[inside] = []
+                self.entry = inside if header[1] else self.entry
+            elif inside and (found := _INSTRUCTION.match(line)):
+                parts = _OPERATION.match(found[3])
+                if parts:
+                    one = _Instruction(found[2], parts["type"], parts["op"], parts["rest"], bool(found[1]))
+                    self.computations[inside].append(one)
+        self.runs: dict[str, int] = {}
+        self._walk(self.entry, 1)
+
+    def _walk(self, name: str, times: int) -> None:
+        """How often each computation that is not part of a fusion runs."""
+        self.runs[name] = self.runs.get(name, 0) + times
+        for one in self.computations[name]:
+            if one.op == "while":
+                self._walk(one.attribute("body"), times * self._length(one))
+            elif one.op == "conditional":
+                branches = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
+                names = _NAMES.findall(branches[1]) if branches else []
+                for branch in names or [one.attribute("true_computation"), one.attribute("false_computation")]:
+                    self._walk(branch, times)
+            elif one.op == "call":
+                self._walk(one.attribute("to_apply"), times)
+
+    def inlined(self, name: str) -> list[str]:
+        """A computation and those that its fusions and asynchronous starts hold."""
+        found = [name]
+        for one in self.computations[name]:
+            if one.op in ("fusion", "async-start") and (inside := one.attribute("calls")) in self.computations:
+                found += self.inlined(inside)
+        return found
+
+    def _length(self, loop: _Instruction) -> int:
+        """How often a loop runs, from what the compiler noted or from `counter < constant` in its condition; else 1."""
+        if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(noted[1])
+        condition = {one.name: one for one in self.computations[loop.attribute("condition")]}
+        root = next(one for one in condition.values() if one.root)
+        if root.op == "fusion" and root.attribute("calls") in self.computations:
+            outer = [condition[name] for name in root.operands if name in condition]
+            inside = self.computations[root.attribute("calls")]
+            places = [one for one in inside if one.op == "parameter"]
+            condition = {one.name: one for one in inside}
+            condition |= {one.name: outer[int(one.rest.split(")")[0])] for one in places}
+            root = next(one for one in inside if one.root)
+        if root.op != "compare" or "direction=LT" not in root.rest:
+            return 1
+        bound = condition.get(root.operands[-1])
+        number = re.match(r"(\d+)\)", bound.rest) if bound is not None and bound.op == "constant" else None
+        return int(number[1]) if number else 1
+
+    def read(self, one: _Instruction, inside: str, times: int) -> Collective | None:
+        kind = one.op.removesuffix("-start")
+        if kind not in KINDS:
+            return None
+        arrays = [_size(*found) for found in _ARRAY.findall(one.type)]
+        # A start returns its operands as well, and sometimes counters: the result is half of what is large.
+        whole = max(arrays) if one.op.endswith("-start") and kind != "all-reduce" else sum(arrays)
+        group = _group(one.rest)
+        if kind == "reduce-scatter":
+            whole *= group
+        elif kind == "all-reduce" and self._is_scattered(one, inside):
+            kind = "reduce-scatter"
+        source = re.search(r'op_name="([^"]*)"', one.rest)
+        return Collective(kind=kind, bytes=whole, group=group, times=times, source=source[1] if source else "")
+
+    def _is_scattered(self, reduced: _Instruction, inside: str) -> bool:
+        """Whether all that is left of an all-reduce is a slice of it, in one fusion: the TPU's reduce-scatter."""
+        if inside in self.runs:
+            return False
+        names, users = {reduced.name}, []
+        for one in self.computations[inside]:
+            if names & set(one.operands):
+                if one.op in ("bitcast", "get-tuple-element", "copy"):
+                    names.add(one.name)
+                else:
+                    users.append(one.op)
+        return bool(users) and set(users) == {"dynamic-slice"}
+
+
+def _size(kind: str, dims: str) -> float:
+    digits = re.search(r"\d+", kind)
+    width = WIDTH.get(kind) or int(digits[0]) / 8 if digits else WIDTH[kind]
+    return width * math.prod(int(n) for n in dims.split(",") if n)
+
+
+def _group(rest: str) -> int:
+    """How many devices one replica group has, in any of the notations."""
+    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(found[1].split(","))
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
+        return int(found[2])
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
+    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        return 2 if found[1] != found[2] else 1
+    return 1

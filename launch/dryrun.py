@@ -1,0 +1,100 @@
+"""What a step would cost on machines that are not there: memory, FLOPs, collectives, and whether it fits.
+
+    python -m launch.dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e
+
+--chip=v5e|v5p asks the TPU compiler itself, which needs no TPU but takes minutes (pip install -e '.[tpu-compiler]');
+--chip=h100 is a model, and says so. --teacher is a row of the paper's ladder, a workdir or a published model; without
+it config.teacher.source, or no teacher. --mesh replaces config.mesh. --emit-config=FILE writes the config for
+launch.train. Exit code 1: it does not fit.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, nearest
+from distill.dryrun import chips
+from distill.ladder import PAPER_LADDER, paper_model
+from launch import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    flags = {"mesh": "", "chip": None, "teacher": "", "emit-config": ""}
+    config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
+    chip = chips.find(values["chip"])
+    config = dataclasses.replace(config, mesh=_mesh(values["mesh"], config.mesh))
+    count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
+    # Not at the top: libtpu reads its settings when JAX loads it, and a mistyped flag needs neither.
+    from distill.dryrun import compiler
+
+    if chip.dims:
+        chips.topology(chip, count)
+        compiler.check()
+        os.environ.update(compiler.environment(chip, count))
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    from pathlib import Path
+
+    from distill.dryrun import report
+
+    teacher = _teacher(values["teacher"] or config.teacher.source)
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        bar.add_task(f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if chip.dims else ""))
+        try:
+            found = report.dry_run(config, teacher, chip)
+        except compiler.DoesNotFit as error:
+            print(f"{count} {chip.name}: DOES NOT FIT, says the TPU compiler: {error}")
+            return 1
+    table = Table.grid(padding=(0, 2))
+    for row in report.rows(found):
+        table.add_row(*row)
+    Console().print(table, highlight=False)
+    if values["emit-config"]:
+        report.write_config(config, Path(values["emit-config"]), teacher is not None)
+        print(f"wrote {values['emit-config']}")
+    return 0 if found.fits else 1
+
+
+def _mesh(text: str, given: MeshConfig) -> MeshConfig:
+    """'data=16,fsdp=16' as a mesh; axes that are not named are 1. Without text, the config's own."""
+    axes: dict[str, int] = {}
+    names = [field.name for field in dataclasses.fields(MeshConfig)]
+    for part in text.split(",") if text else []:
+        name, _, value = part.partition("=")
+        if name not in names:
+            raise ConfigError(f"--mesh={text}: there is no axis {name!r}.{nearest(name, names)}")
+        if not value.isdecimal() or int(value) < 1:
+            raise ConfigError(f"--mesh={text}: {name}={value!r}, wanted a number of chips of at least 1")
+        axes[name] = int(value)
+    made = dataclasses.replace(MeshConfig(data=1), **axes) if axes else given
+    if made.data == -1:
+        raise ConfigError("--mesh=... is missing: wanted every axis, such as --mesh=data=8,fsdp=32")
+    return made
+
+
+def _teacher(name: str) -> ModelConfig | None:
+    if not name:
+        return None
+    if name in PAPER_LADDER:
+        return paper_model(name)
+    from distill.teacher import online
+
+    try:
+        found: Any = online.find(name)[0]
+    except ConfigError as error:
+        raise ConfigError(
+            f"--teacher={name}: neither a row of the paper's ladder ({', '.join(PAPER_LADDER)}) nor a model: {error}"
+        ) from None
+    return found.model
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guard(main))
