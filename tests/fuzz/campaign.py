@@ -1,6 +1,6 @@
 """A campaign of cases against one reader, with a line in docs/campaigns/fuzz.jsonl.
 
-    python -m tests.fuzz.campaign --reader=NAME --cases=100000 [--seed=0] [--guide=atheris] [--out=docs/campaigns/fuzz.jsonl]
+    python -m tests.fuzz.campaign --reader=NAME [--cases=100000] [--seed=0] [--guide=atheris] [--out=FILE.jsonl]
     python -m tests.fuzz.campaign --list
 
 --guide=atheris (pip install -e '.[fuzz]') is led by the coverage of distill's own lines (libFuzzer, with our changes
@@ -74,7 +74,7 @@ def child(flags: argparse.Namespace) -> None:
     def one(case: bytes) -> None:
         (folder / "case").write_bytes(case)  # what a killed or crashed child was at
         tally.add(case, bench.judge(case))
-        if tally.cases >= flags.cases:
+        if tally.cases >= flags.cases or time.monotonic() - tally.began > flags.seconds:
             (folder / "line").write_text(json.dumps(tally.line(**known)))
             os._exit(0)
 
@@ -107,6 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.fuzz.campaign", allow_abbrev=False)
     parser.add_argument("--reader", default="")
     parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=1e9, help="ends it before --cases; the line says how many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--guide", choices=("atheris", "seeded"), default="atheris")
     parser.add_argument("--keep", default="out/fuzz")

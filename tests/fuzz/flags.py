@@ -36,7 +36,7 @@ _WORDS = (
         b"true",
         b"teacher.",
     ),
-    *(b"objective.target=", b"topk", b"data.files.paths=a,b", b"mesh.data=", b"1" * 400, b"9e99999999", b"loop.", b"."),
+    *(b"objective.target=", b"topk", b"data.files.paths=a,b", b"mesh.data=", b"1" * 400, b"9e99999999", b"."),
 )
 
 
@@ -108,6 +108,6 @@ READERS = (
     Reader(name="config_txt", prepare=_config, named=("config", *(f.name for f in dataclasses.fields(ExperimentConfig)),
                                                       "sampling"), words=_WORDS),
     Reader(name="study_lines", prepare=_lines, named=("config.", "model", "tokens", "wanted"), words=(
-        b"models:", b"teachers:", b"distilled:", b"ablations:", b" @ ", b" > ", b"8K", b"x", b"=", b"a@8K", b"1e30", b"0")),
+        b"models:", b"teachers:", b"distilled:", b"ablations:", b" @ ", b" > ", b"8K", b"x", b"=", b"a@8K", b"1e30")),
     Reader(name="columns", prepare=_columns, words=(b"=", b",", b"--", b"{a}", b"N", b"1e-3")),
 )  # fmt: skip

@@ -175,7 +175,7 @@ NUMBERS = (0, 1, 2, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2
 
 
 def mutate(reader: Reader, case: bytes, other: bytes, chance: random.Random) -> bytes:
-    """A case near another one: as JSON where the reader reads that, else as bytes; now and then spliced with `other`."""
+    """A case near another one: as JSON where the reader reads that, else as bytes, at times spliced with `other`."""
     if reader.tree and chance.random() < 0.8:
         with contextlib.suppress(ValueError, RecursionError, UnicodeError):
             tree = json.loads(case)
