@@ -71,6 +71,11 @@ def gathered(weight: jax.Array, name: str) -> jax.Array:
     return jax.sharding.reshard(pieces, P(*without_fsdp(spec), reduced=set(BATCH)))
 
 
+def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of jax.checkpoint: a backward pass keeps everything but gathered weights, which are gathered again."""
+    return primitive.name != "reshard"
+
+
 def gather_rows(piece: jax.Array) -> jax.Array:
     """Inside a shard_map, a device's part [V, D] of an embedding or a head, of which it holds some columns.
 
