@@ -213,6 +213,8 @@ class Transformer(nnx.Module):
             body = jax.checkpoint(body)
         elif c.remat == "dots":
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        elif jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
+            body = jax.checkpoint(body, policy=mesh.all_but_gathered, prevent_cse=False)
         numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
         (x, kept), _ = lax.scan(body, (x, (x,) * len(layers)), numbered, unroll=min(c.unroll, c.n_layers))
         return rms_norm(x, self.last_norm[...], c.norm_eps), kept
