@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill import processes, runtime, seal
+from distill import bucket, processes, runtime, seal
 from distill.config import DistillError
 
 
@@ -71,7 +71,8 @@ class Checkpoints:
             registry.add(name, ocp.args.StandardRestore, arrays)
         registry.add("config", ocp.args.JsonSave, _SealedText())
         self._saving, self._readonly = -1, readonly
-        self._manager = ocp.CheckpointManager(self.directory.resolve(), handler_registry=registry, options=options)
+        place = self.directory if bucket.remote(directory) else self.directory.resolve()
+        self._manager = ocp.CheckpointManager(place, handler_registry=registry, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self

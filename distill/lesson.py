@@ -27,6 +27,11 @@ class Lesson:
     """
 
     def __init__(self, store: TokenStore | Mixture, student: ExperimentConfig):
+        if student.teacher.signal == "memory" and jax.process_count() > 1:
+            raise ConfigError(
+                "config.teacher.signal='memory' keeps a window where it was computed, and the next epoch deals it to "
+                "another process; with several, use 'online' or 'stored' (launch.cache)"
+            )
         sources = student.teacher.sources
         self.teachers = tuple(online.load(source) for source, _ in sources)
         for (source, _), teacher in zip(sources, self.teachers):

@@ -23,7 +23,7 @@ from distill.errors import ConfigError, DistillError
 # Seconds without a sign of life after which a process counts as dead, and all others end.
 HEARTBEAT = 10
 # Seconds that processes wait for the others: to appear, to build a store, to come to the same end.
-ARRIVAL, PATIENCE, END = 300, 24 * 3600, 5
+ARRIVAL, PATIENCE, END = 300, 24 * 3600, 15
 # The exit code of a process that lost another one (EX_UNAVAILABLE of sysexits.h).
 LOST = 69
 CLUSTERS = ("slurm", "jobset", "tpu")

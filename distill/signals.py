@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from distill import bucket, mesh, runtime, seal
 from distill import config as configs
-from distill import mesh, runtime, seal
 from distill.config import ConfigError, ExperimentConfig
 from distill.data import Loader
 from distill.data.mixture import Mixture
@@ -141,7 +141,7 @@ def _recipe(
 def _checkpoint(config: ExperimentConfig, lesson: Lesson) -> str:
     """Names the teacher's very weights: the hash of its checkpoint's hashes; a published model's run is one already."""
     steps = lesson.teachers[0].config.steps
-    sealed = Path(config.teacher.source) / "checkpoints" / str(steps) / "params" / seal.NAME
+    sealed = bucket.Workdir(config.teacher.source).checkpoints / str(steps) / "params" / seal.NAME
     return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else lesson.run
 
 

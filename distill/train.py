@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from distill import bucket, counts, data, inherit, mesh, processes, runs, runtime
 from distill import config as configs
-from distill import counts, data, inherit, mesh, processes, runs, runtime
 from distill import step as steps
 from distill.checkpoint import Checkpoints
 from distill.config import ConfigError, DistillError, ExperimentConfig
@@ -56,16 +56,19 @@ def train(
     Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
-    workdir = Path(workdir)
+    place = bucket.Workdir(workdir)
+    workdir = place.path
     with contextlib.ExitStack() as stack:
         with processes.agreed():
             with processes.in_turn():
+                place.pull()
                 store = store or open_store(config, workdir)
             config = _forked(identify(config, store), workdir, fork)
             if processes.first():
                 stack.enter_context(runtime.sole(workdir))
             with processes.in_turn():
-                _claim(workdir, config)
+                place.pull()
+                _claim(place, config)
                 finished = runs.load_record(workdir / "result.json")
         if finished is not None:
             return finished
@@ -77,20 +80,21 @@ def train(
             stack.enter_context(jax.set_mesh(device_mesh))
             mesh.check(config.model, config.batch_size // config.microbatches, device_mesh)
             lesson = lesson or open_lesson(store, config)
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.loop.keep))
+        checkpoints = stack.enter_context(Checkpoints(place.checkpoints, keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, lesson, checkpoints, stem, fork)
-        state = _loop(config, workdir, state, store, lesson, checkpoints, stem, notice, on_progress)
+        state = _loop(config, place, state, store, lesson, checkpoints, stem, notice, on_progress)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
     if processes.first():
         runs.save_record(record, workdir / "result.json")
+        place.push("result.json")
     return record
 
 
-def _claim(workdir: Path, config: ExperimentConfig) -> None:
+def _claim(workdir: bucket.Workdir, config: ExperimentConfig) -> None:
     """Writes config.txt, or checks that the one there names the same run."""
-    path, text = workdir / "config.txt", configs.to_text(config)
+    path, text = workdir.path / "config.txt", configs.to_text(config)
     name = configs.fingerprint(config)
     if path.exists():
         # A study's tree has more than an experiment's; only the experiment says what the run is.
@@ -106,6 +110,7 @@ def _claim(workdir: Path, config: ExperimentConfig) -> None:
             )
     if processes.first():
         runs.write_atomically(path, f"# run {name}\n{text}")
+        workdir.push("config.txt")
     elif not processes.appears(path):
         raise ConfigError(f"{workdir}: what process 0 has written there is not seen here; give a folder that all share")
 
@@ -114,7 +119,7 @@ def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) ->
     """The config with the name of the state that it begins with, chosen once: at the first start."""
     if not fork:
         return config
-    origin, path = Path(fork) / "config.txt", workdir / "config.txt"
+    origin, path = bucket.pulled(fork) / "config.txt", workdir / "config.txt"
     if not origin.exists():
         raise ConfigError(f"--fork={fork}: there is no run (no config.txt); give the workdir of one")
     run = configs.fingerprint(configs.from_text(type(config), origin.read_text("utf-8"), str(origin)))
@@ -126,7 +131,7 @@ def _forked(config: ExperimentConfig, workdir: Path, fork: str | Path | None) ->
                 f"with {run}; continue it without --fork or with the one it had, or use another --workdir"
             )
         return dataclasses.replace(config, forked=begun)
-    with Checkpoints(Path(fork) / "checkpoints", readonly=True) as checkpoints:
+    with Checkpoints(bucket.Workdir(fork).checkpoints, readonly=True) as checkpoints:
         if not (found := checkpoints.steps()):
             raise ConfigError(f"--fork={fork}: this run has no checkpoint yet; start a fresh run instead")
     if found[-1] >= config.steps:
@@ -156,7 +161,7 @@ def _first_state(
                 f"config.forked={config.forked!r} has no checkpoint of its own yet; give --fork=WORKDIR again"
             )
         step = int(config.forked.partition("@")[2])
-        with Checkpoints(Path(fork) / "checkpoints", readonly=True) as origin:
+        with Checkpoints(bucket.Workdir(fork).checkpoints, readonly=True) as origin:
             found = step, origin.restore(step, state.stored())
     if found is None and config.init.source:
         weights = inherit.inherit(config.init, config.model, online.load(config.init.source).params)
@@ -166,7 +171,7 @@ def _first_state(
 
 def _loop(
     config: ExperimentConfig,
-    workdir: Path,
+    workdir: bucket.Workdir,
     state: steps.TrainState,
     store: TokenStore | Mixture,
     lesson: Lesson | StoredLesson | None,
@@ -179,7 +184,11 @@ def _loop(
     text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
     loader = make_loader(config, store, config.data.split)
     done, size = int(state.step), config.loop.steps_per_call
-    meter = Meter(config, workdir / "metrics.jsonl", done, on_progress)
+    taught = lesson.teachers if lesson and config.teacher.signal == "online" else ()
+    teacher_flops = sum(counts.forward_flops(t.config.model, config.seq_len) for t in taught)
+    meter = Meter(config, workdir.path / bucket.LINES, done, on_progress, teacher_flops)
+    if processes.first():
+        workdir.rewind()
     read = lesson.reader(config.data.split) if lesson else None
     params = lesson.params if lesson and config.teacher.signal != "memory" else None
     saved = time.monotonic()
@@ -214,6 +223,8 @@ def _loop(
                 meter.flush()
                 watch()
                 checkpoints.save(first + count, state.stored(), text)
+                if processes.first():
+                    workdir.push_lines()
                 saved = time.monotonic()
             if asked and first + count < config.steps:
                 checkpoints.wait()
@@ -222,10 +233,12 @@ def _loop(
                     f"{config.steps} is saved in {workdir}; run the same command again to continue"
                 )
     meter.flush()
+    if processes.first():
+        workdir.push_lines()
     return state
 
 
-def _divergence(workdir: Path, config: ExperimentConfig, loader: data.Loader, bad: int, row: int) -> str:
+def _divergence(workdir: bucket.Workdir, config: ExperimentConfig, loader: data.Loader, bad: int, row: int) -> str:
     """What to say of a run whose updates from step `bad` on, `row` of them, were rejected."""
     windows = ", ".join(str(i) for i in loader.windows(bad)[:8])
     return (

@@ -72,7 +72,7 @@ def start(tmp_path):
         process.log.close()
 
 
-def finish(started, timeout=150):
+def finish(started, timeout=400):
     """[(exit code, what it printed)]; Gloo's own greeting is left out."""
     deadline, found = time.monotonic() + timeout, []
     for process in started:
@@ -84,7 +84,7 @@ def finish(started, timeout=150):
 
 def logged(workdir, lines, started):
     """Returns when the run has written so many lines of metrics."""
-    log, deadline = workdir / "metrics.jsonl", time.monotonic() + 150
+    log, deadline = workdir / "metrics.jsonl", time.monotonic() + 400
     while not (log.exists() and len(log.read_text().splitlines()) >= lines):
         assert all(process.poll() is None for process in started), finish(started)
         assert time.monotonic() < deadline, "it did not begin to train"

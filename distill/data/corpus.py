@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from distill import bucket
 from distill.data.build import OnProgress, Progress, Recipe, Source, build_store
 from distill.data.columns import Columns
 from distill.data.config import DataConfig, TokenizerConfig
@@ -37,14 +38,19 @@ def open_store(
     if config.source == "mixture":
         embedded = DataConfig(tokenizer=config.tokenizer)
         names = config.mixture.stores
-        stores = [_open_made(embedded, cache_dir) if name == "embedded" else TokenStore(name) for name in names]
+        stores = [_open_made(embedded, cache_dir) if name == "embedded" else _finished(name) for name in names]
         return Mixture(stores, config.mixture.weights)
     return _open_made(config, cache_dir, workers=workers, on_progress=on_progress)
 
 
+def _finished(place: str) -> TokenStore:
+    """A store on this host; of one in a bucket, a copy that is made once (tokens are read through memory maps)."""
+    return TokenStore(bucket.fetched(place) if bucket.remote(place) else place)
+
+
 def _open_finished(config: DataConfig) -> TokenStore:
     """The store that `tokens` names; DataError where the config also asks for a tokenizer, and it is another one."""
-    store = TokenStore(config.tokens)
+    store = _finished(config.tokens)
     if config.tokenizer != TokenizerConfig():
         wanted = _describe_tokenizer(config.tokenizer)
         made_with = store.manifest["recipe"].get("tokenizer")

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill import mesh
-from distill.config import ConfigError
 from distill.model import Transformer
 from distill.teacher.mixture import TeacherMixture
 from distill.types import Batch, TeacherSignal
@@ -39,11 +38,6 @@ class MemorySignal:
         seq_len: int,
         memory_gib: float,
     ):
-        if jax.process_count() > 1:
-            raise ConfigError(
-                "config.teacher.signal='memory' keeps a window where it was computed, and the next epoch deals it to "
-                "another process; with several, use 'online' or 'stored' (launch.cache)"
-            )
         self._teacher, self._read = teacher, read_windows
         vocab = teacher.config.vocab_size
         capacity = min(count, int(memory_gib * 2**30 / (2 * seq_len * vocab)))

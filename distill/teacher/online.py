@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import jax
-from etils import epath
 
+from distill import bucket
 from distill.checkpoint import CheckpointError, Checkpoints
 from distill.config import ConfigError, ExperimentConfig, from_text
 from distill.model import Transformer
@@ -32,8 +32,8 @@ def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
     """The config and the record of the finished run, or the published model, in `source`; ConfigError for neither."""
     if published.is_model(source):
         return published.find(source)
-    path = epath.Path(source)
-    record = load_record(Path(source) / "result.json")
+    path = bucket.pulled(source)
+    record = load_record(path / "result.json")
     if record is None or not (path / "config.txt").exists():
         raise ConfigError(
             f"{str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
@@ -55,7 +55,7 @@ def load(source: str | Path) -> Teacher:
         ),
         abstract,
     )
-    with Checkpoints(Path(source) / "checkpoints", readonly=True) as checkpoints:
+    with Checkpoints(bucket.Workdir(source).checkpoints, readonly=True) as checkpoints:
         if config.steps not in checkpoints.steps():
             raise CheckpointError(
                 f"{checkpoints.directory}: the last checkpoint (step {config.steps}) is gone, only "

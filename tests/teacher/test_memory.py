@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from distill import mesh, step
-from distill.config import ConfigError
 from distill.teacher import memory
 from distill.teacher.memory import CHUNK, MemorySignal
 from distill.types import Batch
@@ -103,9 +102,3 @@ def test_windows_come_in_chunks_of_one_shape(teacher, texts):
     signal.read(np.arange(CHUNK + 5))
     signal.read(np.arange(COUNT))
     assert memory._log_probs._cache_size() == compiled
-
-
-def test_several_processes_are_refused(teacher, texts, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ConfigError, match="serves one process; use 'online'"):
-        MemorySignal(teacher, texts[1], COUNT, SEQ, memory_gib=1.0)

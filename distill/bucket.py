@@ -1,0 +1,128 @@
+"""A workdir in a bucket (gs://): this host works in a folder of its own, and what others read of it is in the bucket.
+
+An object is written whole or not at all, and cannot be appended to or locked. So small files go there as a whole, and
+the lines of metrics.jsonl as numbered parts, each written once. Checkpoints are written there by orbax itself.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from distill.errors import ConfigError
+
+FILES = ("config.txt", "result.json")
+LINES = "metrics.jsonl"
+
+
+def remote(path: Any) -> bool:
+    """Whether a path is a URL, of a bucket or another file system that is not mounted."""
+    return "://" in str(path)
+
+
+def folder(path: Any) -> Any:
+    """A pathlib.Path, or an epath.Path for a URL. Raises ConfigError where what reads it is not installed."""
+    if not remote(path):
+        return Path(path)
+    try:
+        found = importlib.import_module("etils.epath").Path(str(path))
+        found.exists()
+    except ImportError as error:
+        raise ConfigError(f"{path}: {error}; for gs:// install the extra gcs (pip install gcsfs)") from None
+    return found
+
+
+def cache(url: str) -> Path:
+    """Where this host keeps what belongs to a URL: below $DISTILL_CACHE, or ~/.cache/distill."""
+    home = Path(os.environ.get("DISTILL_CACHE") or os.path.expanduser("~/.cache/distill"))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2])[-60:].strip("-")
+    return home / "buckets" / f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+
+
+class Workdir:
+    """`path` is where this host works; `checkpoints` is where checkpoints go. For a local workdir the same folder."""
+
+    def __init__(self, workdir: str | Path):
+        self._remote = folder(str(workdir)) if remote(workdir) else None
+        self.path = Path(workdir) if self._remote is None else cache(str(workdir))
+        self._parts, self._sent, self._found = 0, 0, b""
+        self._name = str(workdir)
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def checkpoints(self) -> Any:
+        return (self._remote or self.path) / "checkpoints"
+
+    def pull(self) -> None:
+        """Brings here what the bucket has; what it has not is not here either."""
+        if self._remote is None:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            if (self._remote / name).exists():
+                (self.path / name).write_bytes((self._remote / name).read_bytes())
+            else:
+                (self.path / name).unlink(missing_ok=True)
+        parts = sorted(self._remote.glob("metrics-*.jsonl")) if self._remote.exists() else []
+        self._found = b"".join(part.read_bytes() for part in parts)
+        (self.path / LINES).write_bytes(self._found)
+        self._parts = 1 + max((int(re.sub(r"\D", "", part.name)) for part in parts), default=-1)
+
+    def push(self, name: str) -> None:
+        """Writes a small file of this host into the bucket."""
+        if self._remote is not None:
+            self._remote.mkdir(parents=True, exist_ok=True)
+            (self._remote / name).write_bytes((self.path / name).read_bytes())
+
+    def push_lines(self) -> None:
+        """Writes the lines that came since the last call as one more part."""
+        if self._remote is None:
+            return
+        content = (self.path / LINES).read_bytes()
+        if len(content) > self._sent:
+            (self._remote / f"metrics-{self._parts:06d}.jsonl").write_bytes(content[self._sent :])
+            self._parts, self._sent = self._parts + 1, len(content)
+
+    def rewind(self) -> None:
+        """Replaces the parts by this host's lines, which are those up to the checkpoint that a run goes on from."""
+        if self._remote is None:
+            return
+        if self._found == (content := (self.path / LINES).read_bytes()):
+            self._sent = len(content)
+            return
+        for part in list(self._remote.glob("metrics-*.jsonl")):
+            part.unlink()
+        self._parts = self._sent = 0
+        self.push_lines()
+
+
+def pulled(workdir: str | Path) -> Path:
+    """A folder of this host with the config.txt and result.json of a finished run, wherever its workdir is."""
+    found = Workdir(workdir)
+    if remote(workdir):
+        found.pull()
+    return found.path
+
+
+def fetched(url: str, last: str = "manifest.json") -> Path:
+    """A copy on this host of a folder that is finished when its file `last` is there; made once, and gone on with."""
+    source, target = folder(url), cache(url)
+    if not (source / last).exists():
+        raise ConfigError(f"{url}: there is no {last}; make the store on a local disk and copy the folder there")
+    content = (source / last).read_bytes()
+    if (target / last).exists() and (target / last).read_bytes() == content:
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        place = target / path.name
+        if path.name != last and not (place.exists() and place.stat().st_size == path.stat().length):
+            with path.open("rb") as theirs, open(place.with_name(f".{place.name}.{os.getpid()}"), "wb") as ours:
+                while chunk := theirs.read(2**24):
+                    ours.write(chunk)
+            os.replace(ours.name, place)
+    (target / last).write_bytes(content)
+    return target
