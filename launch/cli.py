@@ -26,7 +26,7 @@ def join(values: Mapping[str, str]) -> None:
     """Makes this process one of several, where the flags of PROCESSES say so; call it before JAX is used."""
     given = [values[name] for name in PROCESSES]
     if any(given):
-        processes.join(processes.find(*given))
+        processes.join(processes.find(given[0], given[1], given[2], given[3]))
 
 
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
