@@ -11,7 +11,6 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from distill import losses, mesh, processes, targets
-from distill.config import ConfigError
 from distill.data.store import Evaluation
 from distill.step import Teacher, teach
 from distill.types import Batch, TeacherSignal
@@ -70,10 +69,8 @@ def evaluate(
     """
     device_mesh = jax.sharding.get_mesh()
     index, count = processes.share(device_mesh)
-    if batch_size % count:
-        raise ConfigError(
-            f"config.eval.batch_size={batch_size} is not a multiple of the {count} processes that share it"
-        )
+    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
+    batch_size = -(-batch_size // parts) * parts  # what is too many weighs nothing
     mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
     windows, found = np.asarray(evaluation.windows), []
     for start in range(0, len(windows), batch_size):

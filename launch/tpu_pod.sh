@@ -64,7 +64,7 @@ install() {
 if ! python3 -c "import sys; sys.exit(sys.version_info < (3, 11))"; then
   sudo apt-get update -qq && sudo apt-get install -y -qq python3.11 python3.11-venv
 fi
-cd distill && EXTRAS="[tpu]" bash -c ". launch/setup.sh"'
+cd distill && EXTRAS="[tpu,gcs]" bash -c ". launch/setup.sh"'
 }
 
 # ssh may not pass an exit code on, so each host keeps its own.
