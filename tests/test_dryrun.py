@@ -69,11 +69,11 @@ def test_a_collective_in_loops_counts_as_often_as_it_runs(mesh_of):
 TPU = """HloModule step
 %start (p: bf16[64,32]) -> bf16[64,128] {
   %p = bf16[64,32]{1,0:T(8,128)(2,1)} parameter(0)
-  ROOT %g1 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  ROOT %g1 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0)
 }
 %done (p.1: bf16[64,32]) -> bf16[64,128] {
   %p.1 = bf16[64,32]{1,0} parameter(0)
-  ROOT %g2 = bf16[64,128]{1,0} all-gather(%p.1), channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0), dimensions={1}
+  ROOT %g2 = bf16[64,128]{1,0} all-gather(%p.1), channel_id=7, replica_groups=[2,4]<=[4,2]T(1,0)
 }
 %all-reduce-scatter.1 (input: f32[128,16]) -> f32[32,16] {
   %input = f32[128,16]{1,0} parameter(0)
@@ -90,7 +90,7 @@ TPU = """HloModule step
   %async-collective-done = bf16[64,128]{1,0} fusion(%a), kind=kCustom, calls=%done
   %scattered = f32[32,16]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
   %halo = f32[8,16]{1,0} collective-permute(%scattered), channel_id=9, source_target_pairs={{0,1},{1,2}}
-  %gains = (f32[32]{0}, f32[16]{0}) all-reduce(%x, %y), channel_id=3, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, to_apply=%add
+  %gains = (f32[32], f32[16]) all-reduce(%x, %y), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, to_apply=%add
   ROOT %out = (s32[], bf16[64,32], f32[128,16]) tuple(%i, %a, %b)
 }
 %condition (t.1: (s32[], bf16[64,32], f32[128,16])) -> pred[] {
