@@ -60,19 +60,24 @@ WRITER = """
 import sys
 from distill.runs import CurvePoint, CurveTable
 table = CurveTable(sys.argv[1])
-for i in range(40):
+sys.stdin.read()  # until all are there
+for i in range(12):
     table.append([CurvePoint(run=sys.argv[2], step=i, tokens=j, flops=0.5, loss=2.25) for j in range(3)])
 """
 
 
-def test_many_processes_append_at_once_and_lose_nothing(tmp_path):
-    path = tmp_path / "curves.csv"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name]) for name in "abcd"]
-    assert [writer.wait(60) for writer in writers] == [0] * 4
+def test_sixteen_processes_append_at_once_and_lose_nothing(tmp_path):
+    path, names = tmp_path / "curves.csv", "abcdefghijklmnop"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen([*command, name], stdin=subprocess.PIPE) for name in names]
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait(120) for writer in writers] == [0] * 16
     points = CurveTable(path).load()
-    want = {(name, i, j) for name in "abcd" for i in range(40) for j in range(3)}
+    want = {(name, i, j) for name in names for i in range(12) for j in range(3)}
     assert {(p.run, p.step, p.tokens) for p in points} == want and len(points) == len(want)
-    for name in "abcd":  # and each writer's rows stay in its order
+    assert path.read_text().count("\n") == len(want) + 1  # one header, no torn line
+    for name in names:  # and each writer's rows stay in its order
         steps = [(p.step, p.tokens) for p in points if p.run == name]
         assert steps == sorted(steps)
 

@@ -217,3 +217,10 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     assert "vocabulary of 256" in outcome.failed["a@2K"]
     assert outcome.failed["a@2K>a@2K"] == "not run: it needs a@2K, which failed"
     assert (tmp_path / "runs" / teacher.run / "error.txt").read_text()
+    # The same study without the mistake: only what failed, and what needed it, is run.
+    table = RunTable(tmp_path / "runs.csv")
+    (finished,) = table.load()
+    sound = matrix.expand(config, tmp_path)
+    again = schedule.run_all(sound, set(table.runs()), tmp_path, 1, lambda stage: None, Console(quiet=True))
+    assert again.failed == {} and len(again.finished) == 2
+    assert table.load()[0] == finished and set(table.runs()) == {task.run for task in sound}

@@ -22,67 +22,7 @@ from distill.teacher.store import SignalStore, named
 from launch import cache as launch_cache
 from launch import cli
 from launch import train as launch_train
-
-
-@pytest.fixture(autouse=True)
-def one_device_mesh():
-    """The loop makes its own mesh."""
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """A mesh of data=-1 takes one of the eight fake devices."""
-    make = train.mesh.make
-    monkeypatch.setattr(train.mesh, "make", lambda config, devices=None: make(config, devices or jax.devices()[:1]))
-
-
-@pytest.fixture(scope="session")
-def student(tiny, tmp_path_factory):
-    """A student's config: its teacher trained, its text at hand. Every window of the run is stored in 24 records."""
-    folder = tmp_path_factory.mktemp("signals")
-    config = dataclasses.replace(
-        tiny,
-        data=dataclasses.replace(tiny.data, cache=str(folder / "data")),
-        eval=dataclasses.replace(tiny.eval, tokens=256, batch_size=8),
-        loop=dataclasses.replace(tiny.loop, steps_per_call=3, log_steps=1),
-        tokens=6 * 4 * 16,
-    )
-    teacher = dataclasses.replace(config, data=dataclasses.replace(config.data, split="teacher"))
-    make = train.mesh.make
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.mesh, "make", lambda config: make(config, jax.devices()[:1]))
-        train.train(teacher, folder / "teacher")
-    return dataclasses.replace(config, teacher=TeacherConfig(source=str(folder / "teacher")))
-
-
-KINDS = {
-    "topk": (SignalConfig(kind="topk", top_k=4), ObjectiveConfig(target="topk", top_k=4)),
-    "topp": (SignalConfig(kind="topp", top_p=0.8, top_k=6), ObjectiveConfig(target="topp", top_p=0.8, top_k=6)),
-    "sampled": (SignalConfig(kind="sampled", draws=16), ObjectiveConfig(target="sampled", draws=16)),
-    "argmax": (SignalConfig(kind="argmax"), ObjectiveConfig(target="argmax")),
-    "hidden": (SignalConfig(kind="hidden", dtype="float32"), ObjectiveConfig()),
-    "full": (SignalConfig(kind="full"), ObjectiveConfig()),
-}
-
-
-@pytest.fixture(scope="session")
-def made(student, tmp_path_factory):
-    """made(kind): the folder of a finished store, in four shards, made once."""
-    folder, found = tmp_path_factory.mktemp("stores"), {}
-
-    def make(kind):
-        if kind not in found:
-            signals.make(student, KINDS[kind][0], folder / kind, shard_tokens=7 * 16)
-            found[kind] = folder / kind
-        return found[kind]
-
-    return make
-
-
-def reading(student, kind, folder, **changes):
-    """The student's config with the signal of a store."""
-    teacher = dataclasses.replace(student.teacher, signal="stored", store=str(folder))
-    return dataclasses.replace(student, teacher=teacher, objective=KINDS[kind][1], **changes)
+from tests.stored.conftest import KINDS, reading
 
 
 def metrics(workdir):
@@ -239,70 +179,6 @@ def test_another_teacher_is_refused(student, made, tmp_path):
     config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, source=str(tmp_path / "other")))
     with pytest.raises(ConfigError, match="holds run"):
         lesson.identify(config)
-
-
-# ---- damage
-
-
-def everything(folder, config, store):
-    """All that a student does with a store."""
-    named(config.teacher)
-    found = stored.StoredLesson(store, config)
-    loader = lesson.make_loader(config, store, "student")
-    return found.reader("student")(loader.distinct(config.steps))
-
-
-def test_every_byte_of_a_store_is_vouched_for(student, made, tmp_path):
-    """Flipped bits in every file, at every place of the small ones: named, never used."""
-    folder = shutil.copytree(made("topk"), tmp_path / "damaged")
-    config, store = reading(student, "topk", folder), lesson.open_store(student, "")
-    rng = np.random.default_rng(0)
-    with jax.set_mesh(train.mesh.make(config.mesh)):
-        want = everything(folder, config, store)
-        for path in sorted(folder.iterdir()):
-            if path.name == "lock":
-                continue
-            good = path.read_bytes()
-            for at in sorted(rng.choice(len(good), min(len(good), 150), replace=False).tolist()):
-                path.write_bytes(good[:at] + bytes([good[at] ^ (1 << int(rng.integers(8)))]) + good[at + 1 :])
-                with pytest.raises(DistillError, match=re.escape(str(folder))):
-                    everything(folder, config, store)
-            path.write_bytes(good[: len(good) // 2])
-            with pytest.raises(DistillError, match=re.escape(str(path))):
-                everything(folder, config, store)
-            path.unlink()
-            with pytest.raises(DistillError, match=re.escape(path.name)):
-                everything(folder, config, store)
-            path.write_bytes(good)
-        np.testing.assert_array_equal(everything(folder, config, store).ids, want.ids)
-
-
-def test_swapped_shards_and_an_edited_manifest_are_found(student, made, tmp_path):
-    folder = shutil.copytree(made("full"), tmp_path / "damaged")
-    config, store = reading(student, "full", folder), lesson.open_store(student, "")
-    with jax.set_mesh(train.mesh.make(config.mesh)):
-        one, two = (folder / f"shard-00000{i}.signal" for i in (0, 1))
-        a, b = one.read_bytes(), two.read_bytes()
-        one.write_bytes(b), two.write_bytes(a)
-        with pytest.raises(SignalError, match="shard-00000[01].signal"):
-            everything(folder, config, store)
-        one.write_bytes(a), two.write_bytes(b)
-        path = folder / manifest.MANIFEST
-        text = path.read_text()
-        for old, new in (('"tau": 1.0', '"tau": 2.0'), ('"split": "student"', '"split": "teacher"'), ("\n", "\n ")):
-            assert old in text
-            path.write_text(text.replace(old, new, 1))
-            with pytest.raises(SignalError, match="its seal is broken"):
-                everything(folder, config, store)
-
-
-def test_a_shard_of_another_store_of_the_same_windows_is_found(student, made, tmp_path):
-    folder = shutil.copytree(made("topk"), tmp_path / "mixed")
-    signals.make(student, SignalConfig(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
-    shutil.copy(tmp_path / "three" / "shard-000001.signal", folder / "shard-000001.signal")
-    config, store = reading(student, "topk", folder), lesson.open_store(student, "")
-    with jax.set_mesh(train.mesh.make(config.mesh)), pytest.raises(SignalError, match="shard-000001"):
-        everything(folder, config, store)
 
 
 # ---- making
