@@ -23,6 +23,7 @@ PRESETS += [(StudyExperimentConfig, f"configs/study.py:{name}") for name in stud
 PRESETS += [(ExperimentConfig, f"configs/generation.py:{name}") for name in generation_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/signals.py:{name}") for name in signals_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/smollm2.py:{name}") for name in smollm2_config.PRESETS]
+PRESETS += [(ExperimentConfig, f"configs/scale.py:{name}") for name in scale_config.MESHES]
 PRESETS += [(ExperimentConfig, "configs/base.py")]
 
 
