@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs import generation as generation_config
+from configs import scale as scale_config
 from configs import signals as signals_config
 from configs import smollm2 as smollm2_config
 from configs import study as study_config
