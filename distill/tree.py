@@ -80,7 +80,11 @@ def build(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
     for name in tree:
         if name not in hints:
             raise ConfigError(f"{path}.{name}: there is no such field.{nearest(name, hints)}")
-    return cls(**{name: _convert(value, hints[name], f"{path}.{name}") for name, value in tree.items()})
+    values = {name: _convert(value, hints[name], f"{path}.{name}") for name, value in tree.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a class knows its fields and not where it stands
+        raise (error if path in str(error) else ConfigError(f"{path}: {error}")) from None
 
 
 def parse(cls: type, path: str, text: str) -> Any:

@@ -105,8 +105,7 @@ def _columns(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
 
 READERS = (
     Reader(name="flags", prepare=_flags, words=_WORDS),
-    Reader(name="config_txt", prepare=_config, named=("config", *(f.name for f in dataclasses.fields(ExperimentConfig)),
-                                                      "sampling"), words=_WORDS),
+    Reader(name="config_txt", prepare=_config, named=("config.txt",), words=_WORDS),
     Reader(name="study_lines", prepare=_lines, named=("config.", "model", "tokens", "wanted"), words=(
         b"models:", b"teachers:", b"distilled:", b"ablations:", b" @ ", b" > ", b"8K", b"x", b"=", b"a@8K", b"1e30")),
     Reader(name="columns", prepare=_columns, words=(b"=", b",", b"--", b"{a}", b"N", b"1e-3")),
