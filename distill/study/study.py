@@ -12,7 +12,6 @@ from rich.table import Table
 from distill import config as configs
 from distill import counts, data, runs, runtime
 from distill.config import ConfigError, StudyExperimentConfig
-from distill.runs import RunTable
 from distill.study import ablations, matrix, schedule, workers
 
 
@@ -49,7 +48,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     varied = ablations.settings(config)
     note["values"] = {s.field: [t.value for t in varied if t.field == s.field] for s in varied}
     runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
-    done = _collect(workdir, tasks)
+    done = workers.collect(workdir, tasks)
     todo = [task for task in tasks if task.run not in done]
     console.print(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished, in {workdir}", highlight=False)
 
@@ -70,17 +69,6 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     for name, line in outcome.failed.items():
         console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
     return 1 if outcome.failed else 0
-
-
-def _collect(workdir: Path, tasks: list[matrix.Planned]) -> set[str]:
-    """The finished runs, by their result.json; a row that a killed worker did not get to write is written now."""
-    known = RunTable(workdir / "runs.csv").runs()
-    for task in tasks:
-        record = runs.load_record(workdir / "runs" / task.run / "result.json")
-        if record is not None and task.run not in known:
-            workers.tabulate(workdir, record, workdir / "runs" / task.run)
-            known[task.run] = record
-    return set(known)
 
 
 def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:

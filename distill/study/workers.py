@@ -9,13 +9,14 @@ import multiprocessing
 import signal
 import traceback
 from collections import OrderedDict
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from distill import runtime
 from distill.config import DistillError, ExperimentConfig
-from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable
+from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
 from distill.study.matrix import Planned
 
 # Seconds that a run has for saving itself when its study is asked to end.
@@ -135,15 +136,27 @@ class _Memory:
         from distill import lesson as lessons
         from distill import mesh
 
-        source = config.teacher.sources
-        if source not in self._lessons:
+        # What a lesson depends on; a student's size, rate and objective are not among it.
+        key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
+        if key not in self._lessons:
             with jax.set_mesh(mesh.make(config.mesh)):
-                self._lessons[source] = lessons.Lesson(store, config)
-        self._lessons.move_to_end(source)
+                self._lessons[key] = lessons.Lesson(store, config)
+        self._lessons.move_to_end(key)
         limit = config.teacher.memory_gib * 2**30
         while len(self._lessons) > 1 and sum(lesson.bytes for lesson in self._lessons.values()) > limit / 2:
             self._lessons.popitem(last=False)
-        return self._lessons[source]
+        return self._lessons[key]
+
+
+def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:
+    """The finished runs, by their result.json; a row that a killed worker did not get to write is written now."""
+    known = RunTable(workdir / "runs.csv").runs()
+    for task in tasks:
+        record = load_record(workdir / "runs" / task.run / "result.json")
+        if record is not None and task.run not in known:
+            tabulate(workdir, record, workdir / "runs" / task.run)
+            known[task.run] = record
+    return set(known)
 
 
 def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
