@@ -147,6 +147,7 @@ class TeacherConfig:
     store: str = dataclasses.field(default="", metadata=Identity.excluded)
     signal: Literal["online", "memory", "stored"] = dataclasses.field(default="online", metadata=Identity.excluded)
     memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of its weights; int8 has a scale for every channel
 
     def __post_init__(self):
         if self.store and self.signal != "stored":
