@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from distill import mesh
+from distill import layers, mesh
 from distill.config import ModelConfig
 
 
@@ -115,8 +115,8 @@ class Block(nnx.Module):
 
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
         weight = self._use(getattr(self, kind), name)
-        heads = jnp.einsum("bsd,df->bsf", x, weight, out_sharding=mesh.ACT_BSF)
-        heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // self.config.head_dim, self.config.head_dim), out_sharding=mesh.ACT_BSHK)
+        heads, width = layers.linear(x, weight, mesh.ACT_BSF), self.config.head_dim
+        heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // width, width), out_sharding=mesh.ACT_BSHK)
         if self.config.qkv_bias:
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
@@ -132,31 +132,33 @@ class Block(nnx.Module):
             k = rms_norm(k, self.key_norm[...], c.norm_eps)
         return rotate(q, *rope), rotate(k, *rope), v
 
-    def attend(self, q: Any, k: Any, v: Any, mask: Any) -> Float[Array, "B S D"]:
-        """What the queries read of T keys; softmax in float32. mask is [1 or B, 1, 1, S, T], True where one may be."""
+    def attend(self, q: Any, k: Any, v: Any, mask: Any, causal: bool = False) -> Float[Array, "B S D"]:
+        """What the queries read of T keys; softmax in float32. mask is [1 or B, 1, 1, S, T], True where one may be.
+
+        `causal` promises that the mask hides every key after its query.
+        """
         c = self.config
-        # Query heads sit beside the key-value head that serves them: [B, S, G, H/G, K].
-        grouped = P(*mesh.ACT_BSHK[:3], None, None)
-        q = lax.reshape(q, (*q.shape[:2], c.kv_heads, c.n_heads // c.kv_heads, c.head_dim), out_sharding=grouped)
-        scores = jnp.einsum("bsghk,btgk->bghst", q, k, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask, scores / math.sqrt(c.head_dim), -1e30)
-        weights = jax.nn.softmax(scores, axis=-1).astype(c.dtype)
-        heads = jnp.einsum("bghst,btgk->bsghk", weights, v)
+        q = jnp.swapaxes(q / math.sqrt(c.head_dim), 1, 2)
+        # Query heads sit beside the key-value head that serves them: [B, G, H/G, S, K].
+        grouped = P(mesh.BATCH, "tensor", None, None, None)
+        shape = (q.shape[0], c.kv_heads, c.n_heads // c.kv_heads, *q.shape[2:])
+        q = lax.reshape(q, shape, out_sharding=grouped)
+        bias = jnp.where(mask, 0.0, -1e30)
+        heads = layers.attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, causal)
+        heads = jnp.moveaxis(heads, 3, 1)
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=mesh.ACT_BSF)
-        out = self._use(self.out, "out_hkd")
-        x = jnp.einsum("bsf,fd->bsd", heads, out, out_sharding=mesh.ACT_BSD)
+        x = layers.linear(heads, self._use(self.out, "out_hkd"), mesh.ACT_BSD)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
         """Causal self-attention; mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
-        return self.attend(*self.project(x, rope), mask)
+        return self.attend(*self.project(x, rope), mask, causal=True)
 
     def feed(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
-        gate = jnp.einsum("bsd,df->bsf", x, self._use(self.gate, "gate_df"), out_sharding=mesh.ACT_BSF)
-        up = jnp.einsum("bsd,df->bsf", x, self._use(self.up, "up_df"), out_sharding=mesh.ACT_BSF)
-        down = self._use(self.down, "down_fd")
-        return jnp.einsum("bsf,fd->bsd", jax.nn.silu(gate) * up, down, out_sharding=mesh.ACT_BSD)
+        gate = layers.linear(x, self._use(self.gate, "gate_df"), mesh.ACT_BSF)
+        up = layers.linear(x, self._use(self.up, "up_df"), mesh.ACT_BSF)
+        return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), mesh.ACT_BSD)
 
     def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
         eps = self.config.norm_eps
@@ -236,9 +238,7 @@ class Transformer(nnx.Module):
         """Float32 logits over the vocabulary, which stays split over tensor; columns of padding are -1e30."""
         c = self.config
         weight = mesh.gathered(self.head_vd.astype(c.dtype), "head_vd")
-        logits = jnp.einsum(
-            "bsd,vd->bsv", hidden, weight, preferred_element_type=jnp.float32, out_sharding=mesh.LOGITS_BSV
-        )
+        logits = layers.linear(hidden, weight.T, mesh.LOGITS_BSV, jnp.float32)
         if c.tokens == c.vocab_size:
             return logits
         column = lax.broadcasted_iota(jnp.int32, (1, 1, c.vocab_size), 2, out_sharding=P(None, None, "tensor"))

@@ -162,6 +162,7 @@ def train_step(
         means |= {f"{name}_own": jnp.where(own, means[name], 0.0) for name in ("ntp", "kd")}
         means["own"] = own.astype(jnp.float32)
     means["grad_norm"] = optax.tree.norm(gradient)
+    means["param_norm"] = optax.tree.norm(state.params)
     means["learning_rate"] = state.hyper.learning_rate * optim.schedule(
         structure.optim.schedule, state.hyper, state.step
     )

@@ -1,0 +1,107 @@
+"""The two products that a step spends its time in, with backward passes of their own: linear maps and attention.
+
+Automatic differentiation gives the same numbers. What is gained is that no gradient is computed in a transposed layout
+and that softmax is differentiated by rows: docs/speed.md has the profile before and after (measured with
+`python -m launch.bench step`). Letters of the shapes: distill/types.py; T keys.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+# Queries in two halves, of which the first never meets the later keys: a quarter of all scores less. Four quarters
+# save more scores and were slower at S = 128, for their products are too small.
+HALVES = 64  # positions from which it pays
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def linear(x: Any, w: Any, place: P, dtype: Any = None) -> Any:
+    """x [B, S, I] times w [I, O], laid out as `place`, in `dtype` (x's own unless given)."""
+    return lax.dot_general(x, w, (((2,), (0,)), ((), ())), preferred_element_type=dtype or x.dtype, out_sharding=place)
+
+
+def _linear_forward(x: Any, w: Any, place: P, dtype: Any) -> Any:
+    return linear(x, w, place, dtype), (x, w)
+
+
+def _linear_backward(place: P, dtype: Any, kept: Any, dy: Any) -> Any:
+    x, w = kept
+    dy = dy.astype(x.dtype)
+    dx = lax.dot_general(dy, w, (((2,), (1,)), ((), ())), out_sharding=_spec(x))
+    # The first operand is the one that is transposed, so it is the smaller one. The barrier keeps XLA from folding what
+    # follows into the product and transposing the larger one after all: an Eigen product twice as slow.
+    tokens, (inputs, outputs) = (((0, 1), (0, 1)), ((), ())), _spec(w).partitions
+    sums = {"unreduced": _spec(w).reduced}  # a gathered weight's gradient is scattered where it goes (mesh.gathered)
+    if w.shape[0] <= w.shape[1]:
+        return dx, lax.optimization_barrier(lax.dot_general(x, dy, tokens, out_sharding=P(inputs, outputs, **sums)))
+    return dx, lax.optimization_barrier(lax.dot_general(dy, x, tokens, out_sharding=P(outputs, inputs, **sums))).T
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _spec(x: Any) -> P:
+    return jax.typeof(x).sharding.spec
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attention(q: Any, k: Any, v: Any, bias: Any, causal: bool) -> Any:
+    """softmax(q k' + bias) v, softmax in float32: q [B, G, R, S, K], R queries to each of k and v [B, G, T, K].
+
+    bias is [1 or B, 1, 1, S, T], not differentiated. `causal` promises that it hides every key after its query (S = T).
+    The gradient is that of FlashAttention (Dao et al. 2205.14135, B.2): with P the weights and O what was read,
+    dS = P (dO v' - rowsum(dO O)).
+    """
+    return _attention_forward(q, k, v, bias, causal)[0]
+
+
+def _spans(causal: bool, length: int, keys: int) -> list[tuple[slice, slice]]:
+    """Blocks of queries, and the keys that they may see."""
+    half = length // 2
+    if not causal or length < HALVES or length % 2:
+        return [(slice(0, length), slice(0, keys))]
+    return [(slice(0, half), slice(0, half)), (slice(half, length), slice(0, length))]
+
+
+def _dot(a: Any, b: Any, contracted: tuple[Any, Any], dtype: Any) -> Any:
+    """One product a key-value head: a [B, G, R, S, .] with b [B, G, T, .]."""
+    return lax.dot_general(a, b, (contracted, ((0, 1), (0, 1))), preferred_element_type=dtype)
+
+
+def _attention_forward(q: Any, k: Any, v: Any, bias: Any, causal: bool) -> Any:
+    exact = jnp.promote_types(q.dtype, jnp.float32)
+    read, kept = [], []
+    for rows, keys in _spans(causal, q.shape[3], k.shape[2]):
+        scores = _dot(q[:, :, :, rows], k[:, :, keys], ((4,), (3,)), exact) + bias[..., rows, keys]
+        weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        scale = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # of what is read: S K numbers, where the weights are S T
+        weights = weights.astype(q.dtype)
+        read.append((scale * _dot(weights, v[:, :, keys], ((4,), (2,)), exact)).astype(q.dtype))
+        kept.append((weights, scale))
+    out = jnp.concatenate(read, axis=3)
+    return out, (q, k, v, out, kept)
+
+
+def _attention_backward(causal: bool, residuals: Any, dout: Any) -> Any:
+    q, k, v, out, kept = residuals
+    exact, length = jnp.promote_types(q.dtype, jnp.float32), k.shape[2]
+    rowsum = jnp.sum(dout.astype(exact) * out.astype(exact), axis=-1, keepdims=True)
+    by_q, by_k, by_v = [], [], []
+    for (rows, keys), (weights, scale) in zip(_spans(causal, q.shape[3], length), kept):
+        scaled = (scale * dout[:, :, :, rows]).astype(q.dtype)
+        slope = _dot(scaled, v[:, :, keys], ((4,), (3,)), exact) - scale * rowsum[:, :, :, rows]
+        slope = (weights * slope).astype(q.dtype)
+        by_q.append(_dot(slope, k[:, :, keys], ((4,), (2,)), exact))
+        # [B, G, K, T]: the narrower operand first, as above.
+        rest = ((0, 0), (0, 0), (0, 0), (0, length - keys.stop))
+        by_k.append(jnp.pad(_dot(q[:, :, :, rows], slope, ((2, 3), (2, 3)), q.dtype), rest))
+        by_v.append(jnp.pad(_dot(scaled, weights, ((2, 3), (2, 3)), q.dtype), rest))
+    by_k, by_v = (jnp.swapaxes(sum(parts), 2, 3) for parts in (by_k, by_v))
+    return jnp.concatenate(by_q, axis=3).astype(q.dtype), by_k, by_v, None
+
+
+attention.defvjp(_attention_forward, _attention_backward)
