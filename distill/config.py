@@ -265,6 +265,7 @@ class LoopConfig:
     checkpoint_seconds: float = 60.0
     patience: int = 50  # updates in a row (at most a quarter of all) that may be rejected before the run is stopped
     keep: int = 2
+    wandb: str = ""  # the project of Weights & Biases that is told too (pip install wandb)
 
     def __post_init__(self):
         _check_positive(self, "steps_per_call", "patience")

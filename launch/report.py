@@ -1,8 +1,8 @@
-"""Writes the report of a study again, from what its workdir holds, and prints its short form.
+"""Writes the report of a study again, from what its workdir holds, and prints its short form; or the page of a run.
 
     python -m launch.report --workdir=DIR
 
-The page is DIR/report/index.html, its figures lie beside it as PNG files.
+The page is DIR/report/index.html; a study's figures lie beside it as PNG files. A run need not be finished.
 """
 
 import sys
@@ -22,20 +22,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name != "workdir":
             raise ConfigError(f"there is no flag --{name}.{nearest(name, ['workdir'])}")
     if not flags.get("workdir"):
-        raise ConfigError("--workdir=DIR is needed: the folder of a study")
+        raise ConfigError("--workdir=DIR is needed: the folder of a study or a run")
     from rich.console import Console
     from rich.progress import Progress
 
-    from distill.report import screen, study
+    from distill.report import run, screen, study
 
-    console = Console()
+    console, alone = Console(), run.is_run(flags["workdir"])
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("report")
-        path = study.write(
+        path = (run if alone else study).write(
             flags["workdir"],
             on_progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
         )
-    console.print(screen.summary(flags["workdir"]))
+    if not alone:
+        console.print(screen.summary(flags["workdir"]))
     console.print(f"\n{path}", highlight=False, soft_wrap=True)
     return 0
 

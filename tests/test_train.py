@@ -54,7 +54,8 @@ def results(record):
 
 
 def metrics(workdir):
-    return [{k: v for k, v in line.items() if k != "time"} for line in meter.read_metrics(workdir / "metrics.jsonl")]
+    lines = meter.read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in meter.CLOCK} for line in lines]
 
 
 def assert_same_end(config, one, other):

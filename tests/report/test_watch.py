@@ -1,0 +1,78 @@
+"""Live curves and the page of a run, from logs written here."""
+
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from distill import config as configs
+from distill.config import ExperimentConfig
+from distill.report import run, watch
+from distill.report.results import ReportError
+
+
+def log(folder, losses, left=90.0, **more):
+    """A run's folder with a line of metrics for each loss."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.txt").write_text(configs.to_text(ExperimentConfig()))
+    lines = [
+        {"step": 10 * i, "tokens": 5120 * i, "time": 1e9 + i, "ntp": loss, "grad_norm": 0.5, "learning_rate": 0.01,
+         "param_norm": 7.0, "tokens_per_second": 1234.0, "seconds_left": left, **more}
+        for i, loss in enumerate(losses, 1)
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def text(picture, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(picture)
+    return console.export_text()
+
+
+def test_a_run_is_drawn_with_its_numbers(tmp_path):
+    folder = log(tmp_path / "one", [3.0, 2.0, 1.5, 1.25], mfu=0.5)
+    path = folder / "metrics.jsonl"
+    shown = text(watch.screen(folder, now=path.stat().st_mtime))
+    for want in ("one: 1:30 left", "ntp 1.25", "mfu 0.5", "tokens_per_second 1234", "3.0000", "1.2500", "█"):
+        assert want in shown, want
+    assert "silent for 16:40" in text(watch.screen(folder, now=path.stat().st_mtime + 1000))
+
+
+def test_a_study_shows_the_latest_run_first_and_all_in_a_table(tmp_path):
+    for i in range(14):
+        folder = log(tmp_path / "runs" / f"r{i:02d}", [2.0 + i, 1.0 + i])
+        (folder / "result.json").write_text("{}") if i == 13 else None
+    paths = watch.find(tmp_path)
+    assert len(paths) == 14
+    shown = text(watch.screen(tmp_path, now=paths[0].stat().st_mtime))
+    assert "2 older runs not shown" in shown and f"{paths[0].parent.name}: " in shown
+
+
+def test_what_is_not_finite_is_a_gap(tmp_path):
+    folder = log(tmp_path / "bad", [2.0, math.nan, 1.0])
+    assert "█" in text(watch.screen(folder))
+    assert watch.spark([2.0, math.nan, 1.0], 10) == "█ ▁"
+    assert "nothing finite" in text(watch.screen(log(tmp_path / "worse", [math.nan])))
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(ReportError, match="no metrics.jsonl"):
+        watch.screen(tmp_path)
+
+
+def test_the_page_of_a_run_holds_curves_numbers_and_config(tmp_path):
+    folder = log(tmp_path / "one", [3.0, 2.0, 1.5])
+    assert run.is_run(folder) and not run.is_run(tmp_path)
+    page = run.write(folder).read_text("utf-8")
+    for want in ("Run one", "at step 30, not finished", "data:image/png", "tokens_per_second", "model.d_model"):
+        assert want in page, want
+    assert "<script" not in page
+
+
+def test_a_page_needs_a_line(tmp_path):
+    folder = log(tmp_path / "empty", [])
+    with pytest.raises(ReportError, match="no line yet"):
+        run.write(folder)
