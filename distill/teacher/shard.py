@@ -10,6 +10,7 @@ lies where another belongs is found as surely as a flipped bit. A shard grows un
 leaves whole records and at most one torn one, which the next writer cuts off.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -135,15 +136,24 @@ class Shard:
         self.digest, self.size = digest.hex(), end
         self.index: NDArray[Any] = np.frombuffer(content, INDEX)
 
-    def read(self, places: Sequence[int]) -> list[bytes]:
-        """The payloads of the records at these places of the index. Raises SignalError for the first that differs."""
+    def spans(self, places: Sequence[int]) -> list[tuple[Any, int, int]]:
+        """(path, first byte, last byte + 1) of the records at these places of the index."""
+        offsets, sizes = (self.index[name][list(places)].tolist() for name in ("offset", "size"))
+        return [(self.path, start, start + _RECORD.size + size) for start, size in zip(offsets, sizes)]
+
+    def read(self, places: Sequence[int], contents: Sequence[bytes] | None = None) -> list[bytes]:
+        """The payloads of the records at these places of the index, out of their `contents` where these were read.
+
+        Raises SignalError for the first that differs.
+        """
         found = []
         try:
-            with self.path.open("rb") as file:
-                for place in places:
+            with self.path.open("rb") if contents is None else contextlib.nullcontext() as file:
+                for i, place in enumerate(places):
                     window, offset, size, most = self.index[place].tolist()
-                    file.seek(offset)
-                    content = file.read(_RECORD.size + size)
+                    if contents is None:
+                        file.seek(offset)
+                    content = file.read(_RECORD.size + size) if contents is None else contents[i]
                     digest = _record_digest(self.name, window, size, most, content[_RECORD.size :])
                     if content[: _RECORD.size] != _RECORD.pack(window, size, most, digest):
                         end = offset + _RECORD.size + size

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import tree
+from distill import bucket, tree
 from distill.config import ConfigError, ObjectiveConfig, TeacherConfig
 from distill.data.storage import local_or_remote
 from distill.losses import NOTHING
@@ -32,7 +32,7 @@ class SignalStore:
 
         `found` is its manifest while that is not yet written.
         """
-        self.path = local_or_remote(str(path))
+        self.path, self._remote = local_or_remote(str(path)), bucket.remote(path)
         self.manifest = manifest.read(self.path) if found is None else found
         recipe = self.manifest["recipe"]
         manifest.compare(path, recipe.get("codec", {}), codec.NUMBERS, "a codec of")
@@ -111,6 +111,7 @@ class SignalStore:
         shape, flat = np.shape(windows), np.asarray(windows, np.int64).reshape(-1)
         payloads: list[bytes] = [b""] * len(flat)
         shard_of = self._shard_of(flat)
+        wanted: list[tuple[Shard, NDArray[np.int64], list[int]]] = []
         for number in np.unique(shard_of):
             shard, rows = self._shard(int(number)), np.flatnonzero(shard_of == number)
             kept = shard.index["window"]
@@ -118,7 +119,16 @@ class SignalStore:
             absent = flat[rows][kept[np.minimum(places, len(kept) - 1)] != flat[rows]]
             if len(absent):
                 raise SignalError(f"{self.path}: holds no signal of window {absent[0]}; {self.extent}")
-            for row, payload in zip(rows, shard.read(places.tolist())):
+            wanted.append((shard, rows, places.tolist()))
+        # From a bucket, all records at once: one after the other they would wait for the network each.
+        spans = [span for shard, _, places in wanted for span in shard.spans(places)] if self._remote else []
+        try:
+            contents = iter(bucket.ranges(spans))
+        except OSError as error:
+            raise SignalError(f"{self.path}: cannot be read ({error}); {HOW}") from None
+        for shard, rows, places in wanted:
+            given = [next(contents) for _ in places] if self._remote else None
+            for row, payload in zip(rows, shard.read(places, given)):
                 payloads[row] = payload
         if self.signal.sparse:
             return self._sparse(payloads, shape)
