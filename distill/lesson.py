@@ -33,7 +33,7 @@ class Lesson:
                 "another process; with several, use 'online' or 'stored' (launch.cache)"
             )
         sources = student.teacher.sources
-        self.teachers = tuple(online.load(source) for source, _ in sources)
+        self.teachers = tuple(online.load(source, student.teacher.dtype) for source, _ in sources)
         for (source, _), teacher in zip(sources, self.teachers):
             check(source, teacher, store, student)
         models = tuple(teacher.params for teacher in self.teachers)

@@ -1,4 +1,4 @@
-"""The 7.75B student of the 12.6B teacher, compiled for pods by the real TPU compiler, which lives in a folder of its own.
+"""The 7.75B student of the 12.6B teacher, compiled for pods by the real TPU compiler, in a folder of its own.
 
 Minutes and a download of libtpu, so slow; no TPU is needed.
 """
@@ -37,14 +37,18 @@ def said_of(libtpu: str, chip: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chip", "gib"), [("v5e", 13.5), ("v5p", 35.0)])
+@pytest.mark.parametrize(("chip", "gib"), [("v5e", 11.75), ("v5p", 35.0)])
 def test_the_pair_fits_a_pod_and_sends_what_fsdp_needs(libtpu, chip, gib):
-    """Within 1.2 of the bound, kind by kind; memory no more than it was when the docs were written, and a tenth."""
+    """Within 1.2 of the bound; memory no more than it was when the docs were written, and a tenth.
+
+    A gradient that the compiler does not scatter is all-reduced, so those two kinds are one sum.
+    """
     said = said_of(libtpu, chip)
     assert "by the TPU compiler" in said
     total, limit = map(float, re.search(r"total a chip\s+([\d.]+) GiB of ([\d.]+) GiB: fits", said).groups())
     assert total < min(limit, 1.1 * gib)
     found = re.findall(r"(all-gather|reduce-scatter|all-reduce)\s+([\d.]+) GB sent .* FSDP needs ([\d.]+)", said)
     assert [kind for kind, _, _ in found] == ["all-gather", "reduce-scatter", "all-reduce"]
-    for kind, sent, least in found:
-        assert float(sent) < 1.2 * float(least), f"{kind} on {chip}"
+    (gathered, least), *gradients = [(float(sent), float(bound)) for _, sent, bound in found]
+    assert gathered < 1.2 * least
+    assert sum(sent for sent, _ in gradients) < 1.2 * sum(bound for _, bound in gradients)

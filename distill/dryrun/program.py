@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from distill import mesh, step
 from distill.config import ConfigError, ExperimentConfig, ModelConfig
 from distill.model import Transformer
+from distill.teacher.precision import lower
 from distill.types import Batch
 
 STACKED = 2  # batches in the one call that is compiled; a step's cost does not depend on it
@@ -50,7 +51,8 @@ def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
-        taught = placed(jax.eval_shape(lambda: Transformer(teacher, jax.random.key(0)))) if teacher else None
+        draw = lambda: lower(Transformer(teacher, jax.random.key(0)), config.teacher.dtype)  # noqa: E731
+        taught = placed(jax.eval_shape(draw)) if teacher else None
     batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
     count = jax.ShapeDtypeStruct((), jnp.int32)
     scope = jax.sharding.use_abstract_mesh(abstract) if devices is abstract else jax.set_mesh(devices)

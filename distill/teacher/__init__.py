@@ -5,6 +5,6 @@ A store of signals is made once (`python -m launch.cache`) and read by any numbe
 
 # Each module imports only from those before it.
 ORDER = (
-    *("published", "online", "mixture", "memory"),
+    *("published", "precision", "online", "mixture", "memory"),
     *("errors", "codec", "kinds", "shard", "manifest", "store", "extract", "fidelity", "writer"),
 )

@@ -11,6 +11,7 @@ from distill.config import ConfigError, ExperimentConfig, from_text
 from distill.model import Transformer
 from distill.runs import RunRecord, load_record
 from distill.teacher import published
+from distill.teacher.precision import Precision, lower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +43,11 @@ def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
     return from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt")), record
 
 
-def load(source: str | Path) -> Teacher:
-    """The teacher in `source`, with its parameters placed on the current mesh."""
+def load(source: str | Path, dtype: Precision = "float32") -> Teacher:
+    """The teacher in `source`, with its parameters placed on the current mesh, rounded to `dtype`."""
     config, record = find(source)
     if published.is_model(source):
-        return Teacher(config=config, record=record, params=published.load(source))
+        return Teacher(config=config, record=record, params=lower(published.load(source), dtype))
     abstract = jax.eval_shape(lambda key: Transformer(config.model, key), jax.random.key(0))
     device_mesh = jax.sharding.get_mesh()
     like = jax.tree.map(
@@ -62,4 +63,4 @@ def load(source: str | Path) -> Teacher:
                 f"{checkpoints.steps()} are left; delete {source}/result.json to train it again"
             )
         params = checkpoints.restore(config.steps, {"params": like})["params"]
-    return Teacher(config=config, record=record, params=params)
+    return Teacher(config=config, record=record, params=lower(params, dtype))
