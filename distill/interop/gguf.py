@@ -6,6 +6,7 @@ they are put back here. (Rotating the stored ones half-split runs, and is wrong.
 
 import importlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from distill.data.gguf import GgufFile, Stored
 from distill.interop.errors import InteropError
+from distill.interop.safetensors import read_bytes
 
 READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 _FAMILIES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -170,6 +172,11 @@ class Gguf:
             apart = whole.reshape(heads, stored.shape[0] // heads // 2, 2, *stored.shape[1:])
             return np.swapaxes(apart, 1, 2).reshape(stored.shape)[start:stop]
         return self._rows(stored, kind, row, start, stop)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """A tensor's bytes as they are stored, some megabytes at a time."""
+        stored, _, row = self._stored[name]
+        return read_bytes(self.path, stored.offset, math.prod(stored.shape[:-1]) * row)
 
     def _rows(self, stored: Stored, kind: str, row: int, start: int, stop: int) -> NDArray[Any]:
         if len(stored.shape) == 1:  # a vector is one row of bytes

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from distill.interop.errors import InteropError
 from distill.tree import loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_PIECE = 1 << 24
 _LONGEST_HEAD = 100_000_000  # bytes; the bound of the format's own library
 
 
@@ -47,6 +48,8 @@ def read_head(file: Path) -> dict[str, Entry]:
             head = loads(stream.read(length))
     except FileNotFoundError:
         raise InteropError(f"{file}: there is no such file") from None
+    except OSError as error:
+        raise InteropError(f"{file}: cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise InteropError(f"{file}: the head is not JSON ({error!s:.100}); it is no safetensors file") from None
     if not isinstance(head, dict):
@@ -88,6 +91,18 @@ def read_rows(entry: Entry, start: int, stop: int) -> NDArray[Any]:
     if found.size != math.prod(shape):
         raise InteropError(f"{entry.file}: the file ended while rows {start} to {stop} of a tensor were read")
     return found.reshape(shape)
+
+
+def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:
+    """`size` bytes of a file from `offset` on, in pieces. InteropError where it ends before."""
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        while size:
+            piece = stream.read(min(size, _PIECE))
+            if not piece:
+                raise InteropError(f"{file}: the file ended while a tensor was read")
+            size -= len(piece)
+            yield piece
 
 
 def write(

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,6 @@ from distill.interop.layout import expected
 from distill.tree import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
-_PROBE = 1 << 12  # bytes' worth of values hashed at either end of a tensor
 
 
 class Source(Protocol):
@@ -27,6 +27,8 @@ class Source(Protocol):
     dtypes: dict[str, str]
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]: ...
+
+    def pieces(self, name: str) -> Iterator[bytes]: ...
 
 
 class Directory:
@@ -66,6 +68,12 @@ class Directory:
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of a tensor in the dtype in which they are stored."""
         return safetensors.read_rows(self._entries[name], start, stop)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """A tensor's bytes as they are stored, some megabytes at a time."""
+        entry = self._entries[name]
+        size = math.prod(entry.shape) * np.dtype(safetensors.DTYPES[entry.dtype]).itemsize
+        return safetensors.read_bytes(entry.file, entry.offset, size)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,15 +125,13 @@ def check(source: Source, config: ModelConfig) -> None:
 
 
 def fingerprint(source: Source, config: ModelConfig) -> str:
-    """Twelve hex digits of the config and of every tensor's name, shape, dtype and both ends of its values.
+    """Twelve hex digits of the config and of every tensor's name, shape, dtype and bytes as they are stored.
 
-    Reading all of a large model to name it is no option: two models that differ in the middle of tensors alone, with
-    equal ends in every one, go by one name.
+    All of a model is read to name it, as it is to load it: 1.7 GB a second of SHA-256 on one core.
     """
     digest = hashlib.sha256(repr(config).encode())
     for name, _, _, shape in expected(config):
         digest.update(f"{name} {shape} {source.dtypes[name]}".encode())
-        rows = max(1, min(shape[0], _PROBE // max(1, math.prod(shape[1:]))))
-        for start in (0, shape[0] - rows):
-            digest.update(np.ascontiguousarray(source.read(name, start, start + rows)).tobytes())
+        for piece in source.pieces(name):
+            digest.update(piece)
     return digest.hexdigest()[:12]

@@ -198,7 +198,7 @@ def _plan(path: Path) -> Advice | None:
             supervised_compute=float(other["compute"]),
             distil=cheaper if tree["constraint"] == "loss" else float(tree["L_S"]) < float(other["L"]),
         )
-    except (KeyError, TypeError, ValueError) as damage:
+    except (KeyError, TypeError, ValueError, OverflowError) as damage:
         raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None
 
 
@@ -216,7 +216,7 @@ def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> t
             for run in runs
             if run.run in known
         )
-    except (KeyError, TypeError, ValueError) as damage:
+    except (KeyError, TypeError, ValueError, OverflowError) as damage:
         raise ReportError(f"{path}: damaged ({damage!r}); run the study again, it writes it anew") from None
 
 
@@ -261,7 +261,7 @@ def _law(path: Path) -> FittedLaw | None:
             resamples=int(boot.get("resamples", 0)),
             failed=int(boot.get("failed", 0)),
         )
-    except (TypeError, ValueError, KeyError, AttributeError) as damage:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as damage:
         raise ReportError(f"{path}: intervals or errors are damaged ({damage}); fit the law again") from None
 
 

@@ -54,6 +54,8 @@ def unpack(payload: bytes, size: int, most: int) -> Ragged:
     """The window of `size` tokens that `pack` wrote, with `most` places a token; those beyond a length hold nothing."""
     packed, classes, plain, symbols, rest = split(payload, 5)
     lengths = _unsmall(packed, size)
+    if lengths.max(initial=0) > most:
+        raise SignalError(f"a record of up to {lengths.max()} entries a token, wanted {most}: it was written otherwise")
     full = not size or int(lengths.min()) == most
     count = int(lengths.sum())
     bits = unzip_bytes(classes, count)

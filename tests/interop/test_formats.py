@@ -12,7 +12,7 @@ from distill.config import ModelConfig
 from distill.interop import architecture, export, safetensors
 from distill.interop.companions import Companions
 from distill.interop.errors import InteropError
-from distill.interop.source import Directory, open_source
+from distill.interop.source import Directory, fingerprint, open_source
 from distill.model import Transformer
 
 CONFIG = ModelConfig(
@@ -247,3 +247,19 @@ def test_rows_of_a_file_are_what_was_written(tmp_path, dtype):
     list(safetensors.write(tmp_path / "x", {"a": (2,), "b": (7, 3)}, dtype, {"a": np.ones(2), "b": values}.get))
     entry = safetensors.read_head(tmp_path / "x")["b"]
     np.testing.assert_array_equal(safetensors.read_rows(entry, 2, 5), values[2:5])
+
+
+def test_a_bit_in_the_middle_of_a_tensor_makes_another_model(tmp_path):
+    """Every byte of every tensor is part of a model's name: two that differ anywhere do not go by one."""
+    from tests.fuzz.models import TREE, _tensors
+
+    tree = TREE | {"vocab_size": 4096}
+    content = bytearray(_tensors(tree))
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    names = set()
+    for at in (None, len(content) // 3, len(content) // 2, len(content) - 300):
+        if at is not None:
+            content[at] ^= 1
+        (tmp_path / "model.safetensors").write_bytes(content)
+        names.add(fingerprint(*open_source(tmp_path)))
+    assert len(names) == 4
