@@ -1,0 +1,244 @@
+"""The training step against torch: tokens/s, model FLOP/s, MFU, compilation, memory; what a teacher costs; the host.
+
+    python -m launch.bench step [--shapes=micro-25K,...] [--peers=eager,compiled] [--layout=pinned,whole]
+                                [--rounds=5] [--seconds=2] [--parts=step,distilled,host]
+
+Every contender runs in processes of its own: `pinned` is one process a core, each with a batch of its own (how a study
+runs), `whole` one process on all cores. They take turns of `seconds`, `rounds` times, and a line gives the median and
+range of each and of the ratio, round by round. The peer is the same model by `transformers` in torch: same batch,
+float32, same cores, fused AdamW. Model FLOPs are 3 F a token (distill/counts.py), the ceiling a product of 1024 x 1024
+in the same rounds. GPU shapes are skipped where there is no GPU.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distill import counts
+from distill.bench.step_peers import CALL, Job
+from distill.config import ConfigError, ExperimentConfig, ModelConfig, nearest
+
+
+def _micro(width: int, layers: int) -> ModelConfig:
+    """A model of the micro study."""
+    heads = -(-width // 16)
+    return ModelConfig(
+        d_model=width, n_layers=layers, n_heads=heads, d_head=16, d_ff_multiple=16, tied=False, unroll=layers
+    )
+
+
+_SMOLLM2 = ModelConfig(
+    vocab_size=49152, d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, d_ff=1536, qk_norm=False, rope_base=1e5,
+    norm_eps=1e-5, scaled_embedding=False,
+)  # fmt: skip
+# name: model, batch, sequence
+SHAPES: dict[str, tuple[ModelConfig, int, int]] = {
+    "micro-7K": (_micro(16, 2), 4, 128),
+    "micro-25K": (_micro(32, 2), 4, 128),
+    "micro-100K": (_micro(64, 2), 4, 128),
+    "micro-620K": (_micro(160, 2), 4, 128),
+    "micro-200K": (_micro(64, 4), 4, 128),
+    "micro-1.2M": (_micro(160, 4), 4, 128),
+    "micro-200K-32": (_micro(64, 4), 32, 128),
+    "micro-1.2M-32": (_micro(160, 4), 32, 128),
+    "smollm2-135M": (_SMOLLM2, 2, 512),
+}
+_GPU = {"gpu-350M": (1024, 24, 16), "gpu-1B": (2048, 20, 8), "gpu-1.8B": (2304, 26, 4)}
+SHAPES |= {
+    name: (
+        ModelConfig(vocab_size=32768, d_model=d, n_layers=n, n_heads=d // 128, dtype="bfloat16", remat="dots"), b, 2048
+    )
+    for name, (d, n, b) in _GPU.items()
+}  # fmt: skip
+
+
+class Contender:
+    """The processes of one kind of work, on disjoint cores or together on all."""
+
+    def __init__(self, kind: str, shape: str, layout: str):
+        model, batch, length = SHAPES[shape]
+        cores = sorted(os.sched_getaffinity(0))
+        groups = [(core,) for core in cores] if layout == "pinned" else [tuple(cores)]
+        self.kind, self.rates = kind, list[float]()
+        self._workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "distill.bench.step_peers"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for _ in groups
+        ]  # fmt: skip
+        for worker, group in zip(self._workers, groups):
+            quick = layout == "pinned" and kind != "matmul"
+            job = Job(kind=kind, cores=group, model=model, batch_size=batch, seq_len=length, quick=quick)
+            self._send(worker, json.dumps(dataclasses.asdict(job)))
+        self.told = [self._hear(worker) for worker in self._workers]
+
+    @staticmethod
+    def _send(worker: Any, line: str) -> None:
+        worker.stdin.write(line + "\n")
+        worker.stdin.flush()
+
+    def _hear(self, worker: Any) -> dict[str, float]:
+        while line := worker.stdout.readline():
+            if line.startswith("{"):
+                return json.loads(line)
+        last = (worker.communicate()[1].strip().splitlines() or ["it ended"])[-1]
+        raise ConfigError(f"{self.kind}: the worker said {last!r}")
+
+    def turn(self, seconds: float) -> None:
+        """All of its processes at once."""
+        for worker in self._workers:
+            self._send(worker, str(seconds))
+        found = [self._hear(worker) for worker in self._workers]
+        self.rates.append(sum(one["units"] / one["seconds"] for one in found))
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+            worker.communicate()
+
+
+def compete(kinds: Sequence[str], shape: str, layout: str, rounds: int, seconds: float) -> dict[str, Contender]:
+    """The rates of all kinds, in turns; one that cannot be prepared is left out with a word."""
+    teams: dict[str, Contender] = {}
+    try:
+        for kind in kinds:
+            try:
+                teams[kind] = Contender(kind, shape, layout)
+            except ConfigError as error:
+                print(f"  {error}", flush=True)
+        for _ in range(rounds):
+            for team in teams.values():
+                team.turn(seconds)
+    finally:
+        for team in teams.values():
+            team.stop()
+    return teams
+
+
+def flops(kind: str, shape: str) -> float:
+    """Model FLOPs a token: 3 F, and F more of a teacher of the same shape."""
+    model, _, length = SHAPES[shape]
+    return (4 if kind == "distilled" else 3) * counts.forward_flops(model, length)
+
+
+def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
+    """A line a contender."""
+    model, batch, length = SHAPES[shape]
+    ceiling = statistics.median(teams["matmul"].rates)
+    load = os.getloadavg()[0]
+    print(f"{shape} ({counts.non_embedding(model):,} N, {batch} x {length}), {layout}; product {ceiling / 1e9:.0f} "
+          f"GFLOP/s; load {load:.1f}", flush=True)  # fmt: skip
+    ours = teams.get("ours")
+    for kind, team in teams.items():
+        if kind == "matmul":
+            continue
+        rate, done = statistics.median(team.rates), flops(kind, shape)
+        told, line = team.told[0], f"  {kind:9s} {_spread([r / 1e3 for r in team.rates])} k tokens/s"
+        line += f", {rate * done / 1e9:6.1f} GFLOP/s, MFU {rate * done / ceiling:.2f}"
+        line += f"; compilation {told['compile']:.1f} s, peak {max(t['peak'] for t in team.told) / 2**20:,.0f} MiB"
+        if "dispatch" in told:
+            line += f", dispatch {1e3 * told['dispatch']:.2f} ms"
+        if ours and kind not in ("ours", "distilled"):
+            line += f"; ours / it {_spread([a / b for a, b in zip(ours.rates, team.rates)])}"
+        if ours and kind == "distilled":
+            dearer = [a / b for a, b in zip(ours.rates, team.rates)]
+            line += f"; a step takes {_spread(dearer)} times the supervised one, its FLOPs 1.33 times"
+        print(line, flush=True)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def host() -> None:
+    """What the loop asks of the host beside the step: reading, checkpoints."""
+    import jax
+
+    from distill import data, mesh, step
+    from distill.checkpoint import Checkpoints
+    from distill.config import MeshConfig
+
+    model, batch, length = SHAPES["micro-25K"]
+    config = ExperimentConfig(model=model, batch_size=batch, seq_len=length, tokens=10_000_000)
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+        store = data.open_store(config.data, Path(folder) / "data")
+        loader = data.Loader(store, split="student", batch_size=batch, seq_len=length)
+        rates = []
+        for _ in range(5):
+            begin, calls = time.perf_counter(), 0
+            while time.perf_counter() - begin < 0.5:
+                mesh.place(loader.batches(calls * CALL, CALL), jax.sharding.get_mesh(), leading=1)
+                calls += 1
+            rates.append(calls * CALL * batch * length / (time.perf_counter() - begin) / 1e3)
+        print(
+            f"host: the loader reads and places {_spread(rates)} k tokens/s ({batch} x {length}, {CALL} steps a call)"
+        )
+        state, waits = step.init_state(config), []
+        with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+            for i in range(6):
+                begin = time.perf_counter()
+                checkpoints.save(i + 1, state.stored(), "")
+                waits.append(1e3 * (time.perf_counter() - begin))
+                checkpoints.wait()
+        every = config.loop.checkpoint_seconds
+        print(f"host: a checkpoint holds the loop {_spread(waits[1:])} ms, every {every:.0f} s: "
+              f"{statistics.median(waits[1:]) / every / 10:.3f}% of the time")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a block a shape and layout."""
+    parser = argparse.ArgumentParser(prog="launch.bench step", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default="micro-25K,micro-200K,micro-1.2M,micro-200K-32,micro-1.2M-32,smollm2-135M")
+    parser.add_argument("--peers", default="eager,compiled")
+    parser.add_argument("--layout", default="", help="pinned, whole or both; default: pinned up to 2M parameters")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
+    parser.add_argument("--parts", default="step,distilled,host")
+    flags = parser.parse_args(argv)
+    parts, peers = flags.parts.split(","), [peer for peer in flags.peers.split(",") if peer]
+    names = [name for name in flags.shapes.split(",") if name]
+    for name in names:
+        if name not in SHAPES:
+            raise ConfigError(
+                f"--shapes: there is no {name!r}; wanted some of {', '.join(SHAPES)}.{nearest(name, SHAPES)}"
+            )
+    print(_machine(), flush=True)
+    kinds = ["matmul", *(["ours"] if "step" in parts else []), *(["distilled"] if "distilled" in parts else [])]
+    if "step" in parts:
+        kinds += peers
+    for name in names if len(kinds) > 1 else []:
+        if name.startswith("gpu") and not list(Path("/dev").glob("nvidia[0-9]*")):
+            print(f"{name}: skipped, there is no GPU", flush=True)
+            continue
+        small = counts.non_embedding(SHAPES[name][0]) < 2e6
+        for layout in flags.layout.split(",") if flags.layout else ["pinned" if small else "whole"]:
+            report(name, layout, compete(kinds, name, layout, flags.rounds, flags.seconds))
+    if "host" in parts:
+        host()
+    return 0
+
+
+def _machine() -> str:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
+                if importlib.util.find_spec(name)]  # fmt: skip
+    found = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    return f"{cores} cores of {found[0] if found else platform.machine()}; {', '.join(versions)}; load {load} before"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text("utf-8").splitlines() if Path(path).exists() else []

@@ -1,0 +1,160 @@
+"""What a worker of `launch.bench step` runs: a training step of ours, the same model's in torch, or a product.
+
+A worker is a process of its own on its own cores. It says `ready` with what its preparation cost, then answers every
+line that it is sent with a turn of about that many seconds: {"units": tokens or products done, "seconds": taken}.
+"""
+
+import dataclasses
+import importlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distill import runtime
+from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
+
+CALL = 16  # our steps in one call, at most; fewer where they take long
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one worker does, and on which cores."""
+
+    kind: str  # ours, distilled, eager, compiled or matmul
+    cores: tuple[int, ...]
+    model: ModelConfig
+    batch_size: int
+    seq_len: int
+    quick: bool  # compiled at LLVM's level 1, as a study does
+
+    @property
+    def config(self) -> ExperimentConfig:
+        tokens = 10_000 * self.batch_size * self.seq_len
+        return ExperimentConfig(
+            model=self.model, optim=OptimConfig(), batch_size=self.batch_size, seq_len=self.seq_len, tokens=tokens
+        )
+
+
+def main() -> int:
+    """Serves the job of the first line of the standard input."""
+    found = json.loads(sys.stdin.readline())
+    job = Job(**(found | {"model": ModelConfig(**found["model"]), "cores": tuple(found["cores"])}))
+    runtime.die_with_parent()
+    runtime.hold(job.cores)
+    if job.quick:
+        runtime.compile_quickly()
+    begin = time.perf_counter()
+    turn, told = {"matmul": _matmul, "eager": _torch, "compiled": _torch}.get(job.kind, _ours)(job)
+    turn()
+    told |= {"prepare": time.perf_counter() - begin}
+    _say(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+    for line in sys.stdin:
+        start, units, wanted = time.perf_counter(), 0.0, float(line)
+        while (seconds := time.perf_counter() - start) < wanted or not units:
+            units += turn()
+        _say({"units": units, "seconds": seconds})
+    return 0
+
+
+def _say(found: dict[str, float]) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def _tokens(job: Job, count: int) -> Any:
+    random = np.random.default_rng(0)
+    return random.integers(0, job.model.vocab_size, (count, job.batch_size, job.seq_len + 1), np.int32)
+
+
+def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
+    """Some steps in one call of `train_steps`; 'distilled' has an online teacher of the student's own shape."""
+    import jax
+
+    from distill import mesh, step
+    from distill.types import Batch
+
+    config, tokens = job.config, _tokens(job, CALL)
+    jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1]))
+    state = step.init_state(config)
+    teacher = step.init_state(dataclasses.replace(config, seed=1)).params if job.kind == "distilled" else None
+    weight = np.ones((CALL, job.batch_size, job.seq_len), np.float32)
+    batches = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh(), leading=1)
+    shape = step.shape(config)
+    dispatch: list[float] = []
+
+    def call(count: int) -> Any:
+        nonlocal state
+        begin = time.perf_counter()
+        state, sums = step.train_steps(shape, state, teacher, batches, np.int32(count))
+        dispatch.append(time.perf_counter() - begin)
+        return sums
+
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        jax.block_until_ready(call(1))
+        taken.append(time.perf_counter() - begin)
+    count = max(1, min(CALL, int(0.2 / taken[-1])))
+    last = call(count)
+
+    def turn() -> float:
+        nonlocal last
+        sums = call(count)
+        jax.block_until_ready(last)  # one call behind, as the loop reads its metrics
+        last = sums
+        return count * job.batch_size * job.seq_len
+
+    return turn, {"compile": taken[0] - taken[-1], "dispatch": min(dispatch[1:])}
+
+
+def _torch(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
+    """The same model by transformers (Qwen3: RMSNorm, RoPE, QK-norm, SwiGLU; Llama without QK-norm), fused AdamW."""
+    torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
+    torch.set_num_threads(len(job.cores))
+    torch.manual_seed(0)
+    c, kind = job.model, "Qwen3" if job.model.qk_norm else "Llama"
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=c.vocab_size, hidden_size=c.d_model, intermediate_size=c.ff_dim, num_hidden_layers=c.n_layers,
+        num_attention_heads=c.n_heads, num_key_value_heads=c.kv_heads, head_dim=c.head_dim,
+        tie_word_embeddings=c.tied, max_position_embeddings=job.seq_len, rms_norm_eps=c.norm_eps, use_cache=False,
+    )  # fmt: skip
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=1e-4, fused=True)
+    run = torch.compile(model) if job.kind == "compiled" else model
+    tokens = torch.tensor(_tokens(job, 1)[0], dtype=torch.long)
+
+    def turn() -> float:
+        logits = run(input_ids=tokens[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return job.batch_size * job.seq_len
+
+    begin = time.perf_counter()
+    turn()
+    return turn, {"compile": time.perf_counter() - begin, "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _matmul(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
+    """A float32 product of 1024 x 1024 by XLA: what this machine can do, in FLOPs."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((1024, 1024), jnp.float32)
+    product = jax.jit(lambda a: a @ a / 1024)
+
+    def turn() -> float:
+        jax.block_until_ready(product(a))
+        return 2.0 * 1024**3
+
+    return turn, {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
