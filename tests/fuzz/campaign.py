@@ -2,6 +2,7 @@
 
     python -m tests.fuzz.campaign --reader=NAME [--cases=100000] [--seed=0] [--guide=atheris] [--out=FILE.jsonl]
     python -m tests.fuzz.campaign --list
+    python -m tests.fuzz.campaign --summary=docs/campaigns/fuzz.jsonl
 
 --guide=atheris (pip install -e '.[fuzz]') is led by the coverage of distill's own lines (libFuzzer, with our changes
 of trees beside its own), --guide=seeded is a loop of our own. Inputs of bad outcomes are kept in --keep, one a kind.
@@ -21,6 +22,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+BAD = ("foreign", "unnamed", "escape", "slow", "greedy", "wrong")  # how the outcomes begin that must not be
 
 
 class Tally:
@@ -97,6 +100,22 @@ def child(flags: argparse.Namespace) -> None:
     atheris.Fuzz()
 
 
+def summarise(path: Path) -> None:
+    """A line a reader: cases, read among them, the slowest, the largest; and what was found and mended since."""
+    found: dict[str, Any] = {}
+    for line in map(json.loads, path.read_text("utf-8").splitlines()):
+        one = found.setdefault(line["reader"], {"cases": 0, "read": 0, "bad": 0, "slowest": 0.0, "memory MB": 0.0})
+        one["cases"] += line["cases"]
+        one["read"] += line["outcomes"].get("read", 0)
+        one["bad"] += sum(count for kind, count in line["outcomes"].items() if kind.startswith(BAD))
+        for name in ("slowest", "memory MB"):
+            one[name] = max(one[name], line[name])
+    print(f"{sum(one['cases'] for one in found.values()):,} cases, {len(found)} readers\n")
+    print("| reader | cases | read | wrong, mended since | slowest (s) | memory (MB) |\n|---|---|---|---|---|---|")
+    for name, one in sorted(found.items()):
+        print(f"| {name} | {one['cases']:,} | {one['read']:,} | {one['bad']} | {one['slowest']} | {one['memory MB']} |")
+
+
 def _load(name: str) -> Any:
     from tests.fuzz import readers
 
@@ -113,10 +132,14 @@ def main() -> int:
     parser.add_argument("--keep", default="out/fuzz")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--summary", type=Path)
     parser.add_argument("--child", default="", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
         child(flags)
+    if flags.summary:
+        summarise(flags.summary)
+        return 0
     if flags.list:
         from tests.fuzz import readers
 
@@ -147,8 +170,6 @@ def main() -> int:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with open(flags.out, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    from tests.fuzz.harness import BAD
-
     return int(any(kind.startswith(BAD) for kind in line["outcomes"]))
 
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError
+from tests.fuzz.campaign import BAD
 
 SLOW = 5.0  # seconds a case
 GREED, ROOM = 10, 100 << 20  # memory: this many times the input, and this many bytes
 LONGEST = 1 << 16  # bytes of a case
-BAD = ("foreign", "unnamed", "escape", "slow", "greedy", "wrong")  # how the outcomes begin that must not be
 
 ROOT = Path(__file__).parents[2]
 FIRST = ROOT / "tests" / "golden" / "first"

@@ -56,10 +56,12 @@ def parquet(bench, name):
 DEEP, NO_TEXT = b"[" * 100_000, b"\xff\xfe\n"
 KINDS = {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 2, "layer_types": [[1], [2]]}
 LLAMA = {"architectures": ["LlamaForCausalLM"]}
+PACKED = b"\x00" + codec.pack(codec.Ragged(np.full(8, 6), np.tile(np.arange(6), (8, 1))))  # five places a token
 ONCE_WRONG = {
     # nested too deeply
-    **{f"deep {name}": (name, DEEP) for name in ("law_json", "result_json", "metrics_jsonl", "hf_config", "completions")},
-    **{f"deep {name}": (name, DEEP) for name in ("safetensors_index", "token_manifest", "signal_manifest", "chat_config")},
+    **{f"deep {name}": (name, DEEP) for name in ("law_json", "result_json", "metrics_jsonl", "hf_config")},
+    **{f"deep {name}": (name, DEEP) for name in ("safetensors_index", "token_manifest", "signal_manifest")},
+    **{f"deep {name}": (name, DEEP) for name in ("chat_config", "completions")},
     "deep study": ("study", b"\x00" + DEEP),
     "deep text": ("text_jsonl", b'\x00{"text": ' + DEEP),
     # not UTF-8, not CSV
@@ -69,11 +71,14 @@ ONCE_WRONG = {
     # names that are paths, or too long to be names
     "planned": ("study", b'\x00{"planned": {"' + b"9" * 5000 + b'": "a", "../../../../etc": "b"}}'),
     "a long file": ("safetensors_index", json.dumps({"weight_map": {"a": "a" * 5000}}).encode()),
+    "no file": ("safetensors_index", json.dumps({"weight_map": {"a": ""}}).encode()),
     "a long config": ("flags", b"--config=" + b"c" * 5000 + b"\n--workdir=w"),
     # numbers that are none
     "a large parameter": ("law_json", b'{"form": "supervised", "parameters": {"A": 1' + b"0" * 400 + b"}}"),
     "a large width": ("study_lines", b"models:a = 16x" + b"9" * 5000),
+    "no heads": ("config_txt", b"model.n_heads = 0\n"),
     # structures
+    "more entries than places": ("signal_payload", PACKED),
     "architecture": ("hf_config", b'{"architectures": [false]}'),
     "quantised": ("hf_config", json.dumps(LLAMA | {"quantization_config": ["a"]}).encode()),
     "kinds of layers": ("hf_config", json.dumps(KINDS).encode()),
@@ -108,6 +113,13 @@ def test_what_was_once_answered_wrongly(bench, which):
     name, case = ONCE_WRONG[which]
     outcome = bench(name).judge(case)
     assert not outcome.bad and outcome.kind != "read", outcome
+
+
+def test_a_law_with_an_infinite_count(bench):
+    reader = bench("law_json")
+    tree = json.loads(reader.seeds[0])
+    tree["bootstrap"]["resamples"] = float("inf")
+    assert reader.judge(json.dumps(tree).encode()).kind == "ReportError"
 
 
 @pytest.mark.parametrize("name", ["table_parquet", "text_parquet"])
