@@ -26,6 +26,7 @@ from distill.config import ConfigError, MeshConfig
 from distill.data.config import DataConfig, FilesConfig, TokenizerConfig
 from distill.data.tokenizer import same_tokens
 from distill.evaluate import evaluate
+from distill.tree import parse_count
 from launch import cli, models
 
 CACHE = "~/.cache/distill/stores"
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a finished run, a model's directory or a GGUF file")
     parser.add_argument("--teacher", default="", help="likewise: KL(teacher, model) and agreement")
     parser.add_argument("--text", nargs="+", default=(), help="globs of .txt, .jsonl or .parquet files")
-    parser.add_argument("--tokens", type=int, default=65_536, help="tokens to predict, in evenly spaced windows")
+    parser.add_argument(
+        "--tokens", type=parse_count, default=65_536, help="tokens to predict, in evenly spaced windows"
+    )
     parser.add_argument("--seq_len", type=int, default=0, help="0: that of the run, or 512")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--cache", default=CACHE, help="where tokenized text is kept")

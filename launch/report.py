@@ -1,8 +1,10 @@
 """Writes the report of a study again, from what its workdir holds, and prints its short form; or the page of a run.
 
     python -m launch.report --workdir=DIR
+    python -m launch.report --runs=runs/a,runs/b --out=figures/both
 
 The page is DIR/report/index.html; a study's figures lie beside it as PNG files. A run need not be finished.
+--runs draws several runs side by side: OUT.png with their curves, OUT.csv with a row each.
 """
 
 import sys
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 
 from distill.config import ConfigError, nearest
 from launch import cli
+
+_FLAGS = ("workdir", "runs", "out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in argv)
     for name in flags:
-        if name != "workdir":
-            raise ConfigError(f"there is no flag --{name}.{nearest(name, ['workdir'])}")
+        if name not in _FLAGS:
+            raise ConfigError(f"there is no flag --{name}.{nearest(name, _FLAGS)}")
+    if flags.get("runs"):
+        from distill.report import side_by_side
+
+        if not flags.get("out"):
+            raise ConfigError("--out=FILE is needed beside --runs: where the picture and the table go")
+        print("\n".join(str(path) for path in side_by_side.write(flags["runs"].split(","), flags["out"])))
+        return 0
     if not flags.get("workdir"):
         raise ConfigError("--workdir=DIR is needed: the folder of a study or a run")
     from rich.console import Console

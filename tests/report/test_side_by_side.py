@@ -1,0 +1,33 @@
+"""Several runs in one picture and one table."""
+
+import csv
+import dataclasses
+import json
+
+from distill.runs import RunRecord, load_record
+from launch import cli, report
+
+
+def run(folder, losses, record=None):
+    folder.mkdir()
+    lines = [{"step": i, "tokens": 100 * i, "time": float(i), "ntp": loss} for i, loss in enumerate(losses, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if record:
+        (folder / "result.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_runs_side_by_side(tmp_path, capsys):
+    record = {field.name: None for field in dataclasses.fields(RunRecord)} | {"N": 10, "D": 300, "loss": 1.5}
+    a, b = run(tmp_path / "a", [3.0, 2.0, 1.6], record), run(tmp_path / "b", [3.0, 2.5])
+    assert load_record(a / "result.json") == RunRecord(**record)
+    out = tmp_path / "figures" / "both"
+    assert cli.guard(report.main, [f"--runs={a},{b}", f"--out={out}"]) == 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    with open(out.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["loss"], row["D"]) for row in rows] == [("a", "1.5", "300"), ("b", "", "")]
+    capsys.readouterr()
+    assert cli.guard(report.main, [f"--runs={a},{tmp_path / 'c'}", f"--out={out}"]) == 2
+    assert "no metrics.jsonl" in capsys.readouterr().err
+    assert cli.guard(report.main, [f"--runs={a}"]) == 2
