@@ -36,7 +36,9 @@ def _linear_backward(place: P, dtype: Any, kept: Any, dy: Any) -> Any:
     # follows into the product and transposing the larger one after all: an Eigen product twice as slow.
     tokens, (inputs, outputs) = (((0, 1), (0, 1)), ((), ())), _spec(w).partitions
     sums = {"unreduced": _spec(w).reduced}  # a gathered weight's gradient is scattered where it goes (mesh.gathered)
-    if w.shape[0] <= w.shape[1]:
+    # Of a square map the rows come first that fsdp scatters, for that is what the TPU compiler can do.
+    scattered = inputs == "tensor" and jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+    if w.shape[0] + scattered <= w.shape[1]:
         return dx, lax.optimization_barrier(lax.dot_general(x, dy, tokens, out_sharding=P(inputs, outputs, **sums)))
     return dx, lax.optimization_barrier(lax.dot_general(dy, x, tokens, out_sharding=P(outputs, inputs, **sums))).T
 
