@@ -99,7 +99,7 @@ def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memo
     and the largest of one layer backward, one layer of the teacher, and the loss with both heads.
     """
     s, model = shape(config), config.model
-    kept = s.tokens * model.d_model * _width(model)
+    kept = float(s.tokens * model.d_model * _width(model))
     if model.remat != "full":
         kept += _layer(model, s, config.seq_len, backward=False)
     gradients = 4 * counts.total(model) / (s.mesh.fsdp * s.mesh.tensor) * (2 if s.microbatches > 1 else 1)

@@ -1,6 +1,7 @@
 """The step that would run, traced for a mesh of devices that need not exist, and the FLOPs that it holds."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -24,6 +25,7 @@ class Program:
     state: step.TrainState
     teacher: Any
     batches: Batch
+    devices: int
 
 
 def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -> Program:
@@ -51,14 +53,14 @@ def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
-        draw = lambda: lower(Transformer(teacher, jax.random.key(0)), config.teacher.dtype)  # noqa: E731
-        taught = placed(jax.eval_shape(draw)) if teacher else None
+        draw = lambda model: lower(Transformer(model, jax.random.key(0)), config.teacher.dtype)  # noqa: E731
+        taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
     batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
     count = jax.ShapeDtypeStruct((), jnp.int32)
     scope = jax.sharding.use_abstract_mesh(abstract) if devices is abstract else jax.set_mesh(devices)
     with scope:
         traced = step.train_steps.trace(step.shape(config), state, taught, batches, count)
-    return Program(traced, state, taught, batches)
+    return Program(traced, state, taught, batches, abstract.size)
 
 
 def held(tree: Any) -> float:
@@ -77,8 +79,7 @@ class Flops:
 
 def flops(program: Program) -> Flops:
     """Every product of the traced step as often as it runs, recomputation included; a loop over steps counts once."""
-    size = math.prod(program.batches.tokens.sharding.mesh.shape.values())
-    return Flops(*_count(program.traced.jaxpr.jaxpr, 1, size))
+    return Flops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
 
 
 def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:
