@@ -5,9 +5,10 @@
 
 Every contender runs in processes of its own: `pinned` is one process a core, each with a batch of its own (how a study
 runs), `whole` one process on all cores. They take turns of `seconds`, `rounds` times, and a line gives the median and
-range of each and of the ratio, round by round. The peer is the same model by `transformers` in torch: same batch,
-float32, same cores, fused AdamW. Model FLOPs are 3 F a token (distill/counts.py), the ceiling a product of 1024 x 1024
-in the same rounds. GPU shapes are skipped where there is no GPU.
+range of each and of the ratio, round by round; the ratio per processor second hardly depends on what else runs. The
+peer is the same model by `transformers` in torch: same batch, float32, same cores, fused AdamW. Model FLOPs are 3 F a
+token (distill/counts.py), the ceiling a product of 1024 x 1024 in the same rounds. GPU shapes are skipped where there
+is no GPU.
 """
 
 import argparse
@@ -71,7 +72,7 @@ class Contender:
         model, batch, length = SHAPES[shape]
         cores = sorted(os.sched_getaffinity(0))
         groups = [(core,) for core in cores] if layout == "pinned" else [tuple(cores)]
-        self.kind, self.rates = kind, list[float]()
+        self.kind, self.rates, self.efforts = kind, list[float](), list[float]()
         self._workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "distill.bench.step_peers"],
@@ -103,6 +104,7 @@ class Contender:
             self._send(worker, str(seconds))
         found = [self._hear(worker) for worker in self._workers]
         self.rates.append(sum(one["units"] / one["seconds"] for one in found))
+        self.efforts.append(sum(one["units"] for one in found) / sum(one["processor"] for one in found))
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -153,6 +155,7 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
             line += f", dispatch {1e3 * told['dispatch']:.2f} ms"
         if ours and kind not in ("ours", "distilled"):
             line += f"; ours / it {_spread([a / b for a, b in zip(ours.rates, team.rates)])}"
+            line += f", per processor second {_spread([a / b for a, b in zip(ours.efforts, team.efforts)])}"
         if ours and kind == "distilled":
             dearer = [a / b for a, b in zip(ours.rates, team.rates)]
             line += f"; a step takes {_spread(dearer)} times the supervised one, its FLOPs 1.33 times"

@@ -1,7 +1,8 @@
 """What a worker of `launch.bench step` runs: a training step of ours, the same model's in torch, or a product.
 
 A worker is a process of its own on its own cores. It says `ready` with what its preparation cost, then answers every
-line that it is sent with a turn of about that many seconds: {"units": tokens or products done, "seconds": taken}.
+line that it is sent with a turn of about that many seconds: {"units": tokens or products done, "seconds": taken,
+"processor": seconds of processors}.
 """
 
 import dataclasses
@@ -54,10 +55,10 @@ def main() -> int:
     told |= {"prepare": time.perf_counter() - begin}
     _say(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
     for line in sys.stdin:
-        start, units, wanted = time.perf_counter(), 0.0, float(line)
+        start, busy, units, wanted = time.perf_counter(), time.process_time(), 0.0, float(line)
         while (seconds := time.perf_counter() - start) < wanted or not units:
             units += turn()
-        _say({"units": units, "seconds": seconds})
+        _say({"units": units, "seconds": seconds, "processor": time.process_time() - busy})
     return 0
 
 
@@ -99,13 +100,10 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
         jax.block_until_ready(call(1))
         taken.append(time.perf_counter() - begin)
     count = max(1, min(CALL, int(0.2 / taken[-1])))
-    last = call(count)
 
     def turn() -> float:
-        nonlocal last
-        sums = call(count)
-        jax.block_until_ready(last)  # one call behind, as the loop reads its metrics
-        last = sums
+        # Waited for, or the first call of a turn would be counted and not timed.
+        jax.block_until_ready(call(count))
         return count * job.batch_size * job.seq_len
 
     return turn, {"compile": taken[0] - taken[-1], "dispatch": min(dispatch[1:])}
