@@ -97,7 +97,7 @@ class Table:
         if not self.path.exists():
             return []
         try:
-            text = self.path.read_bytes().decode("utf-8")  # a cell may hold a carriage return
+            text = self.path.read_bytes().decode("utf-8")
             lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
         except (csv.Error, ValueError) as error:
             raise TableError(f"{self.path}: not a CSV file in UTF-8 ({error})") from None

@@ -89,7 +89,7 @@ def _payload(folder: Path) -> Prepared:
         return window.ranks.sum()
 
     chance = np.random.default_rng(0)
-    lengths = np.array([5, 5, 3, 5, 0, 1, 5, 2])
+    lengths = np.array([5, 5, 3, 5, 4, 1, 5, 2])
     ranks = np.sort(chance.permuted(np.tile(np.arange(300), (8, 1)), axis=1)[:, :5], axis=1)
     symbols, rest = chance.integers(1, 160, (8, 5)), chance.integers(0, 1023, 8)
     return call, [
