@@ -102,8 +102,8 @@ def _attention_backward(causal: bool, residuals: Any, dout: Any) -> Any:
         rest = ((0, 0), (0, 0), (0, 0), (0, length - keys.stop))
         by_k.append(jnp.pad(_dot(q[:, :, :, rows], slope, ((2, 3), (2, 3)), q.dtype), rest))
         by_v.append(jnp.pad(_dot(scaled, weights, ((2, 3), (2, 3)), q.dtype), rest))
-    by_k, by_v = (jnp.swapaxes(sum(parts), 2, 3) for parts in (by_k, by_v))
-    return jnp.concatenate(by_q, axis=3).astype(q.dtype), by_k, by_v, None
+    whole_k, whole_v = (jnp.swapaxes(sum(parts), 2, 3) for parts in (by_k, by_v))
+    return jnp.concatenate(by_q, axis=3).astype(q.dtype), whole_k, whole_v, None
 
 
 attention.defvjp(_attention_forward, _attention_backward)

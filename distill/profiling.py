@@ -39,7 +39,8 @@ def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> lis
         state, random = step.init_state(config), np.random.default_rng(0)
         tokens = random.integers(0, config.model.tokens, (size, config.batch_size, length + 1), np.int32)
         weight = np.ones((size, config.batch_size, length), np.float32)
-        batches = mesh.place(Batch(tokens, weight), device_mesh, leading=1)
+        batch = Batch(tokens, weight)  # type: ignore[arg-type]
+        batches = mesh.place(batch, device_mesh, leading=1)
         run = step.train_steps.lower(step.shape(config), state, None, batches, np.int32(size)).compile()
         state, sums = run(state, None, batches, np.int32(size))
         jax.block_until_ready(sums)
@@ -48,7 +49,7 @@ def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> lis
                 state, sums = run(state, None, batches, np.int32(size))
             jax.block_until_ready(sums)
     traces = sorted(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    found = operations(run.as_text(), _events(traces[-1]), calls * size) if traces else []
+    found = operations(run.as_text() or "", _events(traces[-1]), calls * size) if traces else []
     if not found:
         raise ConfigError(f"{folder}: the profiler told of none of the step's operations on {jax.devices()[0]}")
     return found

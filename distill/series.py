@@ -121,8 +121,9 @@ def _point(stretch: tuple[str, int, int, tuple[str, ...]]) -> _Point:
     count = text.count(b"\n")
     start = text.rfind(b"\n", 0, len(text) - 1) + 1
     at = _parse(path, begin + start, text[start:])
-    values = {name: _search(text, name, count) for name in names}
-    if any(found is None for found in values.values()):
+    searched = {name: _search(text, name, count) for name in names}
+    values = {name: found for name, found in searched.items() if found is not None}
+    if len(values) < len(names):
         parsed = list(lines(path, begin, text))
         values = {name: np.array([_number(line.get(name)) for line in parsed]) for name in names}
     return count, {name: _number(at.get(name)) for name in AT}, {name: _sum_up(values[name]) for name in names}

@@ -57,11 +57,10 @@ def test_a_read_only_folder_ends_the_saving_and_leaves_the_others(tiny, disk, as
     folder = disk / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(1, state, "")
-    with pytest.raises(CheckpointError, match=r"saving step 2 failed: .*[Rr]ead-only.*of \[1\] are as they were"):
-        with Checkpoints(folder) as checkpoints:
-            with readonly(disk):
-                checkpoints.save(2, state, "")
-                checkpoints.wait()
+    failed = pytest.raises(CheckpointError, match=r"saving step 2 failed: .*[Rr]ead-only.*of \[1\] are as they were")
+    with failed, Checkpoints(folder) as checkpoints, readonly(disk):
+        checkpoints.save(2, state, "")
+        checkpoints.wait()
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [1]
         assert_trees_equal(checkpoints.restore(1, state), state)
@@ -74,9 +73,9 @@ def test_a_full_file_system_ends_the_saving_and_leaves_the_others(tiny, disk, as
         checkpoints.save(1, state, "")
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     (disk / "others").write_bytes(b"x" * (free - 8192))
-    with pytest.raises(CheckpointError, match=r"saving step 2 failed: .*of \[1\] are as they were"):
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(2, state, "")
+    failed = pytest.raises(CheckpointError, match=r"saving step 2 failed: .*of \[1\] are as they were")
+    with failed, Checkpoints(folder) as checkpoints:
+        checkpoints.save(2, state, "")
     (disk / "others").unlink()
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [1]

@@ -37,7 +37,9 @@ def record_runs(workdir: Path, count: int = 2000, points: int = 100) -> None:
     """Half of the runs supervised, half distilled, with the paper's losses and a noise of 0.3%."""
     chance, (supervised, distilled) = np.random.default_rng(0), laws.paper()
     sizes = np.geomspace(1e8, 5e9, 20).round()
-    alone, taught, curves = [], [], []
+    alone: list[RunRecord] = []
+    taught: list[RunRecord] = []
+    curves: list[CurvePoint] = []
     for i in range(count):
         N, D = float(chance.choice(sizes)), float(np.geomspace(2e9, 5e11, 25).round()[i % 25])
         teacher = alone[chance.integers(len(alone) // 2 + 1)] if i >= count // 2 else None

@@ -54,7 +54,8 @@ class _Child:
 
     def _line(self, patience: float) -> bytes:
         assert self._process is not None and self._process.stdout is not None
-        pieces, until = [], time.monotonic() + patience
+        pieces: list[bytes] = []
+        until = time.monotonic() + patience
         stream = self._process.stdout.fileno()
         while not (pieces and pieces[-1].endswith(b"\n")):
             left = until - time.monotonic()

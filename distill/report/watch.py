@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,6 +18,7 @@ from distill.report.results import ReportError
 
 _NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_second", "seconds_left", "mfu")
 _BARS = " ▁▂▃▄▅▆▇█"
+_Numbers = Sequence[float] | NDArray[np.float64]
 _MOST = 12  # runs that are drawn; the latest ones
 
 
@@ -100,7 +103,7 @@ def _numbers(line: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.6g}" for name, value in shown.items())
 
 
-def spark(values: Sequence[float], width: int) -> str:
+def spark(values: _Numbers, width: int) -> str:
     """A curve in one line; a gap where nothing is known."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
@@ -111,7 +114,7 @@ def spark(values: Sequence[float], width: int) -> str:
     return "".join(_BARS[level(value)] if math.isfinite(value) else " " for value in picked)
 
 
-def _curve(title: str, values: Sequence[float], steps: Sequence[float], width: int, height: int) -> RenderableType:
+def _curve(title: str, values: _Numbers, steps: _Numbers, width: int, height: int) -> RenderableType:
     """A curve of `height` lines, with its extremes at the left and its first and last step below."""
     known = [value for value in values if math.isfinite(value)]
     if not known:

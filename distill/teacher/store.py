@@ -121,14 +121,14 @@ class SignalStore:
                 raise SignalError(f"{self.path}: holds no signal of window {absent[0]}; {self.extent}")
             wanted.append((shard, rows, places.tolist()))
         # From a bucket, all records at once: one after the other they would wait for the network each.
-        spans = [span for shard, _, places in wanted for span in shard.spans(places)] if self._remote else []
+        spans = [span for shard, _, records in wanted for span in shard.spans(records)] if self._remote else []
         try:
             contents = iter(bucket.ranges(spans))
         except OSError as error:
             raise SignalError(f"{self.path}: cannot be read ({error}); {HOW}") from None
-        for shard, rows, places in wanted:
-            given = [next(contents) for _ in places] if self._remote else None
-            for row, payload in zip(rows, shard.read(places, given)):
+        for shard, rows, records in wanted:
+            given = [next(contents) for _ in records] if self._remote else None
+            for row, payload in zip(rows, shard.read(records, given)):
                 payloads[row] = payload
         if self.signal.sparse:
             return self._sparse(payloads, shape)
