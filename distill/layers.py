@@ -31,6 +31,8 @@ def _linear_forward(x: Any, w: Any, place: P, dtype: Any) -> Any:
 def _linear_backward(place: P, dtype: Any, kept: Any, dy: Any) -> Any:
     x, w = kept
     dy = dy.astype(x.dtype)
+    if place[1] is not None:  # of a residual stream that is split along the sequence (mesh.residual)
+        dy = jax.sharding.reshard(dy, P(place[0], None, place[2]))
     dx = lax.dot_general(dy, w, (((2,), (1,)), ((), ())), out_sharding=_spec(x))
     # The first operand is the one that is transposed, so it is the smaller one. The barrier keeps XLA from folding what
     # follows into the product and transposing the larger one after all: an Eigen product twice as slow.

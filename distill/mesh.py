@@ -40,6 +40,7 @@ STORED = {
 # Activations.
 TOKENS_BS = P(BATCH, None)
 ACT_BSD = P(BATCH, None, None)
+ACT_SEQUENCE = P(BATCH, "tensor", None)
 ACT_BSHK = P(BATCH, None, "tensor", None)
 ACT_BSF = P(BATCH, None, "tensor")
 LOGITS_BSV = P(BATCH, None, "tensor")
@@ -69,6 +70,17 @@ def gathered(weight: jax.Array, name: str) -> jax.Array:
         weight = lax.reshape(weight, (inner, outer) if wide else (outer, inner), out_sharding=spec)
     pieces = jax.sharding.reshard(weight, P(*spec, reduced={"data"}))
     return jax.sharding.reshard(pieces, P(*without_fsdp(spec), reduced=set(BATCH)))
+
+
+def residual(model: ModelConfig, length: int) -> P:
+    """The place of the residual stream [B, S, D] between blocks.
+
+    With `model.sequence` it is split over tensor along S, as are norms and additions there: memory and work over the
+    number of devices, and an all-gather before a block's products with a reduce-scatter after them in place of one
+    all-reduce (Korthikanti et al. 2205.05198). A length that does not divide is not split, as that of a decoded token.
+    """
+    split = model.sequence and length % jax.sharding.get_abstract_mesh().shape.get("tensor", 1) == 0
+    return ACT_SEQUENCE if split else ACT_BSD
 
 
 def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -82,6 +82,11 @@ def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Arra
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
+def _whole(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """All positions on every device of tensor: what a block's products read."""
+    return jax.sharding.reshard(x, mesh.ACT_BSD)
+
+
 class Block(nnx.Module):
     """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
@@ -132,7 +137,9 @@ class Block(nnx.Module):
             k = rms_norm(k, self.key_norm[...], c.norm_eps)
         return rotate(q, *rope), rotate(k, *rope), v
 
-    def attend(self, q: Any, k: Any, v: Any, mask: Any, causal: bool = False) -> Float[Array, "B S D"]:
+    def attend(
+        self, q: Any, k: Any, v: Any, mask: Any, causal: bool = False, place: P = mesh.ACT_BSD
+    ) -> Float[Array, "B S D"]:
         """What the queries read of T keys; softmax in float32. mask is [1 or B, 1, 1, S, T], True where one may be.
 
         `causal` promises that the mask hides every key after its query.
@@ -147,23 +154,25 @@ class Block(nnx.Module):
         heads = layers.attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, causal)
         heads = jnp.moveaxis(heads, 3, 1)
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=mesh.ACT_BSF)
-        x = layers.linear(heads, self._use(self.out, "out_hkd"), mesh.ACT_BSD)
+        x = layers.linear(heads, self._use(self.out, "out_hkd"), place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
-    def attention(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
+    def attention(
+        self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any, place: P = mesh.ACT_BSD
+    ) -> Float[Array, "B S D"]:
         """Causal self-attention; mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
-        return self.attend(*self.project(x, rope), mask, causal=True)
+        return self.attend(*self.project(x, rope), mask, causal=True, place=place)
 
-    def feed(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    def feed(self, x: Float[Array, "B S D"], place: P = mesh.ACT_BSD) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
         gate = layers.linear(x, self._use(self.gate, "gate_df"), mesh.ACT_BSF)
         up = layers.linear(x, self._use(self.up, "up_df"), mesh.ACT_BSF)
-        return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), mesh.ACT_BSD)
+        return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), place)
 
     def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
-        eps = self.config.norm_eps
-        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rope, mask)
-        return x + self.feed(rms_norm(x, self.feed_norm[...], eps))
+        eps, place = self.config.norm_eps, mesh.residual(self.config, x.shape[1])
+        x = x + self.attention(_whole(rms_norm(x, self.attention_norm[...], eps)), rope, mask, place)
+        return x + self.feed(_whole(rms_norm(x, self.feed_norm[...], eps)), place)
 
 
 class Transformer(nnx.Module):
@@ -200,7 +209,7 @@ class Transformer(nnx.Module):
         """`hidden`, and the residual stream after each of `layers`, of which 0 is the embedding."""
         c = self.config
         length = tokens.shape[1]
-        x = self.look_up(tokens)
+        x = jax.sharding.reshard(self.look_up(tokens), mesh.residual(c, length))
         rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
         mask = visible(jnp.arange(length), jnp.arange(length), c)[None, None, None]
         if segment is not None:
@@ -219,7 +228,7 @@ class Transformer(nnx.Module):
             body = jax.checkpoint(body, policy=mesh.all_but_gathered, prevent_cse=False)
         numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
         (x, kept), _ = lax.scan(body, (x, (x,) * len(layers)), numbered, unroll=min(c.unroll, c.n_layers))
-        return rms_norm(x, self.last_norm[...], c.norm_eps), kept
+        return _whole(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(_whole(old) for old in kept)
 
     def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The embeddings of tokens, at the scale of the residual stream."""

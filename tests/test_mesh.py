@@ -1,6 +1,9 @@
 """Meshes: made, refused with a reason, and batches laid out over them."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -8,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from distill import mesh
 from distill.config import ConfigError, MeshConfig, ModelConfig
+from distill.model import Transformer
 
 
 def test_axes_are_explicit_and_data_takes_what_the_others_leave():
@@ -69,3 +73,17 @@ def test_operations_under_a_mesh_know_their_places(mesh_of):
     with jax.set_mesh(mesh_of(2, 1, 4)):
         found = jax.jit(lambda: jax.sharding.reshard(jax.numpy.zeros((8, 4)), mesh.STORED["embed_vd"]))()
     assert found.addressable_shards[0].data.shape == (2, 4)
+
+
+def test_a_residual_stream_may_be_split_along_the_sequence(mesh_of):
+    config = ModelConfig(vocab_size=64, d_model=32, n_layers=2, n_heads=4, d_ff_multiple=32, sequence=True)
+    with jax.set_mesh(mesh_of(1, 2, 4)):
+        assert mesh.residual(config, 16) == mesh.ACT_SEQUENCE and mesh.residual(config, 1) == mesh.ACT_BSD
+        assert mesh.residual(dataclasses.replace(config, sequence=False), 16) == mesh.ACT_BSD
+        tokens = jnp.zeros((8, 16), jnp.int32)
+        split, whole = (
+            str(jax.make_jaxpr(lambda key, c=c: Transformer(c, key).hidden(tokens))(jax.random.key(0)))
+            for c in (config, dataclasses.replace(config, sequence=False))
+        )
+        one_norm = "f32[8@(data,fsdp),16@tensor,1]"  # of a part of the positions
+        assert one_norm in split and one_norm not in whole

@@ -195,6 +195,8 @@ def trajectories(wide, make_batch, run_steps, mesh_of):
     def found(shape, kind):
         if (shape, kind) not in known:
             config = with_objective(wide, lambda_=0.0) if kind == "lambda 0" else wide
+            if kind == "sequence":
+                config = dataclasses.replace(config, model=dataclasses.replace(config.model, sequence=True))
             with jax.set_mesh(mesh_of(*shape)):
                 teacher = None if kind == "supervised" else teacher_of(wide)
                 state, first = run_steps(config, make_batch(5, batch=8), teacher=teacher, count=1)
@@ -208,10 +210,11 @@ def trajectories(wide, make_batch, run_steps, mesh_of):
 
 @pytest.mark.parametrize(
     ("shape", "kind"),
-    [(shape, kind) for shape in MESHES for kind in ("distilled", "lambda 0")] + [((2, 2, 2), "supervised")],
+    [(shape, kind) for shape in MESHES for kind in ("distilled", "lambda 0")]
+    + [((2, 2, 2), "supervised"), ((2, 2, 2), "sequence"), ((1, 2, 4), "sequence")],
 )
 def test_the_loss_does_not_depend_on_the_mesh(trajectories, shape, kind):
-    want = trajectories((1, 1, 1), kind if kind == "distilled" else "lambda 0")
+    want = trajectories((1, 1, 1), "distilled" if kind in ("distilled", "sequence") else "lambda 0")
     for got, one, tolerance in zip(trajectories(shape, kind), want, (1e-6, 2e-5)):
         assert got.keys() == one.keys() - ({"kd"} if kind == "supervised" else set())
         for name in got:
