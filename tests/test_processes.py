@@ -133,7 +133,9 @@ def test_two_processes_stop_together_end_together_and_learn_what_one_learns(star
         "lock",
         "metrics.jsonl",
         "result.json",
+        "tensorboard",
     }
+    assert len(list((run / "tensorboard").iterdir())) == 3  # one file a start, by process 0 alone
 
 
 @pytest.mark.slow
