@@ -98,7 +98,10 @@ def facts(model: models.Model) -> dict[str, str]:
         "bits per byte": f"{record.bits_per_byte:.4f}",
     }
     if record.teacher:
-        found["teacher"] = f"{record.teacher}, N = {record.N_T:,}, loss L_T = {record.L_T:.4f} on the same text"
+        # Who wrote the text of a student of completions was not measured on it.
+        measured = "" if record.L_T is None else f", loss L_T = {record.L_T:.4f} on the same text"
+        size = "" if record.N_T is None else f", N = {record.N_T:,}"
+        found["teacher"] = f"{record.teacher}{size}{measured}"
         found["KL(teacher, student)"] = f"{record.kl:.4f} nats per token" if record.kl is not None else "not measured"
     return found
 

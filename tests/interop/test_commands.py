@@ -1,5 +1,6 @@
 """From a run to a directory and back to a teacher, through the commands; users' mistakes are one line."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +9,7 @@ from configs import base, student
 from distill import inherit, interop, train
 from distill.config import ConfigError, ExperimentConfig, InitConfig, build, parse
 from distill.runs import load_record
-from launch import cli, convert
+from launch import cli, convert, models
 from launch import evaluate as launch_evaluate
 
 SMALL = {
@@ -43,6 +44,12 @@ def exported(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "model"
     assert convert.main([f"--in={run}", f"--out={out}", "--verify", "--law=paper"]) == 0
     return out
+
+
+def test_a_student_of_written_text_has_a_card_too(run):
+    record = dataclasses.replace(load_record(run / "result.json"), kind="generated", teacher="aa", N_T=12_000)
+    found = convert.facts(dataclasses.replace(models.load(str(run)), record=record))
+    assert found["teacher"] == "aa, N = 12,000" and found["KL(teacher, student)"] == "not measured"
 
 
 def scores(capsys, *flags):
