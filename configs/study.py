@@ -53,10 +53,15 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.models = (
                 "p = 16x2", "q = 24x2", "c = 32x2", "r = 48x2", "s = 64x2", "t = 96x2", "u = 160x2",
             )  # fmt: skip
-            config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M")
-            config.study.supervised = ("p q c r s t @ 250K 500K 1M 2M 4M 8M",)
-            config.study.distilled = ("c@250K c@1M r@2M t@1M t@8M u@8M > p q c r s @ 250K 500K 1M 2M 4M 8M",)
-            config.teacher.memory_gib = 4.0
+            config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M", "c t @ 1M # 2 3")
+            config.study.supervised = ("p q c r s t @ 250K 500K 1M 2M 4M 8M", "q r @ 250K 500K 1M 2M # 2 3")
+            config.study.distilled = (
+                "c@250K c@1M r@2M t@1M t@8M u@8M > p q c r s @ 250K 500K 1M 2M 4M 8M",
+                "c@1M t@8M u@8M > t @ 250K 500K 1M 2M 4M 8M",
+                "c@1M t@1M > q r @ 250K 500K 1M 2M # 2 3",
+            )
+            config.study.seeds = (0, 1)  # of everything; two more at a few points
+            config.teacher.memory_gib = 5.0  # 8M tokens of 256 log-probabilities are 4 GiB
             config.data.update(source="tokens", tokens="stores/prose")
         else:
             raise ConfigError(f"configs/study.py: there is no preset {arg!r}.{nearest(arg, PRESETS)}")

@@ -366,6 +366,8 @@ class StudyConfig:
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run once more
                 with each, all else as it is; such a study compares settings and fits no law
+
+    A line that ends in '# 0 1 2' is run with these seeds, any other with `seeds`. A student has its teacher's seed.
     """
 
     models: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -67,6 +68,25 @@ def compile_quickly() -> None:
     if not accelerators:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {flags}".strip()
+
+
+def forget_programs(most: int = 20_000) -> bool:
+    """Lets go of JAX's compiled programs once this process has `most` memory maps; says whether it did.
+
+    A program compiled for a CPU takes three maps for each of its parts and Linux gives a process 65,530: beyond them it
+    ends in a segmentation fault, after some hundreds of programs. What is used again is loaded from the cache.
+    """
+    import jax
+
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            count = sum(1 for _ in file)
+    except OSError:  # another system, with another limit
+        return False
+    if count > most:
+        jax.clear_caches()
+        gc.collect()
+    return count > most
 
 
 @contextlib.contextmanager

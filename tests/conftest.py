@@ -27,7 +27,7 @@ import numpy as np
 import optax
 import pytest
 
-from distill import data, mesh, step
+from distill import data, mesh, runtime, step
 from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
 from distill.data.config import DataConfig, GeneratedConfig
 from distill.types import Batch
@@ -50,6 +50,13 @@ def one_device_mesh():
     """A sharding that names axes means nothing outside a mesh."""
     with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Two thousand tests compile more than one process may hold."""
+    yield
+    runtime.forget_programs()
 
 
 @pytest.fixture(scope="session")

@@ -54,20 +54,33 @@ def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
     models(config)  # a wrong size is an error even where no line uses it
     ablations.settings(config)  # and so is a wrong setting
     found: dict[str, Planned] = {}
-    for seed in config.study.seeds:
+    lines = {field: _seeded(config, field) for field in ("teachers", "supervised", "distilled")}
+    for seed in sorted({seed for seeded in lines.values() for _, seeds in seeded for seed in seeds}):
+        mine = {field: [line for line, seeds in seeded if seed in seeds] for field, seeded in lines.items()}
         teachers = {}
-        for planned in _group(config, "teachers", config.study.teachers, seed, "teacher"):
-            teachers[planned.name.partition("#")[0]] = planned  # lines name no seed
+        for planned in _group(config, "teachers", mine["teachers"], seed, "teacher"):
+            teachers[planned.name.partition("#")[0]] = planned  # a student's teacher has the student's seed
             found[planned.run] = planned
-        for planned in _group(config, "supervised", config.study.supervised, seed, "student"):
+        for planned in _group(config, "supervised", mine["supervised"], seed, "student"):
             found[planned.run] = planned
-        for planned in _students(config, teachers, seed, workdir):
+        for planned in _students(config, mine["distilled"], teachers, seed, workdir):
             found[planned.run] = planned
     return sorted(found.values(), key=lambda planned: planned.stage)
 
 
+def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The lines of a field, each with the seeds behind its '#', or those of the study."""
+    found = []
+    for line in getattr(config.study, field):
+        text, separator, seeds = line.partition("#")
+        if separator and not re.fullmatch(r"(\s*[0-9]{1,9})+\s*", seeds):
+            raise ConfigError(f"config.study.{field}: got {line!r}, wanted seeds behind the '#', e.g. 'c @ 1M # 0 1 2'")
+        found.append((text, tuple(int(seed) for seed in seeds.split()) if separator else config.study.seeds))
+    return found
+
+
 def _group(
-    config: StudyExperimentConfig, field: str, lines: tuple[str, ...], seed: int, split: Split
+    config: StudyExperimentConfig, field: str, lines: list[str], seed: int, split: Split
 ) -> Iterator[Planned]:
     for line in lines:
         names, separator, budgets = line.partition("@")
@@ -79,10 +92,11 @@ def _group(
 
 
 def _students(
-    config: StudyExperimentConfig, teachers: dict[str, Planned], seed: int, workdir: Path
+    config: StudyExperimentConfig, lines: list[str], teachers: dict[str, Planned], seed: int, workdir: Path
 ) -> Iterator[Planned]:
-    largest = max((_tokens("distilled", b) for line in config.study.distilled for b in _budgets(line)), default=0)
-    for line in config.study.distilled:
+    every = [line for line, _ in _seeded(config, "distilled")]
+    largest = max((_tokens("distilled", b) for line in every for b in _budgets(line)), default=0)
+    for line in lines:
         by, separator, rest = line.partition(">")
         names, at, budgets = rest.partition("@")
         if not separator or not at:
@@ -93,7 +107,8 @@ def _students(
         for label in by.split():
             if label not in teachers:
                 raise ConfigError(
-                    f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers."
+                    f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers"
+                    f"{f' of seed {seed}' if seed else ''}."
                     f"{nearest(label, teachers)}"
                 )
             teacher = teachers[label]

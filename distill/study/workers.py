@@ -128,6 +128,7 @@ class _Memory:
             config, folder, store=self._stores[key], lesson=lesson, trunk=trunk, on_progress=on_progress
         )
         tabulate(self._workdir, record, folder)
+        runtime.forget_programs()
         return record
 
     def _lesson(self, config: ExperimentConfig, store: Any) -> Any:
