@@ -23,16 +23,18 @@ def remote(path: Any) -> bool:
     return "://" in str(path)
 
 
-def folder(path: Any) -> Any:
+def at(path: Any) -> Any:
     """A pathlib.Path, or an epath.Path for a URL. Raises ConfigError where what reads it is not installed."""
     if not remote(path):
         return Path(path)
+    kind = str(path).partition("://")[0]
     try:
-        found = importlib.import_module("etils.epath").Path(str(path))
-        found.exists()
-    except ImportError as error:
+        # A listing that is kept knows nothing of what other hosts wrote since: a file would be read at its former size.
+        importlib.import_module("fsspec.config").conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
+        importlib.import_module("fsspec").get_filesystem_class(kind)
+        return importlib.import_module("etils.epath").Path(str(path))
+    except (ImportError, ValueError) as error:
         raise ConfigError(f"{path}: {error}; for gs:// install the extra gcs (pip install gcsfs)") from None
-    return found
 
 
 def ranges(spans: Sequence[tuple[Any, int, int]]) -> list[bytes]:
@@ -55,7 +57,7 @@ class Workdir:
     """`path` is where this host works; `checkpoints` is where checkpoints go. For a local workdir the same folder."""
 
     def __init__(self, workdir: str | Path):
-        self._remote = folder(str(workdir)) if remote(workdir) else None
+        self._remote = at(str(workdir)) if remote(workdir) else None
         self.path = Path(workdir) if self._remote is None else cache(str(workdir))
         self._parts, self._sent, self._found = 0, 0, b""
         self._name = str(workdir)
@@ -120,7 +122,7 @@ def pulled(workdir: str | Path) -> Path:
 
 def fetched(url: str, last: str = "manifest.json") -> Path:
     """A copy on this host of a folder that is finished when its file `last` is there; made once, and gone on with."""
-    source, target = folder(url), cache(url)
+    source, target = at(url), cache(url)
     if not (source / last).exists():
         raise ConfigError(f"{url}: there is no {last}; make the store on a local disk and copy the folder there")
     content = (source / last).read_bytes()

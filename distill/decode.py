@@ -152,14 +152,14 @@ def generate(
         found = write(i, token, log_prob, done, found)
         return i + 1, token, done | jnp.any(token[:, None] == stop[None], axis=-1), cache, found
 
-    zeros = lambda dtype: jnp.zeros((batch, config.new_tokens), dtype, out_sharding=mesh.TOKENS_BS)  # noqa: E731
+    zeros = lambda dtype: jnp.zeros((batch, config.new_tokens), dtype, out_sharding=mesh.TOKENS_BS)
     hidden, cache = extend(model, prompts, empty(model, batch, width + config.new_tokens), 0, skip)
     token, log_prob = choose(hidden, 0)
     found = write(
         0, token, log_prob, jnp.zeros_like(token, bool), (zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))
     )
     carry = (jnp.ones((), jnp.int32), token, jnp.any(token[:, None] == stop[None], axis=-1), cache, found)
-    going = lambda carry: (carry[0] < config.new_tokens) & ~jnp.all(carry[2])  # noqa: E731
+    going = lambda carry: (carry[0] < config.new_tokens) & ~jnp.all(carry[2])
     _, last, _, _, (tokens, weight, log_probs) = lax.while_loop(going, step, carry)
     tokens = jnp.where(weight > 0, tokens, last[:, None])
     return Completions(tokens=jnp.concatenate([prompts, tokens], axis=1), weight=weight, log_probs=log_probs)

@@ -106,7 +106,7 @@ def _said(signal: HiddenSignal | MixedSignal | TeacherSignal | None) -> tuple[An
 def _local(shape: FusedShape, hidden: Any, head: Any, ids: Any, temperature: Any, beta: Any, said: Any) -> Any:
     """The shard of one device: flattens its tokens, gathers the heads, and back again."""
     lead = hidden.shape[:2]
-    flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    flat = lambda x: x.reshape(-1, x.shape[-1])
     weight = _gather(shape, head, hidden.dtype)
     own, heads = tuple(map(flat, said[0])), said[1]
     if heads:
@@ -186,7 +186,7 @@ def _reduce(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, said: Any
     sum of the exponentials times what a forward or reverse divergence is the mean of."""
     hidden, ids, own = x
     exact = jnp.promote_types(hidden.dtype, jnp.float32)
-    zeros = lambda *dims, fill=0.0: _vary(shape, jnp.full((hidden.shape[0], *dims), fill, exact))  # noqa: E731
+    zeros = lambda *dims, fill=0.0: _vary(shape, jnp.full((hidden.shape[0], *dims), fill, exact))
 
     def columns(carry: Any, i: Any) -> Any:
         peak, plain, soft, picked, peak_t, soft_t, expected = carry
@@ -232,7 +232,7 @@ def _compare(shape: FusedShape, chunks: _Chunks, weight: Any, tau: Any, beta: An
 
 def _slope(kind: str, log_p: Any, log_q: Any, beta: Any) -> tuple[Any, Any]:
     """The terms of a divergence and their derivatives by log q."""
-    function = lambda log_q: losses.terms(kind, log_p, log_q, beta.astype(log_q.dtype))  # noqa: E731
+    function = lambda log_q: losses.terms(kind, log_p, log_q, beta.astype(log_q.dtype))
     return jax.jvp(function, (log_q,), (jnp.ones_like(log_q),))
 
 
@@ -253,14 +253,14 @@ def _read_forward(
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     chunks = _Chunks(shape, hidden.shape[0], weight.shape[0])
     tau = _tau(shape, hidden, temperature)
-    join = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
+    join = lambda x: x.reshape(-1, *x.shape[2:])
     parts = chunks.split(hidden), chunks.split(ids), _each(chunks, said)
     found = lax.map(functools.partial(_reduce, shape, chunks, weight, tau, said), parts)
     peak, plain, soft, picked, peak_t, soft_t, expected = map(join, found)
 
     # The only collectives: a token's sums over the vocabulary, once.
-    total = lambda x: x if shape.alone else lax.psum(x, "tensor")  # noqa: E731
-    most = lambda x: x if shape.alone else lax.pmax(x, "tensor")  # noqa: E731
+    total = lambda x: x if shape.alone else lax.psum(x, "tensor")
+    most = lambda x: x if shape.alone else lax.pmax(x, "tensor")
     top, top_t = most(peak), most(peak_t)
     change, change_t = jnp.exp((peak - top) / tau), jnp.exp((peak_t - top_t) / tau)
     plain = top + jnp.log(total(plain * jnp.exp(peak - top)))

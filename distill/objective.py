@@ -76,7 +76,7 @@ def at(objective: ObjectiveShape, h: Hyper, step: Any) -> Hyper:
     way = jnp.clip(step / jnp.maximum(h.steps - 1, 1.0), 0.0, 1.0)
     if objective.schedule == "cosine":
         way = (1 - jnp.cos(jnp.pi * way)) / 2
-    between = lambda start, end: start + way * (end - start)  # noqa: E731
+    between = lambda start, end: start + way * (end - start)
     return dataclasses.replace(
         h,
         lambda_=between(h.lambda_, h.lambda_final),

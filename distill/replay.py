@@ -105,8 +105,8 @@ def _look(
         sequences.append(Sequence(window=int(window), loss=float(own["loss"]), grad_norm=float(own_norm), text=text))
     leaves = jax.tree_util.tree_flatten_with_path(gradient)[0]
     params = jax.tree.leaves(state.params)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")  # noqa: E731
-    size = lambda leaf: float(optax.tree.norm(leaf))  # noqa: E731
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    size = lambda leaf: float(optax.tree.norm(leaf))
     return Replay(
         step=int(state.step),
         start=start,

@@ -64,7 +64,7 @@ def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: in
             found = list(pool.map(_point, stretches, chunksize=max(len(stretches) // (8 * count), 1)))
     else:
         found = [_point(stretch) for stretch in stretches]
-    part = lambda name, i: np.array([point[2][name][i] for point in found], np.float64)  # noqa: E731
+    part = lambda name, i: np.array([point[2][name][i] for point in found], np.float64)
     return Series(
         lines=np.array([point[0] for point in found], np.int64),
         at={name: np.array([point[1].get(name, np.nan) for point in found], np.float64) for name in AT},

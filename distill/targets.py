@@ -77,8 +77,8 @@ def by_positions(
     size = max(n for n in range(1, POSITIONS + 1) if length % n == 0)
 
     def one(i: Any) -> SparseSignal:
-        few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)  # noqa: E731
-        some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)  # noqa: E731
+        few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
+        some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)
         if isinstance(signal, HiddenSignal):
             logits = whole(some(signal)).log_probs
         else:
@@ -88,7 +88,7 @@ def by_positions(
         return part(logits, few(uniform))
 
     found = lax.map(one, jnp.arange(length // size))
-    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])  # noqa: E731
+    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])
     return jax.tree.map(join, found)
 
 
@@ -118,7 +118,7 @@ def sample(log_probs: Float[Array, "B S V"], draws: int, uniform: Float[Array, "
     cumulative = jnp.cumsum(jnp.exp(_normalised(log_probs)), axis=-1)
     # A sum that rounds below 1 must not leave the last uniform numbers without a token.
     cumulative = cumulative / cumulative[..., -1:]
-    one = lambda u: jnp.sum(cumulative <= u[..., None], axis=-1)  # noqa: E731
+    one = lambda u: jnp.sum(cumulative <= u[..., None], axis=-1)
     ids = jnp.stack([one(uniform[..., i]) for i in range(draws)], axis=-1)
     weight = jnp.full_like(ids, -math.log(draws), cumulative.dtype)
     return SparseSignal(ids=jnp.minimum(ids, log_probs.shape[-1] - 1), log_probs=weight)

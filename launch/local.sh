@@ -7,22 +7,12 @@
 # SIGTERM or Ctrl-C saves and ends all of them with exit code 75: run the same command again to continue. Where one dies
 # the others end by themselves, within seconds.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
 
-fail() { echo "error: launch/local.sh: $*" >&2; exit 2; }
-
-processes="" devices="" dry=""
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --processes=*) processes="${1#*=}" ;;
-    --devices=*) devices="${1#*=}" ;;
-    --dry-run) dry=yes ;;
-    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --) shift; break ;;
-    *) fail "got $1; the command comes after -- (see --help)" ;;
-  esac
-  shift
-done
+processes="" devices="" dry_run=""
+read_flags "processes devices" "dry-run" "$@"
+set -- "${COMMAND[@]}"
 [[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: wanted a number of at least 1"
 [[ "$devices" =~ ^[0-9]*$ ]] || fail "--devices=$devices: wanted a number"
 [ $# -gt 0 ] || fail "there is no command after --"
@@ -36,7 +26,7 @@ port=$((20000 + (RANDOM + $$) % 10000))
 pids=()
 for ((i = 0; i < processes; i++)); do
   command=(env "${variables[@]}" "$@" "--coordinator=127.0.0.1:$port" "--processes=$processes" "--process=$i")
-  if [ -n "$dry" ]; then
+  if [ -n "$dry_run" ]; then
     printf '%q ' "${command[@]}" && echo
   else
     "${command[@]}" &

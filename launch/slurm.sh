@@ -11,31 +11,14 @@
 # under its own number: its next start continues. Logs are LOGS/NAME-JOB.log, appended over restarts.
 # --dry-run prints the batch script that would be submitted. Submit from the clone, on a file system that all nodes see.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
 
-fail() { echo "error: launch/slurm.sh: $*" >&2; exit 2; }
-
-name=train nodes=1 tasks=1 gpus=0 limit="" logs=logs grace=120 more="" array="" parallel="" dry=""
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --name=*) name="${1#*=}" ;;
-    --nodes=*) nodes="${1#*=}" ;;
-    --tasks-per-node=*) tasks="${1#*=}" ;;
-    --gpus-per-node=*) gpus="${1#*=}" ;;
-    --time=*) limit="${1#*=}" ;;
-    --logs=*) logs="${1#*=}" ;;
-    --grace=*) grace="${1#*=}" ;;
-    --sbatch=*) more="${1#*=}" ;;
-    --array=*) array="${1#*=}" ;;
-    --parallel=*) parallel="${1#*=}" ;;
-    --dry-run) dry=yes ;;
-    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --) shift; break ;;
-    *) fail "got $1; the command comes after -- (see --help)" ;;
-  esac
-  shift
-done
-for number in "nodes=$nodes" "tasks-per-node=$tasks" "gpus-per-node=$gpus" "grace=$grace" "parallel=${parallel:-1}"; do
+name=train nodes=1 tasks_per_node=1 gpus_per_node=0 time="" logs=logs grace=120 sbatch="" array="" parallel="" dry_run=""
+read_flags "name nodes tasks-per-node gpus-per-node time logs grace sbatch array parallel" "dry-run" "$@"
+set -- "${COMMAND[@]}"
+for number in "nodes=$nodes" "tasks-per-node=$tasks_per_node" "gpus-per-node=$gpus_per_node" "grace=$grace" \
+  "parallel=${parallel:-1}"; do
   [[ "$number" =~ =[0-9]+$ ]] || fail "--$number: wanted a number"
 done
 [[ "$name" =~ ^[A-Za-z0-9._-]+$ ]] || fail "--name=$name: wanted letters, digits, '.', '_' and '-'"
@@ -55,18 +38,18 @@ else
   [ $# -eq 1 ] || commands=("$(printf '%q ' "$@")") && commands=("${commands[0]% }")
 fi
 suffix=""
-[ $((nodes * tasks)) -eq 1 ] || suffix=" --cluster=slurm"
+[ $((nodes * tasks_per_node)) -eq 1 ] || suffix=" --cluster=slurm"
 
 script() {
   echo "#!/usr/bin/env bash"
   echo "#SBATCH --job-name=$name"
-  echo "#SBATCH --nodes=$nodes --ntasks-per-node=$tasks"
-  [ "$gpus" -eq 0 ] || echo "#SBATCH --gpus-per-node=$gpus"
-  [ -z "$limit" ] || echo "#SBATCH --time=$limit"
+  echo "#SBATCH --nodes=$nodes --ntasks-per-node=$tasks_per_node"
+  [ "$gpus_per_node" -eq 0 ] || echo "#SBATCH --gpus-per-node=$gpus_per_node"
+  [ -z "$time" ] || echo "#SBATCH --time=$time"
   echo "#SBATCH --requeue --open-mode=append --signal=B:USR1@$grace"
   echo "#SBATCH --output=$logs/$name-$pattern.log"
   [ -z "$array" ] || echo "#SBATCH --array=0-$((${#commands[@]} - 1))${parallel:+%$parallel}"
-  [ -z "$more" ] || echo "#SBATCH $more"
+  [ -z "$sbatch" ] || echo "#SBATCH $sbatch"
   printf 'cd %q\n' "$ROOT"
   # shellcheck disable=SC2016 # for the node to expand
   echo 'export PATH="$PWD/.venv/bin:$PATH"'
@@ -94,7 +77,7 @@ END
 }
 
 text="$(script)"
-if [ -n "$dry" ]; then
+if [ -n "$dry_run" ]; then
   echo "$text"
   exit 0
 fi

@@ -10,42 +10,25 @@
 # most --restarts times: the workdir must lie in a bucket, for a host's disk goes with its slice. --delete deletes the
 # slice when the command has succeeded. --dry-run prints the gcloud calls of a first run. Needs gcloud, logged in.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
 
-fail() { echo "error: launch/tpu_pod.sh: $*" >&2; exit 2; }
-
-name="" zone="" type="" version="v2-alpha-tpuv5-lite" project="" spot="" restarts=10 logs=logs delete="" dry=""
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --name=*) name="${1#*=}" ;;
-    --zone=*) zone="${1#*=}" ;;
-    --type=*) type="${1#*=}" ;;
-    --version=*) version="${1#*=}" ;;
-    --project=*) project="${1#*=}" ;;
-    --restarts=*) restarts="${1#*=}" ;;
-    --logs=*) logs="${1#*=}" ;;
-    --spot) spot=yes ;;
-    --delete) delete=yes ;;
-    --dry-run) dry=yes ;;
-    --help | -h) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
-    --) shift; break ;;
-    *) fail "got $1; the command comes after -- (see --help)" ;;
-  esac
-  shift
-done
+name="" zone="" type="" version="v2-alpha-tpuv5-lite" project="" spot="" restarts=10 logs=logs delete="" dry_run=""
+read_flags "name zone type version project restarts logs" "spot delete dry-run" "$@"
+set -- "${COMMAND[@]}"
 [ -n "$name" ] && [ -n "$zone" ] && [ -n "$type" ] || fail "--name, --zone and --type are needed (see --help)"
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts=$restarts: wanted a number"
 [ $# -gt 0 ] || fail "there is no command after --"
-[ -n "$dry" ] || command -v gcloud >/dev/null || fail "there is no gcloud here; install the Google Cloud CLI"
+[ -n "$dry_run" ] || command -v gcloud >/dev/null || fail "there is no gcloud here; install the Google Cloud CLI"
 
 where=("--zone=$zone" ${project:+"--project=$project"})
 tpu() { gcloud compute tpus tpu-vm "$@" "${where[@]}"; }
-if [ -n "$dry" ]; then
+if [ -n "$dry_run" ]; then
   gcloud() { printf '%q ' gcloud "$@" && echo; }
 fi
 
 state() {
-  if [ -n "$dry" ]; then echo NONE; else tpu describe "$name" --format='value(state)' 2>/dev/null || echo NONE; fi
+  if [ -n "$dry_run" ]; then echo NONE; else tpu describe "$name" --format='value(state)' 2>/dev/null || echo NONE; fi
 }
 
 create() {
@@ -95,7 +78,7 @@ for ((start = 0; start <= restarts; start++)); do
   install
   code=0
   run "$@" || code=$?
-  [ -z "$dry" ] || exit 0
+  [ -z "$dry_run" ] || exit 0
   now="$(state)"
   if [ "$now" = READY ]; then
     fetch

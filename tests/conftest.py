@@ -120,7 +120,7 @@ def gradient_of(run_steps):
     def gradient(config, batches, **kwargs):
         config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, clip=1e9))
         state, _ = run_steps(config, batches, count=1, **kwargs)
-        is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)  # noqa: E731
+        is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)
         (adam,) = (node for node in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(node))
         leaves, _ = jax.tree_util.tree_flatten_with_path(adam.mu)
         return {jax.tree_util.keystr(path): np.asarray(leaf) / (1 - config.optim.b1) for path, leaf in leaves}
@@ -147,7 +147,7 @@ def relative_error():
 
     def error(got, want):
         assert got.keys() == want.keys()
-        flat = lambda tree: np.concatenate([np.ravel(tree[name]).astype(np.float64) for name in sorted(tree)])  # noqa: E731
+        flat = lambda tree: np.concatenate([np.ravel(tree[name]).astype(np.float64) for name in sorted(tree)])
         return np.linalg.norm(flat(got) - flat(want)) / np.linalg.norm(flat(want))
 
     return error

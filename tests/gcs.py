@@ -1,10 +1,17 @@
 """A bucket server on this machine that speaks as much of Google's storage API as tensorstore and gcsfs ask for."""
 
+import importlib
 import json
 import re
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def forget():
+    """What epath and gcsfs keep of gs:// from one test to the next: file systems, their sessions and listings."""
+    importlib.import_module("etils.epath.backend").fsspec_backend._get_filesystem.cache_clear()
+    importlib.import_module("gcsfs").GCSFileSystem.clear_instance_cache()
 
 
 class Server(ThreadingHTTPServer):

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from gcs import Server  # noqa: E402
+from tests.gcs import Server
 
 ROOT = Path(__file__).parents[1]
 RUN = [

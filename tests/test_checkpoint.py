@@ -31,7 +31,7 @@ def test_a_state_comes_back_bit_for_bit_on_another_mesh(wide, mesh_of, tmp_path,
             with Checkpoints(tmp_path) as checkpoints:
                 found = checkpoints.restore(7, other.stored())
             assert_trees_equal(found, state.stored())
-            places = lambda tree: [(leaf.sharding.spec, leaf.sharding.mesh.shape) for leaf in jax.tree.leaves(tree)]  # noqa: E731
+            places = lambda tree: [(leaf.sharding.spec, leaf.sharding.mesh.shape) for leaf in jax.tree.leaves(tree)]
             assert places(found["params"]) == places(other.params)
             assert other.restored(found).params.config == wide.model
 

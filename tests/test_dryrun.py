@@ -57,7 +57,7 @@ def test_a_collective_is_read_with_its_bytes(mesh_of, function, kind, size, grou
 
 def test_a_collective_in_loops_counts_as_often_as_it_runs(mesh_of):
     def function(x):
-        inner = lambda _, x: lax.ppermute(x, "fsdp", [(0, 1), (1, 0)])  # noqa: E731
+        inner = lambda _, x: lax.ppermute(x, "fsdp", [(0, 1), (1, 0)])
         return lax.fori_loop(0, 5, lambda _, x: lax.fori_loop(0, 3, inner, jnp.tanh(x)), x)
 
     (found,) = hlo.collectives(compiled(function, mesh_of(4, 2, 1), (64,)))
@@ -146,7 +146,7 @@ def test_an_embedding_with_uneven_rows_has_the_same_gradient(mesh_of):
         with jax.set_mesh(mesh_of(*shape)):
             placed = jax.sharding.reshard(jnp.asarray(table), mesh.STORED["embed_vd"])
             ids = jax.sharding.reshard(jnp.asarray(tokens), mesh.TOKENS_BS)
-            weigh = lambda table, ids: jnp.sum(jnp.sin(mesh.rows(table, ids)) * 3)  # noqa: E731
+            weigh = lambda table, ids: jnp.sum(jnp.sin(mesh.rows(table, ids)) * 3)
             gradient = np.asarray(jax.jit(jax.grad(weigh))(placed, ids))
         want = gradient if want is None else want
         np.testing.assert_allclose(gradient, want, rtol=1e-6)

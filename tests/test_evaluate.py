@@ -122,7 +122,7 @@ def test_without_a_teacher_there_is_nothing_to_compare_with(scores, models, eval
 def test_scores_do_not_depend_on_the_mesh(scores, models, evaluation, mesh_of):
     host = [jax.tree.map(np.asarray, model) for model in models]
     with jax.set_mesh(mesh_of(2, 1, 2)) as _:
-        place = lambda model: jax.tree.map(lambda a: jax.device_put(a, jax.P()), model)  # noqa: E731
+        place = lambda model: jax.tree.map(lambda a: jax.device_put(a, jax.P()), model)
         got = evaluate(place(host[0]), evaluation, 4, teacher=place(host[1]))
     for name, value in dataclasses.asdict(scores).items():
         assert getattr(got, name) == pytest.approx(value, rel=1e-5), name

@@ -20,7 +20,7 @@ KINDS = ("mse", "cosine")
 def case():
     """(student's states, teacher's states, weights): two pairs; a third of the tokens weigh nothing."""
     rng = np.random.default_rng(0)
-    states = lambda width: tuple(rng.normal(size=(B, S, width)) for _ in range(2))  # noqa: E731
+    states = lambda width: tuple(rng.normal(size=(B, S, width)) for _ in range(2))
     return states(D), states(E), rng.choice([0.0, 0.5, 2.0], (B, S))
 
 
@@ -32,7 +32,7 @@ def projector(dtype=jnp.float64):
 
 def reference(kind, maps, student, teacher):
     """[B, S], in numpy."""
-    unit = lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + features.EPS)  # noqa: E731
+    unit = lambda x: x / np.sqrt((x**2).mean(-1, keepdims=True) + features.EPS)
     each = []
     for w, x, y in zip(np.asarray(maps), student, teacher):
         z, y = unit(x) @ w, unit(y)
@@ -248,7 +248,7 @@ def test_a_batch_may_be_packed(tiny, big, make_batch, run_steps):
     rows[:, 0::2, 15] = 0
     want, _ = gradients(config, big, dataclasses.replace(batches, weight=rows), run_steps)
     got, _ = gradients(config, big, packed, run_steps)
-    flat = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])  # noqa: E731
+    flat = lambda tree: np.concatenate([np.ravel(tree[name]) for name in sorted(tree)])
     assert np.linalg.norm(flat(got) - flat(want)) < 1e-5 * np.linalg.norm(flat(want))
 
 

@@ -31,7 +31,7 @@ PARAMS, OPTIMIZER = 77.9422836303711, 216.50723266601562  # norms
 @pytest.fixture(scope="module", autouse=True)
 def untouched():
     """Reading changes no file."""
-    sums = lambda: {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in FIRST.rglob("*") if p.is_file()}  # noqa: E731
+    sums = lambda: {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in FIRST.rglob("*") if p.is_file()}
     before = sums()
     yield
     assert sums() == before
@@ -65,7 +65,7 @@ def test_the_run_still_has_its_name_and_its_optimiser():
         at, found = checkpoints.newest(state.stored())
     state = state.restored(found)
     assert at == int(state.step) == config.steps == 125
-    size = lambda tree: float(sum(jnp.sum(jnp.square(leaf.astype(float))) for leaf in jax.tree.leaves(tree)) ** 0.5)  # noqa: E731
+    size = lambda tree: float(sum(jnp.sum(jnp.square(leaf.astype(float))) for leaf in jax.tree.leaves(tree)) ** 0.5)
     assert size(state.params) == pytest.approx(PARAMS, rel=1e-6)
     assert size(found["optimizer"]) == pytest.approx(OPTIMIZER, rel=1e-6)
 

@@ -25,7 +25,7 @@ OPTIONS = {"xla_backend_optimization_level": 0}
 def case():
     """(hidden, head, ids, teacher's hidden, teacher's head, cotangents of every reading), heads as they are stored."""
     rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
     ids = rng.integers(0, V - 6, (B, S, 3), np.int32)
     return normal(B, S, D), normal(V, D), ids, normal(B, S, 2 * D), normal(V, 2 * D), normal(5, B, S)
 
@@ -146,7 +146,7 @@ def test_no_collective_inside_a_loop(case, mesh_of):
     shape = small(SHAPES["jensen_shannon-2"], columns=2)
     *arrays, by = case
     with jax.set_mesh(mesh_of(2, 2, 2)):
-        total = lambda h, w, *rest: sum(x.sum() for x in chunked(shape, h, w, *rest, 1.5, 0.3))  # noqa: E731
+        total = lambda h, w, *rest: sum(x.sum() for x in chunked(shape, h, w, *rest, 1.5, 0.3))
         compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*place(arrays)).compile().as_text()
     collective = re.compile(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
     computations = dict(re.findall(r"^(?:ENTRY )?(%?[\w.\-]+) [^\n]*\{\n(.*?)^\}", compiled, re.M | re.S))

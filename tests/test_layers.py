@@ -36,7 +36,7 @@ def close(got, want, rtol=1e-11):
 def test_attention_and_its_gradient_are_those_of_the_formula(float64, length, shared, window):
     q, k, v = draw(2, 2, shared, length, 4), draw(2, 2, length, 4, seed=1), draw(2, 2, length, 4, seed=2)
     bias, slope = hidden_after(length, window), draw(*q.shape, seed=3)
-    loss = lambda f: jax.value_and_grad(lambda q, k, v: jnp.sum(slope * f(q, k, v)), argnums=(0, 1, 2))  # noqa: E731
+    loss = lambda f: jax.value_and_grad(lambda q, k, v: jnp.sum(slope * f(q, k, v)), argnums=(0, 1, 2))
     want = loss(lambda q, k, v: plain(q, k, v, bias))(q, k, v)
     for causal in (True, False):
         close(loss(lambda q, k, v: layers.attention(q, k, v, bias, causal))(q, k, v), want)  # noqa: B023
@@ -60,7 +60,7 @@ def test_large_scores_overflow_nothing(float64):
 @pytest.mark.parametrize("sizes", [(4, 6), (6, 4)])  # whichever is transposed
 def test_linear_and_its_gradients(float64, sizes):
     x, w, slope = draw(2, 5, sizes[0]), draw(*sizes, seed=1), draw(2, 5, sizes[1], seed=2)
-    loss = lambda f: jax.value_and_grad(lambda x, w: jnp.sum(slope * f(x, w)), argnums=(0, 1))(x, w)  # noqa: E731
+    loss = lambda f: jax.value_and_grad(lambda x, w: jnp.sum(slope * f(x, w)), argnums=(0, 1))(x, w)
     close(loss(lambda x, w: layers.linear(x, w, P(None, None, None))), loss(lambda x, w: x @ w))
 
 

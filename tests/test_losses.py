@@ -79,7 +79,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(numbers, tempera
     _, teacher, _ = numbers
     np.testing.assert_allclose(losses.kl_divergence(teacher, teacher), 0, atol=1e-14)
     shifted = teacher + 4.0  # the same distribution
-    loss = lambda logits: losses.soft_cross_entropy(logits, teacher, temperature).sum()  # noqa: E731
+    loss = lambda logits: losses.soft_cross_entropy(logits, teacher, temperature).sum()
     np.testing.assert_allclose(jax.grad(loss)(shifted), 0, atol=1e-14)
     np.testing.assert_allclose(jax.grad(lambda z: losses.kl_divergence(z, teacher).sum())(shifted), 0, atol=1e-14)
 
@@ -96,7 +96,7 @@ def test_tau_squared_keeps_the_gradient_at_high_temperature(numbers):
     """Hinton et al. (1503.02531): as tau grows the gradient tends to the difference of centred logits over V."""
     student, teacher, _ = numbers
     got = jax.grad(lambda z: losses.soft_cross_entropy(z, teacher, 1e5).sum())(student)
-    centred = lambda z: z - z.mean(axis=-1, keepdims=True)  # noqa: E731
+    centred = lambda z: z - z.mean(axis=-1, keepdims=True)
     np.testing.assert_allclose(got, (centred(student) - centred(teacher)) / V, atol=1e-3 * np.abs(got).max())
 
 
@@ -143,7 +143,7 @@ def test_a_vocabulary_split_over_devices_changes_nothing(mesh_of):
     labels = rng.integers(0, 16, (4, 6))
 
     def gradients(z, t, labels):
-        total = lambda z: (  # noqa: E731
+        total = lambda z: (
             losses.cross_entropy(z, labels) + losses.soft_cross_entropy(z, t, 2.0) + losses.z_loss(z)
         ).sum()
         return jax.value_and_grad(total)(z), losses.kl_divergence(z, t)

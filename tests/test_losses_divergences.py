@@ -45,7 +45,7 @@ def test_divergence_against_scipy(pair, kind, temperature):
 @pytest.mark.parametrize("kind", DIVERGENCES)
 def test_derivatives(pair, kind):
     student, teacher = pair
-    loss = lambda z: losses.divergence(kind, jnp.asarray(z), teacher, 1.5, 0.3)  # noqa: E731
+    loss = lambda z: losses.divergence(kind, jnp.asarray(z), teacher, 1.5, 0.3)
     check_grads(loss, (student,), order=1, modes=["rev"], rtol=1e-6)
 
 

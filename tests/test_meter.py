@@ -87,5 +87,5 @@ def test_the_clock_is_all_that_differs_between_two_runs(logged, tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
     one, two = (follow(logged, tmp_path / name) for name in "ab")
-    rest = lambda lines: [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]  # noqa: E731
+    rest = lambda lines: [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
     assert rest(one) == rest(two)

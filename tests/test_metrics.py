@@ -28,6 +28,6 @@ def test_the_mean_of_nothing_is_zero():
 
 
 def test_sums_travel_through_jit_and_scan_as_pytrees():
-    add = lambda s, v: (s + Sum(v, jnp.ones(())), None)  # noqa: E731
+    add = lambda s, v: (s + Sum(v, jnp.ones(())), None)
     found, _ = jax.lax.scan(add, Sum(jnp.zeros(()), jnp.zeros(())), jnp.arange(5.0))
     assert float(found.mean()) == 2.0

@@ -46,8 +46,8 @@ def make(config, seed=0):
 def reference(model, tokens):
     """Logits in float64, one position and one head at a time, from the text of the paper (section 4)."""
     c = model.config
-    get = lambda param: np.asarray(param[...], np.float64)  # noqa: E731
-    norm = lambda x, gain: gain * x / np.sqrt(np.mean(x**2) + c.norm_eps)  # noqa: E731
+    get = lambda param: np.asarray(param[...], np.float64)
+    norm = lambda x, gain: gain * x / np.sqrt(np.mean(x**2) + c.norm_eps)
 
     def turn(x, place):
         """The pairs (i, i + K/2) as complex numbers, turned by the angle place / base^(2i/K)."""
@@ -114,9 +114,9 @@ def test_rotation_keeps_norms_and_turns_by_the_difference():
     rng = np.random.default_rng(0)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
     config = ModelConfig(d_head=8, rope_base=100.0)
-    turned = lambda x, place: rotate(x, *rope_tables(jnp.array([[place]]), config))  # noqa: E731
+    turned = lambda x, place: rotate(x, *rope_tables(jnp.array([[place]]), config))
     np.testing.assert_allclose(jnp.linalg.norm(turned(q, 9)), jnp.linalg.norm(q), rtol=1e-6)
-    dot = lambda i, j: float(jnp.sum(turned(q, i) * turned(k, j)))  # noqa: E731
+    dot = lambda i, j: float(jnp.sum(turned(q, i) * turned(k, j)))
     assert dot(7, 3) == pytest.approx(dot(14, 10), abs=1e-5)
     assert abs(dot(7, 3) - dot(3, 7)) > 1e-2  # the order matters too
 
@@ -135,7 +135,7 @@ def test_packed_documents_are_the_documents_alone(tokens):
 def test_grouped_heads_are_full_heads_with_repeated_keys_and_values(tokens):
     grouped = make(dataclasses.replace(BASE, n_kv_heads=2, qkv_bias=True))
     full = make(dataclasses.replace(BASE, qkv_bias=True))
-    repeat = lambda param, axis: jnp.asarray(np.repeat(param, 2, axis))  # noqa: E731
+    repeat = lambda param, axis: jnp.asarray(np.repeat(param, 2, axis))
     blocks = grouped.blocks
     for name in ("query", "query_bias", "out", "gate", "up", "down", "attention_norm", "feed_norm"):
         getattr(full.blocks, name)[...] = getattr(blocks, name)[...]

@@ -102,7 +102,7 @@ def test_a_mask_is_the_subset_of_its_tokens(case, name):
         return total, {key: (s.value, s.weight) for key, s in sums.items()}
 
     (total, sums), gradient = jax.value_and_grad(value, has_aux=True)(logits, teacher, batch)
-    only = lambda array: jnp.asarray(np.asarray(array)[keep][None])  # noqa: E731 - the kept tokens as one row
+    only = lambda array: jnp.asarray(np.asarray(array)[keep][None])  # the kept tokens as one row
     labels = only(batch.labels)
     row = Batch(jnp.concatenate([labels[:, :1], labels], axis=1), only(batch.weight))
     (subset, subset_sums), subset_gradient = jax.value_and_grad(value, has_aux=True)(only(logits), only(teacher), row)

@@ -27,7 +27,7 @@ def loss_and_gradient(config, seed=0, steps=1, peak=1.0):
     signal = TeacherSignal(log_probs=jax.nn.log_softmax(teacher, axis=-1))
 
     def one(number):
-        loss = lambda z: objective.evaluate(objective.shape(config), h, z, signal, batch, number)[0]  # noqa: E731
+        loss = lambda z: objective.evaluate(objective.shape(config), h, z, signal, batch, number)[0]
         return jax.value_and_grad(loss)(logits)
 
     options = {"xla_backend_optimization_level": 0}

@@ -110,7 +110,7 @@ def test_the_mesh(case, want, mesh_of):
     )
     want = jax.tree.map(np.asarray, want)
     with jax.enable_x64(False), jax.set_mesh(mesh_of(2, 1, 4)):
-        place = lambda x: jax.device_put(x, mesh.LOGITS_BSV)  # noqa: E731
+        place = lambda x: jax.device_put(x, mesh.LOGITS_BSV)
         got = run(place(logits), place(log_probs), mesh.place(batch, jax.sharding.get_mesh()))
         got = jax.tree.map(np.asarray, got)
     for name, (value, gradient, _) in want.items():
@@ -125,7 +125,7 @@ STEPPED = ("jensen_shannon-soft-2", "forward-sampled-1")
 def test_the_whole_step(name, tiny, make_batch, gradient_of, relative_error, mesh_of):
     """An online teacher, two microbatches, 2 x 2 x 2 devices: the same gradient of every parameter."""
     config = dataclasses.replace(tiny, objective=ALL[name], microbatches=1)
-    teacher = lambda: model.Transformer(dataclasses.replace(tiny.model, d_model=24), jax.random.key(9))  # noqa: E731
+    teacher = lambda: model.Transformer(dataclasses.replace(tiny.model, d_model=24), jax.random.key(9))
     batches = make_batch(1)
     want = gradient_of(config, batches, teacher=teacher())
     cut = dataclasses.replace(config, microbatches=2)

@@ -43,7 +43,7 @@ def row(batches, i):
 
 def test_a_fraction_of_the_steps_is_the_students_own(tiny):
     steps = jnp.arange(4000)
-    chosen = lambda c: np.asarray(jax.vmap(lambda i: on_policy.chosen(optim.hyper(c), i))(steps))  # noqa: E731
+    chosen = lambda c: np.asarray(jax.vmap(lambda i: on_policy.chosen(optim.hyper(c), i))(steps))
     got = chosen(with_own(tiny, 0.3))
     assert abs(got.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
     np.testing.assert_array_equal(got, chosen(with_own(tiny, 0.3, temperature=0.5)))

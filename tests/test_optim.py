@@ -86,7 +86,7 @@ def test_the_chain_is_the_papers_optimiser(mup):
     whole = ExperimentConfig(model=MODEL, optim=config, tokens=10 * 512)
     h, rng = optim.hyper(whole), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: models.Transformer(MODEL, key), jax.random.key(0))
-    draw = lambda scale: jax.tree.map(  # noqa: E731
+    draw = lambda scale: jax.tree.map(
         lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32), shapes
     )
     params = draw(1.0)

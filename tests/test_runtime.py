@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from distill import runtime
@@ -72,3 +75,19 @@ def test_a_run_that_is_asked_to_end_saves_itself_and_asks_to_be_requeued(tmp_pat
     assert len(steps) == 1 and steps[0] > 0
     assert f"SIGTERM: step {steps[0]} of 3906 is saved in {tmp_path}; run the same command again" in said
     assert "Traceback" not in said
+
+
+def test_programs_are_let_go_before_a_process_runs_out_of_memory_maps():
+    def maps():
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    def program(factor):
+        return jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(x @ x) * factor)))
+
+    held = [program(factor) for factor in range(12)]
+    for run in held:
+        run(jnp.ones((9, 9)))
+    before = maps()
+    assert not runtime.forget_programs(most=before + 1000) and maps() >= before
+    assert runtime.forget_programs(most=1) and maps() < before
+    assert held[0](jnp.zeros((9, 9))).shape == (9, 9)

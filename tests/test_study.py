@@ -125,6 +125,11 @@ def test_the_smoke_matrix():
         ({"models": ("a = 16x2",), "supervised": ("a @ many",)}, "wanted tokens"),
         ({"models": ("a = 16x2",), "teachers": ("a @ 8K",), "distilled": ("a@9K > a @ 4K",)}, "Did you mean 'a@8K'"),
         ({"models": ("a = 16x2",), "teachers": ("a @ 8K",), "distilled": ("a@8K a @ 4K",)}, "wanted 'teachers >"),
+        ({"models": ("a = 16x2",), "supervised": ("a @ 4K # 0, 1",)}, "wanted seeds behind the '#'"),
+        (
+            {"models": ("a = 16x2",), "teachers": ("a @ 8K # 0",), "distilled": ("a@8K > a @ 4K # 1",)},
+            "not among study.teachers of seed 1",
+        ),
     ],
 )
 def test_a_wrong_line_is_named(changes, message):
@@ -138,6 +143,18 @@ ABLATED = {
     "distilled": ("a@8K > a @ 4K 6K",),
     "ablations": ("lambda_ = 0 0.5 1", "target = soft topk:4 topk:16 argmax"),
 }
+
+
+def test_a_line_may_name_its_seeds():
+    lines = {
+        "models": ("c = 32x2", "p = 16x2"),
+        "teachers": ("c @ 1M", "c @ 250K # 0 2"),
+        "distilled": ("c@1M > p @ 125K", "c@250K > p @ 125K # 2"),
+        "seeds": (0, 1),
+    }
+    found = {task.name for task in matrix.expand(study(study=lines), Path("w"))}
+    teachers = {"c@1M", "c@1M#1", "c@250K", "c@250K#2"}
+    assert found == teachers | {"c@1M>p@125K", "c@1M>p@125K#1", "c@250K>p@125K#2"}
 
 
 def test_an_ablation_varies_one_setting_at_a_time():

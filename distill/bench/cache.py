@@ -89,7 +89,7 @@ def real(source: str, folder: Path, windows: int) -> tuple[NDArray[Any], NDArray
     teacher = online.load(source).params
     hidden = []
     for row in range(windows):
-        one = mesh.place(jax.tree.map(lambda x: np.asarray(x)[row : row + 1], batch), jax.sharding.get_mesh())  # noqa: B023
+        one = mesh.place(jax.tree.map(lambda x: np.asarray(x)[row : row + 1], batch), jax.sharding.get_mesh())
         hidden.append(np.asarray(extract.extract(SignalConfig(kind="hidden", dtype="float32"), teacher, one, None))[0])
     return np.stack(hidden), np.asarray(teacher.head_vd, np.float32)
 
@@ -177,7 +177,7 @@ def closeness(hidden: NDArray[Any], head: NDArray[Any], exact: list[SparseSignal
             rows = slice(start, start + few)
             z = (h[rows] @ head.T).astype(np.float64)
             p = fidelity._softmax(z)
-            both = [fidelity.dense(jax.tree.map(lambda x: x[rows], s), vocab, True) for s in (one, two)]  # noqa: B023
+            both = [fidelity.dense(jax.tree.map(lambda x: x[rows], s), vocab, True) for s in (one, two)]
             losses = [fidelity.kl(p, q) for q, _ in both]
             cost, added = cost + losses[0], added + losses[1] - losses[0]
             for name, make in students.items():
@@ -229,10 +229,10 @@ def speed(folder: Path) -> None:
         signal = SignalConfig(kind="topk", top_k=top_k)
         store = fill(folder / f"speed-{vocab}", signal, vocab, 64, seq_len, 32)
         windows = np.random.default_rng(0).permutation(64)[:16]
-        read = _median(lambda: store.read(windows)) / (16 * seq_len)  # noqa: B023
+        read = _median(lambda: store.read(windows)) / (16 * seq_len)
         one: Any = jax.tree.map(lambda x: x[0], store.read(windows[:1]))
         rank = np.arange(vocab)
-        pack = _median(lambda: extract.record(signal, rank, one, 0)) / seq_len  # noqa: B023
+        pack = _median(lambda: extract.record(signal, rank, one, 0)) / seq_len
         print(f"  V = {vocab:,d}, top-k {top_k}: packs {1 / pack:,.0f}, reads {1 / read:,.0f} tokens/s of CPU")
 
 

@@ -100,7 +100,7 @@ def loading(folder: Path) -> None:
             calls = min(max(2, 40_000_000 // (batch * length * stacked)), 400)
             loader.batches(0, stacked)
             cpu = time.process_time()
-            wall = _seconds(lambda: [loader.batches(k * stacked, stacked) for k in range(calls)])  # noqa: B023
+            wall = _seconds(lambda: [loader.batches(k * stacked, stacked) for k in range(calls)])
             cpu = time.process_time() - cpu
             tokens = calls * batch * length * stacked / 1e6
             sizes = f"batch {batch:>2} x {length:>4}, {stacked:>2} stacked"

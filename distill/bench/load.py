@@ -43,7 +43,7 @@ def record_runs(workdir: Path, count: int = 2000, points: int = 100) -> None:
     for i in range(count):
         N, D = float(chance.choice(sizes)), float(np.geomspace(2e9, 5e11, 25).round()[i % 25])
         teacher = alone[chance.integers(len(alone) // 2 + 1)] if i >= count // 2 else None
-        law: Any = (lambda: distilled(N, D, teacher.loss)) if teacher else (lambda: supervised(N, D))  # noqa: B023
+        law: Any = (lambda: distilled(N, D, teacher.loss)) if teacher else (lambda: supervised(N, D))
         loss = float(law() * np.exp(0.003 * chance.standard_normal()))
         record = RunRecord(
             run=f"{i:012x}", kind="distillation" if teacher else "supervised", N=int(N), D=int(D), D_unique=int(D),

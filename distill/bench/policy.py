@@ -38,7 +38,7 @@ def divergences(
     """KL(student, teacher) and KL(teacher, student) of each text [B], means over the tokens from `first` on."""
     log_q, log_p = (jax.nn.log_softmax(model(tokens[:, :-1]), axis=-1) for model in (student, teacher))
     counted = jnp.arange(tokens.shape[1] - 1)[None] >= first - 1
-    mean = lambda x: jnp.sum(jnp.sum(x, axis=-1) * counted, axis=1) / jnp.sum(counted)  # noqa: E731
+    mean = lambda x: jnp.sum(jnp.sum(x, axis=-1) * counted, axis=1) / jnp.sum(counted)
     return mean(losses.terms("reverse", log_p, log_q)), mean(jnp.exp(log_p) * (log_p - log_q))
 
 

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from distill import bucket
 from distill.data import storage
 from distill.data.columns import Columns
 from distill.data.config import FilesConfig
@@ -140,7 +141,7 @@ class Files:
     def _read_parquet(self, path: str, shard: int) -> Iterator[Document]:
         parquet = storage.optional("pyarrow.parquet", "pyarrow", path)
         arrow = storage.optional("pyarrow", "pyarrow", path)
-        with storage.local_or_remote(path).open("rb") as raw:
+        with bucket.at(path).open("rb") as raw:
             self._reading = shard, raw
             row = 0
             try:

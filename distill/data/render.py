@@ -70,9 +70,9 @@ class _Child:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
+            for stream in filter(None, (self._process.stdin, self._process.stdout)):
                 with contextlib.suppress(OSError):
-                    stream.close()  # type: ignore[union-attr]
+                    stream.close()
             self._process = None
 
 

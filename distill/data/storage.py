@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from distill import bucket
 from distill.data.errors import DataError
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
@@ -21,8 +22,8 @@ def expand(patterns: tuple[str, ...]) -> list[str]:
     """The files that globs match, each once, sorted; DataError for a pattern that matches nothing."""
     found: set[str] = set()
     for pattern in patterns:
-        matched = _glob_remote(pattern) if _remote(pattern) else glob.glob(pattern, recursive=True)
-        files = [path for path in matched if _remote(path) or Path(path).is_file()]
+        matched = _glob_remote(pattern) if bucket.remote(pattern) else glob.glob(pattern, recursive=True)
+        files = [path for path in matched if bucket.remote(path) or Path(path).is_file()]
         if not files:
             raise DataError(f"data.files: {pattern!r} matches no file")
         found.update(files)
@@ -34,31 +35,19 @@ def _glob_remote(pattern: str) -> list[str]:
     if not rest and not pattern.endswith("*"):
         return [pattern]
     folder = fixed.rpartition("/")[0]
-    try:
-        return [str(path) for path in local_or_remote(folder).glob(pattern[len(folder) + 1 :])]
-    except ImportError as error:
-        raise DataError(f"{pattern}: {error}") from None
-
-
-def _remote(path: str) -> bool:
-    return "://" in path
-
-
-def local_or_remote(path: str) -> Any:
-    """A pathlib.Path, or an epath.Path for a URL."""
-    return importlib.import_module("etils.epath").Path(path) if _remote(path) else Path(path)
+    return [str(path) for path in bucket.at(folder).glob(pattern[len(folder) + 1 :])]
 
 
 def size(path: str) -> int:
     """Bytes of a file as stored."""
-    stat = local_or_remote(path).stat()
-    return stat.length if _remote(path) else stat.st_size
+    stat = bucket.at(path).stat()
+    return stat.length if bucket.remote(path) else stat.st_size
 
 
 @contextlib.contextmanager
 def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The decompressed bytes of a file, streaming, and the file as stored (whose position tells the progress)."""
-    with local_or_remote(path).open("rb") as raw:
+    with bucket.at(path).open("rb") as raw:
         if path.endswith(".zst"):
             zstandard = optional("zstandard", "zstandard", path)
             try:
@@ -112,7 +101,7 @@ def optional(module: str, package: str, path: str) -> Any:
 
 def probe(path: str, size: int) -> str:
     """sha256 of the first and last 64 KiB of a file: its content, when it is small."""
-    with local_or_remote(path).open("rb") as file:
+    with bucket.at(path).open("rb") as file:
         head = file.read(_PROBE)
         if size > 2 * _PROBE:
             file.seek(size - _PROBE)

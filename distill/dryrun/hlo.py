@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections import Counter
 
 WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
@@ -82,10 +81,8 @@ def collectives(text: str) -> list[Collective]:
 
 def bytes_by_kind(found: list[Collective]) -> dict[str, float]:
     """Bytes that a device sends a step, by kind."""
-    total: Counter[str] = Counter()
-    for one in found:
-        total[one.kind] += one.wire  # type: ignore[assignment]
-    return {kind: float(total[kind]) for kind in KINDS if total[kind]}
+    total = {kind: float(sum(one.wire for one in found if one.kind == kind)) for kind in KINDS}
+    return {kind: wire for kind, wire in total.items() if wire}
 
 
 class _Program:

@@ -53,7 +53,7 @@ def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
-        draw = lambda model: lower(Transformer(model, jax.random.key(0)), config.teacher.dtype)  # noqa: E731
+        draw = lambda model: lower(Transformer(model, jax.random.key(0)), config.teacher.dtype)
         taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
     batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
     count = jax.ShapeDtypeStruct((), jnp.int32)

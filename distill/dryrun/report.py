@@ -1,32 +1,12 @@
 """What a dry run found, and how it is said."""
 
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
-from typing import Any
 
-from distill import counts, mesh
-from distill.config import ConfigError, ExperimentConfig, ModelConfig, to_flat
+from distill import config_file, counts, mesh
+from distill.config import ExperimentConfig, ModelConfig
 from distill.dryrun import arithmetic, compiler, hlo, program
 from distill.dryrun.chips import GIB, Chip
-
-_TEMPLATE = '''"""{what}
-
-    python -m launch.train --config={path} --workdir=DIR{teacher}
-"""
-
-from ml_collections import ConfigDict
-
-from configs import base
-
-
-def get_config(arg: str = "") -> ConfigDict:
-    config = base.get_config(arg)
-    with config.unlocked():
-{lines}
-    return config
-'''
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +105,7 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
 
 def rows(r: Report) -> list[tuple[str, str]]:
     """(what, how much) in the order to be read."""
-    gib = lambda n: f"{n / GIB:,.2f} GiB"  # noqa: E731
+    gib = lambda n: f"{n / GIB:,.2f} GiB"
     verdict = "fits" if r.fits else "DOES NOT FIT"
     found = [
         ("chips", f"{r.chips:,d} {r.chip}; memory and collectives by {r.source}"),
@@ -150,21 +130,12 @@ def rows(r: Report) -> list[tuple[str, str]]:
 def write_config(config: ExperimentConfig, path: Path, taught: bool) -> None:
     """A config file with every field that differs from its default, D given as whole steps; written whole or not."""
     config = dataclasses.replace(config, tokens=counts.training_tokens(config))
-    default: dict[str, Any] = to_flat(ExperimentConfig())
-    changed = {key: value for key, value in to_flat(config).items() if value != default[key]}
     m = config.mesh
-    text = _TEMPLATE.format(
-        what=f"N = {counts.non_embedding(config.model):,d}, D = {config.tokens:,d} on a mesh of data={m.data}, "
-        f"fsdp={m.fsdp}, tensor={m.tensor}.",
-        path=path,
-        teacher=" --config.teacher.source=TEACHER" if taught and not config.teacher.source else "",
-        lines="\n".join(f"        config.{key} = {value!r}" for key, value in changed.items()),
+    sizes = f"N = {counts.non_embedding(config.model):,d}, D = {config.tokens:,d}"
+    source = " --config.teacher.source=TEACHER" if taught and not config.teacher.source else ""
+    config_file.write(
+        path,
+        config,
+        what=f"{sizes} on a mesh of data={m.data}, fsdp={m.fsdp}, tensor={m.tensor}.",
+        command=f"python -m launch.train --config={path} --workdir=DIR{source}",
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"--emit-config={path}: cannot be written ({error.strerror})") from None

@@ -180,7 +180,7 @@ class _Writer:
 @functools.partial(jax.jit, static_argnums=0)
 def _keys(seed: int, items: jax.Array) -> jax.Array:
     """A key for each (prompt, sample) [B, 2]: what a completion is does not depend on its batch."""
-    one = lambda item: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), item[0]), item[1])  # noqa: E731
+    one = lambda item: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), item[0]), item[1])
     return jax.vmap(one)(items)
 
 

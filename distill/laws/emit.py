@@ -1,33 +1,10 @@
 """Recipes as config files that `launch.train` runs."""
 
-import os
-import tempfile
-import textwrap
 from pathlib import Path
 
-from distill.config import ExperimentConfig, to_flat
+from distill import config_file
 from distill.laws.planner import Plan
 from distill.laws.recipe import TEACHER_WORKDIR, Recipe
-from distill.laws.scenarios import PlanError
-
-_TEMPLATE = '''"""{what} of a plan.
-
-{advice}
-
-    {command}
-"""
-
-from ml_collections import ConfigDict
-
-from configs import base
-
-
-def get_config(arg: str = "") -> ConfigDict:
-    config = base.get_config(arg)
-    with config.unlocked():
-{lines}
-    return config
-'''
 
 
 def write(recipe: Recipe, plan: Plan, folder: Path) -> str:
@@ -43,28 +20,7 @@ def write(recipe: Recipe, plan: Plan, folder: Path) -> str:
     for name, (config, what) in files.items():
         workdir = TEACHER_WORKDIR if name == "teacher.py" else f"runs/{Path(name).stem}"
         command = f"python -m launch.train --config={folder / name} --workdir={workdir}"
-        _replace(folder / name, _text(config, what, advice, command))
+        config_file.write(folder / name, config, what=f"{what} of a plan.", command=command, advice=advice)
         model = config.model
         lines.append(f"{command}  # d_model {model.d_model}, {model.n_layers} layers, {config.tokens:,} tokens")
     return "\n".join(lines)
-
-
-def _text(config: ExperimentConfig, what: str, advice: str, command: str) -> str:
-    """A config file that sets every field which differs from its default."""
-    default = to_flat(ExperimentConfig())
-    changed = {key: value for key, value in to_flat(config).items() if value != default[key]}
-    lines = "\n".join(f"        config.{key} = {value!r}" for key, value in changed.items())
-    advice = "\n".join(textwrap.wrap(advice, 110))
-    return _TEMPLATE.format(what=what, advice=advice, command=command, lines=lines)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be written ({error.strerror})") from error

@@ -110,7 +110,7 @@ def spark(values: _Numbers, width: int) -> str:
         return ""
     low, high = min(known), max(known)
     picked = [values[i * len(values) // width] for i in range(width)] if len(values) > width else list(values)
-    level = lambda value: 1 + round((value - low) / ((high - low) or 1) * (len(_BARS) - 2))  # noqa: E731
+    level = lambda value: 1 + round((value - low) / ((high - low) or 1) * (len(_BARS) - 2))
     return "".join(_BARS[level(value)] if math.isfinite(value) else " " for value in picked)
 
 

@@ -79,9 +79,7 @@ def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[
     return found
 
 
-def _group(
-    config: StudyExperimentConfig, field: str, lines: list[str], seed: int, split: Split
-) -> Iterator[Planned]:
+def _group(config: StudyExperimentConfig, field: str, lines: list[str], seed: int, split: Split) -> Iterator[Planned]:
     for line in lines:
         names, separator, budgets = line.partition("@")
         if not separator:

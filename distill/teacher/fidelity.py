@@ -87,7 +87,7 @@ class Fidelity:
 
     def result(self) -> dict[str, Any]:
         forward, back, ab, aa, bb = self._sums.tolist()
-        number = lambda total: total / self._tokens if np.isfinite(total) else None  # noqa: E731
+        number = lambda total: total / self._tokens if np.isfinite(total) else None
         return {
             "tokens": self._tokens,
             "kl": number(forward),

@@ -151,9 +151,11 @@ class Shard:
             with self.path.open("rb") if contents is None else contextlib.nullcontext() as file:
                 for i, place in enumerate(places):
                     window, offset, size, most = self.index[place].tolist()
-                    if file is not None:
+                    if contents is not None:
+                        content = contents[i]
+                    elif file is not None:
                         file.seek(offset)
-                    content = file.read(_RECORD.size + size) if file is not None else contents[i]  # type: ignore[index]
+                        content = file.read(_RECORD.size + size)
                     digest = _record_digest(self.name, window, size, most, content[_RECORD.size :])
                     if content[: _RECORD.size] != _RECORD.pack(window, size, most, digest):
                         end = offset + _RECORD.size + size

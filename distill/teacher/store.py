@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from distill import bucket, tree
 from distill.config import ConfigError, ObjectiveConfig, TeacherConfig
-from distill.data.storage import local_or_remote
 from distill.losses import NOTHING
 from distill.teacher import codec, manifest
 from distill.teacher.errors import SignalError
@@ -32,7 +31,7 @@ class SignalStore:
 
         `found` is its manifest while that is not yet written.
         """
-        self.path, self._remote = local_or_remote(str(path)), bucket.remote(path)
+        self.path, self._remote = bucket.at(str(path)), bucket.remote(path)
         self.manifest = manifest.read(self.path) if found is None else found
         recipe = self.manifest["recipe"]
         manifest.compare(path, recipe.get("codec", {}), codec.NUMBERS, "a codec of")
@@ -200,7 +199,7 @@ def named(teacher: TeacherConfig) -> TeacherConfig:
     """
     if not teacher.store:
         raise ConfigError("config.teacher.store: got '', wanted the folder that launch.cache made (signal='stored')")
-    recipe = manifest.read(local_or_remote(teacher.store))["recipe"]
+    recipe = manifest.read(bucket.at(teacher.store))["recipe"]
     words = tree.build(SignalConfig, recipe["signal"], f"{teacher.store}: signal").words
     for name, held in (("run", recipe["teacher"]["run"]), ("stored", words)):
         given = getattr(teacher, name)

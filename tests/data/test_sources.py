@@ -23,6 +23,7 @@ from distill.data.config import (
     TokenizerConfig,
 )
 from distill.data.documents import SPLITS
+from tests import gcs
 
 ALL_TRAIN = SplitConfig(validation=0.0, teacher=1.0)
 
@@ -104,11 +105,13 @@ def bucket():
             bare = path.removeprefix("gs://").removeprefix("gcs://").strip("/")
             return f"/{bare}" if bare else ""
 
+    gcs.forget()
     for name in Bucket.protocol:
         fsspec.register_implementation(name, Bucket, clobber=True)
     yield importlib.import_module("etils.epath").Path("gs://bucket")
     for name in Bucket.protocol:
         del sys.modules["fsspec.registry"]._registry[name]
+    gcs.forget()
 
 
 def test_files_in_a_bucket(tmp_path, texts, bucket):

@@ -166,7 +166,7 @@ def test_what_passes_is_decided_again_without_generating_again(wanted, done, tmp
     (tmp_path / generate.JOURNAL).write_bytes((output / generate.JOURNAL).read_bytes())
     found = records(output)
     least = float(np.median([r["log_prob"] for r in found]))
-    good = lambda r: r["sample"] == 0  # noqa: E731
+    good = lambda r: r["sample"] == 0
     manifest = generate.generate(
         dataclasses.replace(wanted, min_log_prob=least),
         tmp_path,

@@ -199,7 +199,7 @@ def test_what_cannot_be_expressed_is_refused_by_name(change, words):
 
 def test_windows_that_cannot_bind_are_none():
     mistral = LLAMA | {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2}
-    read = lambda **fields: architecture.read_config(mistral | fields, "").window  # noqa: E731
+    read = lambda **fields: architecture.read_config(mistral | fields, "").window
     assert read() == 4096  # Mistral's own default where the field is absent
     assert read(sliding_window=None) == read(sliding_window=64, max_position_embeddings=64) == 0
     assert read(sliding_window=63, max_position_embeddings=64) == 63

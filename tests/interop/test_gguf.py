@@ -248,7 +248,7 @@ def test_the_tokenizer_inside(tmp_path, cut):
 
     write(tmp_path / "m.gguf", "F32", extra=extra)
     made = SubwordTokenizer(str(tmp_path / "m.gguf"))
-    encode = lambda text, template=False: [tokens[i] for i in made.encode([Part(text, template=template)])[0]]  # noqa: E731
+    encode = lambda text, template=False: [tokens[i] for i in made.encode([Part(text, template=template)])[0]]
     assert len(encode("123")) == (3 if cut in ("smollm", "qwen2") else 1)
     assert encode(" a<|im_end|>")[:1] == ["Ġa"] and len(encode(" a<|im_end|>")) > 5
     assert encode("a<|im_end|>", template=True) == ["a", "<|im_end|>"]

@@ -70,7 +70,7 @@ def test_texts_longer_than_the_context_and_continuations():
 
     model, text = Transformer(CONFIG, jax.random.key(3)), "one two three four"
     harness = Harness(model, ByteTokenizer(), context=8)
-    ask = lambda *args: Instance(request_type="", doc={}, arguments=args, idx=0)  # noqa: E731
+    ask = lambda *args: Instance(request_type="", doc={}, arguments=args, idx=0)
     ids, want = [0, *text.encode()], 0.0
     run = jax.jit(lambda m, t: jax.nn.log_softmax(m(t)[0], axis=-1))
     for start in range(0, len(ids) - 1, 8):

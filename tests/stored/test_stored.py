@@ -156,7 +156,7 @@ def refused(config, store, match):
 
 def test_other_data_tokens_and_targets_are_refused_with_both_sides(student, made, tmp_path):
     config, store = reading(student, "topk", made("topk")), lesson.open_store(student, "")
-    change = lambda **fields: dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))  # noqa: E731
+    change = lambda **fields: dataclasses.replace(config, data=dataclasses.replace(config.data, **fields))
     refused(change(split="teacher"), store, "made for data of split='student', and this run has 'teacher'")
     refused(change(packing="segments"), store, "packing='windows', and this run has 'segments'")
     refused(dataclasses.replace(config, seq_len=8), store, "seq_len=16, and this run has 8")

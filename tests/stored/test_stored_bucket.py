@@ -1,7 +1,5 @@
 """A store of signals in a bucket is read as on a disk, its records side by side."""
 
-import importlib
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,9 +10,7 @@ import pytest
 
 from distill.teacher.errors import SignalError
 from distill.teacher.store import SignalStore
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import gcs  # noqa: E402
+from tests import gcs
 
 
 @pytest.fixture
@@ -39,10 +35,9 @@ def bucket(monkeypatch):
         "NO_GCE_CHECK": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    system = importlib.import_module("gcsfs").GCSFileSystem
-    system.clear_instance_cache()
+    gcs.forget()
     yield server
-    system.clear_instance_cache()
+    gcs.forget()
     server.shutdown()
 
 
@@ -64,6 +59,10 @@ def test_signals_in_a_bucket_are_those_on_the_disk(made, bucket, kind):
     bucket.objects["bucket", name] = (2, bytes(content))
     with pytest.raises(SignalError, match="gs://bucket/store/shard-000001.signal"):
         SignalStore("gs://bucket/store").verify()
+    other = bucket.objects["bucket", "store/manifest.json"][1]
+    bucket.objects["bucket", "store/manifest.json"] = (3, other + b" ")  # by another host, and longer
+    with pytest.raises(SignalError, match="was changed after it was written"):
+        SignalStore("gs://bucket/store")
     del bucket.objects["bucket", name]
     with pytest.raises(SignalError, match="cannot be read|is missing"):
         there.read(windows)

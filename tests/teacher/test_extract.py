@@ -212,9 +212,7 @@ def test_a_store_may_be_made_on_any_mesh(teacher_and_batch, kind, mesh_of, asser
     one = cut(KINDS[kind], teacher, batch)
     device_mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(device_mesh):
-        place = lambda x: jax.device_put(  # noqa: E731
-            np.asarray(x), jax.NamedSharding(device_mesh, jax.typeof(x).sharding.spec)
-        )
+        place = lambda x: jax.device_put(np.asarray(x), jax.NamedSharding(device_mesh, jax.typeof(x).sharding.spec))
         other = cut(KINDS[kind], jax.tree.map(place, teacher), batch)
     if kind != "hidden":
         np.testing.assert_array_equal(one.ids, other.ids)

@@ -87,7 +87,7 @@ def test_segments_and_positions_reach_the_teacher(teacher, texts):
     segment = np.repeat(np.array([[1] * 7 + [2] * 9], np.int32), COUNT, axis=0)
     position = np.repeat(np.array([[*range(7), *range(9)]], np.int32), COUNT, axis=0)
     packed = dataclasses.replace(whole, segment=segment, position=position)
-    reader = lambda ids: jax.tree.map(lambda array: array[np.asarray(ids)], packed)  # noqa: E731
+    reader = lambda ids: jax.tree.map(lambda array: array[np.asarray(ids)], packed)
     got = MemorySignal(teacher, reader, COUNT, SEQ, memory_gib=1.0).read(np.arange(8)).log_probs
     np.testing.assert_allclose(got, online(teacher, packed)[:8], rtol=2**-10)
     assert np.abs(got - online(teacher, whole)[:8]).max() > 1e-2
