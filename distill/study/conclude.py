@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from distill import counts, laws
+from distill import counts, data, laws
 from distill.config import DistillError, StudyExperimentConfig
 from distill.ledger import Prediction, PredictionTable
+from distill.report.results import FittedLaw
 from distill.runs import RunTable, write_atomically
 from distill.study.matrix import Planned, models
 
@@ -138,6 +139,17 @@ def predict(found: Laws, tasks: Sequence[Planned], workdir: Path) -> int:
         )
     PredictionTable(workdir / "predictions.csv").add(predictions)
     return len(predictions)
+
+
+def truth(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
+    """One sentence where the text is a language of known entropy, else '': its rate beside the E of Eq. 1, in nats."""
+    law = next((law for law in fitted if hasattr(law.law, "E")), None)
+    if config.data.source != "generated" or law is None:
+        return ""
+    rate = data.make_language(config.data.generated).entropy_rate()
+    E: Any = getattr(law.law, "E")  # noqa: B009 - a law of any form
+    low, high = law.intervals["E"]
+    return f"The language's entropy is {rate:.4f} nats a token; E is fitted as {E:.4f} [{low:.4f}, {high:.4f}]."
 
 
 def concluded(workdir: Path) -> bool:

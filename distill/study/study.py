@@ -72,7 +72,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
 
 
 def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
-    from distill.report import screen
+    from distill.report import results, screen
     from distill.report import study as page
     from distill.study import conclude
 
@@ -83,7 +83,9 @@ def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) ->
         runtime.cache_compilations()
         conclude.advise(config, conclude.fit(config, workdir), workdir)
         path = page.write(workdir)
-    console.print(screen.summary(workdir))
+    found = results.load(workdir)
+    console.print(screen.summary(found))
+    console.print(conclude.truth(config, found.laws), highlight=False)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
