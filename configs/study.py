@@ -51,8 +51,8 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.seeds = (0, 1, 2)
             config.objective.tail = "renormalise"  # of what topk and topp leave out, as in the paper
         elif arg == "entropy":
-            # 256 distributions over 256 symbols, of full rank: small widths cannot hold them. (With 1,024 contexts of 32
-            # symbols and depth 2 the smallest model stays at the frequencies of symbols: a plateau, not a law.)
+            # 256 distributions over 256 symbols, of full rank: small widths cannot hold them. (With 1,024 contexts of
+            # 32 symbols at depth 2 the smallest model stays at the frequencies of symbols: a plateau, not a law.)
             config.data.source = "generated"
             config.data.generated.update(symbols=256, depth=1, concentration=0.1)
             config.data.generated.update(tokens=10_000_000, validation_tokens=262_144)
