@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple)")
+    add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple, micro)")
     add("--law", default="distillation", help="a form: supervised, distillation, distillation-limit, chinchilla, ...")
     add("--forms", default="", help="a Python file with forms of your own, imported first")
     add("--supervised", default="paper", help="Lsup of a student law: paper, table (fit it first), or a law file")

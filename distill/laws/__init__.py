@@ -75,7 +75,7 @@ _WHERE = {
     ),
     "registry": ("from_dict", "get", "load"),
     "objective": ("Objective",),
-    "table": ("Table", "from_arrays", "load_table"),
+    "table": ("Table", "from_arrays", "load_table", "shipped"),
     "fitting": ("Fit", "Status", "fit"),
     "uncertainty": ("Bootstrap", "Prediction", "bootstrap"),
     "profiles": ("Profile", "profile"),

@@ -24,7 +24,7 @@ from distill.laws.law import Law, LawError
 from distill.laws.parameters import Setting
 from distill.laws.solver import Rows
 
-SHIPPED = ("apple",)
+SHIPPED = ("apple", "micro")
 ALIASES = {
     "N_S": ("N_S", "N"),
     "D_S": ("D_S", "D_S_nominal", "D"),
@@ -96,26 +96,27 @@ class Table:
 
 
 def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> Table:
-    """Reads a table of runs: the name of one that ships ("apple"), or a .csv, .jsonl or .parquet file.
+    """Reads a table of runs: the name of one that ships ("apple", "micro"), or a .csv, .jsonl or .parquet file.
 
     `columns` maps the law's names to the file's: {"N": "params", "D": "tokens"}. Raises LawError.
     """
-    source = str(path)
-    if source in SHIPPED:
-        content = resources.files("distill.laws").joinpath(f"tables/{source}.csv").read_bytes()
-        suffix = ".csv"
-    else:
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            hint = nearest(source, SHIPPED)
-            raise LawError(f"{source}: cannot be read ({error.strerror}); wanted a table of runs.{hint}") from error
-        suffix = Path(path).suffix.lower()
+    source, place = str(path), shipped(str(path)) if str(path) in SHIPPED else Path(path)
+    try:
+        content = place.read_bytes()
+    except OSError as error:
+        hint = nearest(source, SHIPPED)
+        raise LawError(f"{source}: cannot be read ({error.strerror}); wanted a table of runs.{hint}") from error
+    suffix = place.suffix.lower()
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if suffix not in readers:
         raise LawError(f"{source}: a table of runs is a .csv, .jsonl or .parquet file, got {suffix or 'no suffix'!r}.")
     names, rows, lines = readers[suffix](content, source)
     return make_table(names, rows, source, hashlib.sha256(content).hexdigest(), columns, lines)
+
+
+def shipped(name: str) -> Path:
+    """Where a table that ships with the package lies: "apple", the paper's runs, or "micro", our own."""
+    return Path(str(resources.files("distill.laws"))) / "tables" / f"{name}.csv"
 
 
 def make_table(

@@ -122,14 +122,20 @@ class Results:
 
 
 def load(workdir: str | Path) -> Results:
-    """Reads a study's workdir. Raises ReportError without finished runs, DistillError for a damaged file."""
-    workdir = Path(workdir)
-    path = workdir / "runs.csv"
+    """Reads a study's workdir, or the runs of a table alone (a file, such as `laws.shipped("micro")`).
+
+    Raises ReportError without finished runs, DistillError for a damaged file.
+    """
+    alone = Path(workdir).is_file()
+    path = Path(workdir) if alone else Path(workdir) / "runs.csv"
+    workdir = path.parent
     runs = tuple(RunTable(path).load())
     if not runs:
         found = "has no finished run" if path.exists() else "does not exist"
         raise ReportError(f"{path} {found}; wanted the workdir of a study (python -m launch.study makes one)")
     _refuse_nonsense(path, runs)
+    if alone:
+        return Results(workdir=workdir, runs=runs)
     curves: dict[str, list[CurvePoint]] = {}
     for point in CurveTable(workdir / "curves.csv").load():
         curves.setdefault(point.run, []).append(point)
