@@ -131,6 +131,8 @@ def _recipe(
             "checkpoint": _checkpoint(config, lesson),
             "vocab_size": taught.model.tokens,
             "d_model": taught.model.d_model,
+            # Stores from before teachers had a precision name none.
+            **({} if config.teacher.dtype == "float32" else {"dtype": config.teacher.dtype}),
         },
         "data": data_of(config, store),
         "windows": extent,

@@ -201,8 +201,9 @@ def named(teacher: TeacherConfig) -> TeacherConfig:
         raise ConfigError("config.teacher.store: got '', wanted the folder that launch.cache made (signal='stored')")
     recipe = manifest.read(bucket.at(teacher.store))["recipe"]
     words = tree.build(SignalConfig, recipe["signal"], f"{teacher.store}: signal").words
-    for name, held in (("run", recipe["teacher"]["run"]), ("stored", words)):
+    dtype = recipe["teacher"].get("dtype", "float32")
+    for name, held in (("run", recipe["teacher"]["run"]), ("stored", words), ("dtype", dtype)):
         given = getattr(teacher, name)
-        if given not in ("", held):
+        if given not in ("", "float32", held):
             raise ConfigError(f"config.teacher.{name}={given!r}, but the store {teacher.store} holds {held!r}")
-    return dataclasses.replace(teacher, run=recipe["teacher"]["run"], stored=words)
+    return dataclasses.replace(teacher, run=recipe["teacher"]["run"], stored=words, dtype=dtype)

@@ -63,6 +63,21 @@ def test_sampled_signals_teach(student, made, tmp_path):
     assert one.loss == two.loss and np.isfinite(metrics(tmp_path / "one")).all()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_store_says_in_which_precision_its_teacher_spoke(dtype, student, made, tmp_path):
+    lowered = dataclasses.replace(student, teacher=dataclasses.replace(student.teacher, dtype=dtype))
+    signals.make(lowered, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
+    online = train.train(lowered, tmp_path / "online")
+    taught = train.train(reading(student, "full", tmp_path / "store"), tmp_path / "stored")
+    assert "teacher.dtype = '" + dtype in (tmp_path / "stored" / "config.txt").read_text().replace('"', "'")
+    assert taught.loss == pytest.approx(online.loss, rel=1e-4)
+    other = "int8" if dtype == "bfloat16" else "bfloat16"
+    with pytest.raises(ConfigError, match=f"teacher.dtype='{other}', but the store .* holds '{dtype}'"):
+        named(dataclasses.replace(reading(student, "full", tmp_path / "store").teacher, dtype=other))
+    with pytest.raises(SignalError, match="begun with teacher.dtype"):
+        signals.make(student, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
+
+
 def test_without_the_teacher_the_run_is_the_same_and_says_what_it_knows(student, made, tmp_path):
     config = reading(student, "topk", made("topk"))
     with_it = train.train(config, tmp_path / "with")
