@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -67,21 +69,24 @@ def compile_step(config: ExperimentConfig, teacher: ModelConfig | None, chip: Ch
     count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
     made = mesh.make(config.mesh, devices(chip, count))
     traced = program.trace(config, teacher, made).traced
-    with jax.set_mesh(made), _quiet():
+    with jax.set_mesh(made), tempfile.TemporaryDirectory() as folder, _quiet():
+        # libtpu writes its program down itself: JAX cannot always read one back (v5p's async collectives).
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
-            done = traced.lower(lowering_platforms=("tpu",)).compile()
+            done = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             said = str(error)
             if "RESOURCE_EXHAUSTED" not in said:
                 raise
             line = next((line for line in said.splitlines() if "Ran out of memory" in line), said.splitlines()[0])
             raise DoesNotFit(line.strip()) from None
+        (text,) = [path.read_text("utf-8") for path in Path(folder).glob("*train_steps*.after_optimizations.txt")]
     found = done.memory_analysis()
     return Compiled(
         arguments=found.argument_size_in_bytes,
         temporaries=found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes,
         code=found.generated_code_size_in_bytes,
-        collectives=hlo.collectives(done.as_text()),
+        collectives=hlo.collectives(text),
     )
 
 
