@@ -9,12 +9,12 @@ extra parameter rests on a bound.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from distill.laws.fitting import Fit, fit
 from distill.laws.law import Law, LawError
-from distill.laws.objective import Objective
 from distill.laws.table import Table
 from distill.laws.uncertainty import refit
 
@@ -44,14 +44,16 @@ def compare(
     supervised: Law | None = None,
     folds: int = 10,
     cluster: str | None = None,
-    objective: Objective | str | None = None,
-    delta: float = 1e-3,
     seed: int = 0,
+    **options: Any,
 ) -> list[Compared]:
-    """Fits forms to one table and cross-validates each on the same folds; sorted by the left-out error."""
+    """Fits forms to one table and cross-validates each on the same folds; sorted by the left-out error.
+
+    Further options are those of `fit`.
+    """
     found = []
     for form in forms:
-        one = fit(form, runs, supervised=supervised, objective=objective, delta=delta, seed=seed)
+        one = fit(form, runs, supervised=supervised, seed=seed, **options)
         found.append(Compared(fit=one, left_out=left_out(one, folds, cluster, seed)))
     return sorted(found, key=lambda one: one.error)
 
