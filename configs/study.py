@@ -12,18 +12,29 @@ micro            222 runs: two-layer models of 7K to 222K parameters (teachers t
 entropy          65 runs on a random language whose entropy is known: how near does the fitted E come to it?
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
+
+The paper's protocols (section 4.3), at the scale of `micro` or, as paper-NAME, on the paper's ladder and recipe (pods):
+fixed-M, isoflop  supervised runs of 20 tokens a parameter, and of fixed FLOPs
+A                 students of fixed FLOPs under teachers of 20 tokens a parameter
+B                 students of 20 tokens a parameter under teachers of fixed FLOPs
+C                 students of 20 to 320 tokens a parameter under teachers of 20
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import base, train
+from distill import ladder
 from distill.config import ConfigError, StudyExperimentConfig, nearest
 
-PRESETS = ("smoke", "micro", "entropy", "ablations")
+PROTOCOLS = ("fixed-M", "isoflop", "A", "B", "C")
+PRESETS = ("smoke", "micro", "entropy", "ablations", *PROTOCOLS, *(f"paper-{name}" for name in PROTOCOLS))
+MICRO = {"p": 16, "q": 24, "c": 32, "r": 48, "s": 64, "t": 96, "u": 160}  # widths; two layers
 
 
 def get_config(arg: str = "smoke") -> ConfigDict:
     arg = arg or "smoke"
+    if arg.removeprefix("paper-") in PROTOCOLS:
+        return _protocol(arg.removeprefix("paper-"), arg.startswith("paper-"))
     config = base.get_config(config=StudyExperimentConfig())
     with config.unlocked():
         # Width 16 a head; two layers throughout, because one-layer models sit off the law of deeper ones.
@@ -64,9 +75,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.distilled = ("c@1M s@4M > p q c r @ 250K 500K 1M 2M",)
             config.study.seeds = (0, 1)
         elif arg == "micro":
-            config.study.models = (
-                "p = 16x2", "q = 24x2", "c = 32x2", "r = 48x2", "s = 64x2", "t = 96x2", "u = 160x2",
-            )  # fmt: skip
+            config.study.models = _micro_models()
             config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M", "c t @ 1M # 2 3")
             config.study.supervised = ("p q c r s t @ 250K 500K 1M 2M 4M 8M", "q r @ 250K 500K 1M 2M # 2 3")
             config.study.distilled = (
@@ -81,4 +90,47 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.data.update(source="tokens", tokens="stores/prose")
         else:
             raise ConfigError(f"configs/study.py: there is no preset {arg!r}.{nearest(arg, PRESETS)}")
+    return config
+
+
+def _micro_models() -> tuple[str, ...]:
+    return tuple(f"{name} = {width}x2" for name, width in MICRO.items())
+
+
+def _protocol(name: str, paper: bool) -> ConfigDict:
+    """One of PROTOCOLS: teachers and students are rows of the paper's ladder, or of MICRO."""
+    config = base.get_config(config=StudyExperimentConfig())
+    with config.unlocked():
+        if paper:
+            given = train.get_config("546M")  # the recipe; a study's models have their own sizes
+            for field in ("model", "optim", "data", "seq_len", "batch_size", "tokens", "eval"):
+                config[field] = given[field]
+            config.model.update(d_head=ladder.HEAD_DIM)
+            config.study.models = tuple(f"{n} = {ladder.HEAD_DIM * k}x{k}" for n, k in ladder.PAPER_LADDER.items())
+            teachers, students = (
+                "546M 975M 1.82B 2.72B 3.87B 4.82B 7.75B",
+                "143M 266M 546M 975M 1.82B 3.08B 4.82B 7.75B",
+            )
+            flops, fixed = "C3e19 C1e20 C3e20 C1e21", "143M 546M 975M 1.82B"
+        else:
+            config.model.update(d_head=16, d_ff_multiple=16, tied=False, unroll=2)
+            config.teacher.update(signal="memory", memory_gib=5.0)
+            config.optim.learning_rate = 7e-3
+            config.data.update(source="tokens", tokens="stores/prose")
+            config.study.models = _micro_models()
+            teachers, students = "q c r s t", "p q c r s"
+            flops, fixed = "C3e10 C1e11 C3e11 C1e12", "p c s"
+        study = config.study
+        if name == "fixed-M":
+            study.supervised = (f"{students} @ 20N",)
+        elif name == "isoflop":
+            study.supervised = (f"{students} @ {flops}",)
+        elif name == "B":
+            study.teachers = (f"{teachers} @ {flops}",)
+            labels = " ".join(f"{teacher}@{budget}" for teacher in teachers.split() for budget in flops.split())
+            study.distilled = (f"{labels} > {fixed} @ 20N",)
+        else:
+            study.teachers = (f"{teachers} @ 20N",)
+            labels = " ".join(f"{teacher}@20N" for teacher in teachers.split())
+            study.distilled = (f"{labels} > {students} @ {flops if name == 'A' else '20N 40N 80N 160N 320N'}",)
     return config

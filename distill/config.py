@@ -358,16 +358,17 @@ class ExperimentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A matrix of runs over models, budgets and teachers, written as one line a group.
+    """A matrix of runs over models, budgets and teachers, one line a group.
 
     models      'name = width x layers', e.g. 'c = 32x2'; everything else is taken from the experiment's model
-    supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text
+    supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text. A budget is a
+                number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile)
     teachers    'models @ budgets'; trained on the teachers' half
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run once more
                 with each, all else as it is; such a study compares settings and fits no law
 
-    A line that ends in '# 0 1 2' is run with these seeds, any other with `seeds`. A student has its teacher's seed.
+    A line that ends in '# 0 1 2' is run with these seeds, others with `seeds`. A student has its teacher's seed.
     """
 
     models: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from configs import study as study_config
+from distill import counts
 from distill.config import ConfigError, StudyExperimentConfig, build
 from distill.runs import RunTable
 from distill.study import matrix, schedule
@@ -155,6 +156,39 @@ def test_a_line_may_name_its_seeds():
     found = {task.name for task in matrix.expand(study(study=lines), Path("w"))}
     teachers = {"c@1M", "c@1M#1", "c@250K", "c@250K#2"}
     assert found == teachers | {"c@1M>p@125K", "c@1M>p@125K#1", "c@250K>p@125K#2"}
+
+
+@pytest.mark.parametrize("scale", ["", "paper-"])
+@pytest.mark.parametrize("name", study_config.PROTOCOLS)
+def test_the_protocols_hold_fixed_what_they_say(name, scale):
+    """Tokens a parameter, or FLOPs of training, to within one step."""
+    config = build(StudyExperimentConfig, study_config.get_config(scale + name).to_dict())
+    tasks = matrix.expand(config, Path("w"))
+    taught = [task for task in tasks if task.config.teacher.run]
+    teachers = {task.run: task for task in tasks if task.config.data.split == "teacher"}
+    alone = [task for task in tasks if not task.config.teacher.run and task.run not in teachers]
+    kinds = {
+        "fixed-M": (alone, "N"),
+        "isoflop": (alone, "C"),
+        "A": (taught, "C"),
+        "B": (taught, "N"),
+        "C": (taught, ""),
+    }
+    held, by = kinds[name]
+    assert len(held) >= 5 and {task.config.teacher.run for task in taught} == set(teachers)
+    step = config.batch_size * config.seq_len
+
+    def per_parameter(task, wanted):
+        N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
+        return min(abs(D - M * N) for M in wanted) <= step
+
+    if by == "C":
+        wanted = (3e19, 1e20, 3e20, 1e21) if scale else (3e10, 1e11, 3e11, 1e12)
+        assert all(min(abs(t.flops - C) for C in wanted) <= t.flops / t.config.steps for t in held)
+    else:
+        assert all(per_parameter(task, (20, 40, 80, 160, 320) if name == "C" else (20,)) for task in held)
+    if name in "AC":
+        assert all(per_parameter(task, (20,)) for task in teachers.values())
 
 
 def test_an_ablation_varies_one_setting_at_a_time():

@@ -40,7 +40,7 @@ def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
     """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
     found = {}
     for line in config.study.models:
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*", line)
+        match = re.fullmatch(r"\s*([\w.]+)\s*=\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*", line)
         if not match:
             raise ConfigError(f"config.study.models: got {line!r}, wanted 'name = width x layers', e.g. 'c = 32x2'")
         name, width, layers = match[1], int(match[2]), int(match[3])
@@ -85,15 +85,13 @@ def _group(config: StudyExperimentConfig, field: str, lines: list[str], seed: in
         if not separator:
             raise ConfigError(f"config.study.{field}: got {line!r}, wanted 'models @ budgets', e.g. 'p c @ 125K 1M'")
         for name, budget in _product(config, field, line, names, budgets):
-            run = _experiment(config, name, budget, seed, split)
+            run = _experiment(config, field, name, budget, seed, split)
             yield _plan(f"{name}@{budget}", run, stage=0)
 
 
 def _students(
     config: StudyExperimentConfig, lines: list[str], teachers: dict[str, Planned], seed: int, workdir: Path
 ) -> Iterator[Planned]:
-    every = [line for line, _ in _seeded(config, "distilled")]
-    largest = max((_tokens("distilled", b) for line in every for b in _budgets(line)), default=0)
     for line in lines:
         by, separator, rest = line.partition(">")
         names, at, budgets = rest.partition("@")
@@ -102,6 +100,7 @@ def _students(
                 f"config.study.distilled: got {line!r}, wanted 'teachers > models @ budgets', "
                 "e.g. 'c@250K > p q @ 125K 250K'"
             )
+        largest = _largest(config)
         for label in by.split():
             if label not in teachers:
                 raise ConfigError(
@@ -114,7 +113,9 @@ def _students(
             source = str(workdir / "runs" / teacher.run)
             lesson = dataclasses.replace(config.teacher, run=teacher.run, source=source)
             for name, budget in _product(config, "distilled", line, names, budgets):
-                run = dataclasses.replace(_experiment(config, name, budget, seed, "student"), teacher=lesson)
+                run = dataclasses.replace(
+                    _experiment(config, "distilled", name, budget, seed, "student"), teacher=lesson
+                )
                 student = f"{label}>{name}@{budget}"
                 if config.study.ablations:
                     yield from _ablated(config, student, run)
@@ -135,15 +136,30 @@ def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig)
     yield from found.values()
 
 
-def _budgets(line: str) -> list[str]:
-    return line.rpartition("@")[2].split()
+def _largest(config: StudyExperimentConfig) -> int:
+    """The tokens of the longest student."""
+    found = 0
+    for line, _ in _seeded(config, "distilled"):
+        names, _, budgets = line.rpartition(">")[2].partition("@")
+        lengths = [_tokens(config, "distilled", *pair) for pair in _product(config, "distilled", line, names, budgets)]
+        found = max(found, *lengths)
+    return found
 
 
-def _tokens(field: str, budget: str) -> int:
+def _tokens(config: StudyExperimentConfig, field: str, name: str, budget: str) -> int:
+    """A budget in tokens: '250K' of them, '20N' a non-embedding parameter, or what 'C1e12' FLOPs of training pay."""
+    model = models(config)[name]
     try:
+        if budget[-1:] == "N":
+            return round(float(budget[:-1]) * counts.non_embedding(model))
+        if budget[:1] == "C":
+            return round(float(budget[1:]) / (3 * counts.forward_flops(model, config.seq_len)))
         return tree.parse_count(budget)
-    except ValueError:
-        raise ConfigError(f"config.study.{field}: got the budget {budget!r}, wanted tokens, e.g. 250K or 1M") from None
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"config.study.{field}: got the budget {budget!r}, wanted tokens (250K), tokens a parameter (20N) or FLOPs "
+            "of training (C1e12)"
+        ) from None
 
 
 def _product(
@@ -161,10 +177,17 @@ def _product(
         yield from ((name, budget) for budget in budgets.split())
 
 
-def _experiment(config: StudyExperimentConfig, name: str, budget: str, seed: int, split: Split) -> ExperimentConfig:
+def _experiment(
+    config: StudyExperimentConfig, field: str, name: str, budget: str, seed: int, split: Split
+) -> ExperimentConfig:
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(ExperimentConfig)}
     data = dataclasses.replace(config.data, split=split)
-    changed = {"model": models(config)[name], "data": data, "tokens": _tokens("models", budget), "seed": seed}
+    changed = {
+        "model": models(config)[name],
+        "data": data,
+        "tokens": _tokens(config, field, name, budget),
+        "seed": seed,
+    }
     return ExperimentConfig(**shared | {"teacher": TeacherConfig()} | changed)
 
 
