@@ -367,8 +367,7 @@ class StudyConfig:
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run once more
                 with each, all else as it is; such a study compares settings and fits no law
-
-    A line that ends in '# 0 1 2' is run with these seeds, others with `seeds`. A student has its teacher's seed.
+    A line that ends in '# 0 1 2' has these seeds, others those of `seeds`. A student has its teacher's.
     """
 
     models: tuple[str, ...] = ()

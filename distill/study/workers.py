@@ -132,21 +132,26 @@ class _Memory:
         return record
 
     def _lesson(self, config: ExperimentConfig, store: Any) -> Any:
-        import jax
-
-        from distill import lesson as lessons
-        from distill import mesh
-
         # What a lesson depends on; a student's size, rate and objective are not among it.
         key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
         if key not in self._lessons:
-            with jax.set_mesh(mesh.make(config.mesh)):
-                self._lessons[key] = lessons.Lesson(store, config)
+            self._lessons[key] = open_lesson(config, store)
         self._lessons.move_to_end(key)
         limit = config.teacher.memory_gib * 2**30
         while len(self._lessons) > 1 and sum(lesson.bytes for lesson in self._lessons.values()) > limit / 2:
             self._lessons.popitem(last=False)
         return self._lessons[key]
+
+
+def open_lesson(config: ExperimentConfig, store: Any) -> Any:
+    """A teacher that may serve several runs, on the mesh that they all make."""
+    import jax
+
+    from distill import lesson as lessons
+    from distill import mesh
+
+    with jax.set_mesh(mesh.make(config.mesh)):
+        return lessons.Lesson(store, config)
 
 
 def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:

@@ -1,0 +1,97 @@
+"""Rows per hour of a study, beside the same rows run one after the other on all cores.
+
+    python -m launch.bench study [--rounds=3] [--seeds=1]
+
+The rows: three sizes on four budgets, alone and as students of one teacher (25 a seed, of the corpus that ships).
+`study` is launch.study: workers pinned to a core each, trunks that serve several budgets. `in turn` is one process on
+all cores that trains each row from its first step, with the teacher's signals kept in memory. Both run once before
+they are timed, so compilation is cached; then they alternate, each in a fresh process and a fresh folder. Time runs
+from the first run's start to the last one's end: the study's laws and report come after.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from distill.config import StudyExperimentConfig, build
+from distill.runs import RunTable
+
+_CONFIG = {
+    "model.d_head": 16,
+    "model.d_ff_multiple": 16,
+    "model.tied": False,
+    "model.unroll": 2,
+    "teacher.signal": "memory",
+    "study.models": ("p = 16x2", "c = 32x2", "r = 48x2"),
+    "study.teachers": ("r @ 500K",),
+    "study.supervised": ("p c r @ 125K 250K 500K 1M",),
+    "study.distilled": ("r@500K > p c r @ 125K 250K 500K 1M",),
+    "study.resamples": 16,
+}
+_ROUTES = ("study", "in turn")
+
+
+def _config(seeds: int) -> StudyExperimentConfig:
+    return build(StudyExperimentConfig, _CONFIG | {"study.seeds": tuple(range(seeds))})
+
+
+def in_turn(workdir: Path, seeds: int) -> None:
+    """Trains every row from its first step, in this process, and writes runs.csv."""
+    from distill import lesson, runtime, train
+    from distill.study import matrix, workers
+
+    runtime.compile_quickly()
+    runtime.cache_compilations()
+    config = _config(seeds)
+    store, lessons = lesson.open_store(config, workdir), {}
+    for task in matrix.expand(config, workdir):
+        teacher = task.config.teacher.run
+        if teacher and teacher not in lessons:
+            lessons[teacher] = workers.open_lesson(task.config, store)
+        folder = workdir / "runs" / task.run
+        record = train.train(task.config, folder, store=store, lesson=lessons.get(teacher))
+        RunTable(workdir / "runs.csv").append([record])
+
+
+def whole(workdir: Path, seeds: int) -> None:
+    """The study itself."""
+    from distill.study import study
+
+    study.run(_config(seeds), workdir)
+
+
+def _seconds(route: str, seeds: int) -> tuple[float, int]:
+    """Seconds from the first run's start to the last one's end, in a fresh process, and the number of rows."""
+    call = "whole" if route == "study" else "in_turn"
+    with tempfile.TemporaryDirectory() as folder:
+        code = f"import pathlib; from distill.bench import study; study.{call}(pathlib.Path({folder!r}), {seeds})"
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        rows = RunTable(Path(folder) / "runs.csv").load()
+        first, last = min(row.start for row in rows), max(row.end for row in rows)
+        return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds(), len(rows)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m launch.bench study", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
+    flags = parser.parse_args(argv)
+    took: dict[str, list[float]] = {route: [] for route in _ROUTES}
+    for turn in range(flags.rounds + 1):
+        for route in _ROUTES if turn % 2 == 0 else _ROUTES[::-1]:
+            seconds, rows = _seconds(route, flags.seeds)
+            note = "" if turn else "  (not counted: it compiles)"
+            print(f"{route:<8} {rows} rows in {seconds:6.1f} s, {3600 * rows / seconds:7.0f} an hour{note}", flush=True)
+            if turn:
+                took[route].append(seconds)
+    ratios = [b / a for a, b in zip(took["study"], took["in turn"])]
+    load = os.getloadavg()[0]
+    spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
+    print(f"study / in turn: {statistics.median(ratios):.2f} times the rows an hour {spread}; load {load:.1f}")
+    return 0
