@@ -4,7 +4,7 @@
 # shellcheck disable=SC2034 # read by the scripts, as COMMAND is
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-fail() { echo "error: launch/$(basename "$0"): $*" >&2; exit 2; }
+fail() { echo "error: launch/${0##*/}: $*" >&2; exit 2; }
 
 # read_flags VALUES SWITCHES "$@": --some-flag=x sets some_flag=x for a name in VALUES, --flag sets flag=yes for one in
 # SWITCHES; what stands behind -- is left in COMMAND. --help prints the head of the script.
