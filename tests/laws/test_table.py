@@ -1,6 +1,7 @@
 """Tables of runs: every format in, and every bad input named by row and column."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,17 @@ def test_unusual_units_can_be_accepted():
 def test_bad_options_are_refused(options):
     with pytest.raises(laws.LawError):
         laws.fit("distillation", laws.load_table("apple"), **({"supervised": laws.paper()[0]} | options))
+
+
+def test_our_own_study_ships_as_it_was_published():
+    """The package's table and the workdir that docs/study.md reports on are one; every row says where it is from."""
+    content = laws.shipped("micro").read_bytes()
+    assert content == (Path(__file__).parents[2] / "docs" / "study" / "micro" / "runs.csv").read_bytes()
+    micro = laws.load_table("micro")
+    taught = micro.where("kind == distillation")
+    assert len(micro) >= 190 and len(set(micro["run"])) == len(micro)
+    for column in ("N", "D"):
+        assert taught.numbers(column).max() / taught.numbers(column).min() > 30
+    teachers = dict(zip(micro["run"], micro.numbers("loss")))
+    assert all(abs(teachers[run] - L_T) < 1e-9 for run, L_T in zip(taught["teacher"], taught.numbers("L_T")))
+    assert all(micro[name].astype(str).all() for name in ("start", "end", "machine", "commit"))

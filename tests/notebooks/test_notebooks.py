@@ -36,8 +36,8 @@ def numbers(text):
     return np.array([float(number.replace(",", "")) for number in _NUMBER.findall(text)])
 
 
-def test_there_are_three():
-    assert [path.stem for path in PATHS] == ["distill_quickstart", "fit_laws", "plan_compute"]
+def test_there_are_four():
+    assert [path.stem for path in PATHS] == ["distill_quickstart", "fit_laws", "micro_study", "plan_compute"]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
