@@ -2,9 +2,11 @@
 
     python -m launch.report --workdir=DIR
     python -m launch.report --runs=runs/a,runs/b --out=figures/both
+    python -m launch.report --sweeps=runs/rates --x=optim.learning_rate --by=model.d_model --out=figures/rates
 
 The page is DIR/report/index.html; a study's figures lie beside it as PNG files. A run need not be finished.
---runs draws several runs side by side: OUT.png with their curves, OUT.csv with a row each.
+--runs draws several runs side by side: OUT.png with their curves, OUT.csv with a row each. --sweeps draws the losses of
+sweeps over the field --x, a line for every value of the field --by, and OUT.csv has the best of each line.
 """
 
 import sys
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from distill.config import ConfigError, nearest
 from launch import cli
 
-_FLAGS = ("workdir", "runs", "out")
+_FLAGS = ("workdir", "runs", "sweeps", "x", "by", "out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +33,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not flags.get("out"):
             raise ConfigError("--out=FILE is needed beside --runs: where the picture and the table go")
         print("\n".join(str(path) for path in side_by_side.write(flags["runs"].split(","), flags["out"])))
+        return 0
+    if flags.get("sweeps"):
+        from distill.report import sweep
+
+        if missing := [f"--{name}" for name in ("x", "by", "out") if not flags.get(name)]:
+            raise ConfigError(f"--sweeps needs {', '.join(missing)} as well (see --help)")
+        paths = sweep.write(flags["sweeps"].split(","), flags["x"], flags["by"], flags["out"])
+        print("\n".join(map(str, paths)))
         return 0
     if not flags.get("workdir"):
         raise ConfigError("--workdir=DIR is needed: the folder of a study or a run")
