@@ -60,15 +60,16 @@ script() {
 command="${commands[${SLURM_ARRAY_TASK_ID:-0}]}"
 echo "[$(date -u +%FT%TZ)] job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: $command"
 srun --kill-on-bad-exit=1 bash -c "$command" &
-pid=$! heard=yes
+pid=$! heard=yes noticed=""
 # A notice is passed on to the tasks, which save at the same step; a second one changes nothing.
-trap 'heard=yes; scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null' USR1 TERM
+trap 'heard=yes noticed=yes; scancel --signal=TERM "$SLURM_JOB_ID.0" 2>/dev/null' USR1 TERM
 while [ -n "$heard" ]; do
   heard="" code=0
   wait "$pid" || code=$?
 done
 echo "[$(date -u +%FT%TZ)] job $SLURM_JOB_ID ends with $code"
-if [ "$code" -eq 75 ]; then
+# 143: at the first task that ends with 75 srun ends the others, one of which may not quite have done so by itself.
+if [ "$code" -eq 75 ] || { [ "$code" -eq 143 ] && [ -n "$noticed" ]; }; then
   scontrol requeue "$SLURM_JOB_ID"
   sleep 60 # until Slurm ends this start of the job
 fi
