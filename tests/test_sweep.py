@@ -138,6 +138,16 @@ def test_a_sweep_outlives_a_run_that_fails_and_tries_it_again(swept):
     assert [float(row["loss"]) for row in table] == sorted(records[row["run"]].loss for row in table)
 
 
+def test_students_of_a_teacher_from_elsewhere(swept, tmp_path):
+    record = RunTable(swept[0] / "runs.csv").load()[0]
+    flags = ["--where=d_model<20 and seed==1", f"--config.teacher.source={swept[0] / 'runs' / record.run}"]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(command(tmp_path, *flags), env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (student,) = RunTable(tmp_path / "runs.csv").load()
+    assert (student.kind, student.teacher, student.L_T) == ("distillation", record.run, record.loss)
+
+
 def test_other_backends_say_what_is_left(swept, capsys):
     workdir = swept[0]
     flags = command(workdir, "--config.optim.weight_decay=0.01", "--backend=print")[3:]

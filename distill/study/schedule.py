@@ -46,7 +46,6 @@ def run_all(
     waiting = [task for task in tasks if task.run not in done]
     finished: list[str] = []
     failed: dict[str, str] = {}
-    done = set(done)
     if not waiting:
         return Outcome(finished=(), failed={})
     processors = runtime.cores()
@@ -65,7 +64,7 @@ def run_all(
                         f"{workdir}; run the same command again to continue"
                     )
                 for worker in [w for w in team if w.task is None]:
-                    task = _choose(waiting, done, worker, [w.task for w in team if w.task])
+                    task = _choose(waiting, worker, [w.task for w in team if w.task])
                     if task is None:
                         continue
                     if task.stage > stage:
@@ -73,13 +72,14 @@ def run_all(
                         before_stage(stage)
                     waiting.remove(task)
                     worker.give(task)
+                if not any(worker.task for worker in team):
+                    raise AssertionError(f"nothing may start of {', '.join(task.name for task in waiting)}")
                 for worker in _heard(team):
                     task = worker.task
                     message = _message(worker)
                     if isinstance(message, Moment):
                         worker.moment = message
                     if isinstance(message, Done) and task:
-                        done.add(task.run)
                         finished.append(task.name)
                         worker.task = None
                         screen.finish(task, message)
@@ -107,7 +107,7 @@ def _needs(task: Planned, other: Planned) -> bool:
     return task.config.teacher.run == other.run
 
 
-def _choose(waiting: list[Planned], done: set[str], worker: Worker, busy: list[Planned]) -> Planned | None:
+def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned]) -> Planned | None:
     """The best run that may start now on this worker."""
     if not waiting:
         return None
@@ -115,11 +115,13 @@ def _choose(waiting: list[Planned], done: set[str], worker: Worker, busy: list[P
     if any(task.stage < stage for task in busy):
         return None
     trunks = {task.trunk for task in busy}
+    # A teacher from elsewhere, as a sweep may have one, is no run of ours to wait for.
+    unfinished = {task.run for task in (*waiting, *busy)}
     free = [
         task
         for task in waiting
         if task.stage == stage
-        and (not task.config.teacher.run or task.config.teacher.run in done)
+        and task.config.teacher.run not in unfinished
         and task.trunk not in trunks
         and not any(o.trunk == task.trunk and o.config.tokens < task.config.tokens for o in waiting)
     ]
