@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--help" in argv or "-h" in argv:
         print((__doc__ or "").strip())
         return 0
+    if words := [argument for argument in argv if not argument.startswith("--")]:
+        raise ConfigError(f"{words[0]} is no flag; wanted --workdir=DIR (see --help)")
     flags = dict(argument.removeprefix("--").partition("=")[::2] for argument in argv)
     for name in flags:
         if name not in _FLAGS:

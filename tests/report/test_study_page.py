@@ -124,7 +124,8 @@ def test_the_command_rewrites_the_page(bare, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv, message", [([], "--workdir=DIR is needed"), (["--workdri=x"], "Did you mean 'workdir'"), (["x"], "no flag")]
+    "argv, message",
+    [([], "--workdir=DIR is needed"), (["--workdri=x"], "Did you mean 'workdir'"), (["x"], "x is no flag")],
 )
 def test_mistakes_are_one_line(argv, message, capsys):
     from launch import cli
