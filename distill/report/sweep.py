@@ -15,7 +15,7 @@ from distill.report.run_figures import LOSS
 from distill.report.theme import LIGHT, MARKERS, label, legend, panels, png
 from distill.runs import write_atomically
 
-_TICKS = 7  # a panel
+_TICKS = 5  # a panel
 
 Lines = dict[str, dict[float, float]]  # value of `by` -> value of `x` -> loss, the mean of equal settings
 
