@@ -14,7 +14,8 @@ entropy          118 runs on a random language whose entropy is known: how near 
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
 
-The paper's protocols (section 4.3), at the scale of `micro` or, as paper-NAME, on the paper's ladder and recipe (pods):
+The paper's protocols (section 4.3), at the scale of `micro` or, as paper-NAME, on the paper's ladder and recipe. A
+study's workers are processes of one machine; on a cluster its runs are those that --dry-run lists, one job each.
 fixed-M, isoflop  supervised runs of 20 tokens a parameter, and of fixed FLOPs
 A                 students of fixed FLOPs under teachers of 20 tokens a parameter
 B                 students of 20 tokens a parameter under teachers of fixed FLOPs
@@ -84,7 +85,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
                 "c@1M t@8M u@8M > t @ 250K 500K 1M 2M 4M 8M",
                 "c@1M t@1M > q r @ 250K 500K 1M 2M # 2 3",
             )
-            # Between what the small budgets (.01) and the large ones (.005) like best; 1% is at stake.
+            # Between what the small budgets (.01 to .02) and the large ones (.005) like best (docs/study.md).
             config.optim.learning_rate = 7e-3
             config.study.seeds = (0, 1)  # of everything; two more at a few points
             config.teacher.memory_gib = 5.0  # 8M tokens of 256 log-probabilities are 4 GiB

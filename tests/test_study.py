@@ -10,14 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from configs import study as study_config
-from distill import counts
+from distill import counts, data, laws
 from distill.config import ConfigError, StudyExperimentConfig, build
+from distill.report.results import FittedLaw
 from distill.runs import RunTable
-from distill.study import matrix, schedule
+from distill.study import conclude, matrix, schedule
 
 TINY = {
     "study.models": "a = 16x1,b = 32x1",
@@ -189,6 +191,20 @@ def test_the_protocols_hold_fixed_what_they_say(name, scale):
         assert all(per_parameter(task, (20, 40, 80, 160, 320) if name == "C" else (20,)) for task in held)
     if name in "AC":
         assert all(per_parameter(task, (20,)) for task in teachers.values())
+
+
+def test_a_fitted_E_stands_beside_the_entropy_of_a_generated_language():
+    supervised, distilled = laws.paper()
+    told = {"path": Path(), "status": "ok", "message": "", "rows": 9, "error": None, "level": 0.9, "resamples": 9}
+    fitted = [
+        FittedLaw(name="law", law=law, intervals={"E": (1.1, 1.4)}, failed=0, **told) for law in (distilled, supervised)
+    ]
+    # One context, so that the entropy is that of a single distribution.
+    config = study(**{"data.source": "generated", "data.generated.depth": 0, "data.generated.symbols": 5})
+    p = data.make_language(config.data.generated).emission[0]
+    said = conclude.truth(config, fitted)
+    assert f"is {-(p * np.log(p)).sum():.4f} nats" in said and f"fitted as {supervised.E:.4f} [1.1000, 1.4000]" in said
+    assert conclude.truth(study(), fitted) == "" and conclude.truth(config, fitted[:1]) == ""
 
 
 def test_an_ablation_varies_one_setting_at_a_time():

@@ -143,11 +143,10 @@ def predict(found: Laws, tasks: Sequence[Planned], workdir: Path) -> int:
 
 def truth(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
     """One sentence where the text is a language of known entropy, else '': its rate beside the E of Eq. 1, in nats."""
-    law = next((law for law in fitted if hasattr(law.law, "E")), None)
+    law = next((law for law in fitted if not law.distilled and "E" in law.intervals), None)
     if config.data.source != "generated" or law is None:
         return ""
-    rate = data.make_language(config.data.generated).entropy_rate()
-    E: Any = getattr(law.law, "E")  # noqa: B009 - a law of any form
+    rate, E = data.make_language(config.data.generated).entropy_rate(), law.law.values()["E"]
     low, high = law.intervals["E"]
     return f"The language's entropy is {rate:.4f} nats a token; E is fitted as {E:.4f} [{low:.4f}, {high:.4f}]."
 

@@ -85,7 +85,8 @@ def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) ->
         path = page.write(workdir)
     found = results.load(workdir)
     console.print(screen.summary(found))
-    console.print(conclude.truth(config, found.laws), highlight=False)
+    if said := conclude.truth(config, found.laws):
+        console.print(said, highlight=False)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
