@@ -16,6 +16,7 @@ from rich.console import Console
 
 from configs import study as study_config
 from distill import counts, data, laws
+from distill.bench import study as bench
 from distill.config import ConfigError, StudyExperimentConfig, build
 from distill.report.results import FittedLaw
 from distill.runs import RunTable
@@ -200,11 +201,16 @@ def test_a_fitted_E_stands_beside_the_entropy_of_a_generated_language():
         FittedLaw(name="law", law=law, intervals={"E": (1.1, 1.4)}, failed=0, **told) for law in (distilled, supervised)
     ]
     # One context, so that the entropy is that of a single distribution.
-    config = study(**{"data.source": "generated", "data.generated.depth": 0, "data.generated.symbols": 5})
+    config = study(data={"source": "generated", "generated": {"depth": 0, "symbols": 5}})
     p = data.make_language(config.data.generated).emission[0]
     said = conclude.truth(config, fitted)
     assert f"is {-(p * np.log(p)).sum():.4f} nats" in said and f"fitted as {supervised.E:.4f} [1.1000, 1.4000]" in said
     assert conclude.truth(study(), fitted) == "" and conclude.truth(config, fitted[:1]) == ""
+
+
+def test_the_bench_of_studies_has_the_rows_that_it_says():
+    tasks = matrix.expand(bench._config(2), Path("w"))
+    assert len(tasks) == 2 * 25 and sum(bool(task.config.teacher.run) for task in tasks) == 2 * 12
 
 
 def test_an_ablation_varies_one_setting_at_a_time():

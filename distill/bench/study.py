@@ -22,23 +22,20 @@ from pathlib import Path
 from distill.config import StudyExperimentConfig, build
 from distill.runs import RunTable
 
-_CONFIG = {
-    "model.d_head": 16,
-    "model.d_ff_multiple": 16,
-    "model.tied": False,
-    "model.unroll": 2,
-    "teacher.signal": "memory",
-    "study.models": ("p = 16x2", "c = 32x2", "r = 48x2"),
-    "study.teachers": ("r @ 500K",),
-    "study.supervised": ("p c r @ 125K 250K 500K 1M",),
-    "study.distilled": ("r@500K > p c r @ 125K 250K 500K 1M",),
-    "study.resamples": 16,
+_MODEL = {"d_head": 16, "d_ff_multiple": 16, "tied": False, "unroll": 2}
+_STUDY = {
+    "models": ("p = 16x2", "c = 32x2", "r = 48x2"),
+    "teachers": ("r @ 500K",),
+    "supervised": ("p c r @ 125K 250K 500K 1M",),
+    "distilled": ("r@500K > p c r @ 125K 250K 500K 1M",),
+    "resamples": 16,
 }
 _ROUTES = ("study", "in turn")
 
 
 def _config(seeds: int) -> StudyExperimentConfig:
-    return build(StudyExperimentConfig, _CONFIG | {"study.seeds": tuple(range(seeds))})
+    study = _STUDY | {"seeds": tuple(range(seeds))}
+    return build(StudyExperimentConfig, {"model": _MODEL, "teacher": {"signal": "memory"}, "study": study})
 
 
 def in_turn(workdir: Path, seeds: int) -> None:
