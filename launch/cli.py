@@ -1,5 +1,6 @@
 """The edge between a command line and the library: flags in, one-line errors out."""
 
+import errno
 import importlib.util
 import sys
 import traceback
@@ -13,6 +14,21 @@ from distill import processes, runtime
 from distill.config import ConfigError, DistillError, build, nearest, parse
 
 T = TypeVar("T")
+
+# What the world may do to a file is the user's to mend, so it is said in one line, with what was wanted.
+_FILES = {
+    errno.EACCES: "wanted one that may be read and written",
+    errno.EPERM: "wanted one that may be read and written",
+    errno.EROFS: "wanted a place that can be written",
+    errno.ENOSPC: "make room and run the same command again",
+    errno.EDQUOT: "make room and run the same command again",
+    errno.EEXIST: "wanted a folder",
+    errno.ENOTDIR: "wanted a folder",
+    errno.EISDIR: "wanted a file",
+    errno.ENOENT: "wanted one that is there",
+    errno.ENAMETOOLONG: "wanted a shorter name",
+    errno.ELOOP: "wanted a link that leads somewhere",
+}
 
 # Where `--config=configs/...` is looked up when the current folder has no such file.
 INSTALLED = Path(__file__).resolve().parent.parent
@@ -48,6 +64,8 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
             processes.leave(processes.LOST, f"error: another process has ended ({reason}); {processes.AGAIN}")
         if isinstance(error, DistillError):
             code, said = 2, f"error: {error}"
+        elif isinstance(error, OSError) and error.errno in _FILES and error.filename:
+            code, said = 2, f"error: {error.filename}: {error.strerror}; {_FILES[error.errno]} ({_place(error)})"
         elif processes.several():
             processes.leave(1, traceback.format_exc())
         else:
@@ -57,6 +75,14 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     if said:
         print(said, file=sys.stderr)
     return code
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the project's own that an error came through, such as study.py:41."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(INSTALLED / "distill")]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def configured(

@@ -101,6 +101,14 @@ def test_a_mistake_is_one_line(main, flags, words, capsys, tmp_path, monkeypatch
     assert not any(tmp_path.iterdir())
 
 
+def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, capsys):
+    (tmp_path / "w").write_text("kept")
+    assert cli.guard(launch_study.main, [f"--workdir={tmp_path}/w"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/w: ") and "wanted a folder" in said and said.count("\n") == 1
+    assert (tmp_path / "w").read_text() == "kept"
+
+
 def test_a_broken_config_file_says_where(tmp_path, capsys):
     file = tmp_path / "mine.py"
     file.write_text("def get_config(arg):\n    return 1 / 0\n")

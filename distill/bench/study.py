@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
     flags = parser.parse_args(argv)
+    if flags.rounds < 1 or flags.seeds < 1:
+        parser.error("--rounds and --seeds are 1 or more")
     took: dict[str, list[float]] = {route: [] for route in _ROUTES}
     for turn in range(flags.rounds + 1):
         for route in _ROUTES if turn % 2 == 0 else _ROUTES[::-1]:

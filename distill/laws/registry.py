@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 import os
 import sys
 import traceback
@@ -61,7 +60,7 @@ def from_dict(tree: Any, where: str = "law") -> Law:
     if not isinstance(got, dict) or set(got) != set(wanted):
         raise LawError(f"{where}: parameters of {cls.name} are {', '.join(wanted)}; got {_brief(got)}.")
     for name, value in got.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise LawError(f"{where}: parameter {name} is {value!r}, wanted a finite number.")
         if cls.parameters()[name].sign == "positive" and value <= 0:
             raise LawError(f"{where}: parameter {name} is {value!r}, wanted a positive number.")

@@ -76,10 +76,14 @@ class Bench:
             assert first.kind == "read", f"{reader.name}: a seed is not read: {first}"
 
     def judge(self, case: bytes) -> Outcome:
-        """One call, and its outcome."""
-        before, began = _peak(), time.perf_counter()
-        kind, detail = self._outcome(case)
-        seconds, grown = time.perf_counter() - began, _peak() - before
+        """One call, and its outcome. A slow one is called again: a busy machine is slow once, a slow reader twice."""
+        before = _peak()
+        for _ in range(2):
+            began = time.perf_counter()
+            kind, detail = self._outcome(case)
+            seconds, grown = time.perf_counter() - began, _peak() - before
+            if seconds <= SLOW:
+                break
         if seconds > SLOW:
             kind, detail = "slow", f"{seconds:.1f} s"
         elif grown > GREED * self.reader.size(case) + ROOM:

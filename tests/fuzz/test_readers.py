@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from distill import laws
 from distill.config import DistillError
 from distill.runs import RunTable
 from distill.teacher import codec
+from tests.fuzz import harness
 from tests.fuzz.harness import Bench, Outcome, Reader, mutate
 from tests.fuzz.readers import READERS
 from tests.test_runs import record
@@ -75,7 +77,11 @@ ONCE_WRONG = {
     "no file": ("safetensors_index", json.dumps({"weight_map": {"a": ""}}).encode()),
     "a long config": ("flags", b"--config=" + b"c" * 5000 + b"\n--workdir=w"),
     # numbers that are none
-    "a large parameter": ("law_json", b'{"form": "supervised", "parameters": {"A": 1' + b"0" * 400 + b"}}"),
+    "a large parameter": (
+        "law_json",
+        b'{"form": "supervised", "parameters": {"E": 1, "A": 1' + b"0" * 400 + b', "B": 1, "alpha": 1, "beta": 1, '
+        b'"gamma": 1}}',
+    ),
     "a large width": ("study_lines", b"models:a = 16x" + b"9" * 5000),
     "no heads": ("config_txt", b"model.n_heads = 0\n"),
     # structures
@@ -176,6 +182,14 @@ def test_the_judge_finds_what_must_not_be(tmp_path):
         assert outcome.bad and outcome.kind.startswith(kind), outcome
     good = reader.judge(b"good")
     assert good == Outcome(kind="read", seconds=good.seconds, grown=good.grown)
+
+
+def test_a_slow_reader_is_told_from_a_busy_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "SLOW", 0.1)
+    waits = iter([0.0, 0.0, 0.2, 0.0, 0.2, 0.2])  # the seed's truth and its check, then a call and its repetition
+    reader = Bench(call_of(lambda case: time.sleep(next(waits)) or "good"), tmp_path)
+    assert reader.judge(b"busy").kind == "read"
+    assert reader.judge(b"slow").kind == "slow"
 
 
 @SHORT
