@@ -156,7 +156,8 @@ def _parse(path: str | Path, at: int, line: bytes) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else float("nan")
+    # Through text, as _search does: a whole number beyond a float is infinite, not an error.
+    return float(repr(value)) if type(value) in (int, float) else float("nan")
 
 
 def _sum_up(values: NDArray[np.float64]) -> tuple[float, float, float]:
