@@ -73,7 +73,7 @@ def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[
     found = []
     for line in getattr(config.study, field):
         text, separator, seeds = line.partition("#")
-        if separator and not re.fullmatch(r"(\s*[0-9]{1,9})+\s*", seeds):
+        if separator and not (seeds.split() and all(re.fullmatch("[0-9]{1,9}", seed) for seed in seeds.split())):
             raise ConfigError(f"config.study.{field}: got {line!r}, wanted seeds behind the '#', e.g. 'c @ 1M # 0 1 2'")
         found.append((text, tuple(int(seed) for seed in seeds.split()) if separator else config.study.seeds))
     return found

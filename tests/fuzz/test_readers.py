@@ -84,6 +84,9 @@ ONCE_WRONG = {
     ),
     "a large loss": ("metrics_jsonl", b'{"step": 1, "loss": 1' + b"0" * 400 + b"}\n"),
     "a large width": ("study_lines", b"models:a = 16x" + b"9" * 5000),
+    # patterns that try everything
+    "many digits": ("study_lines", b"models:a = 16x1\nsupervised:a @ 8K #" + b"9" * 60),
+    "many spaces": ("rule", b"a" + b" " * 60_000 + b"b"),
     "no heads": ("config_txt", b"model.n_heads = 0\n"),
     # structures
     "more entries than places": ("signal_payload", PACKED),
