@@ -92,6 +92,9 @@ def _check(tree: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {value!r:.40}")
 
     recipe, shards = tree["recipe"], tree["shards"]
+    for name in ("signal", "codec", "teacher", "data", "windows"):
+        if not isinstance(recipe[name], dict):
+            raise ValueError(f"{name} is {recipe[name]!r:.40}")
     number(recipe["data"], "seq_len", _LARGEST)
     for name in ("vocab_size", "d_model"):
         number(recipe["teacher"], name, _LARGEST)

@@ -34,7 +34,7 @@ class SignalStore:
         self.path, self._remote = bucket.at(str(path)), bucket.remote(path)
         self.manifest = manifest.read(self.path) if found is None else found
         recipe = self.manifest["recipe"]
-        manifest.compare(path, recipe.get("codec", {}), codec.NUMBERS, "a codec of")
+        manifest.compare(path, recipe["codec"], codec.NUMBERS, "a codec of")
         self.signal: SignalConfig = tree.build(SignalConfig, recipe["signal"], f"{path}: signal")
         self.seq_len, self.vocab_size = int(recipe["data"]["seq_len"]), int(recipe["teacher"]["vocab_size"])
         if objective is not None:

@@ -142,10 +142,15 @@ def test_a_damaged_parquet_footer(bench, name):
     assert not outcome.bad and outcome.kind != "read", outcome
 
 
-@pytest.mark.parametrize("change", [{"files": 1}, {"shards": []}, {"shards": [[]]}, {"recipe": []}, {"files": {}}])
+@pytest.mark.parametrize(
+    "change", [{"files": 1}, {"shards": []}, {"shards": [[]]}, {"recipe": []}, {"files": {}}, {"codec": [[]]}]
+)
 def test_a_sealed_manifest_of_no_store(bench, change):
     reader = bench("signal_manifest")
-    tree = json.loads(reader.seeds[0]) | change
+    tree = json.loads(reader.seeds[0])
+    if "codec" in change:
+        change = {"recipe": tree["recipe"] | change}
+    tree |= change
     assert reader.judge(json.dumps(tree).encode()).kind == "SignalError"
 
 
