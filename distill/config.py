@@ -1,7 +1,6 @@
 """The experiment's configuration: frozen dataclasses, built and named by distill/tree.py.
 
-Inside `distill` only these dataclasses travel, and a function takes the smallest one that it needs. Standard library
-only.
+Inside `distill` only these travel, and a function takes the smallest one that it needs. Standard library only.
 """
 
 import dataclasses
@@ -365,9 +364,9 @@ class StudyConfig:
                 number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile)
     teachers    'models @ budgets'; trained on the teachers' half
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
-    ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run once more
-                with each, all else as it is; such a study compares settings and fits no law
-    A line that ends in '# 0 1 2' has these seeds, others those of `seeds`. A student has its teacher's.
+    ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
+                as well; such a study compares settings and fits no law
+    A line that ends in '# 0 1 2' has these seeds, others `seeds`. A student has its teacher's.
     """
 
     models: tuple[str, ...] = ()
@@ -377,6 +376,7 @@ class StudyConfig:
     ablations: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     workers: int = 2  # processes, each pinned to its share of the cores
+    pack: int = 1  # runs of one shape that a worker trains together, under one vmapped step
     resamples: int = 512  # of the bootstrap
     ask_model: str = ""  # the student size of the closing advice; '': the largest student
     ask_tokens: int = 0  # its tokens; 0: twice the largest budget

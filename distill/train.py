@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,11 +49,13 @@ def train(
     trunk: str | Path | None = None,
     fork: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    train_steps: Callable[..., Any] = steps.train_steps,
 ) -> RunRecord:
     """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
 
     `store` and `lesson` are opened from the config where a study does not share its own; `trunk` is the folder that
-    runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with.
+    runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with;
+    `train_steps` takes the steps (pack.py: together with other runs).
     Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
@@ -83,7 +86,7 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(place.checkpoints, keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, lesson, checkpoints, stem, fork)
-        state = _loop(config, place, state, store, lesson, checkpoints, stem, notice, on_progress)
+        state = _loop(config, place, state, store, lesson, checkpoints, stem, notice, on_progress, train_steps)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
     if processes.first():
@@ -179,6 +182,7 @@ def _loop(
     stem: Checkpoints | None,
     notice: runtime.Notice,
     on_progress: Callable[[Progress], None],
+    train_steps: Callable[..., Any],
 ) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
     text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
@@ -213,7 +217,7 @@ def _loop(
     with contextlib.closing(prefetch(fetch, _calls(done, config))) as calls:
         for first, count, batches in calls:
             answers = processes.vote(device_mesh, lambda: bool(notice.given), due)
-            state, sums = steps.train_steps(structure, state, params, batches, count)
+            state, sums = train_steps(structure, state, params, batches, count)
             meter.add(first + count, count, sums)
             watch()
             if stem and first + count == config.stable_steps:

@@ -9,9 +9,11 @@ list of values, range(start,stop), linspace(from,to,n) and logspace(from,to,n), 
 --where='N < 1e5 and C < 1e12' keeps combinations by N, D, C (FLOPs) and the swept fields.
 --dry-run lists the runs with N, D, FLOPs and, from what the finished runs took or from --rate (FLOPs/s of a worker),
 their time; with --price (an hour of a worker) their cost.
---backend=local runs them on --workers=N processes, each on its own cores (default: one a core); print prints a
-launch.train command for each that is not finished; slurm submits those as an array, with the flags of
-launch/slurm.sh in --slurm='--gpus-per-node=1 --time=4:00:00'. After either, --backend=local collects what finished.
+--backend=local runs them on --workers=N processes, each on its own cores (default: one a core), up to --pack=N runs of
+one shape together (seeds, rates, temperatures: one program with an axis more, for an accelerator that a small model
+leaves idle; on a CPU it gains nothing); print prints a launch.train command for each that is not finished; slurm
+submits those as an array, with the flags of launch/slurm.sh in --slurm='--gpus-per-node=1 --time=4:00:00'. After
+either, --backend=local collects what finished.
 
 Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and losses) in --workdir.
 """
@@ -23,8 +25,8 @@ from distill.config import ConfigError, ExperimentConfig, nearest, parse
 from launch import cli
 
 _FLAGS: dict[str, str | None] = {
-    "workdir": None, "where": "", "backend": "local", "workers": "0", "rate": "0", "price": "0", "slurm": "",
-    "dry-run": "false",
+    "workdir": None, "where": "", "backend": "local", "workers": "0", "pack": "1", "rate": "0", "price": "0",
+    "slurm": "", "dry-run": "false",
 }  # fmt: skip
 
 
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where=flags["where"],
         backend=flags["backend"],
         n_workers=parse(ExperimentConfig, "tokens", flags["workers"]),
+        pack=parse(ExperimentConfig, "tokens", flags["pack"]),
         rate=_number("rate", flags["rate"]),
         price=_number("price", flags["price"]),
         source=next((a.partition("=")[2] for a in rest if a.startswith("--config=")), "configs/train.py"),

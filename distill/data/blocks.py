@@ -5,6 +5,7 @@ stands in the manifest, so a small manifest vouches for every byte, and opening 
 hashes: 10 MB for 20 GB.
 """
 
+import contextlib
 import hashlib
 import os
 import weakref
@@ -73,8 +74,10 @@ class BlockReader:
 
     def __init__(self, path: Path, entry: dict, dtype: DTypeLike):
         self.path = path
-        size = path.stat().st_size if path.exists() else -1
-        hashes = hash_path(path).read_bytes() if hash_path(path).exists() else b""
+        size, hashes = -1, b""
+        with contextlib.suppress(OSError):  # not there, or of a name that no file can have
+            size = path.stat().st_size
+            hashes = hash_path(path).read_bytes()
         if size != entry["size"]:
             raise DataError(f"{path}: got {size} bytes, wanted {entry['size']} (manifest); rebuild the store")
         if hashlib.sha256(hashes).hexdigest() != entry["sha256"]:

@@ -52,12 +52,13 @@ class SubwordTokenizer:
             library.no_truncation()
             library.no_padding()
         self._text.encode_special_tokens = True
-        canonical = json.loads(self._text.to_str())
-        self.hash = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
         ids = self._text.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
+        # Before the library writes it: that takes memory by the largest id, and ends the process where there is none.
         if not 0 < self.vocab_size <= _LARGEST:
             raise DataError(f"tokenizer {path}: its ids end at {self.vocab_size - 1}, wanted 0 to {_LARGEST - 1}")
+        canonical = json.loads(self._text.to_str())
+        self.hash = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
         self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)

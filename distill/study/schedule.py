@@ -37,8 +37,11 @@ def run_all(
     n_workers: int,
     before_stage: Callable[[int], None],
     console: Console,
+    pack: int = 1,
 ) -> Outcome:
     """Runs what is not `done` yet; `before_stage(stage)` is called once before a stage's first run starts.
+
+    A worker trains up to `pack` runs of one shape together.
 
     A failed run is recorded in its error.txt; the others go on, except those that need it. Raises Preempted when the
     system, or Ctrl-C, asks this process to end.
@@ -57,43 +60,43 @@ def run_all(
     stage = -1
     try:
         with screen, runtime.heed() as notice:
-            while waiting or any(worker.task for worker in team):
+            while waiting or any(worker.tasks for worker in team):
                 if notice.given:
                     raise runtime.Preempted(
                         f"{notice.given}: {len(finished)} runs were finished and those under way are saved in "
                         f"{workdir}; run the same command again to continue"
                     )
-                for worker in [w for w in team if w.task is None]:
-                    task = _choose(waiting, worker, [w.task for w in team if w.task])
-                    if task is None:
+                for worker in [w for w in team if not w.tasks]:
+                    chosen = _choose(waiting, worker, [task for w in team for task in w.tasks.values()], pack)
+                    if not chosen:
                         continue
-                    if task.stage > stage:
-                        stage = task.stage
+                    if chosen[0].stage > stage:
+                        stage = chosen[0].stage
                         before_stage(stage)
-                    waiting.remove(task)
-                    worker.give(task)
-                if not any(worker.task for worker in team):
+                    for task in chosen:
+                        waiting.remove(task)
+                    worker.give(chosen)
+                if not any(worker.tasks for worker in team):
                     raise AssertionError(f"nothing may start of {', '.join(task.name for task in waiting)}")
                 for worker in _heard(team):
-                    task = worker.task
-                    message = _message(worker)
-                    if isinstance(message, Moment):
-                        worker.moment = message
-                    if isinstance(message, Done) and task:
-                        finished.append(task.name)
-                        worker.task = None
-                        screen.finish(task, message)
-                    if isinstance(message, Failed) and task:
+                    for message in _messages(worker):
+                        if isinstance(message, Moment):
+                            worker.moments[message.run] = message
+                            continue
+                        task = worker.tasks.pop(message.run)
+                        if isinstance(message, Done):
+                            finished.append(task.name)
+                            screen.finish(task, message)
+                            continue
                         failed[task.name] = message.line
-                        worker.task = None
                         screen.fail(task, message)
                         write_atomically(workdir / "runs" / task.run / "error.txt", message.detail + "\n")
                         for orphan in [t for t in waiting if _needs(t, task)]:
                             waiting.remove(orphan)
                             failed[orphan.name] = f"not run: it needs {task.name}, which failed"
-                        if not worker.process.is_alive():
-                            place = places[team.index(worker)]
-                            team[team.index(worker)] = Worker(place, workdir)
+                    if not worker.tasks and not worker.process.is_alive():
+                        place = places[team.index(worker)]
+                        team[team.index(worker)] = Worker(place, workdir)
                 screen.show(team)
     finally:
         for worker in team:
@@ -107,13 +110,13 @@ def _needs(task: Planned, other: Planned) -> bool:
     return task.config.teacher.run == other.run
 
 
-def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned]) -> Planned | None:
-    """The best run that may start now on this worker."""
+def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned], pack: int = 1) -> list[Planned]:
+    """The best run that may start now on this worker, first, and up to `pack` in all that can be trained with it."""
     if not waiting:
-        return None
+        return []
     stage = min(task.stage for task in waiting)
     if any(task.stage < stage for task in busy):
-        return None
+        return []
     trunks = {task.trunk for task in busy}
     # A teacher from elsewhere, as a sweep may have one, is no run of ours to wait for.
     unfinished = {task.run for task in (*waiting, *busy)}
@@ -133,22 +136,29 @@ def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned]) -> Plan
         needed = any(_needs(other, task) for other in waiting)
         return needed, mine, teacher not in held, workers.shape(task) in worker.shapes, task.flops
 
-    return max(free, key=worth, default=None)
+    free.sort(key=worth, reverse=True)
+    chosen = free[:1]
+    for task in free[1:] if pack > 1 else ():
+        alone = all(task.trunk != other.trunk for other in chosen)
+        if alone and len(chosen) < pack and workers.packable(task) == workers.packable(chosen[0]):
+            chosen.append(task)
+    return chosen
 
 
 def _heard(team: list[Worker]) -> list[Worker]:
     """The workers that have something to say, or have died; waits a little where there is none."""
-    pipes = {worker.pipe: worker for worker in team if worker.task}
+    pipes = {worker.pipe: worker for worker in team if worker.tasks}
     return [pipes[pipe] for pipe in wait(list(pipes), timeout=0.2) if pipe in pipes]  # type: ignore[index]
 
 
-def _message(worker: Worker) -> Moment | Done | Failed:
+def _messages(worker: Worker) -> list[Moment | Done | Failed]:
+    """What a worker says; where it has died, that each of its runs has failed."""
     try:
-        return worker.pipe.recv()
+        return [worker.pipe.recv()]
     except (EOFError, ConnectionError):
         worker.process.join(5)
         line = f"its process ended (exit code {worker.process.exitcode}); out of memory, perhaps"
-        return Failed(line=line, detail=line)
+        return [Failed(run=run, line=line, detail=line) for run in worker.tasks]
 
 
 class _Screen:
@@ -193,20 +203,19 @@ class _Screen:
         self._console.print(f"[red]failed[/] {task.name}: {message.line}")
 
     def show(self, team: list[Worker]) -> None:
-        for worker in team:
-            if worker.task:
-                self._began.setdefault(worker.task.run, time.monotonic())
+        running = [(task, worker.moments.get(run)) for worker in team for run, task in worker.tasks.items()]
+        for task, _ in running:
+            self._began.setdefault(task.run, time.monotonic())
         if not self._console.is_terminal:
             return
         grid = Table.grid(padding=(0, 2))
-        for worker in team:
-            if worker.task and worker.moment:
-                m = worker.moment
-                left = (m.steps - m.step) * (worker.task.config.batch_size * worker.task.config.seq_len)
-                grid.add_row(
-                    worker.task.name, f"step {m.step:,d}/{m.steps:,d}", f"loss {m.loss:.4f}",
-                    f"{m.tokens_per_second / 1e3:,.1f}k tokens/s", f"{left / max(m.tokens_per_second, 1):.0f} s left",
-                )  # fmt: skip
-            elif worker.task:
-                grid.add_row(worker.task.name, "starting")
+        for task, m in running:
+            if m is None:
+                grid.add_row(task.name, "starting")
+                continue
+            left = (m.steps - m.step) * (task.config.batch_size * task.config.seq_len)
+            grid.add_row(
+                task.name, f"step {m.step:,d}/{m.steps:,d}", f"loss {m.loss:.4f}",
+                f"{m.tokens_per_second / 1e3:,.1f}k tokens/s", f"{left / max(m.tokens_per_second, 1):.0f} s left",
+            )  # fmt: skip
         self._live.update(Group(self._bar, grid))

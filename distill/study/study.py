@@ -63,7 +63,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
             said = conclude.predict(found, [t for t in todo if t.stage == stage], workdir)
             console.print(f"predicted {said} runs before they start", highlight=False)
 
-    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before_stage, console)
+    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before_stage, console, config.study.pack)
     _conclude(config, workdir, console)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
     for name, line in outcome.failed.items():

@@ -154,6 +154,7 @@ def run(
     where: str = "",
     backend: str = "local",
     n_workers: int = 0,
+    pack: int = 1,
     rate: float = 0.0,
     price: float = 0.0,
     source: str = "configs/train.py",
@@ -163,7 +164,8 @@ def run(
 ) -> int:
     """Runs what is left of a sweep and tabulates it: runs/, runs.csv, curves.csv and sweep.csv in `workdir`.
 
-    `rate` is what a worker does in FLOPs a second (0: as the finished runs did), `price` what it costs an hour.
+    A worker trains up to `pack` runs of one shape together. `rate` is what a worker does in FLOPs a second (0: as the
+    finished runs did), `price` what it costs an hour.
     Returns 1 where runs failed, else 0; they are tried again by the same call.
     """
     console, workdir = Console(), Path(workdir).resolve()
@@ -185,7 +187,8 @@ def run(
         note = {"command": shlex.join(overrides), "planned": {task.run: task.name for task in tasks}}
         runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
         done = workers.collect(workdir, tasks)
-        outcome = schedule.run_all(tasks, done, workdir, n_workers or len(runtime.cores()), lambda _: None, console)
+        n = n_workers or len(runtime.cores())
+        outcome = schedule.run_all(tasks, done, workdir, n, lambda _: None, console, pack)
         table = _tabulate(tasks, workdir)
     if table:
         console.print(table)

@@ -1,15 +1,18 @@
 """Worker processes, each held to its own cores: two on a core each beat one on both at small sizes.
 
-A worker takes one run at a time, tells how it goes, writes the finished run into the tables itself, and keeps what
-the next run may need: the token store, compiled steps, and its teachers' signals up to `teacher.memory_gib`.
+A worker takes one run at a time, or a pack of them (pack.py), tells how they go, writes finished runs into the tables
+itself, and keeps what the next ones may need: the token store, compiled steps, and its teachers' signals up to
+`teacher.memory_gib`.
 """
 
 import dataclasses
 import multiprocessing
 import signal
+import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ GRACE = 20
 class Moment:
     """How far a run is, as its worker tells it."""
 
+    run: str
     step: int
     steps: int
     loss: float
@@ -37,6 +41,7 @@ class Moment:
 class Done:
     """A finished run."""
 
+    run: str
     record: RunRecord
 
 
@@ -44,6 +49,7 @@ class Done:
 class Failed:
     """A run that ended with an error: one line for the screen, and all of it for error.txt."""
 
+    run: str
     line: str
     detail: str
 
@@ -57,15 +63,15 @@ class Worker:
         self.process = context.Process(target=_serve, args=(theirs, processors, workdir), daemon=True)
         self.process.start()
         theirs.close()
-        self.task: Planned | None = None
-        self.moment: Moment | None = None
+        self.tasks: dict[str, Planned] = {}  # under way
+        self.moments: dict[str, Moment] = {}
         self.teacher = ""
         self.shapes: set[Any] = set()
 
-    def give(self, task: Planned) -> None:
-        self.task, self.moment, self.teacher = task, None, task.config.teacher.run
-        self.shapes.add(shape(task))
-        self.pipe.send(task)
+    def give(self, tasks: Sequence[Planned]) -> None:
+        self.tasks, self.moments, self.teacher = {task.run: task for task in tasks}, {}, tasks[0].config.teacher.run
+        self.shapes.add(shape(tasks[0]))
+        self.pipe.send(list(tasks))
 
     def stop(self) -> None:
         self.process.terminate()  # a run that is under way saves itself first
@@ -80,6 +86,17 @@ def shape(task: Planned) -> Any:
     return task.config.model, bool(task.config.teacher.run), wanted.divergence, wanted.target, wanted.tempered
 
 
+def packable(task: Planned) -> Any:
+    """What runs must share to be trained together: all that is compiled, and the lengths of their calls of steps."""
+    from distill import step
+
+    c = task.config
+    # A signal in memory comes with the batch; any other is of a teacher that all must share.
+    teacher = dataclasses.replace(c.teacher, source="", run="") if c.teacher.signal == "memory" else c.teacher
+    lengths = c.batch_size, c.seq_len, c.steps, c.stable_steps, c.loop
+    return step.shape(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
+
+
 def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
     """The life of a worker process."""
     runtime.die_with_parent()
@@ -87,21 +104,21 @@ def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
     runtime.compile_quickly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
     runtime.cache_compilations()
-    memory = _Memory(workdir)
+    memory, lock = _Memory(workdir), threading.Lock()
+
+    def send(message: Moment | Done | Failed) -> None:
+        with lock:  # runs of a pack speak from their threads
+            pipe.send(message)
+
     while True:
         try:
-            task = pipe.recv()
+            tasks = pipe.recv()
         except EOFError:
             return
         try:
-            record = memory.train(task, lambda p: pipe.send(Moment(**dataclasses.asdict(p))))
-            pipe.send(Done(record=record))
+            memory.train(tasks, send)
         except runtime.Preempted:
             return
-        except DistillError as error:
-            pipe.send(Failed(line=str(error), detail=str(error)))
-        except Exception as error:  # a study outlives any of its runs, whatever went wrong inside
-            pipe.send(Failed(line=f"{type(error).__name__}: {error}".splitlines()[0], detail=traceback.format_exc()))
 
 
 class _Memory:
@@ -111,25 +128,65 @@ class _Memory:
         self._workdir = workdir
         self._stores: dict[Any, Any] = {}
         self._lessons: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def train(self, task: Planned, on_progress: Any) -> RunRecord:
+    def train(self, tasks: Sequence[Planned], send: Callable[[Any], None]) -> None:
+        """Trains one run, or several together, and sends what becomes of each. Raises Preempted when asked to end."""
         # Imported here, after the process has been held to its cores.
-        from distill import lesson as lessons
+        from distill import pack, step
+
+        if len(tasks) == 1:
+            self._one(tasks[0], send, step.train_steps)
+        else:
+            together = pack.Pack(len(tasks))
+
+            def member(task: Planned) -> None:
+                try:
+                    self._one(task, send, together.train_steps)
+                finally:
+                    together.leave()
+
+            with runtime.heed(), ThreadPoolExecutor(len(tasks)) as pool:
+                ended = [pool.submit(member, task) for task in tasks]
+            for future in ended:
+                future.result()
+        runtime.forget_programs()
+
+    def _one(self, task: Planned, send: Callable[[Any], None], train_steps: Callable[..., Any]) -> None:
         from distill import train
 
-        config = task.config
-        folder = self._workdir / "runs" / task.run
+        config, folder = task.config, self._workdir / "runs" / task.run
+        trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
+
+        def tell(p: Any) -> None:
+            send(Moment(run=task.run, **dataclasses.asdict(p)))
+
+        try:
+            with self._lock:
+                store, lesson = self._shared(config)
+            record = train.train(
+                config, folder, store=store, lesson=lesson, trunk=trunk, on_progress=tell, train_steps=train_steps
+            )
+            with self._lock:
+                tabulate(self._workdir, record, folder)
+            send(Done(run=task.run, record=record))
+        except runtime.Preempted:
+            raise
+        except DistillError as error:
+            send(Failed(run=task.run, line=str(error), detail=str(error)))
+        except Exception as error:  # a study outlives any of its runs, whatever went wrong inside
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            send(Failed(run=task.run, line=line, detail=traceback.format_exc()))
+
+    def _shared(self, config: ExperimentConfig) -> tuple[Any, Any]:
+        """The token store, and the lesson, that runs of this process have in common."""
+        from distill import lesson as lessons
+
         key = dataclasses.replace(config.data, split="student")
         if key not in self._stores:
             self._stores[key] = lessons.open_store(config, self._workdir)
-        lesson = self._lesson(config, self._stores[key]) if config.teacher.sources else None
-        trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
-        record = train.train(
-            config, folder, store=self._stores[key], lesson=lesson, trunk=trunk, on_progress=on_progress
-        )
-        tabulate(self._workdir, record, folder)
-        runtime.forget_programs()
-        return record
+        store = self._stores[key]
+        return store, self._lesson(config, store) if config.teacher.sources else None
 
     def _lesson(self, config: ExperimentConfig, store: Any) -> Any:
         # What a lesson depends on; a student's size, rate and objective are not among it.

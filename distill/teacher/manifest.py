@@ -13,6 +13,7 @@ fidelity    how close the stored signal comes to the whole distribution, on a fe
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distill import runs
@@ -111,6 +112,9 @@ def _check(tree: Mapping[str, Any]) -> None:
         raise ValueError(f"a window of over {_LARGEST:,} entries")
     if not all(isinstance(kept["sha256"], str) for kept in tree["files"].values()):
         raise ValueError("a file without its sha256")
+    for name in (*tree["files"], *(shard["file"] for shard in shards)):
+        if Path(name).name != name or "\x00" in name:
+            raise ValueError(f"{name!r:.40} is no name of a file in it")
 
 
 def compare(where: Any, kept: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

@@ -1,5 +1,6 @@
 """A teacher's log-probabilities, computed once a window and kept in memory for every later epoch and student."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +44,21 @@ class MemorySignal:
         capacity = min(count, int(memory_gib * 2**30 / (2 * seq_len * vocab)))
         self._kept = np.empty((capacity, seq_len, vocab), np.float16)  # the system gives pages as they are written
         self._slot = np.full(count, -1, np.int64)
-        self._used = 0
+        self._used, self._lock = 0, threading.Lock()  # runs that train together read side by side
 
     def read(self, windows: NDArray[np.int64]) -> TeacherSignal:
         """The signal of these windows, [*windows.shape, S, V]."""
         flat = np.asarray(windows).reshape(-1)
+        with self._lock:
+            fresh = self._fill(flat)
+        if fresh:
+            found: Any = np.stack([fresh[int(i)] if int(i) in fresh else self._kept[self._slot[i]] for i in flat])
+        else:
+            found = self._kept[self._slot[flat]]
+        return TeacherSignal(log_probs=found.reshape(*np.shape(windows), *found.shape[1:]))
+
+    def _fill(self, flat: NDArray[np.int64]) -> dict[int, NDArray[np.float16]]:
+        """Computes what is missing of these windows; returns those for which there is no room."""
         missing = np.unique(flat[self._slot[flat] < 0])
         fresh: dict[int, NDArray[np.float16]] = {}
         for start in range(0, len(missing), CHUNK):
@@ -58,11 +69,7 @@ class MemorySignal:
             self._slot[ids[:room]] = np.arange(self._used, self._used + room)
             self._used += room
             fresh |= {int(i): value for i, value in zip(ids[room:], values[room:])}
-        if fresh:
-            found: Any = np.stack([fresh[int(i)] if int(i) in fresh else self._kept[self._slot[i]] for i in flat])
-        else:
-            found = self._kept[self._slot[flat]]
-        return TeacherSignal(log_probs=found.reshape(*np.shape(windows), *found.shape[1:]))
+        return fresh
 
     @property
     def bytes(self) -> int:

@@ -105,6 +105,7 @@ ONCE_WRONG = {
         b'{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"a": 4294967295}, '
         b'"unk_token": "a"}}',
     ),
+    "an id of 31 bits": ("tokenizer_json", b'{"model": {"vocab": {"a": 0, "b": 2147483648}, "unk_token": "a"}}'),
     # programs of strangers
     "memory": ("chat_template", b"{{ 'x' * 10**10 }}"),
     "digits": ("chat_template", b"{{ " + b"9" * 5000 + b" }}"),
@@ -163,8 +164,9 @@ def test_a_manifest_of_no_token_store(bench, change):
     outcome = reader.judge(json.dumps(tree).encode())
     assert not outcome.bad, outcome
     splits = json.loads(reader.seeds[0])["splits"]
-    escaped = reader.judge(json.dumps(tree | {"splits": {"../../x": splits["teacher"]}}).encode())
-    assert escaped.kind == "DataError"
+    for name in ("../../x", "x" * 5000, "x" * 250):  # the last is a name, but with that of its hashes too long
+        escaped = reader.judge(json.dumps(tree | {"splits": {name: splits["teacher"]}}).encode())
+        assert escaped.kind == "DataError", escaped
 
 
 def call_of(answer):
