@@ -1,0 +1,98 @@
+"""Runs of one shape together under one vmapped step, beside the same runs one after the other: what study.pack to use.
+
+    python -m launch.bench pack [--shapes=micro-7K,micro-25K,micro-100K] [--sizes=2,4,8] [--rounds=5] [--seconds=2]
+
+One process on one core (of an accelerator: on one device). Every size takes its turn in every round; a line gives the
+tokens/s of all its runs, and the median and range of the ratio to a run alone, round by round.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from distill import runtime
+from distill.bench.step import SHAPES
+from distill.bench.step_peers import CALL
+from distill.config import ConfigError, ExperimentConfig, MeshConfig, nearest
+
+
+def _prepare(shape: str, size: int) -> Callable[[], Any]:
+    """A compiled call of CALL steps of `size` runs, whose answer can be waited for."""
+    import jax
+
+    from distill import mesh, pack, step
+    from distill.types import Batch
+
+    model, batch, length = SHAPES[shape]
+    config = ExperimentConfig(model=model, batch_size=batch, seq_len=length)
+    structure = step.shape(config)
+    tokens: Any = np.random.default_rng(0).integers(0, model.vocab_size, (CALL, batch, length + 1), np.int32)
+    weight: Any = np.ones((CALL, batch, length), np.float32)
+    placed = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh(), leading=1)
+    states = [step.init_state(config) for _ in range(size)]
+
+    def call() -> Any:
+        if size == 1:
+            states[0], sums = step.train_steps(structure, states[0], None, placed, CALL)
+            return sums
+        answers = pack.train_together(structure, list(states), None, [placed] * size, CALL)
+        states[:] = [state for state, _ in answers]
+        return [sums for _, sums in answers]
+
+    jax.block_until_ready(call())
+    return call
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line a shape and size."""
+    parser = argparse.ArgumentParser(prog="launch.bench pack", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--shapes", default="micro-7K,micro-25K,micro-100K")
+    parser.add_argument("--sizes", default="2,4,8")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    flags = parser.parse_args(argv)
+    shapes = flags.shapes.split(",")
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise ConfigError(f"--shapes: there is no {shape!r}.{nearest(shape, SHAPES)}")
+    sizes = flags.sizes.split(",")
+    if flags.rounds < 1 or not all(size.isdecimal() and int(size) > 1 for size in sizes):
+        raise ConfigError(f"--sizes={flags.sizes} --rounds={flags.rounds}: wanted whole numbers from 2, and from 1")
+    runtime.hold(runtime.cores()[:1])
+    runtime.compile_quickly()
+    import jax
+
+    from distill import mesh
+
+    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+        for shape in shapes:
+            _measure(shape, [1, *map(int, sizes)], flags.rounds, flags.seconds)
+    return 0
+
+
+def _measure(shape: str, sizes: list[int], rounds: int, seconds: float) -> None:
+    import jax
+
+    _, batch, length = SHAPES[shape]
+    calls = {size: _prepare(shape, size) for size in sizes}
+    rates: dict[int, list[float]] = {size: [] for size in sizes}
+    for _ in range(rounds):
+        for size, call in calls.items():
+            begin, done = time.perf_counter(), 0
+            while time.perf_counter() - begin < seconds:
+                jax.block_until_ready(call())
+                done += 1
+            rates[size].append(done * size * CALL * batch * length / (time.perf_counter() - begin))
+    print(f"{shape}, {batch} x {length} a run, {jax.devices()[0].device_kind}; load {os.getloadavg()[0]:.1f}")
+    for size in sizes:
+        ratios = [a / b for a, b in zip(rates[size], rates[1], strict=True)]
+        spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(
+            f"  {size} together: {statistics.median(rates[size]) / 1e3:8.1f} k tokens/s, {spread} times alone",
+            flush=True,
+        )
