@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import io
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,9 @@ from distill.data.errors import DataError
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _PROBE = 64 << 10
+_PIECE = 128 << 10
+# What a header may ask for: the largest preset of xz takes 65 MiB, a file of strangers may say four gigabytes.
+_XZ_MEMORY = 80 << 20
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
@@ -51,21 +54,23 @@ def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         if path.endswith(".zst"):
             zstandard = optional("zstandard", "zstandard", path)
             try:
-                yield io.BufferedReader(_ZstdStream(zstandard, raw)), raw
+                yield io.BufferedReader(_Frames(lambda: zstandard.ZstdDecompressor().decompressobj(), raw)), raw
             except zstandard.ZstdError as error:
                 raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
-        elif path.endswith((".gz", ".xz")):
-            with (gzip if path.endswith(".gz") else lzma).open(raw, "rb") as stream:
+        elif path.endswith(".xz"):
+            yield io.BufferedReader(_Frames(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), raw)), raw
+        elif path.endswith(".gz"):
+            with gzip.open(raw, "rb") as stream:
                 yield stream, raw
         else:
             yield raw, raw
 
 
-class _ZstdStream(io.RawIOBase):
-    """Frames of zstd end to end; unlike the package's own reader, EOFError when the last one is cut off."""
+class _Frames(io.RawIOBase):
+    """Frames of zstd, or streams of xz, end to end; EOFError where the last one is cut off."""
 
-    def __init__(self, zstandard: Any, raw: IO[bytes]):
-        self._make, self._raw = zstandard.ZstdDecompressor, raw
+    def __init__(self, make: Callable[[], Any], raw: IO[bytes]):
+        self._make, self._raw = make, raw
         self._frame: Any = None
         self._ready = b""
 
@@ -74,18 +79,24 @@ class _ZstdStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
+            if self._frame is not None and not self._frame.eof and not getattr(self._frame, "needs_input", True):
+                self._ready = self._frame.decompress(b"", _PIECE)  # xz: more of what it was given
+                continue
             if self._frame is not None and self._frame.eof:
-                data, self._frame = self._frame.unused_data, None
-                data = data or self._raw.read(1 << 17)
+                # Between streams xz may have zeros.
+                data, self._frame = self._frame.unused_data.lstrip(b"\0"), None
+                data = data or self._raw.read(_PIECE).lstrip(b"\0")
             else:
-                data = self._raw.read(1 << 17)
+                data = self._raw.read(_PIECE)
             if not data:
                 if self._frame is not None:
                     raise EOFError("compressed data ended before the end of its last frame")
                 return 0
             if self._frame is None:
-                self._frame = self._make().decompressobj()
-            self._ready = self._frame.decompress(data)
+                self._frame = self._make()
+            # zstd knows no bound of its output; xz does.
+            bound = (_PIECE,) if hasattr(self._frame, "needs_input") else ()
+            self._ready = self._frame.decompress(data, *bound)
         n = min(len(buffer), len(self._ready))
         buffer[:n], self._ready = self._ready[:n], self._ready[n:]
         return n
