@@ -63,8 +63,10 @@ class Table:
 
     def __init__(self, path: str | Path, cls: type):
         self.path, self._cls = Path(path), cls
-        self._hints = typing.get_type_hints(cls)
-        self.columns = [name.rstrip("_") for name in self._hints]
+        hints = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(cls).items()}
+        self.columns = [name.rstrip("_") for name in hints]
+        # Field, column, type, whether it may be empty.
+        self._cells = [(name, name.rstrip("_"), kinds[0], type(None) in kinds) for name, kinds in hints.items()]
 
     @contextmanager
     def _locked(self) -> Iterator[io.FileIO]:
@@ -112,17 +114,16 @@ class Table:
 
     def _row(self, cells: dict[str, str], line: int) -> Any:
         values: dict[str, Any] = {}
-        for name, hint in self._hints.items():
-            text = cells.get(name.rstrip("_"), "")
-            kinds = typing.get_args(hint) or (hint,)
-            if text == "" and type(None) in kinds:
+        for name, column, kind, optional in self._cells:
+            text = cells.get(column, "")
+            if text == "" and optional:
                 values[name] = None
                 continue
             try:
-                values[name] = kinds[0](text)
+                values[name] = kind(text)
             except ValueError:
                 raise TableError(
-                    f"{self.path}, line {line}, column {name.rstrip('_')}: got {text!r}, wanted {kinds[0].__name__}"
+                    f"{self.path}, line {line}, column {column}: got {text!r}, wanted {kind.__name__}"
                 ) from None
         return self._cls(**values)
 

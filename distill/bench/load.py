@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from distill import laws, series
+from distill import laws, runtime, series
 from distill.config import ConfigError
 from distill.laws import summary
 from distill.report import study
@@ -169,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", default="runs,store,metrics")
     parser.add_argument("--folder", default="", help="where things are made; kept, and taken as they are if there")
     flags = parser.parse_args(argv)
+    runtime.cache_compilations()  # as every command does
     late = 0
     for name in flags.part.split(","):
         if name not in _PARTS:

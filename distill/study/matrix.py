@@ -1,8 +1,10 @@
 """A study's lines, expanded into runs: which models, on which budgets, of which teachers, in which order."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +38,8 @@ class Planned:
         return counts.run_flops(self.config).student
 
 
-def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
+@functools.lru_cache(maxsize=8)  # every run asks for them
+def models(config: StudyExperimentConfig) -> Mapping[str, ModelConfig]:
     """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
     found = {}
     for line in config.study.models:
@@ -46,7 +49,7 @@ def models(config: StudyExperimentConfig) -> dict[str, ModelConfig]:
         name, width, layers = match[1], int(match[2]), int(match[3])
         heads = max(width // config.model.d_head, 1) if config.model.d_head else config.model.n_heads
         found[name] = dataclasses.replace(config.model, d_model=width, n_layers=layers, n_heads=heads)
-    return found
+    return types.MappingProxyType(found)
 
 
 def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:

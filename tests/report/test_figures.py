@@ -63,7 +63,7 @@ def test_loss_against_tokens_marks_the_runs_that_teach(found):
 
 def test_learning_curves_show_every_run(found):
     figure = run_figures.learning(found, DARK)
-    assert sum(len(ax.get_lines()) for ax in figure.axes) == len(found.runs)
+    assert sum(len(lines.get_paths()) for ax in figure.axes for lines in ax.collections) == len(found.runs)
     assert run_figures.learning(dataclasses.replace(found, curves={}), DARK) is None
 
 
