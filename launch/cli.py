@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75). One of several processes
     ends with the others; where they do not come to an end, at once, for JAX would wait for them at the exit.
     """
+    logging.getLogger("absl").addFilter(_without_traceback)
     said = ""
     try:
         code = main(argv) or 0
@@ -75,6 +77,11 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     if said:
         print(said, file=sys.stderr)
     return code
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Orbax's threads log, with a traceback, what is raised in the main one as well and said there in one line."""
+    return not record.exc_info
 
 
 def _place(error: BaseException) -> str:

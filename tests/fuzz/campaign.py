@@ -94,7 +94,7 @@ def child(flags: argparse.Namespace) -> None:
             return atheris.Mutate(data, most)
         return harness.mutate(reader, data, chance.choice(bench.seeds), chance)[:most]
 
-    libfuzzer = [f"-seed={flags.seed + 1}", f"-max_len={harness.LONGEST}", "-timeout=60", "-rss_limit_mb=0"]
+    libfuzzer = [f"-seed={flags.seed + 1}", f"-max_len={harness.LONGEST}", "-timeout=300", "-rss_limit_mb=0"]
     libfuzzer += ["-verbosity=0", f"-artifact_prefix={folder}/"]
     atheris.Setup([sys.argv[0], *libfuzzer, str(folder / "corpus")], one, custom_mutator=change)
     atheris.Fuzz()
