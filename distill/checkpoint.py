@@ -5,7 +5,9 @@ is read without its optimiser. Arrays are stored under the names of their paths.
 bits without a word, so every item carries the hashes of its files, and what does not match them is not restored.
 """
 
+import contextlib
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,11 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 ITEMS = ("params", "optimizer")
+
+
+# Runs of a pack save in turns, each to its end: orbax tells the savings of a process apart by one counter, and two
+# threads at once took each other's folders for abandoned ones (the error was loud, but the run failed).
+_TURN = threading.Lock()
 
 
 class Checkpoints:
@@ -107,10 +114,14 @@ class Checkpoints:
         arrays = {name: ocp.args.StandardSave(jax.tree.map(jnp.copy, _flat(tree))) for name, tree in items.items()}
         self.wait()
         self._saving = step
-        try:
-            self._manager.save(step, args=ocp.args.Composite(**arrays, config=ocp.args.JsonSave({"text": config})))
-        except Exception as error:
-            raise self._failed(error) from error
+        alone = threading.current_thread() is threading.main_thread()
+        with contextlib.nullcontext() if alone else _TURN:
+            try:
+                self._manager.save(step, args=ocp.args.Composite(**arrays, config=ocp.args.JsonSave({"text": config})))
+            except Exception as error:
+                raise self._failed(error) from error
+            if not alone:
+                self.wait()
 
     def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """The items of `step` that `like` has, with its structure, dtypes and places, whichever mesh they came from.

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from distill import runtime
 from distill import step as steps
 from distill.types import Batch
 
@@ -51,11 +52,15 @@ class _Call:
 
 
 class Pack:
-    """Where `size` runs meet. Each calls `train_steps` in place of step.train_steps, and at its end `leave`."""
+    """Where `size` runs meet. Each calls `train_steps` in place of step.train_steps, and at its end `leave`.
 
-    def __init__(self, size: int):
+    `notice` is the caller's as it stood when the members last met: all hear at the same step that they are to end.
+    """
+
+    def __init__(self, size: int, notice: runtime.Notice):
         self._members, self._turn = size, threading.Condition()
         self._calls: list[_Call] = []
+        self._given, self.notice = notice, runtime.Notice()
 
     def train_steps(
         self, structure: steps.StepShape, state: steps.TrainState, teacher: Any, batches: Batch, count: int
@@ -84,6 +89,7 @@ class Pack:
             groups.setdefault(call.key, []).append(call)
         for group in groups.values():
             _take(group)
+        self.notice.given = self._given.given
         self._calls = []
         self._turn.notify_all()
 

@@ -123,20 +123,17 @@ class Notice:
         self.given = ""
 
 
-_heeded: list[Notice] = []  # of the main thread
-
-
 @contextlib.contextmanager
 def heed() -> Iterator[Notice]:
     """Turns SIGTERM (a preemption notice) and the first Ctrl-C into a Notice, for a loop to read between steps.
 
     A second SIGTERM changes nothing, so that it cannot break the saving that the first one began; a second Ctrl-C
-    ends the process. Only the main thread is told of signals: the others read what it heeds, if it does.
+    ends the process. Outside of the main thread nothing is turned, for only that one is told of signals.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield _heeded[-1] if _heeded else Notice()
-        return
     notice = Notice()
+    if threading.current_thread() is not threading.main_thread():
+        yield notice
+        return
 
     def receive(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and notice.given:
@@ -144,11 +141,9 @@ def heed() -> Iterator[Notice]:
         notice.given = signal.Signals(number).name
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    _heeded.append(notice)
     try:
         yield notice
     finally:
-        _heeded.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -13,7 +13,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +29,7 @@ from distill.evaluate import evaluate
 from distill.lesson import Lesson, identify, make_loader, open_store
 from distill.meter import Meter, Progress
 from distill.model import Transformer
+from distill.pack import Pack
 from distill.runs import RunRecord
 from distill.stored import StoredLesson, open_lesson
 from distill.teacher import online
@@ -49,13 +49,13 @@ def train(
     trunk: str | Path | None = None,
     fork: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    train_steps: Callable[..., Any] = steps.train_steps,
+    pack: Pack | None = None,
 ) -> RunRecord:
     """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
 
     `store` and `lesson` are opened from the config where a study does not share its own; `trunk` is the folder that
     runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with;
-    `train_steps` takes the steps (pack.py: together with other runs).
+    in a `pack`, this run, in a thread of its own, takes its steps together with others.
     Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
@@ -76,7 +76,7 @@ def train(
         if finished is not None:
             return finished
         start = _now()
-        notice = stack.enter_context(runtime.heed())
+        notice = pack.notice if pack else stack.enter_context(runtime.heed())
         # In the order of their needs: mesh, teacher, state.
         with processes.agreed():
             device_mesh = mesh.make(config.mesh)
@@ -86,7 +86,7 @@ def train(
         checkpoints = stack.enter_context(Checkpoints(place.checkpoints, keep=config.loop.keep))
         stem = stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None
         state = _first_state(config, lesson, checkpoints, stem, fork)
-        state = _loop(config, place, state, store, lesson, checkpoints, stem, notice, on_progress, train_steps)
+        state = _loop(config, place, state, store, lesson, checkpoints, stem, notice, on_progress, pack)
         record = _record(config, state.params, store, lesson, start)
     # Only now, with the last checkpoint safely on disk, is the run finished.
     if processes.first():
@@ -182,7 +182,7 @@ def _loop(
     stem: Checkpoints | None,
     notice: runtime.Notice,
     on_progress: Callable[[Progress], None],
-    train_steps: Callable[..., Any],
+    pack: Pack | None,
 ) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the call before while it runs."""
     text, structure, device_mesh = configs.to_text(config), steps.shape(config), jax.sharding.get_mesh()
@@ -195,6 +195,7 @@ def _loop(
         workdir.rewind()
     read = lesson.reader(config.data.split) if lesson else None
     params = lesson.params if lesson and config.teacher.signal != "memory" else None
+    train_steps = pack.train_steps if pack else steps.train_steps
     saved = time.monotonic()
     patience = min(config.loop.patience, max(config.steps // 4, 1))
 

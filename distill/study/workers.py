@@ -133,26 +133,19 @@ class _Memory:
     def train(self, tasks: Sequence[Planned], send: Callable[[Any], None]) -> None:
         """Trains one run, or several together, and sends what becomes of each. Raises Preempted when asked to end."""
         # Imported here, after the process has been held to its cores.
-        from distill import pack, step
+        from distill.pack import Pack
 
         if len(tasks) == 1:
-            self._one(tasks[0], send, step.train_steps)
+            self._one(tasks[0], send)
         else:
-            together = pack.Pack(len(tasks))
-
-            def member(task: Planned) -> None:
-                try:
-                    self._one(task, send, together.train_steps)
-                finally:
-                    together.leave()
-
-            with runtime.heed(), ThreadPoolExecutor(len(tasks)) as pool:
-                ended = [pool.submit(member, task) for task in tasks]
+            with runtime.heed() as notice, ThreadPoolExecutor(len(tasks)) as pool:
+                pack = Pack(len(tasks), notice)
+                ended = [pool.submit(self._one, task, send, pack) for task in tasks]
             for future in ended:
                 future.result()
         runtime.forget_programs()
 
-    def _one(self, task: Planned, send: Callable[[Any], None], train_steps: Callable[..., Any]) -> None:
+    def _one(self, task: Planned, send: Callable[[Any], None], pack: Any = None) -> None:
         from distill import train
 
         config, folder = task.config, self._workdir / "runs" / task.run
@@ -164,9 +157,7 @@ class _Memory:
         try:
             with self._lock:
                 store, lesson = self._shared(config)
-            record = train.train(
-                config, folder, store=store, lesson=lesson, trunk=trunk, on_progress=tell, train_steps=train_steps
-            )
+            record = train.train(config, folder, store=store, lesson=lesson, trunk=trunk, on_progress=tell, pack=pack)
             with self._lock:
                 tabulate(self._workdir, record, folder)
             send(Done(run=task.run, record=record))
@@ -177,6 +168,9 @@ class _Memory:
         except Exception as error:  # a study outlives any of its runs, whatever went wrong inside
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             send(Failed(run=task.run, line=line, detail=traceback.format_exc()))
+        finally:
+            if pack:
+                pack.leave()
 
     def _shared(self, config: ExperimentConfig) -> tuple[Any, Any]:
         """The token store, and the lesson, that runs of this process have in common."""
