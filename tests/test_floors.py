@@ -38,7 +38,7 @@ FLOORS = (
     ("teacher", "decode", "objective"),
     ("on_policy", "generation", "inherit"),
     ("step",),
-    ("evaluate",),
+    ("evaluate", "pack"),
     ("lesson",),
     ("stored",),
     ("train", "replay", "profiling", "signals"),
