@@ -83,9 +83,10 @@ class _Frames(io.RawIOBase):
                 self._ready = self._frame.decompress(b"", _PIECE)  # xz: more of what it was given
                 continue
             if self._frame is not None and self._frame.eof:
-                # Between streams xz may have zeros.
-                data, self._frame = self._frame.unused_data.lstrip(b"\0"), None
-                data = data or self._raw.read(_PIECE).lstrip(b"\0")
+                piece, self._frame = self._frame.unused_data or self._raw.read(_PIECE), None
+                while piece and not (data := piece.lstrip(b"\0")):  # between streams xz may have zeros
+                    piece = self._raw.read(_PIECE)
+                data = data if piece else b""
             else:
                 data = self._raw.read(_PIECE)
             if not data:
