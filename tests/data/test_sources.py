@@ -56,7 +56,7 @@ def test_every_compression_of_text_and_jsonl(tmp_path, texts, kind, compression)
     press = {
         "": bytes,
         ".gz": gzip.compress,
-        ".xz": lambda b: lzma.compress(b[:999]) + bytes(300 << 10) + lzma.compress(b[999:]),  # with xz's padding between
+        ".xz": lambda b: lzma.compress(b[:999]) + bytes(300 << 10) + lzma.compress(b[999:]),  # with padding
         # Two frames end to end, as parallel compressors write.
         ".zst": lambda b: b"".join(zstandard.ZstdCompressor().compress(p) for p in (b[:999], b[999:])),
     }[compression]
