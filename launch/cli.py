@@ -3,6 +3,8 @@
 import errno
 import importlib.util
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +58,10 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     said = ""
     try:
         code = main(argv) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except runtime.Preempted as notice:
         code, said = runtime.REQUEUE, str(notice)
     except KeyboardInterrupt:

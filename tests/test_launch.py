@@ -1,6 +1,8 @@
 """Every config builds, resolved configs are golden text, and a user's mistake is one line and exit code 2."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,14 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path}/w: ") and "wanted a folder" in said and said.count("\n") == 1
     assert (tmp_path / "w").read_text() == "kept"
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """As in `... | head -1`: no traceback, and the exit code of a closed pipe."""
+    command = [sys.executable, "-m", "launch.bench"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 141)
 
 
 def test_a_broken_config_file_says_where(tmp_path, capsys):
