@@ -5,8 +5,8 @@
 smoke (default)  46 runs of 7K to 56K parameters on 125K to 500K bytes each, 4 teachers of up to 101K; 165 s on two
                  cores with a cold cache; distilled losses from 1.56 to 2.24 nats a byte
 micro            532 runs: two-layer models of 7K to 222K parameters (teachers to 620K), 250K to 8M bytes, two seeds
-                 and four at a few points; the first seed (--config.study.seeds=0, 292 runs) took 92 minutes on two
-                 busy cores (docs/study.md)
+                 and four at a few points; 92 minutes of two busy cores for the first seed and what has four
+                 (292 runs), 74 for the second (docs/study.md)
                  Reads 41 MB of public-domain prose, made before by
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
