@@ -63,6 +63,8 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except runtime.Preempted as notice:
+        # Saved and ending: a launcher that ends all tasks at the first one's end would turn 75 into 143.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code, said = runtime.REQUEUE, str(notice)
     except KeyboardInterrupt:
         code, said = 130, "interrupted; run the same command again to continue"

@@ -91,3 +91,20 @@ def test_programs_are_let_go_before_a_process_runs_out_of_memory_maps():
     assert not runtime.forget_programs(most=before + 1000) and maps() >= before
     assert runtime.forget_programs(most=1) and maps() < before
     assert held[0](jnp.zeros((9, 9))).shape == (9, 9)
+
+
+def test_what_has_saved_itself_ends_with_its_own_code():
+    """As srun --kill-on-bad-exit does to the last task, when the first has ended with 75."""
+    code = (
+        "import atexit, sys, time\n"
+        "from distill import runtime\n"
+        "from launch import cli\n"
+        "atexit.register(lambda: (print('ending', flush=True), time.sleep(2)))\n"
+        "def main(argv):\n"
+        "    raise runtime.Preempted('saved')\n"
+        "sys.exit(cli.guard(main))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == runtime.REQUEUE
