@@ -70,6 +70,8 @@ class Bench:
     def __init__(self, reader: Reader, folder: Path):
         self.reader, self.folder = reader, folder
         self._call, self.seeds = reader.prepare(folder)
+        with contextlib.suppress(OSError):  # what this process needed for other tests is no peak of this reader
+            Path("/proc/self/clear_refs").write_text("5")
         self._truths = [repr(self._call(seed)) for seed in self.seeds] if reader.true else []
         for seed in self.seeds:
             first = self.judge(seed)
