@@ -168,7 +168,6 @@ def test_what_may_be_packed(tmp_path):
     for line in (*lines, "data.seed=0,1"):
         one, other = key(line)
         assert one != other, line
-    assert "tokens" in to_flat(config)
 
 
 def test_a_pack_that_is_asked_to_end_saves_each_of_its_runs(tmp_path):

@@ -126,7 +126,7 @@ def learning(results: Results, theme: Theme) -> Figure | None:
 
 
 def _curves(ax: Any, results: Results, runs: Sequence[RunRecord], **style: Any) -> None:
-    """Training losses as one artist: two thousand of them are drawn in a fifth of the time that lines take."""
+    """Training losses as one artist: of two thousand, the figure took 6.1 s in both themes, as lines 7.6."""
     lines = [[(p.tokens, p.loss) for p in results.curves[run.run]] for run in runs]
     ax.add_collection(LineCollection(lines, **style))
 

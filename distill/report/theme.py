@@ -122,7 +122,7 @@ def count_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if span < 1.7 else (1.0,)))
-        # Nine minor ticks a decade are half of the time that a figure of twenty panels takes.
+        # Nine minor ticks a decade were a third of the time that a figure of twenty panels took.
         axis.set_minor_locator(NullLocator() if span < 1.7 else LogLocator(10, subs=(2.0, 5.0)))
     count_axis(axis)
 

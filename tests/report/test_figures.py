@@ -67,6 +67,19 @@ def test_learning_curves_show_every_run(found):
     assert run_figures.learning(dataclasses.replace(found, curves={}), DARK) is None
 
 
+def test_of_many_sizes_and_teachers_some_are_shown_and_it_says_so(found, monkeypatch):
+    whole = run_figures.tokens(found, LIGHT)
+    sizes = sum(ax.get_visible() for ax in whole.axes)
+    assert sizes > 2 and whole.legends[0].get_title().get_text() == ""
+    monkeypatch.setattr(run_figures, "_PANELS", 2)
+    monkeypatch.setattr(run_figures, "_NAMED", 2)
+    few = run_figures.tokens(found, LIGHT)
+    titles = [ax.get_title(loc="left") for ax in few.axes if ax.get_visible()]
+    assert titles == [whole.axes[0].get_title(loc="left"), whole.axes[sizes - 1].get_title(loc="left")]
+    assert few.legends[0].get_title().get_text() == f"2 of {sizes} sizes"
+    assert len(few.legends[0].get_texts()) == 2 + 2  # supervised, supervised that teaches, two teachers
+
+
 def test_predictions_stand_where_they_were_made(found):
     figure = law_figures.accuracy(found, LIGHT)
     above, below = figure.axes[1], figure.axes[3]
