@@ -59,8 +59,8 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
     unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers per step of the layer scan
-    # Between the blocks the residual stream is split over tensor, along the sequence (sequence parallelism).
-    sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)
+    sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
+    attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(default="auto", metadata=Identity.excluded)
 
     def __post_init__(self):
         _check_positive(self, "vocab_size", "d_model", "n_layers", "n_heads", "d_ff_multiple", "unroll")

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from distill import layers, mesh
+from distill import kernels, layers, mesh
 from distill.config import ModelConfig
 
 
@@ -73,6 +73,14 @@ def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig)
     """Which keys a query may see by their places in the row: those up to its own, within the window."""
     distance = query[:, None] - key[None]
     return (distance >= 0) & (distance < config.window) if config.window else distance >= 0
+
+
+def sight(config: ModelConfig, length: int, segment: Int[Array, "B S"] | None) -> Any:
+    """Which keys a row's queries see: a mask [1 or B, 1, 1, S, S], or for a kernel the segments as they are."""
+    if kernels.chosen(config, length) != "xla":
+        return segment
+    mask = visible(jnp.arange(length), jnp.arange(length), config)[None, None, None]
+    return mask if segment is None else mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
 
 
 def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Array, "..."]) -> Float[Array, "B S H K"]:
@@ -152,16 +160,24 @@ class Block(nnx.Module):
         q = lax.reshape(q, shape, out_sharding=grouped)
         bias = jnp.where(mask, 0.0, -1e30)
         heads = layers.attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, causal)
-        heads = jnp.moveaxis(heads, 3, 1)
+        return self._merge(jnp.moveaxis(heads, 3, 1), place)
+
+    def _merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
+        """What the heads have read, projected."""
+        c = self.config
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=mesh.ACT_BSF)
         x = layers.linear(heads, self._use(self.out, "out_hkd"), place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(
-        self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any, place: P = mesh.ACT_BSD
+        self, x: Float[Array, "B S D"], rope: tuple[Any, Any], seen: Any, place: P = mesh.ACT_BSD
     ) -> Float[Array, "B S D"]:
-        """Causal self-attention; mask is [1 or B, 1, 1, S, S], True where a key may be seen."""
-        return self.attend(*self.project(x, rope), mask, causal=True, place=place)
+        """Causal self-attention. `seen` says which keys (`sight`)."""
+        (q, k, v), c = self.project(x, rope), self.config
+        kind = kernels.chosen(c, x.shape[1])
+        if kind == "xla":
+            return self.attend(q, k, v, seen, causal=True, place=place)
+        return self._merge(kernels.attention(kind, q / math.sqrt(c.head_dim), k, v, seen, c.window), place)
 
     def feed(self, x: Float[Array, "B S D"], place: P = mesh.ACT_BSD) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
@@ -169,9 +185,9 @@ class Block(nnx.Module):
         up = layers.linear(x, self._use(self.up, "up_df"), mesh.ACT_BSF)
         return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), place)
 
-    def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], mask: Any) -> Float[Array, "B S D"]:
+    def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], seen: Any) -> Float[Array, "B S D"]:
         eps, place = self.config.norm_eps, mesh.residual(self.config, x.shape[1])
-        x = x + self.attention(_whole(rms_norm(x, self.attention_norm[...], eps)), rope, mask, place)
+        x = x + self.attention(_whole(rms_norm(x, self.attention_norm[...], eps)), rope, seen, place)
         return x + self.feed(_whole(rms_norm(x, self.feed_norm[...], eps)), place)
 
 
@@ -211,13 +227,11 @@ class Transformer(nnx.Module):
         length = tokens.shape[1]
         x = jax.sharding.reshard(self.look_up(tokens), mesh.residual(c, length))
         rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
-        mask = visible(jnp.arange(length), jnp.arange(length), c)[None, None, None]
-        if segment is not None:
-            mask = mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
+        seen = sight(c, length, segment)
 
         def body(carry, numbered):
             (x, kept), (number, block) = carry, numbered
-            x = block(x, rope, mask)
+            x = block(x, rope, seen)
             return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept))), None
 
         if c.remat == "full":

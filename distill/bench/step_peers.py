@@ -32,13 +32,15 @@ class Job:
     batch_size: int
     seq_len: int
     quick: bool  # compiled at LLVM's level 1, as a study does
+    microbatches: int = 1
 
     @property
     def config(self) -> ExperimentConfig:
         tokens = 10_000 * self.batch_size * self.seq_len
         return ExperimentConfig(
-            model=self.model, optim=OptimConfig(), batch_size=self.batch_size, seq_len=self.seq_len, tokens=tokens
-        )
+            model=self.model, optim=OptimConfig(), batch_size=self.batch_size, seq_len=self.seq_len, tokens=tokens,
+            microbatches=self.microbatches,
+        )  # fmt: skip
 
 
 def main() -> int:
