@@ -6,6 +6,7 @@ array lies on the mesh: distill/mesh.py.
 """
 
 import math
+import operator
 from typing import Any
 
 import jax
@@ -191,6 +192,21 @@ class Block(nnx.Module):
         return x + self.feed(_whole(rms_norm(x, self.feed_norm[...], eps)), place)
 
 
+def _scan(body: Any, carry: Any, layers: Any, count: int, unroll: int) -> Any:
+    """lax.scan over the layers, at most `unroll` of them in one turn of its loop."""
+    unroll = next(size for size in range(min(unroll, count), 0, -1) if count % size == 0)
+    if unroll in (1, count):
+        return lax.scan(body, carry, layers, unroll=unroll)
+
+    # In groups of our own: lax.scan(unroll=) cannot stack what it keeps of gathered weights (jax 0.10).
+    def turn(carry: Any, group: Any) -> tuple[Any, None]:
+        for one in range(unroll):
+            carry, _ = body(carry, jax.tree.map(operator.itemgetter(one), group))
+        return carry, None
+
+    return lax.scan(turn, carry, jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), layers))
+
+
 class Transformer(nnx.Module):
     """Embedding, L stacked blocks, a last norm, and a head that is tied to the embedding or its own."""
 
@@ -241,7 +257,7 @@ class Transformer(nnx.Module):
         elif jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
             body = jax.checkpoint(body, policy=mesh.all_but_gathered, prevent_cse=False)
         numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
-        (x, kept), _ = lax.scan(body, (x, (x,) * len(layers)), numbered, unroll=min(c.unroll, c.n_layers))
+        (x, kept), _ = _scan(body, (x, (x,) * len(layers)), numbered, c.n_layers, c.unroll)
         return _whole(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(_whole(old) for old in kept)
 
     def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:

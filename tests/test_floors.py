@@ -33,6 +33,7 @@ FLOORS = (
         "processes",
         "data",
     ),
+    ("kernels",),
     ("config_file", "ledger", "targets", "model", "fused", "features", "checkpoint", "meter"),
     ("interop",),
     ("teacher", "decode", "objective"),
