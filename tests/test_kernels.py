@@ -37,7 +37,7 @@ def measured(config, tokens, segment, shape=(1, 1, 1)):
                 return jnp.sum(jnp.sin(logits)), logits
 
             (_, logits), gradient = jax.value_and_grad(scalar, has_aux=True)(model)
-            return {"logits": logits} | dict(enumerate(jax.tree.leaves(gradient)))
+            return {"logits": logits} | {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(gradient))}
 
         return jax.tree.map(np.asarray, both(model, tokens, segment))
 
@@ -62,7 +62,7 @@ def test_a_kernel_gives_our_own_attentions_numbers_and_gradients(monkeypatch, re
     got = measured(dataclasses.replace(own, attention=kind), tokens, segment)
     assert relative_error(got, want) < 2e-5
     # And the comparison sees what a mask does.
-    other = dataclasses.replace(own, window=(own.window or LENGTH) - 9)
+    other = dataclasses.replace(own, window=(own.window or LENGTH) // 8)
     assert relative_error(measured(other, tokens, segment), want) > 1e-3
 
 
@@ -75,7 +75,7 @@ def test_a_kernel_runs_on_each_devices_rows_and_heads(relative_error, batch, sha
 def test_a_tpu_gets_splash_where_its_blocks_fit_and_no_other_device_does(monkeypatch):
     assert kernels.platform() == "cpu"
     assert kernels.chosen(MODEL, LENGTH) == "xla"
-    with jax.sharding.use_abstract_mesh(mesh.abstract(MeshConfig(data=4))):
+    with jax.sharding.use_abstract_mesh(mesh.abstract(MeshConfig(data=1))):
         assert kernels.chosen(MODEL, LENGTH) == "xla"
     monkeypatch.setattr(kernels, "platform", lambda: "tpu")
     assert kernels.chosen(MODEL, LENGTH) == "splash"

@@ -161,7 +161,9 @@ def gradients():
     return found
 
 
-@pytest.mark.parametrize("change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 4}, {"unroll": 3, "remat": "dots"}])
+@pytest.mark.parametrize(
+    "change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 4}, {"unroll": 3, "remat": "dots"}]
+)
 def test_remat_and_unrolling_change_no_gradient(gradients, relative_error, tokens, change):
     """Three layers at once are two, for that divides."""
     deep = dataclasses.replace(BASE, n_layers=4)
