@@ -153,7 +153,7 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
         if kind == "matmul":
             continue
         rate, done = statistics.median(team.rates), flops(kind, shape)
-        told, line = team.told[0], f"  {kind:9s} {spread([r / 1e3 for r in team.rates])} k tokens/s"
+        told, line = team.told[0], f"  {kind:9s} {spread(team.rates, ',.0f')} tokens/s"
         line += f", {rate * done / 1e9:6.1f} GFLOP/s, MFU {rate * done / ceiling:.2f}"
         line += f"; compilation {told['compile']:.1f} s, peak {max(t['peak'] for t in team.told) / 2**20:,.0f} MiB"
         if "dispatch" in told:
@@ -169,9 +169,9 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
         print(line, flush=True)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], form: str = ".2f") -> str:
     """The median, and the range."""
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
