@@ -5,6 +5,7 @@ device of the mesh by itself, since attention crosses neither rows nor heads. Wh
 there, Splash is interpreted and cuDNN's call is computed by XLA: slow, and the same numbers, for tests.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -54,17 +55,14 @@ def attention(
 
     q comes scaled. Softmax is in float32.
     """
-    local = _splash if kind == "splash" else _cudnn
+    local = functools.partial(_splash if kind == "splash" else _cudnn, window)
     heads, ids = mesh.ACT_BSHK, mesh.TOKENS_BS
-    if segment is None:
-        run = lambda q, k, v: local(q, k, v, None, window)
-        return jax.shard_map(run, in_specs=(heads,) * 3, out_specs=heads, check_vma=False)(q, k, v)
-    run = lambda q, k, v, ids: local(q, k, v, ids, window)
-    mapped = jax.shard_map(run, in_specs=(heads,) * 3 + (ids,), out_specs=heads, check_vma=False)
-    return mapped(q, k, v, jax.sharding.reshard(segment, ids))
+    given = (q, k, v) if segment is None else (q, k, v, jax.sharding.reshard(segment, ids))
+    specs = (heads, heads, heads, ids)[: len(given)]
+    return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*given)
 
 
-def _splash(q: Any, k: Any, v: Any, segment: Any, window: int) -> Any:
+def _splash(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
     """One device's rows and heads."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -88,7 +86,7 @@ def _splash(q: Any, k: Any, v: Any, segment: Any, window: int) -> Any:
     return lax.transpose(out, (0, 2, 1, 3)).astype(q.dtype)
 
 
-def _cudnn(q: Any, k: Any, v: Any, segment: Any, window: int) -> Any:
+def _cudnn(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
     """One device's rows and heads."""
     same = None if segment is None else segment[:, None, :, None] == segment[:, None, None, :]
     return jax.nn.dot_product_attention(

@@ -60,9 +60,18 @@ def test_the_pair_fits_a_pod_and_sends_what_fsdp_needs(libtpu, chip, gib):
 def test_splash_compiles_for_a_tpu_and_keeps_no_scores(libtpu, heads):
     """Heads of several widths, grouped, with a window; 8 heads' scores of 4096 x 4096 are .5 GiB in float32."""
     width, groups, window = heads
-    flags = ["--config=configs/train.py:micro", "--config.batch_size=8", "--config.seq_len=4096", "--mesh=data=8,fsdp=1"]
+    flags = [
+        "--config=configs/train.py:micro",
+        "--config.batch_size=8",
+        "--config.seq_len=4096",
+        "--mesh=data=8,fsdp=1",
+    ]
     flags += ["--config.model.d_model=512", "--config.model.n_heads=8", f"--config.model.d_head={width}"]
-    flags += [f"--config.model.n_kv_heads={groups}", f"--config.model.window={window}", "--config.data.packing=documents"]
+    flags += [
+        f"--config.model.n_kv_heads={groups}",
+        f"--config.model.window={window}",
+        "--config.data.packing=documents",
+    ]
 
     def total(attention: str) -> float:
         said = said_of(libtpu, "v5e", *flags, f"--config.model.attention={attention}")
