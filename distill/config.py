@@ -58,7 +58,7 @@ class ModelConfig:
     norm_eps: float = 1e-6
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
-    unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers per step of the layer scan
+    unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers in a turn of their loop, at most
     sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
     attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(default="auto", metadata=Identity.excluded)
 

@@ -95,7 +95,7 @@ def _attention_backward(causal: bool, residuals: Any, dout: Any) -> Any:
     exact, length = jnp.promote_types(q.dtype, jnp.float32), k.shape[2]
     b, g, r, length_q, width = q.shape
     flat = P(*_spec(q)[:2], None, None)
-    # Summed in four dimensions: in five, XLA's YNN took 281 us for what takes it 22 us (4 x 4 x 128 x 16).
+    # Summed in four dimensions: in five, XLA's YNN took 215 us for what takes it 20 us (4 x 4 x 128 x 16).
     read = lax.reshape(dout.astype(exact) * out.astype(exact), (b, g, r * length_q, width), out_sharding=flat)
     rowsum = lax.reshape(jnp.sum(read, axis=-1), (b, g, r, length_q, 1), out_sharding=P(*flat, None))
     by_q, by_k, by_v = [], [], []

@@ -188,6 +188,8 @@ def replaced(config, path, value):
 SAME_RUN = {
     "model.remat": "full",
     "model.unroll": 2,
+    "model.sequence": True,
+    "model.attention": "splash",
     "mesh": MeshConfig(data=2, fsdp=2, tensor=2),
     "loop": LoopConfig(steps_per_call=1, log_steps=5, checkpoint_seconds=1.0, keep=9),
     "microbatches": 2,

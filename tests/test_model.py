@@ -162,7 +162,7 @@ def gradients():
 
 
 @pytest.mark.parametrize(
-    "change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 4}, {"unroll": 3, "remat": "dots"}]
+    "change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 4}, {"unroll": 3}, {"unroll": 2, "remat": "dots"}]
 )
 def test_remat_and_unrolling_change_no_gradient(gradients, relative_error, tokens, change):
     """Three layers at once are two, for that divides."""

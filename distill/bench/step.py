@@ -5,11 +5,13 @@
                                 [--microbatches=8]
 
 Every contender runs in processes of its own: `pinned` is one process a core, each with a batch of its own (how a study
-runs), `whole` one process on all cores. They take turns of `seconds`, `rounds` times, and a line gives the median and
-range of each and of the ratio, round by round; the ratio per processor second hardly depends on what else runs. The
-peer is the same model by `transformers` in torch: same batch, float32, same cores, fused AdamW. Model FLOPs are 3 F a
-token (distill/counts.py), the ceiling a product of 1024 x 1024 in the same rounds. GPU shapes are skipped where there
-is no GPU. `--microbatches` is config.microbatches of our step (the same update): a smaller one stays in a core's cache.
+runs), `whole` one process on all cores. They take turns of `seconds` (ours of a call of 16 steps at least: two minutes
+of SmolLM2), `rounds` times, and a line gives the median and range of each and of the ratio, round by round; the ratio
+per processor second hardly depends on what else runs. The peer is the same model by `transformers` in torch: same
+batch, float32, same cores, fused AdamW. Model FLOPs are 3 F a token (distill/counts.py), the ceiling a product of
+1024 x 1024 in the same rounds. GPU shapes are skipped where there is no GPU. `--microbatches` is config.microbatches of
+our step (the same update): a smaller one stays in a core's cache. Where it does not divide a shape's batch, their
+greatest common divisor is taken, and printed.
 """
 
 import argparse
@@ -156,6 +158,8 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
         told, line = team.told[0], f"  {kind:9s} {spread(team.rates, ',.0f')} tokens/s"
         line += f", {rate * done / 1e9:6.1f} GFLOP/s, MFU {rate * done / ceiling:.2f}"
         line += f"; compilation {told['compile']:.1f} s, peak {max(t['peak'] for t in team.told) / 2**20:,.0f} MiB"
+        if told.get("microbatches", 1) > 1:
+            line += f", {told['microbatches']:.0f} microbatches"
         if "dispatch" in told:
             line += f", dispatch {1e3 * told['dispatch']:.2f} ms"
         if ours and kind not in ("ours", "distilled"):
@@ -177,7 +181,7 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a block a shape and layout."""
     parser = argparse.ArgumentParser(prog="launch.bench step", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shapes", default="micro-25K,micro-200K,micro-1.2M,micro-200K-32,micro-1.2M-32,smollm2-135M")
+    parser.add_argument("--shapes", default="micro-25K,micro-200K,micro-1.2M,micro-200K-32,micro-1.2M-32")
     parser.add_argument("--peers", default="eager,compiled")
     parser.add_argument("--layout", default="", help="pinned, whole or both; default: pinned up to 2M parameters")
     parser.add_argument("--rounds", type=int, default=5)
@@ -189,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--rounds={flags.rounds} --microbatches={flags.microbatches}: wanted 1 or more of each")
     parts, peers = flags.parts.split(","), [peer for peer in flags.peers.split(",") if peer]
     names = [name for name in flags.shapes.split(",") if name]
+    if unknown := set(parts) - {"step", "distilled"}:
+        raise ConfigError(f"--parts: there is no {min(unknown)!r}; wanted step, distilled or both")
     for name in names:
         if name not in SHAPES:
             raise ConfigError(

@@ -108,7 +108,7 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
         jax.block_until_ready(call(CALL))
         return CALL * job.batch_size * job.seq_len
 
-    return turn, {"compile": taken[0] - taken[-1], "dispatch": min(dispatch[1:])}
+    return turn, {"compile": taken[0] - taken[-1], "dispatch": min(dispatch[1:]), "microbatches": job.microbatches}
 
 
 def _torch(job: Job) -> tuple[Callable[[], float], dict[str, float]]:

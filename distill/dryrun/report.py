@@ -50,7 +50,10 @@ class Report:
 def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -> Report:
     """The report of a step. The mesh must be given whole; minutes where a TPU's compiler is asked."""
     s = arithmetic.shape(config)
-    traced = program.trace(config, teacher, mesh.abstract(config.mesh))
+    # A kernel's products are not in the trace: those of our own attention are counted in their place.
+    own = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
+    plain = teacher and dataclasses.replace(teacher, attention="xla")
+    traced = program.trace(own, plain, mesh.abstract(config.mesh))
     reckoned = arithmetic.memory(config, teacher)
     state, taught = traced.state, program.held(traced.teacher)
     parameters, optimizer = program.held(state.params), program.held(state.opt_state)
