@@ -87,7 +87,7 @@ def _splash(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
 
 
 def _cudnn(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
-    """One device's rows and heads."""
+    """One device's rows and heads. Segments come as a mask [B, 1, S, S], the one array of that size that is written."""
     same = None if segment is None else segment[:, None, :, None] == segment[:, None, None, :]
     return jax.nn.dot_product_attention(
         q, k, v, mask=same, scale=1.0, is_causal=True, local_window_size=(window - 1, 0) if window else None,
