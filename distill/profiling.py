@@ -27,20 +27,24 @@ class Operation:
     count: float  # runs a step
 
 
+def random_batches(config: ExperimentConfig, count: int) -> Batch:
+    """Random tokens for `count` steps of this config, placed on the current mesh: what a speed is measured on."""
+    tokens = np.random.default_rng(0).integers(
+        0, config.model.tokens, (count, config.batch_size, config.seq_len + 1), np.int32
+    )
+    weight = np.ones((count, config.batch_size, config.seq_len), np.float32)
+    return mesh.place(Batch(tokens, weight), jax.sharding.get_mesh(), leading=1)  # type: ignore[arg-type]
+
+
 def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> list[Operation]:
     """Traces `calls` calls of `train_steps` on random tokens into `folder`, and returns its operations, dearest first.
 
     The trace opens in TensorBoard's profile plugin, XProf or Perfetto. A step is supervised, whatever the config says
     of teachers. Raises ConfigError where the profiler tells of none of the step's operations.
     """
-    size, length = config.loop.steps_per_call, config.seq_len
-    device_mesh = mesh.make(config.mesh)
-    with jax.set_mesh(device_mesh):
-        state, random = step.init_state(config), np.random.default_rng(0)
-        tokens = random.integers(0, config.model.tokens, (size, config.batch_size, length + 1), np.int32)
-        weight = np.ones((size, config.batch_size, length), np.float32)
-        batch = Batch(tokens, weight)  # type: ignore[arg-type]
-        batches = mesh.place(batch, device_mesh, leading=1)
+    size = config.loop.steps_per_call
+    with jax.set_mesh(mesh.make(config.mesh)):
+        state, batches = step.init_state(config), random_batches(config, size)
         run = step.train_steps.lower(step.shape(config), state, None, batches, np.int32(size)).compile()
         state, sums = run(state, None, batches, np.int32(size))
         jax.block_until_ready(sums)

@@ -285,7 +285,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     small = dataclasses.replace(teacher.config.model, vocab_size=100)
     broken = dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, model=small))
     tasks = [broken if task is teacher else task for task in tasks]
-    outcome = schedule.run_all(tasks, set(), tmp_path, 1, lambda stage: None, Console(quiet=True))
+    outcome = schedule.run_all(tasks, set(), tmp_path, 1, lambda tasks: None, Console(quiet=True))
     assert outcome.finished == ("a@2K",), outcome.failed
     assert "vocabulary of 256" in outcome.failed["a@2K"]
     assert outcome.failed["a@2K>a@2K"] == "not run: it needs a@2K, which failed"
@@ -294,6 +294,6 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     table = RunTable(tmp_path / "runs.csv")
     (finished,) = table.load()
     sound = matrix.expand(config, tmp_path)
-    again = schedule.run_all(sound, set(table.runs()), tmp_path, 1, lambda stage: None, Console(quiet=True))
+    again = schedule.run_all(sound, set(table.runs()), tmp_path, 1, lambda tasks: None, Console(quiet=True))
     assert again.failed == {} and len(again.finished) == 2
     assert table.load()[0] == finished and set(table.runs()) == {task.run for task in sound}

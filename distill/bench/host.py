@@ -24,9 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from distill import runtime
 from distill.bench.step import SHAPES, spread
@@ -50,13 +47,9 @@ def _bare(config: ExperimentConfig) -> tuple[Callable[[], float], list[float]]:
     """A turn of bare steps that gives its tokens/s, and what dispatching took in each (ms)."""
     import jax
 
-    from distill import mesh, step
-    from distill.types import Batch
+    from distill import profiling, step
 
-    random = np.random.default_rng(0)
-    tokens: Any = random.integers(0, config.model.vocab_size, (CALL, config.batch_size, config.seq_len + 1), np.int32)
-    weight: Any = np.ones((CALL, config.batch_size, config.seq_len), np.float32)
-    batches = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh(), leading=1)
+    batches = profiling.random_batches(config, CALL)
     state, structure, dispatch = step.init_state(config), step.shape(config), list[float]()
 
     def turn(calls: int = 8) -> float:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from distill import runtime
 from distill.bench.step import SHAPES
 from distill.bench.step_peers import CALL
@@ -25,15 +23,11 @@ def _prepare(shape: str, size: int) -> Callable[[], Any]:
     """A compiled call of CALL steps of `size` runs, whose answer can be waited for."""
     import jax
 
-    from distill import mesh, pack, step
-    from distill.types import Batch
+    from distill import pack, profiling, step
 
     model, batch, length = SHAPES[shape]
     config = ExperimentConfig(model=model, batch_size=batch, seq_len=length)
-    structure = step.shape(config)
-    tokens: Any = np.random.default_rng(0).integers(0, model.vocab_size, (CALL, batch, length + 1), np.int32)
-    weight: Any = np.ones((CALL, batch, length), np.float32)
-    placed = mesh.place(Batch(tokens, weight), jax.sharding.get_mesh(), leading=1)
+    structure, placed = step.shape(config), profiling.random_batches(config, CALL)
     states = [step.init_state(config) for _ in range(size)]
 
     def call() -> Any:

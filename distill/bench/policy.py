@@ -14,19 +14,17 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import decode, losses, mesh, step
+from distill import decode, losses, mesh, profiling, step
 from distill.config import DecodeConfig, ExperimentConfig, MeshConfig, ModelConfig, OnPolicyConfig
 from distill.evaluate import evaluate
 from distill.lesson import open_store
 from distill.model import Transformer
 from distill.teacher import online
-from distill.types import Batch
 
 CHUNK = 64  # texts at once
 
@@ -45,9 +43,7 @@ def divergences(
 def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
     """Seconds of a step on data, and the ratios to it of a step on a batch that the student writes: micro shapes."""
     model = ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False)
-    random: Any = np.random.default_rng(0).integers(0, 256, (steps, 4, 129), np.int32)
-    weight: Any = np.ones((steps, 4, 128), np.float32)
-    batches = mesh.place(Batch(random, weight), jax.sharding.get_mesh(), leading=1)
+    batches = profiling.random_batches(ExperimentConfig(model=model), steps)
     teacher = step.init_state(ExperimentConfig(model=model, seed=1)).params
     times: dict[float, list[float]] = {1e-9: [], 1.0: []}  # one executable: the fraction is traced
     for i in range(repeats + 1):

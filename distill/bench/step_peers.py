@@ -77,17 +77,13 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
     """Some steps in one call of `train_steps`; 'distilled' has an online teacher of the student's own shape."""
     import jax
 
-    from distill import mesh, step
-    from distill.types import Batch
+    from distill import mesh, profiling, step
 
-    config, tokens = job.config, _tokens(job, CALL)
+    config = job.config
     jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1]))
     state = step.init_state(config)
     teacher = step.init_state(dataclasses.replace(config, seed=1)).params if job.kind == "distilled" else None
-    weight = np.ones((CALL, job.batch_size, job.seq_len), np.float32)
-    batch = Batch(tokens, weight)  # type: ignore[arg-type]
-    batches = mesh.place(batch, jax.sharding.get_mesh(), leading=1)
-    shape = step.shape(config)
+    batches, shape = profiling.random_batches(config, CALL), step.shape(config)
     dispatch: list[float] = []
 
     def call(count: int) -> Any:

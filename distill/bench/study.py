@@ -1,15 +1,17 @@
 """Rows per hour of a study, beside the same rows run one after the other on all cores.
 
-    python -m launch.bench study [--rounds=3] [--seeds=1]
+    python -m launch.bench study [--rounds=3] [--seeds=1] [--peers=process,commands]
 
 The rows: three sizes on four budgets, alone and as students of one teacher (25 a seed, of the corpus that ships).
-`study` is launch.study: workers pinned to a core each, trunks that serve several budgets. `in turn` is one process on
-all cores that trains each row from its first step, with the teacher's signals kept in memory. Both run once before
-they are timed, so compilation is cached; then they alternate, each in a fresh process and a fresh folder. Time runs
-from the first run's start to the last one's end: the study's laws and report come after.
+`study` is launch.study: workers pinned to a core each, trunks that serve several budgets. Its peers use all cores and
+train each row from its first step: `commands` runs launch.train for every row; `process` is a single process that
+keeps what it has compiled, the token store and the teacher's signals from row to row. All run once before they are
+timed, so compilation is cached; then they alternate, each in fresh processes and a fresh folder. Time runs from the
+first run's start to the last one's end: the study's laws and report come after.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from distill.config import StudyExperimentConfig, build
+from distill.config import ExperimentConfig, StudyExperimentConfig, build, to_text
 from distill.runs import RunTable
 
 _MODEL = {"d_head": 16, "d_ff_multiple": 16, "tied": False, "unroll": 2}
@@ -30,7 +32,7 @@ _STUDY = {
     "distilled": ("r@500K > p c r @ 125K 250K 500K 1M",),
     "resamples": 16,
 }
-_ROUTES = ("study", "in turn")
+_PEERS = ("process", "commands")
 
 
 def _config(seeds: int) -> StudyExperimentConfig:
@@ -38,7 +40,7 @@ def _config(seeds: int) -> StudyExperimentConfig:
     return build(StudyExperimentConfig, {"model": _MODEL, "teacher": {"signal": "memory"}, "study": study})
 
 
-def in_turn(workdir: Path, seeds: int) -> None:
+def process(workdir: Path, seeds: int) -> None:
     """Trains every row from its first step, in this process, and writes runs.csv."""
     from distill import lesson, runtime, train
     from distill.study import matrix, workers
@@ -56,7 +58,28 @@ def in_turn(workdir: Path, seeds: int) -> None:
         RunTable(workdir / "runs.csv").append([record])
 
 
-def whole(workdir: Path, seeds: int) -> None:
+def commands(workdir: Path, seeds: int) -> None:
+    """A launch.train for every row, and runs.csv of their results."""
+    from distill import lesson
+    from distill.runs import load_record
+    from distill.study import matrix
+
+    config = _config(seeds)
+    lesson.open_store(config, workdir)
+    shared = (f"--config.data.cache={workdir / 'data'}",)
+    plain = set(to_text(build(ExperimentConfig, {})).splitlines())
+    for task in matrix.expand(config, workdir):
+        changed = [line.partition(" = ") for line in to_text(task.config).splitlines() if line not in plain]
+        flags = [f"--config.{name}={json.loads(text)}" for name, _, text in changed]
+        folder = workdir / "runs" / task.run
+        command = [sys.executable, "-m", "launch.train", "--config=configs/base.py", *flags, *shared]
+        subprocess.run([*command, f"--workdir={folder}"], check=True)
+        record = load_record(folder / "result.json")
+        assert record is not None
+        RunTable(workdir / "runs.csv").append([record])
+
+
+def study(workdir: Path, seeds: int) -> None:
     """The study itself."""
     from distill.study import study
 
@@ -64,10 +87,9 @@ def whole(workdir: Path, seeds: int) -> None:
 
 
 def _seconds(route: str, seeds: int) -> tuple[float, int]:
-    """Seconds from the first run's start to the last one's end, in a fresh process, and the number of rows."""
-    call = "whole" if route == "study" else "in_turn"
+    """Seconds from the first run's start to the last one's end, in fresh processes, and the number of rows."""
     with tempfile.TemporaryDirectory() as folder:
-        code = f"import pathlib; from distill.bench import study; study.{call}(pathlib.Path({folder!r}), {seeds})"
+        code = f"import pathlib; from distill.bench import study; study.{route}(pathlib.Path({folder!r}), {seeds})"
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         rows = RunTable(Path(folder) / "runs.csv").load()
         first, last = min(row.start for row in rows), max(row.end for row in rows)
@@ -78,19 +100,25 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m launch.bench study", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--peers", default=",".join(_PEERS))
     flags = parser.parse_args(argv)
     if flags.rounds < 1 or flags.seeds < 1:
         parser.error("--rounds and --seeds are 1 or more")
-    took: dict[str, list[float]] = {route: [] for route in _ROUTES}
+    peers = [name for name in flags.peers.split(",") if name]
+    if unknown := [name for name in peers if name not in _PEERS]:
+        parser.error(f"--peers: got {unknown[0]!r}, wanted some of {', '.join(_PEERS)}")
+    routes = ["study", *peers]
+    took: dict[str, list[float]] = {route: [] for route in routes}
     for turn in range(flags.rounds + 1):
-        for route in _ROUTES if turn % 2 == 0 else _ROUTES[::-1]:
+        for route in routes if turn % 2 == 0 else routes[::-1]:
             seconds, rows = _seconds(route, flags.seeds)
             note = "" if turn else "  (not counted: it compiles)"
             print(f"{route:<8} {rows} rows in {seconds:6.1f} s, {3600 * rows / seconds:7.0f} an hour{note}", flush=True)
             if turn:
                 took[route].append(seconds)
-    ratios = [b / a for a, b in zip(took["study"], took["in turn"])]
-    load = os.getloadavg()[0]
-    spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
-    print(f"study / in turn: {statistics.median(ratios):.2f} times the rows an hour {spread}; load {load:.1f}")
+    for peer in peers:
+        ratios = [b / a for a, b in zip(took["study"], took[peer])]
+        spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(f"study / {peer}: {statistics.median(ratios):.2f} times the rows an hour {spread}")
+    print(f"load {os.getloadavg()[0]:.1f}")
     return 0

@@ -15,10 +15,13 @@ from distill.study import ablations
 
 Split = Literal["teacher", "student"]
 
+# The stage of the students of the largest budget: all other runs end before they start.
+LAST = 2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One run of a study. `stage` orders it: 0 without a teacher, 1 students, 2 students of the largest budget.
+    """One run of a study. Its `stage`: 0 without a teacher, 1 students, LAST students of the largest budget.
 
     In an ablation, `base` names the student that is varied and `settings` the (field, value) pairs that this run
     stands for.
@@ -123,7 +126,7 @@ def _students(
                 if config.study.ablations:
                     yield from _ablated(config, student, run)
                 else:
-                    yield _plan(student, run, stage=2 if run.tokens == largest else 1)
+                    yield _plan(student, run, stage=LAST if run.tokens == largest else 1)
 
 
 def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[Planned]:

@@ -1,7 +1,9 @@
 """Runs a study's runs on its workers, in the order of their needs, and shows how it goes.
 
-A run waits for its teacher and for the shorter runs of its trunk, whose state it continues. Among those that may
-start, a worker takes one whose teacher it already holds or whose shape it has compiled, and the dearest first.
+A run waits for its teacher and for the shorter runs of its trunk, whose state it continues; students of the largest
+budget wait for all others, from which they are predicted. Among those that may start, a worker takes a teacher that
+others wait for, then one whose teacher it already holds, and the trunk with the most left to do first, so that no long
+one is left for the end.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from rich.table import Table
 from distill import runtime
 from distill.runs import write_atomically
 from distill.study import workers
-from distill.study.matrix import Planned
+from distill.study.matrix import LAST, Planned
 from distill.study.workers import Done, Failed, Moment, Worker
 
 
@@ -35,11 +37,11 @@ def run_all(
     done: set[str],
     workdir: Path,
     n_workers: int,
-    before_stage: Callable[[int], None],
+    before: Callable[[Sequence[Planned]], None],
     console: Console,
     pack: int = 1,
 ) -> Outcome:
-    """Runs what is not `done` yet; `before_stage(stage)` is called once before a stage's first run starts.
+    """Runs what is not `done` yet; `before` is called with runs that are about to start.
 
     A worker trains up to `pack` runs of one shape together.
 
@@ -57,7 +59,6 @@ def run_all(
     places = [processors[i * share % len(processors) :][:share] for i in range(n)]
     team = [Worker(place, workdir) for place in places]
     screen = _Screen(tasks, done, console)
-    stage = -1
     try:
         with screen, runtime.heed() as notice:
             while waiting or any(worker.tasks for worker in team):
@@ -70,9 +71,7 @@ def run_all(
                     chosen = _choose(waiting, worker, [task for w in team for task in w.tasks.values()], pack)
                     if not chosen:
                         continue
-                    if chosen[0].stage > stage:
-                        stage = chosen[0].stage
-                        before_stage(stage)
+                    before(chosen)
                     for task in chosen:
                         waiting.remove(task)
                     worker.give(chosen)
@@ -114,27 +113,31 @@ def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned], pack: i
     """The best run that may start now on this worker, first, and up to `pack` in all that can be trained with it."""
     if not waiting:
         return []
-    stage = min(task.stage for task in waiting)
-    if any(task.stage < stage for task in busy):
-        return []
     trunks = {task.trunk for task in busy}
     # A teacher from elsewhere, as a sweep may have one, is no run of ours to wait for.
     unfinished = {task.run for task in (*waiting, *busy)}
+    last = all(task.stage == LAST for task in (*waiting, *busy))
+    shortest: dict[str, int] = {}
+    left: dict[str, float] = {}
+    for task in waiting:
+        shortest[task.trunk] = min(shortest.get(task.trunk, task.config.tokens), task.config.tokens)
+        left[task.trunk] = left.get(task.trunk, 0.0) + task.flops
     free = [
         task
         for task in waiting
-        if task.stage == stage
+        if (last or task.stage < LAST)
         and task.config.teacher.run not in unfinished
         and task.trunk not in trunks
-        and not any(o.trunk == task.trunk and o.config.tokens < task.config.tokens for o in waiting)
+        and task.config.tokens == shortest[task.trunk]
     ]
     held = {task.config.teacher.run for task in busy}
+    wanted = {task.config.teacher.run for task in waiting}
 
-    def worth(task: Planned) -> tuple[bool, bool, bool, bool, float]:
+    def worth(task: Planned) -> tuple[bool, bool, bool, float, bool]:
         teacher = task.config.teacher.run
         mine = teacher == worker.teacher
-        needed = any(_needs(other, task) for other in waiting)
-        return needed, mine, teacher not in held, workers.shape(task) in worker.shapes, task.flops
+        compiled = workers.shape(task) in worker.shapes
+        return task.run in wanted, mine, teacher not in held, left[task.trunk], compiled
 
     free.sort(key=worth, reverse=True)
     chosen = free[:1]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,26 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     todo = [task for task in tasks if task.run not in done]
     console.print(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished, in {workdir}", highlight=False)
 
-    def before_stage(stage: int) -> None:
-        """Predicts the runs of a stage from all that is finished before it, where a law can be fitted already."""
-        if stage == 2 or (workdir / "laws" / "supervised.json").exists():
-            # Fitting needs jax and seconds; the workers' own start hides part of it.
-            from distill.study import conclude
+    found: Any = None  # the laws so far
+    said_last = False
 
+    def before(starting: Sequence[matrix.Planned]) -> None:
+        """Predicts runs just before they start: from laws that an earlier call left, the last stage from all others."""
+        nonlocal found, said_last
+        last = starting[0].stage == matrix.LAST
+        if said_last or not (last or found or (workdir / "laws" / "supervised.json").exists()):
+            return
+        from distill.study import conclude  # jax, and seconds
+
+        if last or found is None:
             runtime.cache_compilations()
             found = conclude.fit(config, workdir)
-            said = conclude.predict(found, [t for t in todo if t.stage == stage], workdir)
+        said = conclude.predict(found, [t for t in todo if t.stage == matrix.LAST] if last else starting, workdir)
+        if last:
+            said_last = True
             console.print(f"predicted {said} runs before they start", highlight=False)
 
-    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before_stage, console, config.study.pack)
+    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before, console, config.study.pack)
     _conclude(config, workdir, console)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
     for name, line in outcome.failed.items():
