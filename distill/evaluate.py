@@ -37,7 +37,7 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
     logits = jax.sharding.reshard(logits, mesh.ACT_BSD)  # whole rows of the vocabulary: argmax and bins need them
     weight = batch.weight
     loss = losses.cross_entropy(logits, batch.labels)
-    guess = jnp.argmax(logits, axis=-1)
+    guess = losses.likeliest(logits)
     confidence = jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
     bins = jnp.clip((confidence * ECE_BINS).astype(jnp.int32), 0, ECE_BINS - 1)
     member = weight[..., None] * (bins[..., None] == jnp.arange(ECE_BINS)[None, None])
@@ -53,7 +53,7 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
     if isinstance(signal, TeacherSignal):
         log_probs = targets.align(signal.log_probs, params.config.vocab_size, params.config.tokens)
         log_probs = jax.sharding.reshard(log_probs, mesh.ACT_BSD)
-        same = (jnp.argmax(log_probs, axis=-1) == guess).astype(jnp.float32)
+        same = (losses.likeliest(log_probs) == guess).astype(jnp.float32)
         sums["kl"] = jnp.sum(losses.kl_divergence(logits, log_probs) * weight, axis=1)
         sums["agreement"] = jnp.sum(same * weight, axis=1)
     # Every process reads all of them.

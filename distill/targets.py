@@ -109,7 +109,7 @@ def top_p(log_probs: Float[Array, "B S V"], p: float, k: int) -> SparseSignal:
 
 def argmax(log_probs: Float[Array, "B S V"]) -> SparseSignal:
     """The likeliest token, with all of the mass."""
-    ids = jnp.argmax(jax.sharding.reshard(log_probs, mesh.ACT_BSD), axis=-1)[..., None]
+    ids = losses.likeliest(jax.sharding.reshard(log_probs, mesh.ACT_BSD))[..., None]
     return SparseSignal(ids=ids, log_probs=jnp.zeros_like(ids, jnp.float32))
 
 

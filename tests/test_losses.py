@@ -100,6 +100,13 @@ def test_tau_squared_keeps_the_gradient_at_high_temperature(numbers):
     np.testing.assert_allclose(got, (centred(student) - centred(teacher)) / V, atol=1e-3 * np.abs(got).max())
 
 
+def test_the_likeliest_token_is_the_first_of_the_highest(numbers):
+    logits = (np.asarray(numbers[0]) / 4).round()  # so that some are equal
+    assert (np.sort(logits)[..., -1] == np.sort(logits)[..., -2]).any()
+    np.testing.assert_array_equal(losses.likeliest(jnp.asarray(logits)), np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(losses.likeliest(jnp.full((3, 5), -jnp.inf)), 0)
+
+
 def test_z_loss_is_the_squared_log_normaliser(numbers):
     logits, *_ = numbers
     np.testing.assert_allclose(losses.z_loss(logits), special.logsumexp(np.asarray(logits), axis=-1) ** 2, rtol=1e-12)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -18,7 +17,7 @@ from lm_eval.api.model import LM
 from distill import mesh
 from distill.data.documents import Part
 from distill.data.tokenizer import Tokenizer
-from distill.losses import cross_entropy
+from distill.losses import cross_entropy, likeliest
 from distill.model import Transformer
 
 
@@ -26,8 +25,8 @@ from distill.model import Transformer
 def _score(params: Transformer, tokens: Any) -> tuple[Any, Any]:
     """Log-probability of each token after the first, [B, S - 1], and whether it was the likeliest."""
     logits = params(tokens[:, :-1])
-    likeliest = jnp.argmax(jax.sharding.reshard(logits, mesh.ACT_BSD), axis=-1) == tokens[:, 1:]
-    return -cross_entropy(logits, tokens[:, 1:]), likeliest
+    hit = likeliest(jax.sharding.reshard(logits, mesh.ACT_BSD)) == tokens[:, 1:]
+    return -cross_entropy(logits, tokens[:, 1:]), hit
 
 
 class Harness(LM):
