@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from configs import study as study_config
 from distill import counts, data, laws
 from distill.bench import study as bench
 from distill.config import ConfigError, StudyExperimentConfig, build
+from distill.ledger import PredictionTable, settled
 from distill.report.results import FittedLaw
 from distill.runs import RunTable
 from distill.study import conclude, matrix, schedule
@@ -39,8 +41,8 @@ def study(**changes):
     return build(StudyExperimentConfig, study_config.get_config("smoke").to_dict() | changes)
 
 
-def command(workdir):
-    overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+def command(workdir, **changes):
+    overrides = [f"--config.{name}={value}" for name, value in (TINY | changes).items()]
     return [sys.executable, "-m", "launch.study", "--config=configs/study.py:smoke", f"--workdir={workdir}", *overrides]
 
 
@@ -89,6 +91,20 @@ def test_done_is_done(finished):
     assert again.returncode == 0, again.stderr
     assert "13 of them finished" in again.stdout
     assert (workdir / "runs.csv").read_bytes() == before
+
+
+def test_what_is_added_to_a_study_is_predicted_before_it_starts(finished, tmp_path):
+    """Runs without a teacher too, from the law that the study had left (Eq. 8 needs more students than these)."""
+    workdir, cache, _ = finished
+    shutil.copytree(workdir, tmp_path / "more")
+    more = command(tmp_path / "more", **{"study.supervised": "a b @ 4K 6K 8K 10K"})
+    done = subprocess.run(more, env=environment(cache), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = RunTable(tmp_path / "more" / "runs.csv").runs()
+    said = PredictionTable(tmp_path / "more" / "predictions.csv").by_run()
+    new = set(runs) - set(RunTable(workdir / "runs.csv").runs())
+    assert len(new) == 2 and {said[run].law for run in new} == {"supervised"}
+    assert len(list(settled(said.values(), {run: runs[run] for run in new}))) == 2  # each before its run began
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_table(finished, tmp_path):
