@@ -26,7 +26,7 @@ def pick(logits: Float[Array, "B S V"], labels: Int[Array, "B S"]) -> Float[Arra
 
 
 def likeliest(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
-    """The token of the highest logit, the first of equal ones: argmax as two plain reductions.
+    """The token of the highest logit, the first of equal ones: argmax of finite numbers, as two plain reductions.
 
     XLA's argmax reduces pairs, which a CPU takes one by one: 2.3 ms against 0.33 for [16, 128, 256] on one core.
     """

@@ -64,8 +64,31 @@ def test_students_do_not_wait_for_runs_that_they_do_not_need(tasks):
     assert min(spans[task.run][0] for task in tasks if task.stage == 1) < alone
 
 
-def test_no_long_trunk_is_left_for_the_end(tasks):
-    """Three workers are busy for four fifths of a study whose sizes cost from one to eight times the smallest."""
-    spans = play(tasks, 3)
-    busy = sum(end - begin for begin, end in spans.values())
-    assert busy / (3 * max(end for _, end in spans.values())) > 0.8
+def choose(*names: str, waiting: list[Planned], **worker: str) -> str:
+    """The first choice of a new worker among the named runs."""
+    (chosen,) = schedule._choose([t for t in waiting if t.name in names], Player(**worker), [])
+    return chosen.name
+
+
+def test_the_trunk_with_the_most_left_to_do_goes_first(tasks):
+    """Three runs of the middle size are more than the shortest of the largest, though each costs less."""
+    three = ("q@125K", "q@250K", "q@500K")
+    flops = {task.name: task.flops for task in tasks}
+    assert flops["q@125K"] < flops["r@125K"] < sum(flops[name] for name in three)
+    assert choose(*three, "r@125K", waiting=tasks) == "q@125K"
+
+
+def test_a_teacher_goes_first_and_what_its_trunk_needs_before_it():
+    study = {"models": ("p = 16x2", "s = 64x2"), "teachers": ("p @ 125K 250K",), "supervised": ("s @ 1M",)}
+    config = study_config.get_config("smoke").to_dict() | {"study": study | {"distilled": ("p@250K > p @ 125K",)}}
+    tasks = matrix.expand(build(StudyExperimentConfig, config), Path("w"))
+    spans = play(tasks, 1)
+    order = sorted((span, task.name) for task in tasks for span in [spans[task.run]])
+    assert [name for _, name in order] == ["p@125K", "p@250K", "s@1M", "p@250K>p@125K"]
+
+
+def test_a_worker_keeps_its_teacher(tasks):
+    students = [task for task in tasks if task.stage == 1]
+    assert choose("c@250K>p@125K", "s@1M>r@125K", waiting=students) == "s@1M>r@125K"  # the dearer one
+    held = next(task.config.teacher.run for task in students if task.name == "c@250K>p@125K")
+    assert choose("c@250K>p@125K", "s@1M>r@125K", waiting=students, teacher=held) == "c@250K>p@125K"

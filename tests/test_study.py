@@ -23,6 +23,7 @@ from distill.ledger import PredictionTable, settled
 from distill.report.results import FittedLaw
 from distill.runs import RunTable
 from distill.study import conclude, matrix, schedule
+from distill.study import study as study_module
 
 TINY = {
     "study.models": "a = 16x1,b = 32x1",
@@ -105,6 +106,29 @@ def test_what_is_added_to_a_study_is_predicted_before_it_starts(finished, tmp_pa
     new = set(runs) - set(RunTable(workdir / "runs.csv").runs())
     assert len(new) == 2 and {said[run].law for run in new} == {"supervised"}
     assert len(list(settled(said.values(), {run: runs[run] for run in new}))) == 2  # each before its run began
+
+
+def test_laws_are_fitted_at_the_start_and_before_the_last_stage(tmp_path, monkeypatch):
+    """In a study that has a law already; a run that had begun in an earlier call is not predicted any more."""
+    config, fits, said = study(), [], []
+    (tmp_path / "laws").mkdir()
+    (tmp_path / "laws" / "supervised.json").touch()
+    tasks = matrix.expand(config, tmp_path)
+    begun = next(task for task in tasks if task.stage == 1)
+    (tmp_path / "runs" / begun.run).mkdir(parents=True)
+    (tmp_path / "runs" / begun.run / "config.txt").touch()
+
+    def run_all(tasks, done, workdir, n_workers, before_start, console, pack):
+        for task in tasks:
+            before_start([task])
+        return schedule.Outcome(finished=(), failed={})
+
+    monkeypatch.setattr(schedule, "run_all", run_all)
+    monkeypatch.setattr(conclude, "fit", lambda config, workdir: fits.append(len(said)) or "laws")
+    monkeypatch.setattr(conclude, "predict", lambda found, new, workdir: said.extend(t.run for t in new) or len(new))
+    assert study_module.run(config, tmp_path) == 0
+    assert fits == [0, 16 + 19]
+    assert sorted(said) == sorted({task.run for task in tasks} - {begun.run})
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_table(finished, tmp_path):

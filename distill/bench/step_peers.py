@@ -69,6 +69,7 @@ def _say(found: dict[str, float]) -> None:
 
 
 def _tokens(job: Job, count: int) -> Any:
+    """Those of `profiling.random_batches`, in a process that has no use for JAX."""
     random = np.random.default_rng(0)
     return random.integers(0, job.model.vocab_size, (count, job.batch_size, job.seq_len + 1), np.int32)
 

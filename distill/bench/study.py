@@ -23,6 +23,7 @@ from pathlib import Path
 
 from distill.config import ExperimentConfig, StudyExperimentConfig, build, to_text
 from distill.runs import RunTable
+from distill.study import matrix
 
 _MODEL = {"d_head": 16, "d_ff_multiple": 16, "tied": False, "unroll": 2}
 _STUDY = {
@@ -43,7 +44,7 @@ def _config(seeds: int) -> StudyExperimentConfig:
 def process(workdir: Path, seeds: int) -> None:
     """Trains every row from its first step, in this process, and writes runs.csv."""
     from distill import lesson, runtime, train
-    from distill.study import matrix, workers
+    from distill.study import workers
 
     runtime.compile_quickly()
     runtime.cache_compilations()
@@ -62,7 +63,6 @@ def commands(workdir: Path, seeds: int) -> None:
     """A launch.train for every row, and runs.csv of their results."""
     from distill import lesson
     from distill.runs import load_record
-    from distill.study import matrix
 
     config = _config(seeds)
     lesson.open_store(config, workdir)
@@ -92,6 +92,7 @@ def _seconds(route: str, seeds: int) -> tuple[float, int]:
         code = f"import pathlib; from distill.bench import study; study.{route}(pathlib.Path({folder!r}), {seeds})"
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         rows = RunTable(Path(folder) / "runs.csv").load()
+        assert len(rows) == len(matrix.expand(_config(seeds), Path(folder))), f"{route}: a run has failed"
         first, last = min(row.start for row in rows), max(row.end for row in rows)
         return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds(), len(rows)
 

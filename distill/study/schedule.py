@@ -2,8 +2,8 @@
 
 A run waits for its teacher and for the shorter runs of its trunk, whose state it continues; students of the largest
 budget wait for all others, from which they are predicted. Among those that may start, a worker takes a teacher that
-others wait for, then one whose teacher it already holds, and the trunk with the most left to do first, so that no long
-one is left for the end.
+others wait for; then, rather than take a new teacher's signals, one of the teacher that it holds, or without one as it
+has had so far; and of these the trunk with the most left to do, so that no long one is left for the end.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ def run_all(
     done: set[str],
     workdir: Path,
     n_workers: int,
-    before: Callable[[Sequence[Planned]], None],
+    before_start: Callable[[Sequence[Planned]], None],
     console: Console,
     pack: int = 1,
 ) -> Outcome:
-    """Runs what is not `done` yet; `before` is called with runs that are about to start.
+    """Runs what is not `done` yet; `before_start` is called with runs that are about to start.
 
     A worker trains up to `pack` runs of one shape together.
 
@@ -71,7 +71,7 @@ def run_all(
                     chosen = _choose(waiting, worker, [task for w in team for task in w.tasks.values()], pack)
                     if not chosen:
                         continue
-                    before(chosen)
+                    before_start(chosen)
                     for task in chosen:
                         waiting.remove(task)
                     worker.give(chosen)
@@ -116,28 +116,31 @@ def _choose(waiting: list[Planned], worker: Worker, busy: list[Planned], pack: i
     trunks = {task.trunk for task in busy}
     # A teacher from elsewhere, as a sweep may have one, is no run of ours to wait for.
     unfinished = {task.run for task in (*waiting, *busy)}
-    last = all(task.stage == LAST for task in (*waiting, *busy))
+    only_last = all(task.stage == LAST for task in (*waiting, *busy))
+    teachers = {task.config.teacher.run for task in waiting}
     shortest: dict[str, int] = {}
-    left: dict[str, float] = {}
+    left: dict[str, float] = {}  # as if each run were trained from its start: enough for an order
+    awaited = set()
     for task in waiting:
         shortest[task.trunk] = min(shortest.get(task.trunk, task.config.tokens), task.config.tokens)
         left[task.trunk] = left.get(task.trunk, 0.0) + task.flops
+        if task.run in teachers:
+            awaited.add(task.trunk)
     free = [
         task
         for task in waiting
-        if (last or task.stage < LAST)
+        if (only_last or task.stage < LAST)
         and task.config.teacher.run not in unfinished
         and task.trunk not in trunks
         and task.config.tokens == shortest[task.trunk]
     ]
     held = {task.config.teacher.run for task in busy}
-    wanted = {task.config.teacher.run for task in waiting}
 
     def worth(task: Planned) -> tuple[bool, bool, bool, float, bool]:
         teacher = task.config.teacher.run
         mine = teacher == worker.teacher
         compiled = workers.shape(task) in worker.shapes
-        return task.run in wanted, mine, teacher not in held, left[task.trunk], compiled
+        return task.trunk in awaited, mine, teacher not in held, left[task.trunk], compiled
 
     free.sort(key=worth, reverse=True)
     chosen = free[:1]

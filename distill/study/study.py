@@ -56,8 +56,9 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     found: Any = None  # the laws so far
     said_last = False
 
-    def before(starting: Sequence[matrix.Planned]) -> None:
-        """Predicts runs just before they start: from laws that an earlier call left, the last stage from all others."""
+    def before_start(starting: Sequence[matrix.Planned]) -> None:
+        """Predicts runs just before they start: the last stage from all others, and what is added to a study that has
+        a law already from what was finished when this call began. A run that had begun before is not predicted."""
         nonlocal found, said_last
         last = starting[0].stage == matrix.LAST
         if said_last or not (last or found or (workdir / "laws" / "supervised.json").exists()):
@@ -67,12 +68,14 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
         if last or found is None:
             runtime.cache_compilations()
             found = conclude.fit(config, workdir)
-        said = conclude.predict(found, [t for t in todo if t.stage == matrix.LAST] if last else starting, workdir)
+        asked = [t for t in todo if t.stage == matrix.LAST] if last else starting
+        new = [t for t in asked if not (workdir / "runs" / t.run / "config.txt").exists()]
+        said = conclude.predict(found, new, workdir)
         if last:
             said_last = True
             console.print(f"predicted {said} runs before they start", highlight=False)
 
-    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before, console, config.study.pack)
+    outcome = schedule.run_all(tasks, done, workdir, config.study.workers, before_start, console, config.study.pack)
     _conclude(config, workdir, console)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
     for name, line in outcome.failed.items():
