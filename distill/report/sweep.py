@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
+from distill import tree
 from distill.config import nearest
 from distill.report.results import ReportError
 from distill.report.run_figures import LOSS
@@ -86,5 +87,9 @@ def _lines(workdir: Path, x: str, by: str) -> Lines:
 def _order(value: str) -> tuple[float, str]:
     try:
         return float(value), value
+    except ValueError:
+        pass
+    try:
+        return float(tree.parse_count(value)), value  # 250K before 2M
     except ValueError:
         return float("inf"), value

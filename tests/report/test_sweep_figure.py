@@ -31,6 +31,15 @@ def test_the_best_of_every_line_is_told(sweep, tmp_path):
     assert found == [("rates", "16", "0.01", "2.05", "3"), ("rates", "32", "0.02", "1.8", "2")] * 2
 
 
+def test_budgets_stand_in_the_order_of_their_size(tmp_path):
+    rows = [f"r{i},{budget},0.01,2.0" for i, budget in enumerate(("2M", "250K", "1M", "16M", "500K"))]
+    (tmp_path / "sweep.csv").write_text("\n".join(["run,tokens,optim.learning_rate,loss", *rows]) + "\n")
+    flags = [f"--sweeps={tmp_path}", "--x=optim.learning_rate", "--by=tokens", f"--out={tmp_path / 'f'}"]
+    assert cli.guard(report.main, flags) == 0
+    with open(tmp_path / "f.csv", newline="") as file:
+        assert [row["tokens"] for row in csv.DictReader(file)] == ["250K", "500K", "1M", "2M", "16M"]
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
