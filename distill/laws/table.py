@@ -86,7 +86,7 @@ class Table:
             name, sign, text = (
                 word.strip() for word in (re.split("(<=|>=|==|!=|<|>)", part, maxsplit=1) + ["", ""])[:3]
             )
-            if not re.fullmatch(r"[A-Za-z_][\w ]*", name) or not re.fullmatch(r"\S+", text):
+            if not re.fullmatch(r"[A-Za-z_][\w. ]*", name) or not re.fullmatch(r"\S+", text):
                 raise LawError(
                     f"rule {rule!r}: cannot read {part.strip()!r}; wanted such as 'L_S <= 2.3 and N_S > 1e9'."
                 )

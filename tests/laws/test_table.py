@@ -60,6 +60,8 @@ def test_rules_select_rows():
     assert len(apple.where("L_S > 2.3 and D_S < 1e10")) == int(
         ((apple["L_S"] > 2.3) & (apple["D_S_nominal"] < 1e10)).sum()
     )
+    sweep = tables.from_arrays(**{"optim.learning_rate": [0.005, 0.014, 0.014]})  # as sweep.csv names its columns
+    assert len(sweep.where("optim.learning_rate == 0.014")) == 2
     with pytest.raises(laws.LawError, match="cannot read 'L_S 2.3'"):
         apple.where("L_S 2.3")
 
