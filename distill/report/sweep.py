@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from distill import tree
-from distill.config import nearest
+from distill.config import ConfigError, ExperimentConfig, nearest, parse
 from distill.report.results import ReportError
 from distill.report.run_figures import LOSS
 from distill.report.theme import LIGHT, MARKERS, label, legend, panels, png
@@ -90,6 +89,6 @@ def _order(value: str) -> tuple[float, str]:
     except ValueError:
         pass
     try:
-        return float(tree.parse_count(value)), value  # 250K before 2M
-    except ValueError:
+        return float(parse(ExperimentConfig, "tokens", value)), value  # 250K before 2M
+    except ConfigError:
         return float("inf"), value
