@@ -5,11 +5,25 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 _MINUTE = 60.0
 
 Show = Callable[[float, float, str], None]
+
+
+class _CountColumn(ProgressColumn):
+    """'step 1,024/4,096'; the unit alone until the total is known (imports, data and compilation come before it)."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(self.unit)
+        return Text(f"{self.unit} {task.completed:,.0f}/{task.total:,.0f}")
 
 
 @contextlib.contextmanager
@@ -21,7 +35,7 @@ def bar(unit: str, *, what: str = "starting", shown: bool = True) -> Iterator[Sh
     """
     console = Console(stderr=True)
     columns = (
-        TextColumn(unit + " {task.completed:,.0f}/{task.total:,.0f}"),
+        _CountColumn(unit),
         BarColumn(),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
