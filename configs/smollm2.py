@@ -8,7 +8,7 @@
         --config.teacher.source=models/smollm2 --config.init.source=models/smollm2 --workdir=runs/smollm2-layers
 
 random (default)  distilled from random weights
-layers            distilled from every third layer of the teacher, a third of its width (distill/inherit.py)
+layers            distilled from every third layer of the teacher, a third of its width (distill/model/warm_start.py)
 data              trained on the text alone, for the same tokens
 hard              trained on what the teacher answers (launch.generate), 200K tokens
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from distill.config import ConfigError
-from distill.data.subword import SubwordTokenizer
+from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.interop.source import open_source
 
 SHARE = 4

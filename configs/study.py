@@ -25,8 +25,7 @@ C                 students of 20 to 320 tokens a parameter under teachers of 20
 from ml_collections import ConfigDict
 
 from configs import base, train
-from distill import ladder
-from distill.config import ConfigError, StudyExperimentConfig, nearest
+from distill.config import ConfigError, StudyExperimentConfig, ladder, nearest
 
 PROTOCOLS = ("fixed-M", "isoflop", "A", "B", "C")
 PRESETS = ("smoke", "micro", "entropy", "ablations", *PROTOCOLS, *(f"paper-{name}" for name in PROTOCOLS))

@@ -12,8 +12,7 @@ micro (default)  27K parameters on 250K bytes of the State of the Union; about 1
 from ml_collections import ConfigDict
 
 from configs import base
-from distill import counts, ladder
-from distill.config import ConfigError, nearest
+from distill.config import ConfigError, counts, ladder, nearest
 
 
 def get_config(arg: str = "micro") -> ConfigDict:

@@ -10,6 +10,9 @@ import dataclasses
 import jax
 from jaxtyping import Array, Float, Int
 
+# The log of no probability at all. Finite, because 0 * inf is not a number.
+LOG_ZERO = -1e30
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import distill.bench
 from distill.config import ConfigError, nearest
-from launch import cli
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import runtime
 from distill.config import ConfigError, ExperimentConfig, parse
-from launch import cli, progress
+from distill.system import process
+from launch.support import cli, progress
 
 _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags |= dict.fromkeys(_NUMBERS, "") | {"verify": "false"}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
-    from distill.teacher.kinds import SignalConfig
-    from distill.teacher.store import SignalStore
+    from distill.teacher.signals.reader import SignalStore
+    from distill.teacher.signals.spec import SignalConfig
 
     if values["windows"] not in ("run", "all"):
         raise ConfigError(f"--windows={values['windows']}: wanted run (what a run of this config reads) or all")
@@ -49,21 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {name: parse(SignalConfig, name, values[name]) for name in ("kind", *_NUMBERS) if values[name]}
     signal = SignalConfig.of(config.objective, **given)
     shard_tokens = parse(ExperimentConfig, "tokens", values["shard_tokens"])
-    runtime.cache_compilations()
+    process.cache_compilations()
     _describe(values["out"], _follow(config, signal, values["out"], values["windows"] == "all", shard_tokens))
     return 0
 
 
 def _follow(config: ExperimentConfig, signal: Any, out: str, every: bool, shard_tokens: int) -> dict[str, Any]:
     """Makes the store, and says how far it is."""
-    from distill import signals
+    from distill.training import cache
 
     with progress.bar("token", what="the teacher is loaded") as show:
 
-        def tell(now: signals.Progress) -> None:
+        def tell(now: cache.Progress) -> None:
             show(now.tokens, now.total, f"{now.added / max(now.seconds, 1e-9):,.0f} tokens/s")
 
-        return signals.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=tell)
+        return cache.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=tell)
 
 
 def _describe(out: str, manifest: dict[str, Any]) -> None:

@@ -16,9 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from distill import chaos, runtime
+from distill.bench import chaos
 from distill.config import ConfigError, nearest
-from launch import cli
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except chaos.Lost as error:
                 lost = error
             line = {
-                "scenario": name, "seed": flags.seed, "commit": runtime.commit(), "kills": len(found),
+                "scenario": name, "seed": flags.seed, "commit": process.commit(), "kills": len(found),
                 "while writing": sum(bool(kill.seen) for kill in found), "lost": int(lost is not None),
                 "seconds": round(time.monotonic() - began, 1),
             }  # fmt: skip

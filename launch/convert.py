@@ -22,15 +22,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from distill import counts, interop, laws, mesh, runtime
-from distill.config import MeshConfig
+from distill import interop, laws
+from distill.config import MeshConfig, counts
+from distill.errors import InteropError
 from distill.interop import card, export
-from distill.interop.errors import InteropError
 from distill.interop.layout import expected
 from distill.interop.source import open_source
-from distill.model import Transformer
-from distill.runs import RunRecord
-from launch import cli, models
+from distill.model import sharding
+from distill.model.transformer import Transformer
+from distill.records.runs import RunRecord
+from distill.system import process
+from distill.teacher import any_model
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer", default="", help="a tokenizer.json to take along")
     parser.add_argument("--verify", action="store_true", help="read the result back and compare")
     flags = parser.parse_args(argv)
-    runtime.cache_compilations()
-    with jax.set_mesh(mesh.make(MeshConfig())):
-        model = models.load(flags.source)
+    process.cache_compilations()
+    with jax.set_mesh(sharding.make(MeshConfig())):
+        model = any_model.load(flags.source)
         dtype = flags.dtype or stored_dtype(model)
         prediction = predict(flags.law, model.record) if flags.law else None
         text = card.card(Path(flags.out).name, facts(model), prediction)
@@ -74,13 +77,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def stored_dtype(model: models.Model) -> str:
+def stored_dtype(model: any_model.Model) -> str:
     """bfloat16 for a published model that is stored so throughout; else float32, which holds all others exactly."""
     held = set(open_source(model.source)[0].dtypes.values()) if model.published else set()
     return "bfloat16" if held == {"BF16"} else "float32"
 
 
-def facts(model: models.Model) -> dict[str, str]:
+def facts(model: any_model.Model) -> dict[str, str]:
     """What is known of a model, for its card; measured figures are those of its own run."""
     shape, record = model.config.model, model.record
     found = {

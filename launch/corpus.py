@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.prose import extract
-from launch import cli
+from distill.data.sources.prose import extract
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, nearest
-from distill.dryrun import chips
-from distill.ladder import PAPER_LADDER, paper_model
-from launch import cli
+from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, chips, nearest
+from distill.config.ladder import PAPER_LADDER, paper_model
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = dataclasses.replace(config, mesh=_mesh(values["mesh"], config.mesh))
     count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
     # Not at the top: libtpu reads its settings when JAX loads it, and a mistyped flag needs neither.
-    from distill.dryrun import compiler
+    from distill.diagnostics.dryrun import compiler
 
     if chip.dims:
         chips.topology(chip, count)
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"
     from pathlib import Path
 
-    from distill.dryrun import report
+    from distill.diagnostics.dryrun import report
 
     teacher = _teacher(values["teacher"] or config.teacher.source)
     console = Console(stderr=True)
@@ -85,10 +84,10 @@ def _teacher(name: str) -> ModelConfig | None:
         return None
     if name in PAPER_LADDER:
         return paper_model(name)
-    from distill.teacher import online
+    from distill.teacher import load
 
     try:
-        found: Any = online.find(name)[0]
+        found: Any = load.find(name)[0]
     except ConfigError as error:
         raise ConfigError(
             f"--teacher={name}: neither a row of the paper's ladder ({', '.join(PAPER_LADDER)}) nor a model: {error}"

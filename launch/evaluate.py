@@ -21,13 +21,16 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from distill import counts, data, mesh, runtime
-from distill.config import ConfigError, MeshConfig
-from distill.data.config import DataConfig, FilesConfig, TokenizerConfig
-from distill.data.tokenizer import same_tokens
-from distill.evaluate import evaluate
-from distill.tree import parse_count
-from launch import cli, models
+from distill import data
+from distill.config import ConfigError, MeshConfig, counts
+from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
+from distill.config.tree import parse_count
+from distill.data.tokenizers.tokenizer import same_tokens
+from distill.model import sharding
+from distill.system import process
+from distill.teacher import any_model
+from distill.training.evaluate import evaluate
+from launch.support import cli
 
 CACHE = "~/.cache/distill/stores"
 
@@ -50,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", default=CACHE, help="where tokenized text is kept")
     parser.add_argument("--json", action="store_true", help="print JSON")
     flags = parser.parse_args(argv)
-    runtime.cache_compilations()
-    with jax.set_mesh(mesh.make(MeshConfig())):
+    process.cache_compilations()
+    with jax.set_mesh(sharding.make(MeshConfig())):
         found = measure(flags)
     if flags.json:
         print(json.dumps(found))
@@ -67,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     """The scores by name, and what was measured on what."""
-    model = models.load(flags.model)
+    model = any_model.load(flags.model)
     store = open_text(model, flags.text, flags.cache)
-    teacher = models.load(flags.teacher) if flags.teacher else None
+    teacher = any_model.load(flags.teacher) if flags.teacher else None
     for one in (model, teacher):
         if one and not same_tokens(one.record.tokenizer, store.tokenizer_name):
             raise ConfigError(
@@ -93,7 +96,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     return found | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
 
 
-def open_text(model: models.Model, text: Sequence[str], cache: str) -> data.TokenStore:
+def open_text(model: any_model.Model, text: Sequence[str], cache: str) -> data.TokenStore:
     """The text in the model's tokens: files, or a run's own store, or the embedded corpus."""
     if not text and not model.published:
         return model.store()

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill import runtime
-from distill.laws.lawfile import read
-from distill.laws.paper_figures.gallery import draw
-from distill.laws.paper_figures.scene import scene
-from launch import cli
+from distill.laws.planning.lawfile import read
+from distill.report.paper.gallery import draw
+from distill.report.paper.scene import scene
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="numbers of figures, separated by commas")
     parser.add_argument("--mapping", action="store_true", help="with Figures 11 and 12, which train MLPs for minutes")
     flags = parser.parse_args(argv)
-    runtime.cache_compilations()
+    process.cache_compilations()
     began = time.monotonic()
     only = [number.strip() for number in flags.only.split(",") if number.strip()]
     drawn = draw(scene(read(flags.law)), Path(flags.out), only, flags.mapping)

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import laws, runtime
+from distill import laws
 from distill.config import ConfigError
-from distill.laws import registry, summary
-from launch import cli
+from distill.laws.forms import registry
+from distill.laws.uncertainty import text as summary
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     deltas = _deltas(flags.delta)
     if len(deltas) > 1 and (flags.out or flags.objective != "huber"):
         raise ConfigError(f"--delta={flags.delta}: a path of deltas is for huber and prints only; wanted one delta")
-    runtime.cache_compilations()
+    process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
     table = laws.load_table(flags.table, _columns(flags.columns))
@@ -72,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = Path(flags.out)
         fit.save(out, **summary.extra(fit, boot, held, first, flags.level))
         if flags.figures == "yes":
-            from distill.laws import figures
+            from distill.report.law import fit_figure
 
-            figures.draw(out.with_suffix(".png"), fit, boot, held)
+            fit_figure.draw(out.with_suffix(".png"), fit, boot, held)
         print(f"\nwrote {out}" + (f" and {out.with_suffix('.png')}" if flags.figures == "yes" else ""))
     print(f"{time.perf_counter() - began:.1f} s")
     return 0

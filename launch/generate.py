@@ -5,7 +5,7 @@
         --data.files.paths=ask.jsonl --data.columns.text=question --prompt_tokens=512 --per_prompt=4
     python -m launch.generate ... --min_log_prob=-1.5 --filter=mine.py:is_good
 
-Any field of GenerationConfig (distill/generation/config.py) is a flag. --filter=FILE.py:FUNCTION or MODULE:FUNCTION
+Any field of GenerationConfig (distill/config/generation.py) is a flag. --filter=FILE.py:FUNCTION or MODULE:FUNCTION
 names a function of yours that is given a line of the jsonl as a dict and says whether it enters the token store; it is
 your code, run as you. Leaves completions.jsonl, store/ and manifest.json in --output. Train on them with
 --config=configs/generation.py:hard_labels --config.data.tokens=OUTPUT/store.
@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import config, runtime
+from distill import config
 from distill.config import ConfigError, nearest
-from distill.generation.config import GenerationConfig
-from launch import cli, progress
+from distill.config.generation import GenerationConfig
+from distill.system import process
+from launch.support import cli, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     wanted, flags = read(argv)
     keep = load_filter(flags["filter"]) if "filter" in flags else None
-    runtime.cache_compilations()
+    process.cache_compilations()
     manifest = follow(wanted, flags["output"], keep)
     print(json.dumps(manifest, indent=1))
     return 0
@@ -85,7 +86,7 @@ def load_filter(source: str) -> Any:
 
 def follow(wanted: GenerationConfig, output: str, keep: Any) -> dict[str, Any]:
     """Generates, and says how far it is."""
-    from distill.generation import generate
+    from distill.teacher.generation import generate
 
     with progress.bar("completion") as show:
 

@@ -7,8 +7,8 @@
 # SIGTERM or Ctrl-C saves and ends all of them with exit code 75: run the same command again to continue. Where one dies
 # the others end by themselves, within seconds.
 set -euo pipefail
-# shellcheck source=launch/flags.sh
-. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
+# shellcheck source=launch/support/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/support/flags.sh"
 
 processes="" devices="" dry_run=""
 read_flags "processes devices" "dry-run" "$@"

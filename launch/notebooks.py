@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DistillError
-from launch import cli
+from launch.support import cli
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SETTING = FOLDER / "repository.txt"

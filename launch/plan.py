@@ -11,20 +11,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill import runtime
-from distill.laws import emit, registry
-from distill.laws.advice import describe, to_dict
-from distill.laws.lawfile import read
-from distill.laws.planner import plan
-from distill.laws.recipe import LADDERS, ladder, recipe
-from distill.laws.scenarios import SCENARIOS, UNLIMITED, PlanError, Prices, Teacher
-from distill.report import planner as page
-from launch import cli
+from distill.laws.forms import registry
+from distill.laws.planning import recipe as emit
+from distill.laws.planning.lawfile import read
+from distill.laws.planning.planner import plan
+from distill.laws.planning.recipe import LADDERS, ladder, recipe
+from distill.laws.planning.scenarios import SCENARIOS, UNLIMITED, PlanError, Prices, Teacher
+from distill.laws.planning.text import describe, to_dict
+from distill.report.law import planner_page as page
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(argv)
-    runtime.cache_compilations()
+    process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
     law = read(flags.law)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from distill import runtime
 from distill.config import ConfigError, ExperimentConfig
-from launch import cli
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,12 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     if not values["top"].isdigit() or values["top"] == "0":
         raise ConfigError(f"--top={values['top']}: wanted a number of operations, at least 1")
-    from distill import profiling
+    from distill.diagnostics import profile
 
-    runtime.cache_compilations()
+    process.cache_compilations()
     console = Console()
     with Console(stderr=True).status("compiling and tracing"):
-        found = profiling.profile(config, values["out"])
+        found = profile.profile(config, values["out"])
     total = sum(one.microseconds for one in found)
     table = Table(title=f"{len(found)} operations, {total / 1e3:.3f} ms a step", title_justify="left")
     for name in ("us/step", "share", "runs/step"):

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from distill import runtime
-from launch import cli
+from distill.system import process
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--step", type=int, required=True, help="the step, from 0")
     flags = parser.parse_args(argv)
-    from distill.replay import replay
+    from distill.diagnostics.replay import replay
 
-    runtime.cache_compilations()
+    process.cache_compilations()
     console = Console()
     with Progress(console=Console(stderr=True), disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("steps before it", total=None)

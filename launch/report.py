@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from distill.config import ConfigError, nearest
-from launch import cli
+from launch.support import cli
 
 _FLAGS = ("workdir", "runs", "sweeps", "x", "by", "out")
 
@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in _FLAGS:
             raise ConfigError(f"there is no flag --{name}.{nearest(name, _FLAGS)}")
     if flags.get("runs"):
-        from distill.report import side_by_side
+        from distill.report.runs import side_by_side
 
         if not flags.get("out"):
             raise ConfigError("--out=FILE is needed beside --runs: where the picture and the table go")
         print("\n".join(str(path) for path in side_by_side.write(flags["runs"].split(","), flags["out"])))
         return 0
     if flags.get("sweeps"):
-        from distill.report import sweep
+        from distill.report.runs import sweep
 
         if missing := [f"--{name}" for name in ("x", "by", "out") if not flags.get(name)]:
             raise ConfigError(f"--sweeps needs {', '.join(missing)} as well (see --help)")
@@ -49,17 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from distill.report import run, screen, study
+    from distill.report.runs import run
+    from distill.report.study import terminal, write
 
     console, alone = Console(), run.is_run(flags["workdir"])
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("report")
-        path = (run if alone else study).write(
+        path = (run if alone else write).write(
             flags["workdir"],
             on_progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
         )
     if not alone:
-        console.print(screen.summary(flags["workdir"]))
+        console.print(terminal.summary(flags["workdir"]))
     console.print(f"\n{path}", highlight=False, soft_wrap=True)
     return 0
 

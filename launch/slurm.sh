@@ -11,8 +11,8 @@
 # under its own number: its next start continues. Logs are LOGS/NAME-JOB.log, appended over restarts.
 # --dry-run prints the batch script that would be submitted. Submit from the clone, on a file system that all nodes see.
 set -euo pipefail
-# shellcheck source=launch/flags.sh
-. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
+# shellcheck source=launch/support/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/support/flags.sh"
 
 name=train nodes=1 tasks_per_node=1 gpus_per_node=0 time="" logs=logs grace=120 sbatch="" array="" parallel="" dry_run=""
 read_flags "name nodes tasks-per-node gpus-per-node time logs grace sbatch array parallel" "dry-run" "$@"

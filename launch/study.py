@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from launch import cli
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, flags = cli.configured(
         StudyExperimentConfig, argv, __doc__ or "", "configs/study.py", {"workdir": None, "dry-run": "false"}
     )
-    from distill.study import study
+    from distill.study import run
 
     command = shlex.join(["python", "-m", "launch.study", *(sys.argv[1:] if argv is None else argv)])
-    return study.run(config, flags["workdir"], dry_run=flags["dry-run"] == "true", command=command)
+    return run.run(config, flags["workdir"], dry_run=flags["dry-run"] == "true", command=command)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from distill.config import ConfigError, ExperimentConfig, nearest, parse
-from launch import cli
+from launch.support import cli
 
 _FLAGS: dict[str, str | None] = {
     "workdir": None, "where": "", "backend": "local", "workers": "0", "pack": "1", "rate": "0", "price": "0",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import config, data
-from launch import cli
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,8 @@
 # most --restarts times: the workdir must lie in a bucket, for a host's disk goes with its slice. --delete deletes the
 # slice when the command has succeeded. --dry-run prints the gcloud calls of a first run. Needs gcloud, logged in.
 set -euo pipefail
-# shellcheck source=launch/flags.sh
-. "$(dirname "${BASH_SOURCE[0]}")/flags.sh"
+# shellcheck source=launch/support/flags.sh
+. "$(dirname "${BASH_SOURCE[0]}")/support/flags.sh"
 
 name="" zone="" type="" version="v2-alpha-tpuv5-lite" project="" spot="" restarts=10 logs=logs delete="" dry_run=""
 read_flags "name zone type version project restarts logs" "spot delete dry-run" "$@"

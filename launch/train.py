@@ -19,25 +19,25 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configs
-from distill import counts, processes, runtime
-from distill.config import ExperimentConfig
-from launch import cli, progress
+from distill.config import ExperimentConfig, counts
+from distill.system import distributed, process
+from launch.support import cli, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = {"workdir": None, "dry-run": "false", "fork": "", **cli.PROCESSES}
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
-    from distill import lesson
+    from distill.training import inputs
 
     if values["dry-run"] != "true":
         cli.join(values)
-    with processes.agreed():
-        config = lesson.identify(config)
+    with distributed.agreed():
+        config = inputs.identify(config)
     _print(_description(config))
     if values["dry-run"] == "true":
         return 0
-    runtime.cache_compilations()
+    process.cache_compilations()
     record = _follow(config, values["workdir"], values["fork"])
     found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
     _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
@@ -58,7 +58,7 @@ def _description(config: ExperimentConfig) -> dict[str, str]:
 
 
 def _print(rows: dict[str, str]) -> None:
-    if not processes.first():
+    if not distributed.first():
         return
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
@@ -68,14 +68,14 @@ def _print(rows: dict[str, str]) -> None:
 
 def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
     """Trains, and says how far it is."""
-    from distill import train
+    from distill.training import loop
 
-    with progress.bar("step", shown=processes.first()) as show:
+    with progress.bar("step", shown=distributed.first()) as show:
 
-        def tell(now: train.Progress) -> None:
+        def tell(now: loop.Progress) -> None:
             show(now.step, now.steps, f"loss {now.loss:.4f}  {now.tokens_per_second / 1e3:,.1f}k tokens/s")
 
-        return train.train(config, workdir, fork=fork or None, on_progress=tell)
+        return loop.train(config, workdir, fork=fork or None, on_progress=tell)
 
 
 if __name__ == "__main__":

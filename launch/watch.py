@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.live import Live
 
-from launch import cli
+from launch.support import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=float, default=2.0, help="seconds between pictures")
     parser.add_argument("--once", action="store_true", help="one picture, then end")
     flags = parser.parse_args(argv)
-    from distill.report import watch
+    from distill.report.runs import watch
 
     console = Console()
     if flags.once or not console.is_terminal:

@@ -18,7 +18,14 @@ import jaxtyping
 
 # Not the modules whose dataclasses are pytrees (metrics, optim, types): eval_shape puts shapes where arrays belong.
 jaxtyping.install_import_hook(
-    ["distill.losses", "distill.fused", "distill.model", "distill.objective", "distill.evaluate"], "beartype.beartype"
+    [
+        "distill.losses.divergences",
+        "distill.losses.fused",
+        "distill.model.transformer",
+        "distill.training.objective",
+        "distill.training.evaluate",
+    ],
+    "beartype.beartype",
 )
 
 import jax
@@ -27,9 +34,12 @@ import numpy as np
 import optax
 import pytest
 
-from distill import data, mesh, runtime, step
+from distill import data
 from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
-from distill.data.config import DataConfig, GeneratedConfig
+from distill.config.data import DataConfig, GeneratedConfig
+from distill.model import sharding
+from distill.system import process
+from distill.training import step
 from distill.types import Batch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,7 +58,7 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def one_device_mesh():
     """A sharding that names axes means nothing outside a mesh."""
-    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+    with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
         yield
 
 
@@ -56,13 +66,13 @@ def one_device_mesh():
 def room_for_programs():
     """Two thousand tests compile more than one process may hold."""
     yield
-    runtime.forget_programs()
+    process.forget_programs()
 
 
 @pytest.fixture(scope="session")
 def mesh_of():
     """mesh_of(data, fsdp, tensor): an explicit mesh over as many of the fake devices, to be entered by the test."""
-    return lambda data, fsdp, tensor: mesh.make(
+    return lambda data, fsdp, tensor: sharding.make(
         MeshConfig(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor]
     )
 
@@ -106,7 +116,7 @@ def run_steps():
 
     def run(config, batches, *, teacher=None, state=None, count=None):
         state = step.init_state(config) if state is None else state
-        placed = mesh.place(batches, jax.sharding.get_mesh(), leading=1)
+        placed = sharding.place(batches, jax.sharding.get_mesh(), leading=1)
         count = batches.tokens.shape[0] if count is None else count
         return step.train_steps(step.shape(config), state, teacher, placed, count)
 

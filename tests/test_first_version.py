@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from distill import config as configs
-from distill import laws, series, step
-from distill.checkpoint import Checkpoints
+from distill import laws
 from distill.config import ExperimentConfig
-from distill.data.store import TokenStore
-from distill.evaluate import evaluate
-from distill.laws import lawfile
-from distill.ledger import PredictionTable
-from distill.runs import CurveTable, RunTable, load_record
-from distill.teacher import online
-from distill.teacher.store import SignalStore
+from distill.data.store.store import TokenStore
+from distill.laws.planning import lawfile
+from distill.records import metrics
+from distill.records.checkpoints import Checkpoints
+from distill.records.predictions import PredictionTable
+from distill.records.runs import CurveTable, RunTable, load_record
+from distill.teacher import load
+from distill.teacher.signals.reader import SignalStore
+from distill.training import step
+from distill.training.evaluate import evaluate
 
 FIRST = Path(__file__).parent / "golden" / "first"
 PARAMS, OPTIMIZER = 77.9422836303711, 216.50723266601562  # norms
@@ -45,7 +47,7 @@ def texts():
 
 @pytest.fixture
 def teacher():
-    return online.load(FIRST / "run")
+    return load.load(FIRST / "run")
 
 
 def test_the_checkpoint_says_what_it_said(teacher):
@@ -142,5 +144,5 @@ def test_the_tables_hold_what_they_held():
 
 
 def test_the_log_of_metrics_is_a_curve():
-    found = series.read(FIRST / "run" / "metrics.jsonl", ["ntp"])
+    found = metrics.read(FIRST / "run" / "metrics.jsonl", ["ntp"])
     assert found.at["step"][-1] == 125 and found.mean["ntp"][-1] == 1.095172119140625

@@ -32,16 +32,20 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from distill import data, mesh, runtime, step, targets
+from distill import data
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, ObjectiveConfig
-from distill.data.config import DataConfig, TokenizerConfig
+from distill.config.data import DataConfig, TokenizerConfig
 from distill.data.loader import prefetch
-from distill.losses import NOTHING
-from distill.teacher import codec, extract, fidelity, manifest, online, writer
-from distill.teacher.kinds import SignalConfig
-from distill.teacher.shard import FORMAT
-from distill.teacher.store import SignalStore
-from distill.types import Batch, HiddenSignal, SparseSignal
+from distill.losses import targets
+from distill.model import sharding
+from distill.system import process
+from distill.teacher import load
+from distill.teacher.signals import codec, extract, fidelity, manifest, writer
+from distill.teacher.signals.reader import SignalStore
+from distill.teacher.signals.shard import FORMAT
+from distill.teacher.signals.spec import SignalConfig
+from distill.training import step
+from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
 
 SEQ_LEN = 256
 TOPK, DRAWS = SignalConfig(kind="topk", top_k=128), SignalConfig(kind="sampled", draws=50)
@@ -54,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="of each side of the step")
     parser.add_argument("--parts", default="size,speed,step,open")
     flags = parser.parse_args(argv)
-    runtime.cache_compilations()
+    process.cache_compilations()
     windows = max(flags.tokens // SEQ_LEN, 1)
-    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])), tempfile.TemporaryDirectory() as folder:
+    with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])), tempfile.TemporaryDirectory() as folder:
         for part in flags.parts.split(","):
             print(f"{part} (load {os.getloadavg()[0]:.1f})", flush=True)
             if part == "size":
@@ -86,10 +90,10 @@ def real(source: str, folder: Path, windows: int) -> tuple[NDArray[Any], NDArray
         source = str(next(Path(package.origin).parent.glob("*.gguf")))
     store = data.open_store(DataConfig(tokenizer=TokenizerConfig(kind="json", path=source)), folder / "text")
     batch = store.evaluation("validation", SEQ_LEN, windows * SEQ_LEN).batch
-    teacher = online.load(source).params
+    teacher = load.load(source).params
     hidden = []
     for row in range(windows):
-        one = mesh.place(jax.tree.map(lambda x: np.asarray(x)[row : row + 1], batch), jax.sharding.get_mesh())
+        one = sharding.place(jax.tree.map(lambda x: np.asarray(x)[row : row + 1], batch), jax.sharding.get_mesh())
         hidden.append(np.asarray(extract.extract(SignalConfig(kind="hidden", dtype="float32"), teacher, one, None))[0])
     return np.stack(hidden), np.asarray(teacher.head_vd, np.float32)
 
@@ -107,10 +111,10 @@ def made_up(vocab: int, windows: int, width: int = 48) -> tuple[NDArray[Any], ND
 def cut(signal: SignalConfig, hidden: NDArray[Any], head: NDArray[Any]) -> list[SparseSignal]:
     """The signal of each window, as launch.cache would take it from this teacher."""
     part = jax.jit(lambda h, w, u: targets.by_positions(
-        functools.partial(extract._part, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
+        functools.partial(extract.of_logits, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
     numbers = extract.uniform(signal, np.arange(len(hidden)), SEQ_LEN)
     place, weight = jax.sharding.get_mesh(), jnp.asarray(head)
-    found = [part(*mesh.place((hidden[i : i + 1],), place), weight, mesh.place(numbers[i : i + 1], place))
+    found = [part(*sharding.place((hidden[i : i + 1],), place), weight, sharding.place(numbers[i : i + 1], place))
              for i in range(len(hidden))]  # fmt: skip
     return [jax.tree.map(lambda x: np.asarray(x)[0], one) for one in found]
 
@@ -134,7 +138,7 @@ def decoded(signal: SignalConfig, order: NDArray[Any], payload: bytes, most: int
     else:
         assert window.rest is not None
         values = codec.log_probs(window.symbols, window.rest)
-    return SparseSignal(ids=ids, log_probs=np.where(empty, NOTHING, values))  # type: ignore[arg-type]
+    return SparseSignal(ids=ids, log_probs=np.where(empty, LOG_ZERO, values))  # type: ignore[arg-type]
 
 
 def size(hidden: NDArray[Any], head: NDArray[Any], title: str, windows: int) -> None:
@@ -176,12 +180,12 @@ def closeness(hidden: NDArray[Any], head: NDArray[Any], exact: list[SparseSignal
         for start in range(0, SEQ_LEN, few):
             rows = slice(start, start + few)
             z = (h[rows] @ head.T).astype(np.float64)
-            p = fidelity._softmax(z)
+            p = fidelity.softmax(z)
             both = [fidelity.dense(jax.tree.map(lambda x: x[rows], s), vocab, True) for s in (one, two)]
             losses = [fidelity.kl(p, q) for q, _ in both]
             cost, added = cost + losses[0], added + losses[1] - losses[0]
             for name, make in students.items():
-                q = fidelity._softmax(make(z))
+                q = fidelity.softmax(make(z))
                 a, b = (fidelity.gradient(q_stored, unseen, q, True) for q_stored, unseen in both)
                 sums[name] += np.sum(a * b), np.sum(a * a), np.sum(b * b)
     cosines = ", ".join(f"{name} {ab / np.sqrt(aa * bb):.5f}" for name, (ab, aa, bb) in sums.items())
@@ -263,7 +267,7 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
     structure, state = step.shape(config), step.init_state(config)
 
     def feed(read: Callable[[int], Any]) -> Iterator[Any]:
-        return prefetch(lambda i: mesh.place(Batch(tokens, weight, signal=read(i)), place, leading=1), range(calls))
+        return prefetch(lambda i: sharding.place(Batch(tokens, weight, signal=read(i)), place, leading=1), range(calls))
 
     feeds = {"memory": lambda: feed(lambda i: memory[i]), "store": lambda: feed(lambda i: store.read(windows[i]))}
     wall: dict[str, list[float]] = {name: [] for name in feeds}

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distill import laws, runtime
+from distill import laws
 from distill.config import ConfigError, nearest
+from distill.system import process
 
 LEVEL = 0.9
 SUPERVISED = laws.Supervised(A=3355.0, B=18186.0, E=1.22, alpha=0.408, beta=0.431, gamma=0.452)
@@ -132,7 +133,7 @@ def campaign(name: str, repetitions: int, resamples: int, folder: Path, say: Cal
         header = {"case": name, **dataclasses.asdict(case), "level": LEVEL, "resamples": resamples, "noise": NOISE}
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(
-            json.dumps(header | {"commit": runtime.commit(), "began": time.strftime("%F %T", time.gmtime())}) + "\n"
+            json.dumps(header | {"commit": process.commit(), "began": time.strftime("%F %T", time.gmtime())}) + "\n"
         )
     for seed in range(repetitions):
         if seed in done:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill import laws
-from distill.laws.progress import meter
+from distill.system.progress import meter
 
 SUPERVISED, STUDENT = laws.paper()
 NOISE = 0.01

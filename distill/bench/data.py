@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 
 from distill import data
-from distill.data import embedded
-from distill.data.blocks import BLOCK, BlockWriter, hash_path
-from distill.data.config import DataConfig, FilesConfig, TokenizerConfig
+from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
 from distill.data.corpus import make_recipe, open_at
-from distill.data.split import DOCUMENT_DTYPE
-from distill.data.store import FORMAT, MANIFEST, VOCABULARY
-from distill.data.subword import train_bpe
+from distill.data.sources import embedded
+from distill.data.store.blocks import BLOCK, BlockWriter, hash_path
+from distill.data.store.split import DOCUMENT_DTYPE
+from distill.data.store.store import FORMAT, MANIFEST, VOCABULARY
+from distill.data.tokenizers.subword import train_bpe
 
 
 def main(argv: Sequence[str] | None = None) -> int:

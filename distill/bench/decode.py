@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import counts, decode, mesh
-from distill.config import ConfigError, DecodeConfig, MeshConfig, ModelConfig, nearest
-from distill.model import Transformer
+from distill.config import ConfigError, DecodeConfig, MeshConfig, ModelConfig, counts, nearest
+from distill.model import decode, sharding
+from distill.model.transformer import Transformer
 
 SHAPES = {
     "micro": ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False),
@@ -50,7 +50,7 @@ def again(model: Transformer, prompts: jax.Array, new: int) -> Route:
     def step(model: Transformer, rows: jax.Array, i: Any) -> jax.Array:
         hidden = jax.lax.dynamic_index_in_dim(model.hidden(rows), i - 1, axis=1, keepdims=False)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), batch)
-        keys = jax.sharding.reshard(keys, jax.P(mesh.BATCH))
+        keys = jax.sharding.reshard(keys, jax.P(sharding.BATCH))
         token = decode.draw(DecodeConfig(), decode.last_logits(model, hidden), keys)
         return jax.lax.dynamic_update_slice_in_dim(rows, token[:, None], i, axis=1)
 
@@ -136,7 +136,7 @@ def report(name: str, batch: int, prompt: int, new: int, repeats: int, transform
     config = SHAPES[name]
     model = jax.jit(lambda key: Transformer(config, key))(jax.random.key(0))
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt), np.int32)
-    placed = mesh.place(prompts, jax.sharding.get_mesh())
+    placed = sharding.place(prompts, jax.sharding.get_mesh())
     routes = {"ours": ours(model, placed), "forward again": again(model, placed, new + 1)}
     if transformers:
         routes["transformers"] = peer(config, prompts)
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         if name not in SHAPES:
             raise ConfigError(f"--shapes: got {name!r}, wanted some of {', '.join(SHAPES)}.{nearest(name, SHAPES)}")
-    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+    with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
         kind = jax.devices()[0].device_kind
         print(f"{kind}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, sums {bandwidth() / 1e9:.1f} GB/s")
         for name in names:

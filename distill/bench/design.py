@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill import laws
-from distill.laws import identify, table
-from distill.laws.progress import meter
+from distill.laws.fitting import identify, table
+from distill.system.progress import meter
 
 PILOT = 12
 

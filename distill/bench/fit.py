@@ -21,10 +21,10 @@ import numpy as np
 from distill import laws
 from distill.bench import fit_peers
 from distill.config import ConfigError, nearest
-from distill.laws import solver
-from distill.laws.fitting import solved_rows
-from distill.laws.law import Law
-from distill.laws.uncertainty import draw
+from distill.laws.fitting import solver
+from distill.laws.fitting.fit import solved_rows
+from distill.laws.forms.law import Law
+from distill.laws.uncertainty.bootstrap import draw
 
 _TWIN = laws.Chinchilla(A=478.0, B=2143.0, E=1.817, alpha=0.347, beta=0.367)
 _ROUNDS = 4

@@ -74,7 +74,7 @@ def lbfgsb(form: Any, rows: Any, start: np.ndarray, weights: np.ndarray, delta: 
     import jax.numpy as jnp
     from scipy.optimize import minimize
 
-    from distill.laws import objective as ob
+    from distill.laws.fitting import objective as ob
 
     with jax.enable_x64(True):
         inputs = [jnp.asarray(x)[None] for x in rows.inputs]

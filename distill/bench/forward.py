@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import counts, decode, interop, mesh
-from distill.config import ConfigError, MeshConfig
+from distill import interop
+from distill.config import ConfigError, MeshConfig, counts
+from distill.model import decode, sharding
 
 _IMPORT = """
 import json, resource, sys, time
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "import" in parts:
         importing(flags.model, flags.repeats)
     if {"forward", "decode"} & set(parts):
-        with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+        with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
             compare(flags, parts)
     return 0
 

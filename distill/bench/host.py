@@ -25,10 +25,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distill import runtime
 from distill.bench.step import SHAPES, spread
 from distill.bench.step_peers import CALL
 from distill.config import ConfigError, ExperimentConfig, LoopConfig, MeshConfig, nearest
+from distill.system import process
 
 LONGEST = 600.0  # seconds that a start may take
 PARTS = ("loader", "loop", "checkpoint", "start")
@@ -47,9 +47,10 @@ def _bare(config: ExperimentConfig) -> tuple[Callable[[], float], list[float]]:
     """A turn of bare steps that gives its tokens/s, and what dispatching took in each (ms)."""
     import jax
 
-    from distill import profiling, step
+    from distill.diagnostics import profile
+    from distill.training import step
 
-    batches = profiling.random_batches(config, CALL)
+    batches = profile.random_batches(config, CALL)
     state, structure, dispatch = step.init_state(config), step.shape(config), list[float]()
 
     def turn(calls: int = 8) -> float:
@@ -70,7 +71,8 @@ def _bare(config: ExperimentConfig) -> tuple[Callable[[], float], list[float]]:
 def loader(shape: str, rounds: int) -> None:
     import jax
 
-    from distill import data, mesh
+    from distill import data
+    from distill.model import sharding as mesh
 
     config = _config(shape)
     turn, _ = _bare(config)
@@ -89,7 +91,7 @@ def loader(shape: str, rounds: int) -> None:
 
 
 def loop(shape: str, rounds: int) -> None:
-    from distill import train
+    from distill.training import loop as train
 
     turn, dispatch = _bare(_config(shape))
     rate, ratios = turn(), []
@@ -105,8 +107,8 @@ def loop(shape: str, rounds: int) -> None:
 
 
 def checkpoint(shape: str, rounds: int) -> None:
-    from distill import step
-    from distill.checkpoint import Checkpoints
+    from distill.records.checkpoints import Checkpoints
+    from distill.training import step
 
     config = _config(shape)
     state, waits, busy = step.init_state(config), list[float](), list[float]()
@@ -136,7 +138,7 @@ def _seconds(flags: list[str], workdir: Path, cache: Path, after: int) -> float:
             time.sleep(0.01)
         taken = time.perf_counter() - begin
         worker.send_signal(signal.SIGTERM)
-        if worker.wait() != runtime.REQUEUE:
+        if worker.wait() != process.REQUEUE:
             said.seek(0)
             last = (said.read().strip().splitlines() or ["nothing"])[-1]
             raise ConfigError(f"launch.train ended with {worker.returncode} after {taken:.0f} s and said {last!r}")
@@ -183,11 +185,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "start" in flags.parts.split(","):  # in processes of their own, on all cores
         for shape in flags.shapes.split(","):
             start(shape, flags.rounds)
-    runtime.hold(runtime.cores()[:1])
-    runtime.compile_quickly()
+    process.hold(process.cores()[:1])
+    process.compile_quickly()
     import jax
 
-    from distill import mesh
+    from distill.model import sharding as mesh
 
     with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
         for shape in flags.shapes.split(","):

@@ -22,15 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from distill import laws, runtime, series
+from distill import laws
 from distill.config import ConfigError
-from distill.laws import summary
-from distill.report import study
-from distill.report.results import load
-from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable
-from distill.teacher import codec, manifest, writer
-from distill.teacher.kinds import SignalConfig
-from distill.teacher.store import SignalStore
+from distill.laws.uncertainty import text
+from distill.records import metrics
+from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
+from distill.report.study import write
+from distill.report.study.results import load
+from distill.system import process
+from distill.teacher.signals import codec, manifest, writer
+from distill.teacher.signals.reader import SignalStore
+from distill.teacher.signals.spec import SignalConfig
 
 
 def record_runs(workdir: Path, count: int = 2000, points: int = 100) -> None:
@@ -75,10 +77,10 @@ def look_at_runs(workdir: Path) -> dict[str, float]:
     fit = laws.fit("distillation", table, supervised=first.law)
     clock.lap("laws fitted")
     boot = laws.bootstrap((first, fit), resamples=256, cluster="trunk")
-    fit.save(workdir / "laws" / "distillation.json", **summary.extra(fit, boot, None, first, 0.9))
+    fit.save(workdir / "laws" / "distillation.json", **text.extra(fit, boot, None, first, 0.9))
     first.save(workdir / "laws" / "supervised.json")
     clock.lap("256 resamples")
-    study.write(workdir)
+    write.write(workdir)
     clock.lap("report written")
     return clock.laps
 
@@ -131,7 +133,7 @@ def look_at_metrics(folder: Path) -> dict[str, float]:
     from matplotlib.figure import Figure
 
     clock, before = _Clock(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = series.read(folder / "metrics.jsonl", ["ntp"])
+    found = metrics.read(folder / "metrics.jsonl", ["ntp"])
     clock.lap("read")
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
@@ -169,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", default="runs,store,metrics")
     parser.add_argument("--folder", default="", help="where things are made; kept, and taken as they are if there")
     flags = parser.parse_args(argv)
-    runtime.cache_compilations()  # as every command does
+    process.cache_compilations()  # as every command does
     late = 0
     for name in flags.part.split(","):
         if name not in _PARTS:

@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import fused, losses, mesh
 from distill.config import ConfigError, MeshConfig
-from distill.exactness import DIVERGENCES
-from distill.fused import FusedShape
+from distill.config.exactness import DIVERGENCES
+from distill.losses import divergences, fused
+from distill.losses.fused import FusedShape
+from distill.model import sharding
 from distill.types import HiddenSignal
 
 MOST_LOGITS = 2**28  # of a dense array that is run, not only compiled
@@ -36,12 +37,12 @@ def routes(vocab: int, divergence: str) -> dict[str, Callable[..., Any]]:
     def dense(hidden: Any, head: Any, ids: Any, t_hidden: Any, t_head: Any) -> Any:
         def project(hidden: Any, head: Any) -> Any:
             head = jax.sharding.reshard(head.astype(hidden.dtype), jax.P("tensor", None))
-            exact = {"preferred_element_type": jnp.float32, "out_sharding": mesh.LOGITS_BSV}
+            exact = {"preferred_element_type": jnp.float32, "out_sharding": sharding.LOGITS_BSV}
             return jnp.einsum("bsd,vd->bsv", hidden, head, **exact)
 
         z, t = project(hidden, head), project(t_hidden, t_head)
-        kd = losses.divergence(divergence, z, jax.lax.stop_gradient(t))
-        return jnp.sum(0.5 * losses.cross_entropy(z, ids[..., 0]) + 0.5 * kd)
+        kd = divergences.divergence(divergence, z, jax.lax.stop_gradient(t))
+        return jnp.sum(0.5 * divergences.cross_entropy(z, ids[..., 0]) + 0.5 * kd)
 
     def chunked(hidden: Any, head: Any, ids: Any, t_hidden: Any, t_head: Any) -> Any:
         shape = FusedShape(kind=divergence, tempered=False, tokens=vocab)
@@ -54,7 +55,13 @@ def routes(vocab: int, divergence: str) -> dict[str, Callable[..., Any]]:
 def shapes(vocab: int, tokens: int, width: int, dtype: str) -> tuple[jax.ShapeDtypeStruct, ...]:
     """The arguments without their values, placed on the current mesh; heads are float32, as they are stored."""
     hidden, head, ids = ((1, tokens, width), dtype), ((vocab, width), "float32"), ((1, tokens, 1), "int32")
-    specs = (mesh.ACT_BSD, mesh.STORED["head_vd"], mesh.ACT_BSD, mesh.ACT_BSD, mesh.STORED["head_vd"])
+    specs = (
+        sharding.ACT_BSD,
+        sharding.STORED["head_vd"],
+        sharding.ACT_BSD,
+        sharding.ACT_BSD,
+        sharding.STORED["head_vd"],
+    )
     return tuple(
         jax.ShapeDtypeStruct(shape, kind, sharding=jax.NamedSharding(jax.sharding.get_mesh(), spec))
         for (shape, kind), spec in zip((hidden, head, ids, hidden, head), specs)
@@ -133,7 +140,7 @@ def tpu_mesh(topology: str) -> jax.sharding.Mesh:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # libtpu raises whatever it likes
         raise ConfigError(f"--topology={topology}: {error}; it needs libtpu (pip install libtpu)") from error
-    return mesh.make(MeshConfig(data=1), found.devices[:1])
+    return sharding.make(MeshConfig(data=1), found.devices[:1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     if flags.published:
         flags.vocab, flags.tokens, flags.width = "128256", 8192, 4096
-    place = tpu_mesh(flags.topology) if flags.topology else mesh.make(MeshConfig(data=1), jax.devices()[:1])
+    place = tpu_mesh(flags.topology) if flags.topology else sharding.make(MeshConfig(data=1), jax.devices()[:1])
     kind, load = place.devices.flat[0].device_kind, os.getloadavg()[0]
     print(f"{kind}; load {load:.1f} at the start; columns: vocabulary, tokens, width, dtype, divergence")
     with jax.set_mesh(place):

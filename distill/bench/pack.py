@@ -13,28 +13,29 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distill import runtime
 from distill.bench.step import SHAPES
 from distill.bench.step_peers import CALL
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, nearest
+from distill.system import process
 
 
 def _prepare(shape: str, size: int) -> Callable[[], Any]:
     """A compiled call of CALL steps of `size` runs, whose answer can be waited for."""
     import jax
 
-    from distill import pack, profiling, step
+    from distill.diagnostics import profile
+    from distill.training import step, vmapped
 
     model, batch, length = SHAPES[shape]
     config = ExperimentConfig(model=model, batch_size=batch, seq_len=length)
-    structure, placed = step.shape(config), profiling.random_batches(config, CALL)
+    structure, placed = step.shape(config), profile.random_batches(config, CALL)
     states = [step.init_state(config) for _ in range(size)]
 
     def call() -> Any:
         if size == 1:
             states[0], sums = step.train_steps(structure, states[0], None, placed, CALL)
             return sums
-        answers = pack.train_together(structure, list(states), None, [placed] * size, CALL)
+        answers = vmapped.train_together(structure, list(states), None, [placed] * size, CALL)
         states[:] = [state for state, _ in answers]
         return [sums for _, sums in answers]
 
@@ -57,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = flags.sizes.split(",")
     if flags.rounds < 1 or not all(size.isdecimal() and int(size) > 1 for size in sizes):
         raise ConfigError(f"--sizes={flags.sizes} --rounds={flags.rounds}: wanted whole numbers from 2, and from 1")
-    runtime.hold(runtime.cores()[:1])
-    runtime.compile_quickly()
+    process.hold(process.cores()[:1])
+    process.compile_quickly()
     import jax
 
-    from distill import mesh
+    from distill.model import sharding
 
-    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+    with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
         for shape in shapes:
             _measure(shape, [1, *map(int, sizes)], flags.rounds, flags.seconds)
     return 0

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from distill import laws
-from distill.laws.paper_figures.curves import BUDGETS, SIZES, curves
-from distill.laws.scenarios import SCENARIOS, Flops, Scenario
+from distill.laws.planning.scenarios import SCENARIOS, Flops, Scenario
+from distill.report.paper.curves import BUDGETS, SIZES, curves
 
 _BOX = (np.log(1e6), np.log(1e17))
 

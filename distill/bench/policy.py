@@ -19,12 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill import decode, losses, mesh, profiling, step
 from distill.config import DecodeConfig, ExperimentConfig, MeshConfig, ModelConfig, OnPolicyConfig
-from distill.evaluate import evaluate
-from distill.lesson import open_store
-from distill.model import Transformer
-from distill.teacher import online
+from distill.diagnostics import profile
+from distill.losses import divergences as losses
+from distill.model import decode, sharding
+from distill.model.transformer import Transformer
+from distill.teacher import load
+from distill.training import step
+from distill.training.evaluate import evaluate
+from distill.training.inputs import open_store
 
 CHUNK = 64  # texts at once
 
@@ -43,7 +46,7 @@ def divergences(
 def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
     """Seconds of a step on data, and the ratios to it of a step on a batch that the student writes: micro shapes."""
     model = ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False)
-    batches = profiling.random_batches(ExperimentConfig(model=model), steps)
+    batches = profile.random_batches(ExperimentConfig(model=model), steps)
     teacher = step.init_state(ExperimentConfig(model=model, seed=1)).params
     times: dict[float, list[float]] = {1e-9: [], 1.0: []}  # one executable: the fraction is traced
     for i in range(repeats + 1):
@@ -67,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--new", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args(argv)
-    with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
-        teacher = online.load(flags.teacher)
+    with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
+        teacher = load.load(flags.teacher)
         store = open_store(teacher.config, Path(flags.teacher))
         windows = store.evaluation("validation", flags.prompt + flags.new, flags.prompts * (flags.prompt + flags.new))
         prompts = np.asarray(windows.batch.tokens)[:, : flags.prompt]
         prompts = prompts[: len(prompts) - len(prompts) % CHUNK]
         for source in flags.students.split(","):
-            student, found = online.load(source).params, []
+            student, found = load.load(source).params, []
             for start in range(0, len(prompts), CHUNK):
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(flags.seed), start), CHUNK)
                 rows = jnp.asarray(prompts[start : start + CHUNK], jnp.int32)

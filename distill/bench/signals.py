@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import runtime, signals, train
 from distill.config import DataConfig, ExperimentConfig, ModelConfig, ObjectiveConfig, TeacherConfig, parse
-from distill.teacher.kinds import SignalConfig
+from distill.system import process
+from distill.teacher.signals.spec import SignalConfig
+from distill.training import cache, loop
 
 # Name in the table: (what is stored, the objective that reads it, lambda = 0 for labels alone).
 ROUTES: dict[str, tuple[SignalConfig | None, ObjectiveConfig]] = {
@@ -67,7 +68,7 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
         data=dataclasses.replace(base.data, split="teacher"),
         tokens=teacher_tokens,
     )
-    found = train.train(teacher, folder / "teacher")
+    found = loop.train(teacher, folder / "teacher")
     print(f"teacher: {found.N:,d} parameters, {found.D:,d} tokens, loss {found.loss:.4f}", flush=True)
     base = dataclasses.replace(base, teacher=TeacherConfig(source=str(folder / "teacher")))
     rows = []
@@ -75,13 +76,13 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
         config, size = dataclasses.replace(base, objective=objective), None
         if signal is not None:
             out = folder / "stores" / signal.words.replace(" ", "-")
-            size = signals.make(base, signal, out)["bytes_per_token"]
+            size = cache.make(base, signal, out)["bytes_per_token"]
             reading = dataclasses.replace(base.teacher, signal="stored", store=str(out))
             config = dataclasses.replace(config, teacher=reading)
         for seed in range(seeds):
             began = time.process_time()
             workdir = folder / "runs" / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
-            record = train.train(dataclasses.replace(config, seed=seed), workdir)
+            record = loop.train(dataclasses.replace(config, seed=seed), workdir)
             row = {"route": name, "seed": seed, "loss": record.loss, "kl": record.kl, "bytes": size}
             rows.append(row | {"seconds": time.process_time() - began})
             print(f"  {name:<28} seed {seed}  loss {record.loss:.4f}  KL {record.kl:.4f}", flush=True)
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", default="")
     flags = parser.parse_args(argv)
     counts = [parse(ExperimentConfig, "tokens", text) for text in (flags.tokens, flags.teacher_tokens)]
-    runtime.cache_compilations()
+    process.cache_compilations()
     with tempfile.TemporaryDirectory() as folder:
         rows = run(Path(flags.workdir or folder), counts[0], counts[1], flags.seeds)
     losses = [row["loss"] for row in rows if row["route"] == next(iter(ROUTES))]

@@ -8,9 +8,9 @@ Every contender runs in processes of its own: `pinned` is one process a core, ea
 runs), `whole` one process on all cores. They take turns of `seconds` (ours of a call of 16 steps at least: two minutes
 of SmolLM2), `rounds` times, and a line gives the median and range of each and of the ratio, round by round; the ratio
 per processor second hardly depends on what else runs. The peer is the same model by `transformers` in torch: same
-batch, float32, same cores, fused AdamW. Model FLOPs are 3 F a token (distill/counts.py), the ceiling a product of
-1024 x 1024 in the same rounds. GPU shapes are skipped where there is no GPU. `--microbatches` is config.microbatches of
-our step (the same update): a smaller one stays in a core's cache. Where it does not divide a shape's batch, their
+batch, float32, same cores, fused AdamW. Model FLOPs are 3 F a token (distill/config/counts.py), the ceiling a product
+of 1024 x 1024 in the same rounds. GPU shapes are skipped where there is no GPU. `--microbatches` is config.microbatches
+of our step (the same update): a smaller one stays in a core's cache. Where it does not divide a shape's batch, their
 greatest common divisor is taken, and printed.
 """
 
@@ -29,9 +29,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import counts
 from distill.bench.step_peers import Job
-from distill.config import ConfigError, ModelConfig, nearest
+from distill.config import ConfigError, ModelConfig, counts, nearest
 
 
 def _micro(width: int, layers: int) -> ModelConfig:

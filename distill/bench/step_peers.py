@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from distill import runtime
 from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
+from distill.system import process
 
 CALL = 16  # our steps in one call, as in launch.train
 
@@ -47,10 +47,10 @@ def main() -> int:
     """Serves the job of the first line of the standard input."""
     found = json.loads(sys.stdin.readline())
     job = Job(**(found | {"model": ModelConfig(**found["model"]), "cores": tuple(found["cores"])}))
-    runtime.die_with_parent()
-    runtime.hold(job.cores)
+    process.die_with_parent()
+    process.hold(job.cores)
     if job.quick:
-        runtime.compile_quickly()
+        process.compile_quickly()
     begin = time.perf_counter()
     turn, told = {"matmul": _matmul, "eager": _torch, "compiled": _torch}.get(job.kind, _ours)(job)
     turn()
@@ -78,13 +78,15 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
     """Some steps in one call of `train_steps`; 'distilled' has an online teacher of the student's own shape."""
     import jax
 
-    from distill import mesh, profiling, step
+    from distill.diagnostics import profile
+    from distill.model import sharding
+    from distill.training import step
 
     config = job.config
-    jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1]))
+    jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1]))
     state = step.init_state(config)
     teacher = step.init_state(dataclasses.replace(config, seed=1)).params if job.kind == "distilled" else None
-    batches, shape = profiling.random_batches(config, CALL), step.shape(config)
+    batches, shape = profile.random_batches(config, CALL), step.shape(config)
     dispatch: list[float] = []
 
     def call(count: int) -> Any:

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 
 from distill.config import ExperimentConfig, StudyExperimentConfig, build, to_text
-from distill.runs import RunTable
+from distill.records.runs import RunTable
 from distill.study import matrix
 
 _MODEL = {"d_head": 16, "d_ff_multiple": 16, "tied": False, "unroll": 2}
@@ -43,8 +43,10 @@ def _config(seeds: int) -> StudyExperimentConfig:
 
 def process(workdir: Path, seeds: int) -> None:
     """Trains every row from its first step, in this process, and writes runs.csv."""
-    from distill import lesson, runtime, train
     from distill.study import workers
+    from distill.system import process as runtime
+    from distill.training import inputs as lesson
+    from distill.training import loop
 
     runtime.compile_quickly()
     runtime.cache_compilations()
@@ -55,14 +57,14 @@ def process(workdir: Path, seeds: int) -> None:
         if teacher and teacher not in lessons:
             lessons[teacher] = workers.open_lesson(task.config, store)
         folder = workdir / "runs" / task.run
-        record = train.train(task.config, folder, store=store, lesson=lessons.get(teacher))
+        record = loop.train(task.config, folder, store=store, lesson=lessons.get(teacher))
         RunTable(workdir / "runs.csv").append([record])
 
 
 def commands(workdir: Path, seeds: int) -> None:
     """A launch.train for every row, and runs.csv of their results."""
-    from distill import lesson
-    from distill.runs import load_record
+    from distill.records.runs import load_record
+    from distill.training import inputs as lesson
 
     config = _config(seeds)
     lesson.open_store(config, workdir)
@@ -81,7 +83,7 @@ def commands(workdir: Path, seeds: int) -> None:
 
 def study(workdir: Path, seeds: int) -> None:
     """The study itself."""
-    from distill.study import study
+    from distill.study import run as study
 
     study.run(_config(seeds), workdir)
 

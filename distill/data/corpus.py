@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distill import bucket
-from distill.data.build import OnProgress, Progress, Recipe, Source, build_store
-from distill.data.columns import Columns
-from distill.data.config import DataConfig, TokenizerConfig
+from distill.config.data import DataConfig, TokenizerConfig
 from distill.data.documents import assign
-from distill.data.embedded import Embedded
-from distill.data.errors import DataError
-from distill.data.files import Files
-from distill.data.language import Generated
 from distill.data.mixture import Mixture
-from distill.data.store import TokenStore
-from distill.data.subword import SubwordTokenizer
-from distill.data.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
+from distill.data.sources.columns import Columns
+from distill.data.sources.embedded import Embedded
+from distill.data.sources.files import Files
+from distill.data.sources.language import Generated
+from distill.data.store.build import OnProgress, Progress, Recipe, Source, build_store
+from distill.data.store.store import TokenStore
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
+from distill.errors import DataError
+from distill.system import cloud
 
 
 def open_store(
@@ -45,7 +45,7 @@ def open_store(
 
 def _finished(place: str) -> TokenStore:
     """A store on this host; of one in a bucket, a copy that is made once (tokens are read through memory maps)."""
-    return TokenStore(bucket.fetched(place) if bucket.remote(place) else place)
+    return TokenStore(cloud.fetched(place) if cloud.remote(place) else place)
 
 
 def _open_finished(config: DataConfig) -> TokenStore:
@@ -124,7 +124,7 @@ def make_source(config: DataConfig) -> Source:
     if config.source == "files":
         return Files(config.files, Columns(config.columns))
     if config.source == "tfds":
-        from distill.data.tfds import Tfds
+        from distill.data.sources.tfds import Tfds
 
         return Tfds(config.tfds, Columns(config.columns))
     if config.source == "generated":
@@ -142,7 +142,7 @@ def _tokenizer(
     if config.kind == "bpe":
 
         def train(folder: Path, report: OnProgress) -> Tokenizer:
-            from distill.data.subword import train_bpe
+            from distill.data.tokenizers.subword import train_bpe
 
             path = folder / "tokenizer.json"
             if not path.exists():

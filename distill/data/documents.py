@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.config import SplitConfig
+from distill.config.data import SplitConfig
 
 SPLITS = ("teacher", "student", "validation")
 

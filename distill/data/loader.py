@@ -8,11 +8,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distill.data.errors import DataError
 from distill.data.mixture import Mixture
 from distill.data.order import Order
-from distill.data.store import TokenStore
-from distill.data.windows import stack
+from distill.data.store.store import TokenStore
+from distill.data.store.windows import stack
+from distill.errors import DataError
 from distill.types import Batch
 
 T = TypeVar("T")

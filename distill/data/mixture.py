@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from distill.data.errors import DataError
-from distill.data.evaluation import Evaluation, Share, View, evaluation_set
-from distill.data.store import TokenStore
+from distill.data.store.evaluation import Evaluation, Share, View, evaluation_set
+from distill.data.store.store import TokenStore
+from distill.errors import DataError
 
 
 class Mixture:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from distill.data.build import Progress
+from distill.data.store.build import Progress
 
 _PATIENCE = 5.0  # seconds of work that need no display
 _EVERY = 10.0

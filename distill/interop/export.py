@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import ModelConfig
-from distill.interop import architecture, safetensors
-from distill.interop.companions import Companions
-from distill.interop.errors import InteropError
+from distill.errors import InteropError
+from distill.interop import hf_config, safetensors
 from distill.interop.layout import expected, layouts
-from distill.interop.place import parameter_name
 from distill.interop.source import CONFIG, INDEX, SINGLE
-from distill.model import Transformer
+from distill.interop.tokenizer_files import Companions
+from distill.model.transformer import Transformer, parameter_name
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _LARGEST_FILE = 5_000_000_000  # bytes
@@ -57,7 +56,7 @@ def write(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InteropError(f"{path}: there is something already; give another directory, or move it away")
     config = published(params.config)
-    tree = architecture.write_config(config, context=context, dtype=dtype, end_of_text=companions.end_of_text)
+    tree = hf_config.write_config(config, context=context, dtype=dtype, end_of_text=companions.end_of_text)
     readers = tensors(params, config)
     building = path.with_name(f".{path.name}.{os.getpid()}")
     building.mkdir(parents=True, exist_ok=True)

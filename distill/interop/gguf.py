@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.gguf import GgufFile, Stored
-from distill.interop.errors import InteropError
+from distill.data.tokenizers.gguf import GgufFile, Stored
+from distill.errors import InteropError
 from distill.interop.safetensors import read_bytes
 
 READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")

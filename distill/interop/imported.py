@@ -5,10 +5,10 @@ import functools
 from pathlib import Path
 
 from distill.config import ModelConfig
-from distill.data.subword import SubwordTokenizer
-from distill.interop import place
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.interop import parameters
 from distill.interop.source import Source, fingerprint, open_source
-from distill.model import Transformer
+from distill.model.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Imported:
         return SubwordTokenizer(str(self.source.path))
 
 
-def load(path: str | Path, *, dtype: str = "float32", on_progress: place.OnTensor = lambda _: None) -> Imported:
+def load(path: str | Path, *, dtype: str = "float32", on_progress: parameters.OnTensor = lambda _: None) -> Imported:
     """The model at `path` on the current mesh, its parameters stored in `dtype`.
 
     Raises InteropError, naming tensor, got and wanted, before anything is allocated.
     """
     source, config = open_source(path)
-    return Imported(source, config, place.load(config, source, dtype, on_progress))
+    return Imported(source, config, parameters.load(config, source, dtype, on_progress))

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.interop.errors import InteropError
-from distill.tree import loads
+from distill.errors import InteropError
+from distill.system.files import loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _PIECE = 1 << 24

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import ModelConfig
-from distill.interop import architecture, gguf, safetensors
-from distill.interop.errors import InteropError
+from distill.errors import InteropError
+from distill.interop import gguf, hf_config, safetensors
 from distill.interop.layout import expected
-from distill.tree import loads
+from distill.system.files import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 
@@ -99,7 +99,7 @@ def open_source(path: str | Path) -> tuple[Source, ModelConfig]:
     if not Path(path).exists():
         raise InteropError(f"{path}: there is no such file or directory")
     source: Source = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
-    config = architecture.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
+    config = hf_config.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
     check(source, config)
     return source, config
 

@@ -1,14 +1,11 @@
 """Scaling laws: from a table of runs to a law with uncertainty, and from the law to a plan.
 
-Read the modules in this order; each imports only from those before it (`ORDER`, enforced by a test):
-parameters (declarations), law (the base class), forms (the laws themselves), registry (laws by name and in files);
-then the fit: objective, newton and solver (many small fits at once), table (runs in), progress, identify (what rows
-fix), starts, fitting, uncertainty (bootstraps), profiles, joint (both laws at once), choice (which form), extrapolate,
-approaches (Chinchilla's three), designs (which runs next), summary and figures (a fit on a page);
-then the planner: minimise (grid and Newton), scenarios (who pays), allocation (the best split of a budget), crossover
-(where supervised training catches up), problem (one student's plans), confidence and region
-(how sure, and where a law extrapolates), planner (the advice),
-lawfile (a law with its uncertainty, from disk), advice (as text), recipe and emit (as configs), paper_figures.
+Four sub-rooms, read in this order:
+
+forms        declarations of parameters, the base class of a law, the laws themselves, laws by name and in files
+fitting      many small fits at once (objective, newton, solver), the table of runs, what rows identify, the fit as text
+uncertainty  bootstraps, profiles, both laws at once, which form, held-out runs, Chinchilla's approaches, designs
+planning     minimisation, who pays, the best split of a budget, crossovers, intervals, regions, advice, recipes
 
     >>> from distill import laws
     >>> supervised, distillation = laws.paper()
@@ -18,91 +15,42 @@ lawfile (a law with its uncertainty, from disk), advice (as text), recipe and em
 Names load on first use, so `import distill.laws` costs jax, numpy and nothing more.
 """
 
-import importlib
-from typing import Any
+from distill.system.lazy import facade
 
-ORDER = (
-    "parameters",
-    "law",
-    "forms",
-    "registry",
-    "objective",
-    "newton",
-    "solver",
-    "table",
-    "progress",
-    "identify",
-    "starts",
-    "fitting",
-    "uncertainty",
-    "profiles",
-    "joint",
-    "choice",
-    "extrapolate",
-    "approaches",
-    "designs",
-    "summary",
-    "figures",
-    "minimise",
-    "scenarios",
-    "allocation",
-    "crossover",
-    "problem",
-    "confidence",
-    "region",
-    "planner",
-    "lawfile",
-    "advice",
-    "recipe",
-    "emit",
-    "paper_figures",
+__getattr__, __dir__ = facade(
+    __name__,
+    {
+        ".forms.parameters": ("bounded", "coefficient", "floor", "linked", "positive", "real"),
+        ".forms.law": ("Law", "LawError"),
+        ".forms.forms": (
+            "Additive",
+            "Chinchilla",
+            "DataConstrained",
+            "Distillation",
+            "DistillationLimit",
+            "Kaplan",
+            "Overtaking",
+            "PowerLaw",
+            "Supervised",
+            "paper",
+        ),
+        ".forms.registry": ("from_dict", "get", "load"),
+        ".fitting.objective": ("Objective",),
+        ".fitting.table": ("Table", "from_arrays", "load_table", "shipped"),
+        ".fitting.fit": ("Fit", "Status", "fit"),
+        ".uncertainty.bootstrap": ("Bootstrap", "Prediction", "bootstrap"),
+        ".uncertainty.profiles": ("Profile", "profile"),
+        ".uncertainty.joint": ("JointFit", "fit_jointly"),
+        ".uncertainty.compare": ("Compared", "Nested", "compare", "nested"),
+        ".uncertainty.holdout": ("Holdout", "holdout", "roll_forward"),
+        ".uncertainty.designs": ("Design", "design"),
+        ".planning.scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
+        ".planning.allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
+        ".planning.crossover": ("crossover_compute", "crossover_tokens"),
+        ".planning.region": ("PAPER_REGION", "Region"),
+        ".planning.planner": ("Plan", "plan"),
+        ".planning.lawfile": ("LawFile", "read"),
+        ".planning.text": ("describe",),
+        ".planning.recipe": ("Ladder", "Recipe", "ladder"),
+    },
 )
-
-_WHERE = {
-    "parameters": ("bounded", "coefficient", "floor", "linked", "positive", "real"),
-    "law": ("Law", "LawError"),
-    "forms": (
-        "Additive",
-        "Chinchilla",
-        "DataConstrained",
-        "Distillation",
-        "DistillationLimit",
-        "Kaplan",
-        "Overtaking",
-        "PowerLaw",
-        "Supervised",
-        "paper",
-    ),
-    "registry": ("from_dict", "get", "load"),
-    "objective": ("Objective",),
-    "table": ("Table", "from_arrays", "load_table", "shipped"),
-    "fitting": ("Fit", "Status", "fit"),
-    "uncertainty": ("Bootstrap", "Prediction", "bootstrap"),
-    "profiles": ("Profile", "profile"),
-    "joint": ("JointFit", "fit_jointly"),
-    "choice": ("Compared", "Nested", "compare", "nested"),
-    "extrapolate": ("Holdout", "holdout", "roll_forward"),
-    "designs": ("Design", "design"),
-    "scenarios": ("SCENARIOS", "Flops", "PlanError", "Prices", "Scenario", "Teacher", "petaflops_days"),
-    "allocation": ("Bounds", "allocate", "cheapest_teacher", "supervised_optimum"),
-    "crossover": ("crossover_compute", "crossover_tokens"),
-    "region": ("PAPER_REGION", "Region"),
-    "planner": ("Plan", "plan"),
-    "lawfile": ("LawFile", "read"),
-    "advice": ("describe",),
-    "recipe": ("Ladder", "Recipe", "ladder"),
-}
-_HOME = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"distill.laws.{_HOME[name]}"), name)
-    if name in ORDER:
-        return importlib.import_module(f"distill.laws.{name}")
-    raise AttributeError(f"module 'distill.laws' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from distill.report.prose import count
+from distill.system.numbers import si
 
 MARKERS = "osD^vP*Xph"
 _WIDTH = 7.6  # inches
@@ -109,7 +109,7 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int = 4, title: str 
 
 def count_axis(axis: Any) -> None:
     """Tick labels such as 125K and 1M on a logarithmic axis of sizes or tokens."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
     axis.set_minor_formatter(NullFormatter())
 
 

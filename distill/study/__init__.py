@@ -1,4 +1,1 @@
-"""A matrix of experiments -> finished runs -> laws -> a plan -> a report; what is finished is not run again."""
-
-# Each module imports only from those before it.
-ORDER = ("ablations", "matrix", "workers", "schedule", "conclude", "study", "sweep")
+"""Many runs: a matrix or sweep of configs on pinned workers, then laws, predictions, advice, report."""

@@ -6,7 +6,7 @@ A number behind a value goes to the field that the value needs: 'topk:4' is targ
 import dataclasses
 
 from distill.config import ConfigError, ExperimentConfig, StudyExperimentConfig, nearest, parse
-from distill.objective_config import ObjectiveConfig
+from distill.config.objective import ObjectiveConfig
 
 _NEEDS = {"topk": "top_k", "topp": "top_p", "sampled": "draws", "jensen_shannon": "beta"}
 

@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from distill import config as configs
-from distill import counts, tree
-from distill.config import ConfigError, ExperimentConfig, ModelConfig, StudyExperimentConfig, TeacherConfig, nearest
+from distill.config import (
+    ConfigError,
+    ExperimentConfig,
+    ModelConfig,
+    StudyExperimentConfig,
+    TeacherConfig,
+    counts,
+    nearest,
+    tree,
+)
 from distill.study import ablations
 
 Split = Literal["teacher", "student"]

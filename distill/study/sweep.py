@@ -17,11 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from distill import config as configs
-from distill import counts, data, lesson, runs, runtime, tree
-from distill.config import ConfigError, ExperimentConfig
+from distill import data
+from distill.config import ConfigError, ExperimentConfig, counts, tree
 from distill.laws import from_arrays
-from distill.study import schedule, workers
+from distill.records import runs
+from distill.study import scheduler, workers
 from distill.study.matrix import Planned
+from distill.system import files, process
+from distill.system.numbers import duration
+from distill.training import inputs
 
 BACKENDS = ("local", "slurm", "print")
 _SPACES: dict[str, Callable[..., np.ndarray]] = {"linspace": np.linspace, "logspace": np.geomspace}
@@ -116,7 +120,7 @@ def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where:
                 run = tree.replace(run, field, tree.parse(ExperimentConfig, field, text))
             store = stores.get(run.data) or data.open_store(run.data, run.data.cache or workdir / "data")
             stores[run.data] = store
-            run = lesson.identify(run, store)
+            run = inputs.identify(run, store)
         except ConfigError as error:
             raise ConfigError(f"sweep: {name}: {error}") from None
         planned = Planned(
@@ -180,15 +184,15 @@ def run(
             print("\n".join(lines))
             return 0
         path = workdir / "commands.txt"
-        runs.write_atomically(path, "\n".join(lines) + "\n")
+        files.atomic_write(path, "\n".join(lines) + "\n")
         script = ["bash", str(_LAUNCH / "slurm.sh"), f"--array={path}", *shlex.split(slurm)]
         return subprocess.run(script).returncode
-    with runtime.sole(workdir):
+    with process.sole(workdir):
         note = {"command": shlex.join(overrides), "planned": {task.run: task.name for task in tasks}}
-        runs.write_atomically(workdir / "study.json", json.dumps(note, indent=1) + "\n")
+        files.atomic_write(workdir / "study.json", json.dumps(note, indent=1) + "\n")
         done = workers.collect(workdir, tasks)
-        n = n_workers or len(runtime.cores())
-        outcome = schedule.run_all(tasks, done, workdir, n, lambda _: None, console, pack)
+        n = n_workers or len(process.cores())
+        outcome = scheduler.run_all(tasks, done, workdir, n, lambda _: None, console, pack)
         table = _tabulate(tasks, workdir)
     if table:
         console.print(table)
@@ -214,7 +218,7 @@ def listing(tasks: Sequence[Planned], workdir: Path, rate: float, price: float, 
     seconds = total / rate / max(n_workers, 1) if rate else None
     title = f"{len(tasks)} runs, {len(tasks) - len(left)} of them finished; {total:.3g} FLOPs of training left"
     if seconds is not None:
-        title += f", about {_duration(seconds)} on {max(n_workers, 1)} workers of {rate:.3g} FLOPs/s"
+        title += f", about {duration(seconds)} on {max(n_workers, 1)} workers of {rate:.3g} FLOPs/s"
         title += f", {seconds / 3600 * price * max(n_workers, 1):.2f} to pay" if price else ""
     table = Table(title=title, title_justify="left")
     for name in ("run", "fingerprint", "N", "D", "FLOPs", "time", *(("cost",) if price else ())):
@@ -222,7 +226,7 @@ def listing(tasks: Sequence[Planned], workdir: Path, rate: float, price: float, 
     for task in tasks:
         N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
         took = task.flops / rate if rate else None
-        time = "finished" if task.run in known else "-" if took is None else _duration(took)
+        time = "finished" if task.run in known else "-" if took is None else duration(took)
         row = [task.name, task.run, f"{N:,d}", f"{D:,d}", f"{task.flops:.3g}", time]
         table.add_row(*row, *([f"{(took or 0) / 3600 * price:.2f}" if took else "-"] if price else []))
     return table
@@ -233,16 +237,6 @@ def _rate(records: Sequence[runs.RunRecord]) -> float:
     spans = [(np.datetime64(r.end[:19]) - np.datetime64(r.start[:19])) / np.timedelta64(1, "s") for r in records]
     rates = [r.flops_student / span for r, span in zip(records, spans) if span > 0]
     return float(np.median(rates)) if rates else 0.0
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 def _tabulate(tasks: Sequence[Planned], workdir: Path) -> Table | None:
@@ -264,5 +258,5 @@ def _tabulate(tasks: Sequence[Planned], workdir: Path) -> Table | None:
         cells = [getattr(record, name) for name in figures]
         writer.writerow([task.run, *(value for _, value in task.settings), *("" if c is None else c for c in cells)])
         table.add_row(task.name, f"{record.N:,d}", f"{record.D:,d}", f"{record.loss:.4f} ± {record.loss_se:.4f}")
-    runs.write_atomically(workdir / "sweep.csv", text.getvalue())
+    files.atomic_write(workdir / "sweep.csv", text.getvalue())
     return table

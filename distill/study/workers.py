@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from distill import runtime
 from distill.config import DistillError, ExperimentConfig
-from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
+from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
 from distill.study.matrix import Planned
+from distill.system import process
 
 # Seconds that a run has for saving itself when its study is asked to end.
 GRACE = 20
@@ -88,7 +88,7 @@ def shape(task: Planned) -> Any:
 
 def packable(task: Planned) -> Any:
     """What runs must share to be trained together: all that is compiled, and the lengths of their calls of steps."""
-    from distill import step
+    from distill.training import step
 
     c = task.config
     # A signal in memory comes with the batch; any other is of a teacher that all must share.
@@ -99,11 +99,11 @@ def packable(task: Planned) -> Any:
 
 def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
     """The life of a worker process."""
-    runtime.die_with_parent()
-    runtime.hold(processors)
-    runtime.compile_quickly()
+    process.die_with_parent()
+    process.hold(processors)
+    process.compile_quickly()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
-    runtime.cache_compilations()
+    process.cache_compilations()
     memory, lock = _Memory(workdir), threading.Lock()
 
     def send(message: Moment | Done | Failed) -> None:
@@ -117,7 +117,7 @@ def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
             return
         try:
             memory.train(tasks, send)
-        except runtime.Preempted:
+        except process.Preempted:
             return
 
 
@@ -133,20 +133,20 @@ class _Memory:
     def train(self, tasks: Sequence[Planned], send: Callable[[Any], None]) -> None:
         """Trains one run, or several together, and sends what becomes of each. Raises Preempted when asked to end."""
         # Imported here, after the process has been held to its cores.
-        from distill.pack import Pack
+        from distill.training.vmapped import Pack
 
         if len(tasks) == 1:
             self._one(tasks[0], send)
         else:
-            with runtime.heed() as notice, ThreadPoolExecutor(len(tasks)) as pool:
+            with process.heed() as notice, ThreadPoolExecutor(len(tasks)) as pool:
                 pack = Pack(len(tasks), notice)
                 ended = [pool.submit(self._one, task, send, pack) for task in tasks]
             for future in ended:
                 future.result()
-        runtime.forget_programs()
+        process.forget_programs()
 
     def _one(self, task: Planned, send: Callable[[Any], None], pack: Any = None) -> None:
-        from distill import train
+        from distill.training import loop as train
 
         config, folder = task.config, self._workdir / "runs" / task.run
         trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
@@ -161,7 +161,7 @@ class _Memory:
             with self._lock:
                 tabulate(self._workdir, record, folder)
             send(Done(run=task.run, record=record))
-        except runtime.Preempted:
+        except process.Preempted:
             raise
         except DistillError as error:
             send(Failed(run=task.run, line=str(error), detail=str(error)))
@@ -174,7 +174,7 @@ class _Memory:
 
     def _shared(self, config: ExperimentConfig) -> tuple[Any, Any]:
         """The token store, and the lesson, that runs of this process have in common."""
-        from distill import lesson as lessons
+        from distill.training import inputs as lessons
 
         key = dataclasses.replace(config.data, split="student")
         if key not in self._stores:
@@ -198,10 +198,10 @@ def open_lesson(config: ExperimentConfig, store: Any) -> Any:
     """A teacher that may serve several runs, on the mesh that they all make."""
     import jax
 
-    from distill import lesson as lessons
-    from distill import mesh
+    from distill.model import sharding
+    from distill.training import inputs as lessons
 
-    with jax.set_mesh(mesh.make(config.mesh)):
+    with jax.set_mesh(sharding.make(config.mesh)):
         return lessons.Lesson(store, config)
 
 
@@ -218,7 +218,7 @@ def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:
 
 def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
     """Writes a finished run into runs.csv and its losses into curves.csv, each once."""
-    from distill.meter import read_metrics
+    from distill.records.logger import read_metrics
 
     curves = CurveTable(workdir / "curves.csv")
     if record.run not in {point.run for point in curves.load()}:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from distill import fused, targets
 from distill.config import ModelConfig
-from distill.fused import FusedShape
-from distill.model import Transformer
+from distill.losses import fused, targets
+from distill.losses.fused import FusedShape
+from distill.model.transformer import Transformer
 from distill.types import HiddenSignal, MixedSignal
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from string import Template
 
 from distill.config import ConfigError
-from launch import cli
+from launch.support import cli
 
 # Name of the node label and chips a host, for slices of more than one host.
 TPUS = {

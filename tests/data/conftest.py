@@ -3,7 +3,7 @@ import json
 import pytest
 
 from distill import data
-from distill.data.config import DataConfig, FilesConfig
+from distill.config.data import DataConfig, FilesConfig
 
 WORDS = ("we", "the", "people", "of", "a", "more", "perfect", "union", "establish", "justice", "insure", "peace")
 

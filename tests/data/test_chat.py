@@ -5,10 +5,10 @@ import json
 import pytest
 
 from distill import data
-from distill.data.chat import ChatTemplate
-from distill.data.columns import Columns
-from distill.data.config import ColumnsConfig, DataConfig, FilesConfig
-from distill.data.errors import DataError
+from distill.config.data import ColumnsConfig, DataConfig, FilesConfig
+from distill.data.sources.chat import ChatTemplate
+from distill.data.sources.columns import Columns
+from distill.errors import DataError
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from distill import data, lesson, train
+from distill import data
 from distill.config import ExperimentConfig, ModelConfig
-from distill.data.config import DataConfig, GeneratedConfig
-from distill.evaluate import evaluate
-from distill.teacher import online
+from distill.config.data import DataConfig, GeneratedConfig
+from distill.teacher import load
+from distill.training import inputs, loop
+from distill.training.evaluate import evaluate
 from distill.types import TeacherSignal
 
 SEQ_LEN = 128
@@ -30,8 +31,8 @@ def run(language, tokens, folder):
         seq_len=SEQ_LEN,
     )
     workdir = folder / f"{tokens}"
-    record = train.train(config, workdir)
-    evaluation = lesson.open_store(config, workdir).evaluation(
+    record = loop.train(config, workdir)
+    evaluation = inputs.open_store(config, workdir).evaluation(
         "validation", SEQ_LEN, config.eval.tokens, packing="segments"
     )
     truth = data.make_language(language)
@@ -41,7 +42,7 @@ def run(language, tokens, folder):
     optimal = float(-(np.take_along_axis(log_probs, labels[..., None], 2)[..., 0] * weight).sum() / weight.sum())
     kept = dict(zip(evaluation.windows.tolist(), log_probs.astype(np.float32)))
     scores = evaluate(
-        online.load(workdir).params,
+        load.load(workdir).params,
         evaluation,
         config.eval.batch_size,
         signal=lambda ids: TeacherSignal(log_probs=np.stack([kept[i] for i in ids.tolist()])),

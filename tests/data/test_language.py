@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from distill import data
-from distill.data.config import DataConfig, GeneratedConfig
-from distill.data.language import Language, hidden, make_language, markov
+from distill.config.data import DataConfig, GeneratedConfig
+from distill.data.sources.language import Language, hidden, make_language, markov
 
 
 def coin(p):

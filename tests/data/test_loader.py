@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from distill import data, mesh
-from distill.data.config import DataConfig, FilesConfig
+from distill import data
+from distill.config.data import DataConfig, FilesConfig
+from distill.model import sharding
 
 
 def fields(batch):
@@ -124,7 +125,7 @@ def test_prefetch_places_batches_on_devices(store, mesh_of):
     """The thread hands over arrays that already lie on the mesh, in the loader's order."""
     loader = data.Loader(store, split="student", batch_size=8, seq_len=32, packing="segments")
     device_mesh = mesh_of(4, 2, 1)
-    placed = list(data.prefetch(lambda step: mesh.place(loader.batch(step), device_mesh), range(5)))
+    placed = list(data.prefetch(lambda step: sharding.place(loader.batch(step), device_mesh), range(5)))
     for step, batch in enumerate(placed):
         assert all(isinstance(x, jax.Array) and len(x.sharding.device_set) == 8 for x in jax.tree.leaves(batch))
         assert same(batch, loader.batch(step))
@@ -171,7 +172,7 @@ def test_mixture_reads_each_store_by_its_weight(store, embedded):
 
 
 def test_mixture_wants_one_tokenizer_and_one_weight_a_store(store, tmp_path, texts):
-    from distill.data.config import TokenizerConfig
+    from distill.config.data import TokenizerConfig
 
     (tmp_path / "x.txt").write_text(" ".join(texts))
     config = DataConfig(

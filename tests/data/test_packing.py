@@ -4,8 +4,8 @@ import pytest
 
 from distill import data
 from distill.config import ModelConfig
-from distill.data.packing import best_fit
-from distill.model import Transformer
+from distill.data.store.packing import best_fit
+from distill.model.transformer import Transformer
 
 
 @pytest.mark.parametrize("seed", range(5))

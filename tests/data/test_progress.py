@@ -6,7 +6,7 @@ import pytest
 
 from distill import data
 from distill.data import progress
-from distill.data.build import Progress
+from distill.data.store.build import Progress
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_short_work_is_silent(config, tmp_path, capsys):
 def test_every_stage_reports_and_ends_at_one(config, tmp_path):
     import dataclasses
 
-    from distill.data.config import TokenizerConfig
+    from distill.config.data import TokenizerConfig
 
     seen = []
     bpe = dataclasses.replace(config, tokenizer=TokenizerConfig(kind="bpe", vocab_size=300))

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from distill import data
-from distill.data import prose
-from launch import cli, corpus
+from distill.config.data import FilesConfig
+from distill.data.sources import prose
+from launch import corpus
+from launch.support import cli
 
 SCRIPT = Path(corpus.__file__).with_name("corpus.sh")
 
@@ -90,7 +92,7 @@ def test_packages_to_jsonl(tmp_path, capsys):
     assert found["sotu.jsonl.xz"] == [{"name": "1790_george_washington_n", "text": "Fellow-Citizens"}]
     assert found["sword-text-kjv.jsonl.xz"][0]["text"] == ("word " * 100).strip()
     assert "3 documents" not in capsys.readouterr().out
-    files = data.config.FilesConfig(paths=(f"{out}/*.jsonl.xz",))
+    files = FilesConfig(paths=(f"{out}/*.jsonl.xz",))
     store = data.open_store(data.DataConfig(source="files", files=files), tmp_path / "stores")
     assert sum(split.documents for split in store.splits.values()) == 3
 

@@ -13,7 +13,7 @@ import pytest
 import zstandard
 
 from distill import data
-from distill.data.config import (
+from distill.config.data import (
     ColumnsConfig,
     DataConfig,
     FilesConfig,
@@ -23,7 +23,7 @@ from distill.data.config import (
     TokenizerConfig,
 )
 from distill.data.documents import SPLITS
-from tests import gcs
+from tests.system import gcs
 
 ALL_TRAIN = SplitConfig(validation=0.0, teacher=1.0)
 
@@ -128,7 +128,7 @@ def test_files_in_a_bucket(tmp_path, texts, bucket):
 
 
 def test_a_text_file_larger_than_a_block_is_cut_at_a_line(tmp_path, monkeypatch):
-    from distill.data import files
+    from distill.data.sources import files
 
     monkeypatch.setattr(files, "MAX_DOCUMENT", 1 << 20)
     lines = [f"line {i} " + "x" * 90 + "\n" for i in range(30_000)]
@@ -190,7 +190,7 @@ def test_broken_utf8_policies(tmp_path):
 
 
 def test_broken_utf8_across_read_boundaries(tmp_path, monkeypatch):
-    from distill.data import files
+    from distill.data.sources import files
 
     monkeypatch.setattr(files, "_PIECE", 3)
     text = "aé€😀 " * 50

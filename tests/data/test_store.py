@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from distill import data
-from distill.data.blocks import BLOCK, BlockReader, BlockWriter
-from distill.data.config import DataConfig, FilesConfig, SplitConfig
+from distill.config.data import DataConfig, FilesConfig, SplitConfig
 from distill.data.documents import SPLITS, assign
+from distill.data.store.blocks import BLOCK, BlockReader, BlockWriter
 
 BUILD = """
 import json, sys, time
@@ -63,7 +63,7 @@ def identical(a, b):
 
 
 def test_embedded_split_is_the_documented_one(embedded):
-    from distill.data import embedded as corpus
+    from distill.data.sources import embedded as corpus
 
     addresses = corpus.addresses()
     assert len(addresses) == 123 and addresses[0].name.startswith("1900_") and addresses[-1].name.startswith("2021_")
@@ -83,7 +83,7 @@ def test_provenance_names_what_ships():
     import hashlib
     from importlib import resources
 
-    from distill.data import embedded as corpus
+    from distill.data.sources import embedded as corpus
 
     text = resources.files(corpus).joinpath("PROVENANCE.md").read_text()
     assert hashlib.sha256(corpus.content()).hexdigest() in text
@@ -317,7 +317,7 @@ def test_a_path_that_is_taken_is_refused_at_once(config, tmp_path):
 
 def test_a_finished_store_needs_no_writable_disk(config, tmp_path, monkeypatch):
     first = data.open_store(config, tmp_path / "s")
-    from distill.data import build
+    from distill.data.store import build
 
     monkeypatch.setattr(build, "_locked", None)  # as good as a disk on which no lock can be made
     assert data.open_store(config, tmp_path / "s").fingerprint == first.fingerprint

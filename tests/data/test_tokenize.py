@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from distill import data
-from launch import cli, tokenize
+from launch import tokenize
+from launch.support import cli
 
 
 def run(*argv):

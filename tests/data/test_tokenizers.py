@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from distill import data
-from distill.data.config import ColumnsConfig, DataConfig, FilesConfig, SplitConfig, TokenizerConfig
+from distill.config.data import ColumnsConfig, DataConfig, FilesConfig, SplitConfig, TokenizerConfig
 from distill.data.documents import SPLITS, Part
-from distill.data.subword import END_OF_TEXT, SubwordTokenizer, train_bpe
-from distill.data.tokenizer import ByteTokenizer, SymbolTokenizer, load
+from distill.data.tokenizers.subword import END_OF_TEXT, SubwordTokenizer, train_bpe
+from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, load
 
 HARD = ["", "a", "Grüße, 世界 😀!", "  two  blanks\n\ttab\r\n", f"with {END_OF_TEXT} in it", "é" * 50, "\u2028 \ufeff"]
 

@@ -63,7 +63,7 @@ def child(flags: argparse.Namespace) -> None:
             reader = _load(flags.reader)
     else:
         reader = _load(flags.reader)
-    from distill import runtime
+    from distill.system import process
     from tests.fuzz import harness
 
     # What would take the machine with it fails as a MemoryError instead.
@@ -72,7 +72,7 @@ def child(flags: argparse.Namespace) -> None:
     (folder / "work").mkdir()
     bench = harness.Bench(reader, folder / "work")
     tally = Tally(flags.reader, Path(flags.keep))
-    known = {"reader": flags.reader, "seed": flags.seed, "commit": runtime.commit(), "guide": flags.guide}
+    known = {"reader": flags.reader, "seed": flags.seed, "commit": process.commit(), "guide": flags.guide}
 
     def one(case: bytes) -> None:
         (folder / "case").write_bytes(case)  # what a killed or crashed child was at

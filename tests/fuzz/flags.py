@@ -9,7 +9,8 @@ from configs import study as study_config
 from distill import config as configs
 from distill.config import ExperimentConfig, StudyExperimentConfig, build
 from distill.study import matrix
-from launch import cli, fit, tokenize
+from launch import fit, tokenize
+from launch.support import cli
 from tests.fuzz.harness import FIRST, Reader
 
 _WORDS = (

@@ -10,11 +10,11 @@ from typing import Any
 import gguf
 import numpy as np
 
-from distill.data import chat
 from distill.data.documents import Part
-from distill.data.gguf import tokenizer_json
-from distill.data.subword import SubwordTokenizer
-from distill.interop import architecture, companions, source
+from distill.data.sources import chat
+from distill.data.tokenizers.gguf import tokenizer_json
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.interop import hf_config, source, tokenizer_files
 from distill.interop.layout import expected
 from tests.fuzz.harness import FIRST, Reader
 
@@ -33,7 +33,7 @@ QWEN = TREE | {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True
 
 def _tensors(tree: Mapping[str, Any]) -> bytes:
     """A whole safetensors file of a config, in the file's own words."""
-    shapes = {name: shape for name, _, _, shape in expected(architecture.read_config(tree, "seed"))}
+    shapes = {name: shape for name, _, _, shape in expected(hf_config.read_config(tree, "seed"))}
     head, at = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -87,7 +87,7 @@ def _config(folder: Path) -> Prepared:
 
     def call(case: bytes) -> Any:
         (folder / "config.json").write_bytes(case)
-        found = architecture.read_config(source.read_json(folder / "config.json"), str(folder / "config.json"))
+        found = hf_config.read_config(source.read_json(folder / "config.json"), str(folder / "config.json"))
         return found.head_dim, found.ff_dim
 
     qwen3 = TREE | {"architectures": ["Qwen3ForCausalLM"], "rope_scaling": None, "layer_types": ["full_attention"]}
@@ -147,7 +147,7 @@ def _gguf(what: str) -> Callable[[Path], Prepared]:
                 return _read_all(file)
             template, special = chat.read_template(file)
             found = SubwordTokenizer(str(file), "none")
-            return found.vocab_size, companions._files(tokenizer_json(file), special)
+            return found.vocab_size, tokenizer_files._files(tokenizer_json(file), special)
 
         return call, [_gguf_bytes(folder, kind) for kind in (("Q8_0", "Q4_0", "F16") if what == "model" else ("F16",))]
 

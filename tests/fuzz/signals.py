@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from distill import seal
-from distill.data.store import TokenStore
-from distill.teacher import codec, manifest
-from distill.teacher.errors import SignalError
-from distill.teacher.shard import Name, Shard
-from distill.teacher.store import SignalStore
+from distill.data.store.store import TokenStore
+from distill.errors import SignalError
+from distill.system import checksums
+from distill.teacher.signals import codec, manifest
+from distill.teacher.signals.reader import SignalStore
+from distill.teacher.signals.shard import Name, Shard
 from tests.fuzz.harness import FIRST, Reader
 
 Prepared = tuple[Callable[[bytes], Any], list[bytes]]
@@ -151,14 +151,14 @@ def _seal(folder: Path) -> Prepared:
     here.mkdir()
     (here / "a").write_bytes(bytes(range(200)))
     (here / "b").write_bytes(b"x" * 50)
-    seal.seal(here)
+    checksums.seal(here)
 
     def read() -> Any:
-        if wrong := seal.damage(here):
+        if wrong := checksums.damage(here):
             raise SignalError(wrong)
         return (here / "a").read_bytes(), (here / "b").read_bytes()
 
-    return _files(folder / "c", ("a", "b", seal.NAME), read)
+    return _files(folder / "c", ("a", "b", checksums.NAME), read)
 
 
 READERS = (

@@ -10,10 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill import laws, ledger, meter, runs, series
-from distill.laws import lawfile, table
-from distill.laws.forms import Supervised
-from distill.report import results
+from distill import laws
+from distill.laws.fitting import table
+from distill.laws.forms.forms import Supervised
+from distill.laws.planning import lawfile
+from distill.records import logger, metrics, predictions, runs
+from distill.report.study import results
 from tests.fuzz.harness import FIRST, Reader
 
 ROWS = 12
@@ -103,9 +105,9 @@ def _metrics(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
 
     def call(case: bytes) -> Any:
         file.write_bytes(case)
-        found = series.read(file, ["ntp", "loss"], 3)
-        series.last(file)
-        return len(found), len(meter.read_metrics(file))
+        found = metrics.read(file, ["ntp", "loss"], 3)
+        metrics.last(file)
+        return len(found), len(logger.read_metrics(file))
 
     return call, [(FIRST / "run" / "metrics.jsonl").read_bytes()]
 
@@ -145,7 +147,7 @@ READERS = (
     Reader(name="law_json", prepare=_law, named=("law.json",), tree=True),
     _csv("runs.csv", runs.RunTable),
     _csv("curves.csv", runs.CurveTable),
-    _csv("predictions.csv", ledger.PredictionTable),
+    _csv("predictions.csv", predictions.PredictionTable),
     Reader(name="result_json", prepare=_record, named=("result.json",), tree=True),
     Reader(name="metrics_jsonl", prepare=_metrics, named=("metrics.jsonl",), words=(b'"step": ', b'"ntp": ', b"NaN")),
     Reader(

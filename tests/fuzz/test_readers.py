@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from distill import laws
 from distill.config import DistillError
-from distill.runs import RunTable
-from distill.teacher import codec
+from distill.records.runs import RunTable
+from distill.teacher.signals import codec
 from tests.fuzz import harness
 from tests.fuzz.harness import Bench, Outcome, Reader, mutate
 from tests.fuzz.readers import READERS
-from tests.test_runs import record
+from tests.records.test_runs import record
 
 SHORT = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 
@@ -230,6 +230,6 @@ def test_ids_of_any_gaps_come_back(rows):
 @given(st.lists(st.floats(1e-30, 1e30), min_size=6, max_size=6))
 def test_laws_of_any_numbers_come_back(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("laws") / "law.json"
-    law = laws.registry.get("supervised")(**dict(zip(laws.registry.get("supervised").parameters(), values)))
+    law = laws.get("supervised")(**dict(zip(laws.get("supervised").parameters(), values)))
     law.save(path)
     assert laws.load(path) == law

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from distill.data.columns import Columns
-from distill.data.config import ColumnsConfig, FilesConfig
-from distill.data.files import Files
-from distill.generation import journal
+from distill.config.data import ColumnsConfig, FilesConfig
+from distill.data.sources.columns import Columns
+from distill.data.sources.files import Files
+from distill.teacher.generation import journal
 from tests.fuzz.harness import Reader
 
 Prepared = tuple[Callable[[bytes], Any], list[bytes]]

@@ -6,11 +6,15 @@ import json
 import pytest
 
 from configs import base, student
-from distill import inherit, interop, train
+from distill import interop
 from distill.config import ConfigError, ExperimentConfig, InitConfig, build, parse
-from distill.runs import load_record
-from launch import cli, convert, models
+from distill.model import warm_start
+from distill.records.runs import load_record
+from distill.teacher import any_model
+from distill.training import loop
+from launch import convert
 from launch import evaluate as launch_evaluate
+from launch.support import cli
 
 SMALL = {
     "model.d_model": "16", "model.n_layers": "2", "model.n_heads": "2", "model.d_ff": "24", "tokens": "4096",
@@ -35,7 +39,7 @@ def make(**changes):
 def run(tmp_path_factory):
     """A finished run on bytes."""
     path = tmp_path_factory.mktemp("run")
-    train.train(make(data__cache=str(path / "stores")), path)
+    loop.train(make(data__cache=str(path / "stores")), path)
     return path
 
 
@@ -48,7 +52,7 @@ def exported(run, tmp_path_factory):
 
 def test_a_student_of_written_text_has_a_card_too(run):
     record = dataclasses.replace(load_record(run / "result.json"), kind="generated", teacher="aa", N_T=12_000)
-    found = convert.facts(dataclasses.replace(models.load(str(run)), record=record))
+    found = convert.facts(dataclasses.replace(any_model.load(str(run)), record=record))
     assert found["teacher"] == "aa, N = 12,000" and found["KL(teacher, student)"] == "not measured"
 
 
@@ -85,14 +89,14 @@ def test_a_directory_teaches(run, exported, tmp_path):
     """Its N from its shapes, its loss measured, its tokens unknown; the run is named by its weights."""
     text = {"data__tokenizer__kind": "json", "data__tokenizer__path": str(exported), "data__cache": str(tmp_path / "s")}
     config = make(teacher__source=str(exported), **text)
-    record = train.train(config, tmp_path / "student")
+    record = loop.train(config, tmp_path / "student")
     original = load_record(run / "result.json")
     assert (record.kind, record.N_T, record.D_T) == ("distillation", original.N, None)
     assert pytest.approx(original.loss, abs=0.05) == record.L_T
     assert f'teacher.run = "{record.teacher}"' in (tmp_path / "student" / "config.txt").read_text()
     # And a student may begin with its weights: an export of a tied model of ours has two tables.
     begun = make(init__source=str(exported), model__tied="false", model__scaled_embedding="false", **text)
-    assert train.train(begun, tmp_path / "begun").loss < record.loss
+    assert loop.train(begun, tmp_path / "begun").loss < record.loss
 
 
 def test_a_student_of_any_directory(exported):
@@ -100,7 +104,7 @@ def test_a_student_of_any_directory(exported):
     config = build(ExperimentConfig, student.get_config(str(exported)).to_dict())
     teacher = interop.open_source(exported)[1]
     assert (config.model.d_model, config.model.head_dim, config.model.tied) == (4, teacher.head_dim, False)
-    inherit.check(InitConfig(source="s", width="slice"), config.model, teacher)
+    warm_start.check(InitConfig(source="s", width="slice"), config.model, teacher)
     with pytest.raises(ConfigError, match="name the teacher"):
         student.get_config("")
 
@@ -126,5 +130,5 @@ def test_a_mistake_is_one_line(main, flags, words, exported, capsys, tmp_path, m
 
 def test_another_tokenizer_is_refused(exported, tmp_path, capsys):
     config = make(teacher__source=str(exported), data__cache=str(tmp_path))
-    assert cli.guard(lambda _: train.train(config, tmp_path / "w"), []) == 2
+    assert cli.guard(lambda _: loop.train(config, tmp_path / "w"), []) == 2
     assert "distillation needs one tokenizer" in capsys.readouterr().err

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from distill.config import ModelConfig
-from distill.data.tokenizer import ByteTokenizer
-from distill.interop import companions, export
+from distill.data.tokenizers.tokenizer import ByteTokenizer
+from distill.interop import export, tokenizer_files
 from distill.interop.card import Prediction, card
-from distill.model import Transformer
+from distill.model.transformer import Transformer
 
 pytestmark = pytest.mark.slow
 SHAPE = ModelConfig(vocab_size=256, d_model=16, n_layers=3, n_heads=4, n_kv_heads=2, d_head=6, d_ff=24, norm_eps=1e-2)
@@ -33,7 +33,7 @@ def test_transformers_gives_the_logits_of_the_run(torch, transformers, tmp_path,
         lambda x: jax.device_put(np.asarray(x) + random.uniform(-0.3, 0.3, x.shape).astype(np.float32), x.sharding),
         Transformer(VARIANTS[name], jax.random.key(0)),
     )
-    files = companions.of_tokenizer(ByteTokenizer())
+    files = tokenizer_files.of_tokenizer(ByteTokenizer())
     text = card("m", {"loss": "1"}, Prediction(law="law.json", loss=2.0, low=1.9, high=2.1))
     export.write(tmp_path / "m", params, files, context=64, card=text)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", attn_implementation="eager")

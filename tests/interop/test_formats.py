@@ -9,11 +9,11 @@ import pytest
 
 from distill import interop
 from distill.config import ModelConfig
-from distill.interop import architecture, export, safetensors
-from distill.interop.companions import Companions
-from distill.interop.errors import InteropError
+from distill.errors import InteropError
+from distill.interop import export, hf_config, safetensors
 from distill.interop.source import Directory, fingerprint, open_source
-from distill.model import Transformer
+from distill.interop.tokenizer_files import Companions
+from distill.model.transformer import Transformer
 
 CONFIG = ModelConfig(
     vocab_size=32, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=24, tied=False, scaled_embedding=False
@@ -192,18 +192,18 @@ LLAMA = {
 )
 def test_what_cannot_be_expressed_is_refused_by_name(change, words):
     with pytest.raises(InteropError) as error:
-        architecture.read_config(LLAMA | change, "config.json")
+        hf_config.read_config(LLAMA | change, "config.json")
     for word in words:
         assert word in str(error.value)
 
 
 def test_windows_that_cannot_bind_are_none():
     mistral = LLAMA | {"architectures": ["MistralForCausalLM"], "num_key_value_heads": 2}
-    read = lambda **fields: architecture.read_config(mistral | fields, "").window
+    read = lambda **fields: hf_config.read_config(mistral | fields, "").window
     assert read() == 4096  # Mistral's own default where the field is absent
     assert read(sliding_window=None) == read(sliding_window=64, max_position_embeddings=64) == 0
     assert read(sliding_window=63, max_position_embeddings=64) == 63
-    assert architecture.read_config(LLAMA | {"sliding_window": 7}, "").window == 0  # Llama knows no such field
+    assert hf_config.read_config(LLAMA | {"sliding_window": 7}, "").window == 0  # Llama knows no such field
 
 
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Qwen2", "Qwen3"])
@@ -213,9 +213,9 @@ def test_configs_survive_the_way_out_and_in(family):
         scaled_embedding=False, qk_norm=family == "Qwen3", qkv_bias=family == "Qwen2",
         window=5 if family == "Mistral" else 0, rope_scaling="llama3", rope_factor=8.0, rope_context=32, norm_eps=1e-5,
     )  # fmt: skip
-    tree = architecture.write_config(config, context=64, dtype="float32")
+    tree = hf_config.write_config(config, context=64, dtype="float32")
     assert tree["architectures"] == [f"{family}ForCausalLM"]
-    assert architecture.read_config(json.loads(json.dumps(tree)), "") == config
+    assert hf_config.read_config(json.loads(json.dumps(tree)), "") == config
 
 
 def test_a_write_that_fails_leaves_nothing(directory, tmp_path, monkeypatch):

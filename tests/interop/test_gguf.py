@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from distill import data, interop
-from distill.data import gguf as head
+from distill.config.data import FilesConfig, TokenizerConfig
 from distill.data.documents import Part
-from distill.data.errors import DataError
-from distill.data.subword import SubwordTokenizer
-from distill.interop.errors import InteropError
+from distill.data.tokenizers import gguf as head
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.errors import DataError, InteropError
 from distill.interop.layout import expected
 
 D, F, V, HEADS, KV = 256, 256, 256, 4, 2
@@ -277,8 +277,8 @@ def test_a_store_is_built_with_it(tmp_path):
     (tmp_path / "text.txt").write_text("all the words\n" * 50)
     config = data.DataConfig(
         source="files",
-        files=data.config.FilesConfig(paths=(str(tmp_path / "text.txt"),)),
-        tokenizer=data.config.TokenizerConfig(kind="json", path=str(tmp_path / "m.gguf")),
+        files=FilesConfig(paths=(str(tmp_path / "text.txt"),)),
+        tokenizer=TokenizerConfig(kind="json", path=str(tmp_path / "m.gguf")),
     )
     store = data.open_store(config, tmp_path / "cache")
     assert store.tokenizer_name == SubwordTokenizer(str(tmp_path / "m.gguf")).name

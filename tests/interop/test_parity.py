@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import decode, interop, losses
-from distill.decode import DecodeConfig
+from distill import interop
 from distill.interop.layout import expected, layouts
-from distill.interop.place import parameter_name
+from distill.losses import divergences
+from distill.model import decode
+from distill.model.decode import DecodeConfig
+from distill.model.transformer import parameter_name
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +39,7 @@ def test_gradients_of_the_loss_are_those_of_transformers(torch, reference, loade
     want = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
     def loss(params):
-        return jnp.mean(losses.cross_entropy(params(jnp.asarray(tokens))[:, :-1], jnp.asarray(tokens)[:, 1:]))
+        return jnp.mean(divergences.cross_entropy(params(jnp.asarray(tokens))[:, :-1], jnp.asarray(tokens)[:, 1:]))
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.jit(jax.grad(loss))(loaded.params))
     found = {parameter_name(path): np.asarray(leaf) for path, leaf in leaves}

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill import interop, mesh
+from distill import interop
 from distill.config import ModelConfig
 from distill.data.documents import Part
-from distill.data.subword import SubwordTokenizer
-from distill.data.tokenizer import ByteTokenizer, SymbolTokenizer
-from distill.interop import companions, export, place, safetensors
-from distill.interop.companions import Companions
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer
+from distill.interop import export, load, safetensors, tokenizer_files
 from distill.interop.layout import expected
 from distill.interop.source import Directory, fingerprint
-from distill.model import Transformer
+from distill.interop.tokenizer_files import Companions
+from distill.model import sharding, transformer
+from distill.model.transformer import Transformer
 
 SHAPE = ModelConfig(vocab_size=32, d_model=16, n_layers=3, n_heads=4, n_kv_heads=2, d_head=6, d_ff=24)
 VARIANTS = {
@@ -101,7 +102,7 @@ def test_the_mesh_does_not_change_what_is_loaded(tmp_path, mesh_of, shape):
 
 def named(model):
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
-    return {place.parameter_name(path): leaf for path, leaf in leaves}
+    return {transformer.parameter_name(path): leaf for path, leaf in leaves}
 
 
 class Counted(Directory):
@@ -130,7 +131,7 @@ def test_the_host_holds_one_tensor_and_two_parts_of_one(tmp_path, mesh_of):
             source = Counted(path)
             source.reads = []
             tracemalloc.start()
-            place.load(config, source)
+            load.load(config, source)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert max(source.reads) == largest
@@ -170,7 +171,7 @@ def test_safetensors_of_the_library_and_ours_are_one_format(tmp_path):
 
 def test_bytes_have_a_tokenizer_json(tmp_path):
     """Ids are the bytes; 0 ends a document."""
-    files = companions.of_tokenizer(ByteTokenizer()).files
+    files = tokenizer_files.of_tokenizer(ByteTokenizer()).files
     (tmp_path / "tokenizer.json").write_bytes(files["tokenizer.json"])
     made = SubwordTokenizer(str(tmp_path))
     text = "né 日本 \t\n 12"
@@ -178,7 +179,7 @@ def test_bytes_have_a_tokenizer_json(tmp_path):
     assert (made.end_of_text, made.vocab_size, made.decode(list(text.encode()))) == (0, 256, text)
     np.testing.assert_array_equal(made.byte_lengths, ByteTokenizer().byte_lengths)
     with pytest.raises(interop.InteropError, match="symbols of a generated language"):
-        companions.of_tokenizer(SymbolTokenizer(8))
+        tokenizer_files.of_tokenizer(SymbolTokenizer(8))
 
 
 def test_half_the_memory_where_a_teacher_is_stored_in_bfloat16(tmp_path):
@@ -186,4 +187,4 @@ def test_half_the_memory_where_a_teacher_is_stored_in_bfloat16(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("bfloat16")}
     tokens = jnp.arange(8)[None]
     assert LOGITS(model.params, tokens).dtype == jnp.float32
-    assert mesh.STORED and fingerprint(model.source, model.config) == model.run
+    assert sharding.STORED and fingerprint(model.source, model.config) == model.run

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from distill import data, interop
-from distill.data.config import DataConfig, TokenizerConfig
+from distill.config.data import DataConfig, TokenizerConfig
 from distill.data.documents import Part
-from distill.data.embedded import Embedded
-from distill.evaluate import evaluate
+from distill.data.sources.embedded import Embedded
+from distill.training.evaluate import evaluate
 from launch import convert
 from launch import evaluate as launch_evaluate
 

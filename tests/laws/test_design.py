@@ -8,7 +8,8 @@ import pytest
 
 from distill import laws
 from distill.bench import coverage, errors
-from distill.laws import approaches, identify, table
+from distill.laws.fitting import identify, table
+from distill.laws.uncertainty import approaches
 
 LINE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
 

@@ -12,10 +12,11 @@ import pytest
 from scipy import optimize
 
 from distill import laws
-from distill.laws import approaches, newton, solver, starts
-from distill.laws import objective as ob
-from distill.laws.fitting import solved_rows
-from distill.laws.table import rows_of
+from distill.laws.fitting import newton, solver, starts
+from distill.laws.fitting import objective as ob
+from distill.laws.fitting.fit import solved_rows
+from distill.laws.fitting.table import rows_of
+from distill.laws.uncertainty import approaches
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 CHINCHILLA = DATA / "chinchilla" / "svg_extracted_data.csv"

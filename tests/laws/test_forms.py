@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.laws.parameters import Setting
+from distill.laws.forms.law import FORMS
+from distill.laws.forms.parameters import Setting
 
 SUPERVISED, DISTILLATION = laws.paper()
 
@@ -123,10 +124,10 @@ def test_gradient_under_jax_matches_a_difference():
         assert float(getattr(slope, name)) == pytest.approx((up - down) / (2 * step), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(laws.law.FORMS))
+@pytest.mark.parametrize("name", sorted(FORMS))
 def test_coordinates_round_trip(name):
     form = laws.get(name)
-    if form.__module__ != "distill.laws.forms":
+    if form.__module__ != "distill.laws.forms.forms":
         return
     setting = Setting({key: 20.0 + i for i, key in enumerate(form.inputs)}, typical=3.0, smallest=2.0)
     given = {field: SUPERVISED for field in form.given()}

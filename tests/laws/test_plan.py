@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from distill import counts, laws
+from distill import laws
 from distill.bench.plan import slsqp
-from distill.laws.crossover import crossover_stack
-from distill.laws.lawfile import Draws
-from distill.laws.scenarios import SCENARIOS, Flops, PlanError, Prices, Teacher, bill, effective_tokens, signal_bytes
+from distill.config import counts
+from distill.laws.planning.crossover import crossover_stack
+from distill.laws.planning.lawfile import Draws
+from distill.laws.planning.scenarios import (
+    SCENARIOS,
+    Flops,
+    PlanError,
+    Prices,
+    Teacher,
+    bill,
+    effective_tokens,
+    signal_bytes,
+)
 
 SUPERVISED, DISTILLATION = laws.paper()
 FLOPS = Flops.closed()
@@ -294,8 +304,8 @@ class TestWarnings:
 
 class TestCommand:
     def run(self, capsys, *argv):
-        from launch import cli
         from launch.plan import main
+        from launch.support import cli
 
         code = cli.guard(main, list(argv))
         captured = capsys.readouterr()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from distill import counts, laws
-from distill.config import ExperimentConfig, build, fingerprint
-from distill.laws import emit
-from distill.laws.recipe import ladder, recipe
-from distill.laws.scenarios import SCENARIOS, PlanError, Teacher
-from launch import cli
+from distill import laws
+from distill.config import ExperimentConfig, build, counts, fingerprint
+from distill.laws.planning import recipe as emit
+from distill.laws.planning.recipe import ladder, recipe
+from distill.laws.planning.scenarios import SCENARIOS, PlanError, Teacher
+from launch.support import cli
 
 SUPERVISED, DISTILLATION = laws.paper()
 PAPER = ladder("paper")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.laws import table as tables
+from distill.laws.fitting import table as tables
 
 GOOD = {"N": [1e8, 2e8, 4e8], "D": [1e10, 2e10, 4e10], "loss": [3.0, 2.8, 2.6]}
 

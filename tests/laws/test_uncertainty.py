@@ -8,8 +8,9 @@ from scipy import optimize
 
 from distill import laws
 from distill.bench import coverage
-from distill.laws import identify, profiles, solver, uncertainty
-from distill.laws.fitting import solved_rows
+from distill.laws.fitting import identify, solver
+from distill.laws.fitting.fit import solved_rows
+from distill.laws.uncertainty import bootstrap, profiles
 
 SUPERVISED = laws.paper()[0]
 STUDENT = laws.DistillationLimit(
@@ -46,7 +47,7 @@ def pair():
 
 def test_a_resample_is_the_fit_of_its_rows(line):
     boot = laws.bootstrap(line, resamples=20, seed=3)
-    counts = uncertainty.draw([line], 20, "pairs", None, 3)[0][0]
+    counts = bootstrap.draw([line], 20, "pairs", None, 3)[0][0]
     drawn = np.repeat(np.arange(64), counts[7])
     table = laws.from_arrays(run=np.arange(64), **{k: line.table[k][drawn] for k in ("N", "D", "L")})
     alone = laws.fit("chinchilla", table, delta=1e-2)
@@ -55,7 +56,7 @@ def test_a_resample_is_the_fit_of_its_rows(line):
 
 
 def test_clusters_come_and_go_whole(pair):
-    (first, _), (second, _) = uncertainty.draw(pair, 50, "pairs", "trunk", 0)
+    (first, _), (second, _) = bootstrap.draw(pair, 50, "pairs", "trunk", 0)
     for counts, fit in ((first, pair[0]), (second, pair[1])):
         by_trunk = counts.reshape(50, -1, 4)
         assert (by_trunk == by_trunk[:, :, :1]).all()
@@ -69,7 +70,7 @@ def test_the_same_seed_gives_the_same_bootstrap(line):
 
 def test_no_noise_no_uncertainty():
     exact = laws.fit("chinchilla", supervised_runs(noise=0.0, law=LINE), delta=1e-2)
-    for kind in uncertainty.KINDS:
+    for kind in bootstrap.KINDS:
         low, high = laws.bootstrap(exact, resamples=16, kind=kind).interval()["E"]
         assert high - low < 1e-4
 
@@ -79,7 +80,7 @@ def test_stubborn_resamples_get_their_certificate():
     case = coverage.CASES["student-pairs"]
     table = coverage.student_table(case, np.random.default_rng((7, 2)))
     fit = laws.fit("distillation-limit", table, supervised=SUPERVISED, start_count=32)
-    weights = uncertainty.draw([fit], 60, "pairs", None, 0)[0][0]
+    weights = bootstrap.draw([fit], 60, "pairs", None, 0)[0][0]
     start, rows = np.tile(fit.theta, (60, 1)), solved_rows(fit.rows, fit.minimised)
     crawled = ~solver.solve(type(fit.law), rows, start, weights, fit.minimised).converged
     boot = laws.bootstrap(fit, resamples=60)

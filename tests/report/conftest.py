@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.ledger import Prediction, PredictionTable
-from distill.runs import CurvePoint, CurveTable, RunRecord, RunTable
+from distill.records.predictions import Prediction, PredictionTable
+from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
 
 SUPERVISED = laws.Supervised(A=12.4, B=132.7, E=0.9, alpha=0.408, beta=0.431, gamma=0.452)
 DISTILLATION = laws.Distillation(

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from distill.report import ablations, results, study
-from distill.runs import RunRecord, RunTable
+from distill.records.runs import RunRecord, RunTable
+from distill.report.study import ablations, results, write
 
 # Loss of three seeds under lambda 0, 1 (as it is) and 0.5; the seeds differ more than the settings do.
 LOSSES = {"0": (2.10, 2.30, 2.50), "1": (2.00, 2.22, 2.39), "0.5": (1.99, 2.20, 2.38)}
@@ -73,7 +73,7 @@ def test_the_csv_has_every_run_once(workdir):
 def test_varied_students_stay_out_of_the_rest_of_the_page(workdir):
     found = results.load(workdir)
     assert {run.run for run in found.distilled} == {"s1#0", "s1#1", "s1#2"} and len(found.ablated) == 9
-    page = study.write(workdir).read_text()
+    page = write.write(workdir).read_text()
     assert "One setting at a time" in page and "Students by lambda." in page
     folder = workdir / "report"
     assert {"ablation-lambda.csv", "ablation-lambda.png", "ablation-target.csv"} <= {p.name for p in folder.iterdir()}

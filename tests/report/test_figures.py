@@ -7,8 +7,8 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from distill.report import law_figures, results, run_figures
-from distill.report.results import Results
+from distill.report.study import law_figures, results, run_figures
+from distill.report.study.results import Results
 from distill.report.theme import DARK, LIGHT, THEMES, padded, png
 from tests.report.conftest import BUDGETS, DISTILLATION, SIZES, SUPERVISED, rows
 

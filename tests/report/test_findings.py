@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.report import findings
-from distill.report.findings import Noise
-from distill.report.results import Results, load
+from distill.report.study import findings
+from distill.report.study.findings import Noise
+from distill.report.study.results import Results, load
 from tests.report.conftest import NOISE, rows
 
 QUIET = Noise(relative=0.001, source="seeds", cells=9)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.laws.law import LawError
-from distill.laws.lawfile import Draws, read
-from distill.laws.scenarios import SCENARIOS, Flops
-from distill.report import planner
+from distill.laws.forms.law import LawError
+from distill.laws.planning.lawfile import Draws, read
+from distill.laws.planning.scenarios import SCENARIOS, Flops
+from distill.report.law import planner_page
 
 PAPER = read("paper")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -38,7 +38,7 @@ def tab(browser, tmp_path):
 
     def open_page(law=PAPER, **options):
         path = tmp_path / "planner.html"
-        planner.write(law, path)
+        planner_page.write(law, path)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.seen = []
@@ -199,7 +199,7 @@ def _contrast(one, other):
 
 def test_the_page_holds_the_law_and_nothing_executable_of_it():
     file = dataclasses.replace(PAPER, name="</script><script>alert(1)</script>")
-    text = planner.page(file)
+    text = planner_page.page(file)
     assert "<script>alert(1)" not in text
     payload = text.split('id="law">')[1].split("</script>")[0]
     assert json.loads(payload)["distillation"]["parameters"]["c0"] == 2.549
@@ -208,4 +208,4 @@ def test_the_page_holds_the_law_and_nothing_executable_of_it():
 def test_a_form_that_the_page_does_not_know():
     supervised = laws.PowerLaw(A=1.0, E=1.0, alpha=0.5)
     with pytest.raises(LawError, match="the page knows supervised laws of the forms"):
-        planner.page(dataclasses.replace(PAPER, supervised=supervised))
+        planner_page.page(dataclasses.replace(PAPER, supervised=supervised))

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 from scipy import stats
 
-from distill.report import findings, prose
-from distill.report.findings import Ledger
-from distill.report.results import Results
+from distill.report.study import findings, prose
+from distill.report.study.findings import Ledger
+from distill.report.study.results import Results
+from distill.system import numbers
 from tests.report.conftest import rows
 
 
@@ -21,17 +22,17 @@ def of(runs):
     [(999_936, "1M"), (26_848, "26.8K"), (125_000, "125K"), (12, "12"), (1.68e9, "1.68B"), (5.12e11, "512B")],
 )
 def test_counts(value, text):
-    assert prose.count(value) == text
+    assert numbers.si(value) == text
 
 
 @pytest.mark.parametrize("value, text", [(1290.4, "1290"), (0.01234, "0.0123"), (1e8, "1e8"), (-2e-5, "-2e-5")])
 def test_numbers(value, text):
-    assert prose.number(value) == text
+    assert numbers.number(value) == text
 
 
 @pytest.mark.parametrize("seconds, text", [(41, "41 s"), (125, "2 min 5 s"), (12_000, "3 h 20 min")])
 def test_durations(seconds, text):
-    assert prose.duration(seconds) == text
+    assert numbers.duration(seconds) == text
 
 
 def test_a_study_that_follows_the_law_is_read_as_the_law_says():

@@ -4,8 +4,9 @@ import csv
 import dataclasses
 import json
 
-from distill.runs import RunRecord, load_record
-from launch import cli, report
+from distill.records.runs import RunRecord, load_record
+from launch import report
+from launch.support import cli
 
 
 def run(folder, losses, record=None):

@@ -8,8 +8,8 @@ from PIL import Image
 from rich.console import Console
 
 from distill.config import DistillError
-from distill.report import screen, study
-from distill.runs import RunTable
+from distill.records.runs import RunTable
+from distill.report.study import terminal, write
 from launch import report
 from tests.report.conftest import rows
 from tests.report.test_page import Reader
@@ -22,7 +22,7 @@ def written(study_dir, tmp_path_factory):
     """(index.html, what on_progress heard) of the whole study."""
     workdir = shutil.copytree(study_dir, tmp_path_factory.mktemp("written") / "<smoke>")
     heard = []
-    return study.write(workdir, lambda *told: heard.append(told)), heard
+    return write.write(workdir, lambda *told: heard.append(told)), heard
 
 
 def test_the_page_holds_every_figure_in_both_themes(written):
@@ -76,23 +76,23 @@ def bare(tmp_path):
 def test_a_bare_table_gets_a_page_and_old_figures_go(bare):
     (bare / "report").mkdir()
     (bare / "report" / "plan.png").write_bytes(b"old")
-    path = study.write(bare)
+    path = write.write(bare)
     assert {file.name for file in path.parent.iterdir()} == {"index.html", "tokens.png", "tokens-dark.png"}
     text = Reader(path.read_text("utf-8")).text
     assert "No law was fitted" in text and "no student" in text
 
 
 def test_a_second_writing_changes_no_byte(bare):
-    folder = study.write(bare).parent
+    folder = write.write(bare).parent
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    study.write(bare)
+    write.write(bare)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(bare):
     (bare / "report").write_text("a file in the way")
     with pytest.raises(DistillError, match="report cannot be written"):
-        study.write(bare)
+        write.write(bare)
 
 
 def shown(renderable, width=100):
@@ -102,7 +102,7 @@ def shown(renderable, width=100):
 
 
 def test_the_screen_shows_table_laws_and_advice(study_dir):
-    text = shown(screen.summary(study_dir))
+    text = shown(terminal.summary(study_dir))
     for run in rows():
         if run.kind == "distillation":
             assert f"{run.L_T:.4f}   {run.loss:.4f}" in text
@@ -112,7 +112,7 @@ def test_the_screen_shows_table_laws_and_advice(study_dir):
 
 
 def test_the_screen_takes_bare_rows_and_cuts_long_tables():
-    text = shown(screen.summary(rows(), limit=10))
+    text = shown(terminal.summary(rows(), limit=10))
     assert "26 rows not shown" in text and "Advice" not in text
     assert sum(line.strip().startswith(("6K", "25K", "56K")) for line in text.splitlines()) == 10
 
@@ -128,7 +128,7 @@ def test_the_command_rewrites_the_page(bare, capsys):
     [([], "--workdir=DIR is needed"), (["--workdri=x"], "Did you mean 'workdir'"), (["x"], "x is no flag")],
 )
 def test_mistakes_are_one_line(argv, message, capsys):
-    from launch import cli
+    from launch.support import cli
 
     assert cli.guard(report.main, argv) == 2
     assert message in capsys.readouterr().err

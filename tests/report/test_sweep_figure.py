@@ -4,7 +4,8 @@ import csv
 
 import pytest
 
-from launch import cli, report
+from launch import report
+from launch.support import cli
 
 
 @pytest.fixture

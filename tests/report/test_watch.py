@@ -9,8 +9,8 @@ from rich.console import Console
 
 from distill import config as configs
 from distill.config import ExperimentConfig
-from distill.report import run, watch
-from distill.report.results import ReportError
+from distill.report.runs import run, watch
+from distill.report.study.results import ReportError
 
 
 def log(folder, losses, left=90.0, **more):

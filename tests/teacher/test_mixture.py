@@ -9,12 +9,13 @@ import pytest
 from scipy import special
 
 from distill import config as configs
-from distill import counts, lesson, runs, train
-from distill.config import ConfigError, TeacherConfig
-from distill.evaluate import evaluate
-from distill.model import Transformer
-from distill.objective_config import every
+from distill.config import ConfigError, TeacherConfig, counts
+from distill.config.objective import every
+from distill.model.transformer import Transformer
+from distill.records import runs
 from distill.teacher.mixture import TeacherMixture
+from distill.training import inputs, loop
+from distill.training.evaluate import evaluate
 
 ROUTES = every(lambda_=0.7, beta=0.3, top_k=5, draws=4)
 WEIGHTS = (0.7, 0.3)
@@ -94,20 +95,20 @@ def small(tiny):
 @pytest.fixture(scope="module")
 def teachers(small, store, tmp_path_factory):
     """Two finished runs: [(record, workdir)]."""
-    make, found = train.mesh.make, []
+    make, found = loop.sharding.make, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.mesh, "make", lambda config: make(config, jax.devices()[:1]))
+        patch.setattr(loop.sharding, "make", lambda config: make(config, jax.devices()[:1]))
         for seed, width in ((0, 16), (1, 24)):
             workdir = tmp_path_factory.mktemp(f"teacher{seed}")
             config = dataclasses.replace(small, seed=seed, model=dataclasses.replace(small.model, d_model=width))
-            found.append((train.train(config, workdir, store=store), workdir))
+            found.append((loop.train(config, workdir, store=store), workdir))
     return found
 
 
 @pytest.fixture
 def one_device(monkeypatch):
-    make = train.mesh.make
-    monkeypatch.setattr(train.mesh, "make", lambda config: make(config, jax.devices()[:1]))
+    make = loop.sharding.make
+    monkeypatch.setattr(loop.sharding, "make", lambda config: make(config, jax.devices()[:1]))
 
 
 def student_of(small, teachers, weights=(0.7, 0.3), **changes):
@@ -117,7 +118,7 @@ def student_of(small, teachers, weights=(0.7, 0.3), **changes):
 
 def test_a_run_of_several_teachers_names_and_counts_them_all(small, teachers, store, tmp_path, one_device):
     config = student_of(small, teachers)
-    record = train.train(config, tmp_path / "online", store=store)
+    record = loop.train(config, tmp_path / "online", store=store)
     (a, _), (b, _) = teachers
     assert set(record.teacher.split("+")) == {f"{a.run}@0.7", f"{b.run}@0.3"}
     assert (record.N_T, record.D_T) == (a.N + b.N, a.D + b.D)
@@ -126,13 +127,13 @@ def test_a_run_of_several_teachers_names_and_counts_them_all(small, teachers, st
     assert record.flops_teacher == pytest.approx(sum(each) * record.D)
     assert min(a.loss, b.loss) - 0.5 < record.L_T < 0.7 * a.loss + 0.3 * b.loss
     assert record.kl > 0 and record.agreement > 0
-    kept = train.train(student_of(small, teachers, signal="memory"), tmp_path / "memory", store=store)
+    kept = loop.train(student_of(small, teachers, signal="memory"), tmp_path / "memory", store=store)
     assert (kept.run, kept.L_T) == (record.run, record.L_T)
     assert kept.loss == pytest.approx(record.loss, rel=2e-3)
 
 
 def test_a_mixture_is_named_by_content_and_weights(small, teachers, store, tmp_path):
-    name = lambda config: configs.fingerprint(lesson.identify(config))
+    name = lambda config: configs.fingerprint(inputs.identify(config))
     want = name(student_of(small, teachers))
     assert name(student_of(small, teachers, weights=(7, 3))) == want
     assert name(student_of(small, teachers[::-1], weights=(0.3, 0.7))) == want
@@ -150,7 +151,7 @@ def test_unequal_tokenizers_are_refused(small, teachers, store, tmp_path, one_de
     (other / "config.txt").write_text((workdir / "config.txt").read_text())
     runs.save_record(dataclasses.replace(record, tokenizer="another"), other / "result.json")
     with pytest.raises(ConfigError, match="other was trained on 'another' tokens .* distillation needs one tokenizer"):
-        train.train(student_of(small, [teachers[0], (record, other)]), tmp_path / "student", store=store)
+        loop.train(student_of(small, [teachers[0], (record, other)]), tmp_path / "student", store=store)
 
 
 @pytest.mark.parametrize("part", ["runs/a", "runs/a@", "@0.5", "runs/a@0", "runs/a@-1", "runs/a@much"])

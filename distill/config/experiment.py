@@ -1,0 +1,357 @@
+"""The experiment's configuration: frozen dataclasses, built and named by distill/config/tree.py.
+
+Inside `distill` only these travel, and a function takes the smallest one that it needs. Standard library only.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from distill.config.data import DataConfig
+from distill.config.objective import ObjectiveConfig
+from distill.config.tree import Identity, digest, fingerprint, identity
+from distill.errors import ConfigError
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)}, wanted at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The paper's decoder-only transformer (section 4 and Appendix I). A zero asks for the derived value.
+
+    Sizes follow the glossary in distill/types.py: D = d_model, F = ff_dim, H = n_heads, G = kv_heads, K = head_dim.
+    """
+
+    vocab_size: int = 256  # rows of the embedding and the head
+    valid_vocab: int = 0  # 0: vocab_size; fewer: the last rows are padding, which never has or gives probability
+    d_model: int = 32
+    n_layers: int = 2
+    n_heads: int = 2
+    n_kv_heads: int = 0  # 0: n_heads (MHA); fewer: grouped-query attention
+    d_head: int = 0  # 0: d_model / n_heads
+    d_ff: int = 0  # 0: 8/3 d_model, rounded up to a multiple of d_ff_multiple
+    d_ff_multiple: int = 128
+    tied: bool = True
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False  # of the attention's last projection
+    scaled_embedding: bool = True  # a tied embedding times sqrt(D) where it is looked up; false in published models
+    window: int = 0  # positions that a query sees, its own included; 0: all before it
+    rope_base: float = 500_000.0
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"  # how angles are stretched for longer contexts
+    rope_factor: float = 1.0  # by how much
+    rope_low: float = 1.0  # llama3 only, as rope_high: turns within rope_context below which an angle is stretched
+    rope_high: float = 4.0  # and above which it is left alone
+    rope_context: int = 8192  # llama3 only: the context before it was extended
+    norm_eps: float = 1e-6
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
+    remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
+    unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers in a turn of their loop, at most
+    sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
+    attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(default="auto", metadata=Identity.excluded)
+
+    def __post_init__(self):
+        _check_positive(self, "vocab_size", "d_model", "n_layers", "n_heads", "d_ff_multiple", "unroll")
+        if not self.d_head and self.d_model % self.n_heads:
+            raise ConfigError(
+                f"model: d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
+                "change one of them or give d_head"
+            )
+        if self.n_heads % self.kv_heads:
+            raise ConfigError(
+                f"model: n_heads={self.n_heads} is not a multiple of n_kv_heads={self.kv_heads}; "
+                "every key-value head serves the same number of query heads"
+            )
+        if not 0 <= self.valid_vocab <= self.vocab_size:
+            raise ConfigError(f"model: valid_vocab={self.valid_vocab}, wanted at most vocab_size={self.vocab_size}")
+        if self.head_dim % 2:
+            raise ConfigError(f"model: head_dim={self.head_dim} is odd; rotary positions need pairs")
+        if self.window < 0 or self.rope_factor <= 0 or self.rope_low >= self.rope_high:
+            raise ConfigError(
+                f"model: window={self.window}, rope_factor={self.rope_factor}, rope_low={self.rope_low}, rope_high="
+                f"{self.rope_high}; wanted a window of at least 0, a factor above 0, and rope_low below rope_high"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """How many columns of the head stand for a token."""
+        return self.valid_vocab or self.vocab_size
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def ff_dim(self) -> int:
+        return self.d_ff or -(-8 * self.d_model // (3 * self.d_ff_multiple)) * self.d_ff_multiple
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with independent weight decay under muP (simple); the paper's values (section 4).
+
+    `wsd` is warmup, a constant rate, then a 1-sqrt decay to zero over the last `decay_fraction` of the steps: runs
+    that differ only in their length share the constant part, which is what lets one trunk serve several budgets.
+    """
+
+    learning_rate: float = 1e-2
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    warmup_steps: int = 40
+    decay_fraction: float = 0.25  # wsd only
+    final_ratio: float = 1e-3  # cosine only: the last rate over the peak
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip: float = 1.0  # of the gradient's global norm
+    spike: float = 0.0  # updates whose gradient norm exceeds this many times the running mean are not made; 0: all are
+    mup: bool = True
+    base_width: int = 32  # the fan-in at which a linear layer trains at learning_rate itself
+
+    def __post_init__(self):
+        if self.spike != 0 and not self.spike > 1:
+            raise ConfigError(f"optim.spike: got {self.spike}, wanted 0 (off) or a factor above 1, such as 10")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Which finished run teaches, and how its signal reaches the student.
+
+    `run` is the teacher's own fingerprint and enters the student's; `source` is where that run lies on this machine
+    and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once a window and
+    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`; 'stored' reads what
+    launch.cache left in the folder `store`, and meets the teacher only to judge the student, if `source` is given.
+    Several teachers are a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are mixed, by weights
+    over their sum, before anything else is done to them; `run` then names all of them.
+    """
+
+    run: str = ""
+    source: str = dataclasses.field(default="", metadata=Identity.excluded)
+    mixture: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)
+    stored: str = ""  # what a store holds of the teacher, as 'topk top_k=128'; filled in from the store
+    store: str = dataclasses.field(default="", metadata=Identity.excluded)
+    signal: Literal["online", "memory", "stored"] = dataclasses.field(default="online", metadata=Identity.excluded)
+    memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
+    dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of its weights; int8 has a scale for every channel
+
+    def __post_init__(self):
+        if self.store and self.signal != "stored":
+            raise ConfigError(
+                f"teacher.store={self.store!r} with signal={self.signal!r}; set signal='stored' to read it"
+            )
+        if self.source and self.mixture:
+            raise ConfigError("teacher: got both source and mixture; several teachers are mixture='A@0.7,B@0.3' alone")
+        for i, part in enumerate(self.mixture):
+            try:
+                found = float(part.rpartition("@")[2]) > 0 and part.rpartition("@")[0].strip()
+            except ValueError:
+                found = ""
+            if not found:
+                raise ConfigError(f"teacher.mixture[{i}]: got {part!r}, wanted 'WORKDIR@WEIGHT', the weight above 0")
+
+    @property
+    def sources(self) -> tuple[tuple[str, float], ...]:
+        """The workdirs of all teachers and their weights, which sum to 1."""
+        if self.source:
+            return ((self.source, 1.0),)
+        parts = [(part.rpartition("@")[0].strip(), float(part.rpartition("@")[2])) for part in self.mixture]
+        total = sum(weight for _, weight in parts)
+        return tuple((source, weight / total) for source, weight in parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn: temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole.
+
+    With both, the nucleus of `top_p` is taken among the `top_k`. A sequence ends at the first of its `stop` tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        wanted = {
+            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "top_k": (self.top_k >= 0, "0 (all) or more"),
+            "top_p": (0 < self.top_p <= 1, "a number above 0, at most 1"),
+        }
+        for name, (holds, text) in wanted.items():
+            if not holds:
+                raise ConfigError(f"{name} of sampling: got {getattr(self, name)!r}, wanted {text}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecodeConfig(SamplingConfig):
+    """How long a completion may be, and how its tokens are drawn."""
+
+    new_tokens: int = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_positive(self, "new_tokens")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig(SamplingConfig):
+    """Batches that the student writes and the teacher judges (generalised distillation, Agarwal et al. 2306.13649).
+
+    A step is one with probability `fraction`: the student continues the first `prompt_tokens` of each row, and only
+    what it wrote counts. That is no label of itself, so lambda is 1 in such a step.
+    """
+
+    fraction: float = 0.0
+    prompt_tokens: int = 16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.fraction <= 1:
+            raise ConfigError(f"on_policy.fraction: got {self.fraction}, wanted a number from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Whose weights a run begins with, in place of random ones: those of a finished run or of a published model.
+
+    Of a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; of a wider one,
+    'slice' takes the leading part of every dimension (distill/model/warm_start.py).
+    """
+
+    source: str = dataclasses.field(default="", metadata=Identity.excluded)
+    run: str = ""  # the source's own name, filled in
+    layers: Literal["every", "first"] = "every"
+    width: Literal["same", "slice"] = "same"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
+
+    tokens: int = 65_536
+    batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; data=-1 takes all that the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How the loop is carried out; nothing here changes which run it is."""
+
+    steps_per_call: int = 16  # optimiser steps in one jitted call
+    log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run
+    checkpoint_seconds: float = 60.0
+    patience: int = 50  # updates in a row (at most a quarter of all) that may be rejected before the run is stopped
+    keep: int = 2
+    wandb: str = ""  # the project of Weights & Biases that is told too (pip install wandb)
+
+    def __post_init__(self):
+        _check_positive(self, "steps_per_call", "patience")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One training run: a supervised model, or a student of a teacher when `teacher.run` names one."""
+
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    init: InitConfig = InitConfig()
+    data: DataConfig = DataConfig()
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+    eval: EvalConfig = EvalConfig()
+    mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
+    loop: LoopConfig = dataclasses.field(default=LoopConfig(), metadata=Identity.excluded)
+    seed: int = 0
+    forked: str = ""  # 'RUN@STEP': the other run whose whole state this one began with (launch.train --fork)
+    tokens: int = 250_000  # D: the training budget, cut down to whole steps; those of a fork's origin included
+    batch_size: int = 4  # sequences a step, over all hosts
+    seq_len: int = 128
+    microbatches: int = dataclasses.field(default=1, metadata=Identity.excluded)
+
+    def __post_init__(self):
+        _check_positive(self, "batch_size", "seq_len", "microbatches")
+        if self.batch_size % self.microbatches:
+            raise ConfigError(
+                f"microbatches={self.microbatches} does not divide batch_size={self.batch_size}; choose a divisor"
+            )
+        if self.steps < 1:
+            raise ConfigError(
+                f"tokens={self.tokens} is less than one step of {self.batch_size} x {self.seq_len} tokens; "
+                f"wanted at least {self.batch_size * self.seq_len}"
+            )
+        if self.on_policy.fraction:
+            self._check_on_policy()
+        if self.objective.features:
+            self._check_features()
+
+    def _check_features(self) -> None:
+        deepest = max(mine for mine, _ in self.objective.feature_pairs)
+        if deepest > self.model.n_layers:
+            raise ConfigError(
+                f"objective.features={self.objective.features}: the student has {self.model.n_layers} layers, got "
+                f"layer {deepest}; wanted 0 (the embedding) to {self.model.n_layers}"
+            )
+        if self.teacher.signal != "online":
+            raise ConfigError(
+                f"objective.features with teacher.signal={self.teacher.signal!r}: a kept signal holds distributions "
+                "and no hidden states; set teacher.signal='online'"
+            )
+        if self.teacher.mixture:
+            raise ConfigError("objective.features with teacher.mixture: layers are those of one teacher; give source")
+
+    def _check_on_policy(self) -> None:
+        prompt, signal = self.on_policy.prompt_tokens, self.teacher.signal
+        if not 1 <= prompt <= self.seq_len:
+            raise ConfigError(
+                f"on_policy.prompt_tokens: got {prompt}, wanted 1 to seq_len={self.seq_len}; the student writes the "
+                "rest of a row"
+            )
+        if signal != "online":
+            raise ConfigError(
+                f"on_policy.fraction={self.on_policy.fraction} with teacher.signal={signal!r}: what the student writes "
+                "was never stored; set teacher.signal='online'"
+            )
+        if self.data.packing != "windows" or self.data.completions_only:
+            raise ConfigError(
+                f"on_policy.fraction={self.on_policy.fraction} with data.packing={self.data.packing!r}, "
+                f"data.completions_only={self.data.completions_only}: prompts are the first tokens of plain windows; "
+                "set packing='windows' and completions_only=false"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // (self.batch_size * self.seq_len)
+
+    @property
+    def stable_steps(self) -> int:
+        """The first step of the decay: up to it, runs of one trunk are the same run."""
+        if self.optim.schedule != "wsd":
+            return 0
+        return self.steps - round(self.optim.decay_fraction * self.steps)
+
+
+def trunk_fingerprint(config: ExperimentConfig) -> str:
+    """Names the constant-rate part that runs share when they differ only in their number of tokens.
+
+    Only a WSD schedule has one, and only under an objective that stays the same; any other run is a trunk of its own.
+    Runs of one trunk have correlated errors, so this is also the cluster of the bootstrap.
+    """
+    if config.optim.schedule != "wsd" or config.objective.schedule != "constant":
+        return fingerprint(config)
+    return digest(["trunk", *(item for item in sorted(identity(config)) if item[0] != "tokens")])

@@ -1,0 +1,43 @@
+"""What a generation is: whose completions, of which prompts, how drawn. Standard library only."""
+
+import dataclasses
+from typing import Literal
+
+from distill.config import ConfigError, DecodeConfig, Identity, MeshConfig
+from distill.config.data import DataConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """`per_prompt` completions of every prompt that `data` gives, by the teacher in the workdir or model `teacher`.
+
+    A prompt is the first `prompt_tokens` of a document; with `every`, one begins again each so many tokens. Where the
+    data know completions, it is what comes before the first of them, and longer ones are left out. `data.split` says
+    whose documents; those of the validation split stay as they are ('text'), or their prompts are completed as well
+    ('completions'): that is what a student of the store is evaluated on.
+    """
+
+    teacher: str = dataclasses.field(default="", metadata=Identity.excluded)
+    run: str = ""  # the teacher's own fingerprint, filled in
+    data: DataConfig = DataConfig()
+    decode: DecodeConfig = DecodeConfig()  # the end of text stops a completion, whatever else does
+    prompt_tokens: int = 32
+    every: int = 0
+    prompts: int = 0  # at most so many of a split; 0: all
+    per_prompt: int = 1
+    batch_size: int = 16
+    seed: int = 0
+    held_out: Literal["text", "completions"] = "text"
+    # What of the completions enters the token store; the jsonl keeps all.
+    min_log_prob: float = dataclasses.field(default=0.0, metadata=Identity.excluded)  # mean, nats per token; 0: any
+    mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
+
+    def __post_init__(self):
+        for name in ("prompt_tokens", "per_prompt", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted at least 1")
+        for name in ("every", "prompts"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0 or more")
+        if self.min_log_prob > 0:
+            raise ConfigError(f"min_log_prob: got {self.min_log_prob}, wanted a log-probability below 0, or 0 for any")

@@ -1,0 +1,134 @@
+"""What a student minimises, as a frozen dataclass that refuses what cannot be estimated. Standard library only."""
+
+import contextlib
+import dataclasses
+import itertools
+import re
+from typing import Any, Literal
+
+from distill.config.exactness import DIVERGENCES, TABLE
+from distill.errors import ConfigError
+
+# Read by distill.config.fingerprint: how a run is carried out is no part of what it is.
+_EXCLUDED = {"identity": False}
+_PAIR = r"\s*\d+\s*>\s*\d+\s*"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """L = (1 - lambda) L_NTP + lambda L_KD + w L_F + z_loss Z (paper, Eq. 7 and Appendix).
+
+    Without a teacher the run is supervised: lambda and the weight w = `feature_weight` mean nothing.
+
+    L_KD is tau^2 times a `divergence` of the student q from the teacher p, both softened by tau = `temperature`:
+    'forward' KL(p || q) as a cross-entropy, 'reverse' KL(q || p), 'jensen_shannon' beta KL(p || m) + (1 - beta)
+    KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al. 2306.13649), or 'total_variation'.
+
+    target: what the teacher says of each token. 'soft' is its whole distribution; 'topk' its `top_k` likeliest tokens;
+    'topp' the fewest of those that hold `top_p` of the mass; 'sampled' `draws` tokens drawn from it; 'argmax' its
+    likeliest token. tail: whether the tokens that 'topk' or 'topp' leaves out count as one more outcome ('bucket') or
+    their mass goes to the others ('renormalise', as in the paper). distill/config/exactness.py says what each
+    combination is worth.
+
+    schedule: lambda, temperature and beta move to their `_final` values over the run.
+
+    features: pairs of layers 'student>teacher' whose hidden states L_F compares through a learned projection, by
+    `feature_loss` (distill/losses/features.py): 0 is the embedding, i the residual stream after layer i. Their weight
+    stands beside lambda, not under it: lambda divides between the labels and the teacher's distribution.
+    """
+
+    lambda_: float = 1.0
+    temperature: float = 1.0
+    z_loss: float = 1e-4
+    target: Literal["soft", "topk", "topp", "sampled", "argmax"] = "soft"
+    divergence: Literal["forward", "reverse", "jensen_shannon", "total_variation"] = "forward"
+    beta: float = 0.5
+    top_k: int = 128
+    top_p: float = 0.9
+    tail: Literal["bucket", "renormalise"] = "bucket"
+    draws: int = 1
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lambda_final: float = 1.0
+    temperature_final: float = 1.0
+    beta_final: float = 0.5
+    features: tuple[str, ...] = ()
+    feature_loss: Literal["mse", "cosine"] = "mse"
+    feature_weight: float = 1.0
+    # Where the loss is computed: 'dense' from whole logits, 'fused' in chunks, 'auto' by the size of the vocabulary.
+    implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=_EXCLUDED)
+
+    def __post_init__(self):
+        ends = [("lambda_", "temperature", "beta")]
+        if self.schedule != "constant":
+            ends.append(("lambda_final", "temperature_final", "beta_final"))
+        for lambda_, temperature, beta in ends:
+            self._expect(lambda_, 0 <= getattr(self, lambda_) <= 1, "a number from 0 to 1")
+            self._expect(temperature, getattr(self, temperature) > 0, "a number above 0")
+            self._expect(
+                beta,
+                0 < getattr(self, beta) < 1,
+                "a number between 0 and 1, both excluded; at the ends the divergence over beta and over 1 - beta is "
+                "divergence='forward' and 'reverse'",
+            )
+        self._expect("top_k", self.top_k > 0, "at least 1")
+        self._expect("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1")
+        self._expect("draws", self.draws > 0, "at least 1")
+        self._expect("feature_weight", self.feature_weight > 0, "a number above 0; without features leave them out")
+        for i, pair in enumerate(self.features):
+            if not re.fullmatch(_PAIR, pair):
+                raise ConfigError(
+                    f"objective.features[{i}]: got {pair!r}, wanted 'layer of the student>layer of the teacher', "
+                    "e.g. '2>6'"
+                )
+        cell = TABLE[self.divergence, self.signal, not self.tempered]
+        if cell.verdict == "refused":
+            tau = "a temperature other than 1" if self.tempered else "temperature 1"
+            raise ConfigError(
+                f"objective: divergence={self.divergence!r} of {self._signal_words} at {tau} is refused: "
+                f"{cell.reason}; change target, divergence, tail or temperature (the table is in docs/objectives.md)"
+            )
+
+    def _expect(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ConfigError(f"objective.{name}: got {getattr(self, name)!r}, wanted {wanted}")
+
+    @property
+    def tempered(self) -> bool:
+        """Whether the temperature is, or comes to be, other than exactly 1."""
+        return self.temperature != 1.0 or (self.schedule != "constant" and self.temperature_final != 1.0)
+
+    @property
+    def feature_pairs(self) -> tuple[tuple[int, int], ...]:
+        """The compared layers: (student's, teacher's)."""
+        return tuple((int(mine), int(theirs)) for mine, theirs in (re.findall(r"\d+", pair) for pair in self.features))
+
+    @property
+    def signal(self) -> str:
+        """The row of the exactness table that this target belongs to."""
+        if self.target in ("topk", "topp"):
+            return "truncated" if self.tail == "bucket" else "renormalised"
+        return "full" if self.target == "soft" else self.target
+
+    @property
+    def _signal_words(self) -> str:
+        tail = f" with tail={self.tail!r}" if self.target in ("topk", "topp") else ""
+        return f"target={self.target!r}{tail}"
+
+
+def every(**shared: Any) -> dict[str, ObjectiveConfig]:
+    """One config for each cell of the exactness table that builds, by name: what tests and benchmarks go through.
+
+    `shared` fields, such as top_k or beta, are the same in all.
+    """
+    targets: tuple[dict[str, str], ...] = (
+        {"target": "soft"},
+        *({"target": target, "tail": tail} for target in ("topk", "topp") for tail in ("bucket", "renormalise")),
+        {"target": "sampled"},
+        {"target": "argmax"},
+    )
+    found = {}
+    for divergence, target, temperature in itertools.product(DIVERGENCES, targets, (1.0, 2.0)):
+        with contextlib.suppress(ConfigError):
+            config = ObjectiveConfig(divergence=divergence, temperature=temperature, **target, **shared)  # type: ignore
+            found["-".join([divergence, *target.values(), f"{temperature:g}"])] = config
+    return found

@@ -1,0 +1,39 @@
+"""The configuration of a study: the experiment that its runs share, and the matrix of models, budgets and teachers."""
+
+import dataclasses
+
+from distill.config.experiment import ExperimentConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A matrix of runs over models, budgets and teachers, one line a group.
+
+    models      'name = width x layers', e.g. 'c = 32x2'; everything else is taken from the experiment's model
+    supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text. A budget is a
+                number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile)
+    teachers    'models @ budgets'; trained on the teachers' half
+    distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
+    ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
+                as well; such a study compares settings and fits no law
+    A line that ends in '# 0 1 2' has these seeds, others `seeds`. A student has its teacher's.
+    """
+
+    models: tuple[str, ...] = ()
+    supervised: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    distilled: tuple[str, ...] = ()
+    ablations: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    workers: int = 2  # processes, each pinned to its share of the cores
+    pack: int = 1  # runs of one shape that a worker trains together, under one vmapped step
+    resamples: int = 512  # of the bootstrap
+    ask_model: str = ""  # the student size of the closing advice; '': the largest student
+    ask_tokens: int = 0  # its tokens; 0: twice the largest budget
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyExperimentConfig(ExperimentConfig):
+    """A study: the experiment that its runs share, plus the matrix."""
+
+    study: StudyConfig = StudyConfig()

@@ -1,0 +1,198 @@
+"""Trees of frozen config dataclasses: the strict way in and out of them, and the fingerprint that names a run.
+
+A config file (configs/*.py) returns a plain tree; `build` turns it once into frozen, hashable dataclasses or raises
+an error that names the path, what it got, what it wanted and the nearest valid name. Standard library only.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from distill.errors import ConfigError
+from distill.system.files import loads
+
+T = TypeVar("T")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """' Did you mean 'x'?' for the valid name closest to a misspelt one, or '' where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+class Identity:
+    """Marks for dataclass fields: what a run *is* enters its fingerprint, how it is carried out does not."""
+
+    excluded: Mapping[str, Any] = types.MappingProxyType({"identity": False})
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(value) for value in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple of {typing.get_args(hint)[0].__name__}"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(hint, hint.__name__)
+
+
+def _convert(value: Any, hint: Any, path: str) -> Any:
+    """The value as its field wants it; ConfigError where that would change or lose something."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
+    if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(v, item, f"{path}[{i}]") for i, v in enumerate(value))
+    if typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        suggestion = nearest(str(value), [str(v) for v in typing.get_args(hint)])
+        raise ConfigError(f"{path}: got {value!r}, wanted {_type_name(hint)}.{suggestion}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, bool, str) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path}: got {value!r} ({type(value).__name__}), wanted {_type_name(hint)}")
+
+
+def build(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
+    """A frozen dataclass from a plain tree, strictly.
+
+    Raises ConfigError for an unknown name (with the nearest valid one), a wrong type or an impossible value.
+    """
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{path}: got {tree!r}, wanted a tree with the fields of {cls.__name__}")
+    hints = _hints(cls)
+    for name in tree:
+        if name not in hints:
+            raise ConfigError(f"{path}.{name}: there is no such field.{nearest(name, hints)}")
+    values = {name: _convert(value, hints[name], f"{path}.{name}") for name, value in tree.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:  # a class knows its fields and not where it stands
+        raise (error if path in str(error) else ConfigError(f"{path}: {error}")) from None
+
+
+def parse(cls: type, path: str, text: str) -> Any:
+    """The value that a command line's `--config.PATH=TEXT` means for that field of `cls`.
+
+    Integers may be written 250_000, 2.5e5, 250K, 1M or 2B; tuples as comma-separated items. Raises ConfigError.
+    """
+    where = f"config.{path}"
+    hint: Any = cls
+    for i, name in enumerate(path.split(".")):
+        if not dataclasses.is_dataclass(hint) or name not in _hints(typing.cast(type, hint)):
+            known = _hints(typing.cast(type, hint)) if dataclasses.is_dataclass(hint) else {}
+            at = ".".join(["config", *path.split(".")[:i]])
+            raise ConfigError(f"{where}: {at} has no field {name!r} (value {text!r}).{nearest(name, known)}")
+        hint = _hints(typing.cast(type, hint))[name]
+    if dataclasses.is_dataclass(hint):
+        inside = ", ".join(_hints(typing.cast(type, hint)))
+        raise ConfigError(f"{where}: got {text!r} for a group of fields; set one of {inside}")
+    return _parse_text(text, hint, where)
+
+
+def _parse_text(text: str, hint: Any, where: str) -> Any:
+    try:
+        if hint is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if hint is int:
+            return parse_count(text)
+        if hint is float:
+            return float(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"{where}: got {text!r}, wanted {_type_name(hint)}") from None
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        return tuple(_parse_text(part.strip(), item, where) for part in text.split(",") if part.strip())
+    return _convert(text, hint, where)
+
+
+def parse_count(text: str) -> int:
+    """A whole number, with underscores, an exponent or a suffix: 250_000 = 2.5e5 = 250K; ValueError otherwise."""
+    scale = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}.get(text[-1:].upper(), 1)
+    number = text[:-1] if scale > 1 else text
+    try:
+        return int(number) * scale
+    except ValueError:
+        value = float(number) * scale
+        if value % 1 != 0:  # true of inf and nan as well
+            raise ValueError(text) from None
+        return round(value)
+
+
+def replace(config: T, path: str, value: Any) -> T:
+    """The config with the field at a dotted path changed; its checks run again."""
+    name, _, rest = path.partition(".")
+    return dataclasses.replace(config, **{name: replace(getattr(config, name), rest, value) if rest else value})  # type: ignore
+
+
+def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field as {'a.b.c': value}, in the order of the dataclasses."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= to_flat(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def to_text(config: Any) -> str:
+    """`key = value` lines with JSON values: what stands beside every checkpoint, read back by `from_text`."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in to_flat(config).items())
+
+
+def from_text(cls: type[T], text: str, where: str = "config.txt") -> T:
+    """The config that `to_text` wrote; lines that start with # are skipped. Raises ConfigError."""
+    tree: dict[str, Any] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        key, separator, value = line.partition(" = ")
+        node = tree
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{where}, line {number}: got {line!r:.200}, but {parent!r} is a value above")
+        try:
+            node[last] = loads(value)
+        except (ValueError, TypeError):
+            raise ConfigError(f"{where}, line {number}: got {line!r}, wanted `key = JSON value`") from None
+        if not separator:
+            raise ConfigError(f"{where}, line {number}: got {line!r}, wanted `key = JSON value`")
+    return build(cls, tree, where)
+
+
+def identity(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields that make a run what it is and that differ from the defaults of their own class."""
+    for field in dataclasses.fields(config):
+        if field.metadata.get("identity", True):
+            value = getattr(config, field.name)
+            if dataclasses.is_dataclass(value):
+                yield from identity(value, f"{prefix}{field.name}.")
+            elif value != field.default:
+                yield prefix + field.name, value
+
+
+def fingerprint(config: Any) -> str:
+    """Twelve hex digits that name what this run is.
+
+    Only fields that differ from their defaults are hashed, without paths, logging or device fields, and a teacher
+    enters by its own fingerprint; so a field added later, with the old behaviour as its default, orphans no run.
+    """
+    return digest(sorted(identity(config)))
+
+
+def digest(items: list[Any]) -> str:
+    """Twelve hex digits of a list of JSON values."""
+    return hashlib.sha256(json.dumps(items, separators=(",", ":")).encode()).hexdigest()[:12]

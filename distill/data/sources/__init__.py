@@ -1,0 +1,1 @@
+"""Where text comes from: files, buckets, prepared datasets, chats, a generated language, the embedded corpus."""

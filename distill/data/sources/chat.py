@@ -1,0 +1,105 @@
+"""Chat templates that come with models: Jinja, rendered in a sandbox, and cut into template and text."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distill.data.documents import Part
+from distill.data.sources import jinja_sandbox as render
+from distill.data.tokenizers.gguf import GgufFile
+from distill.errors import DataError
+from distill.system.files import loads
+
+TOKENIZER_CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
+
+
+def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
+    """The chat template ('' where there is none) of a model's folder, GGUF file or .jinja file, and its special tokens.
+
+    Raises DataError for a file that cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        fields = GgufFile(path).fields
+        tokens = fields.get("tokenizer.ggml.tokens", [])
+        ids = {name: fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+        special = {
+            f"{name}_token": str(tokens[i])
+            for name, i in ids.items()
+            if isinstance(tokens, list) and type(i) is int and 0 <= i < len(tokens)
+        }
+        return str(fields.get("tokenizer.chat_template", "")), special
+    try:
+        if not path.is_dir():
+            return path.read_text("utf-8"), {}
+        file = path / TOKENIZER_CONFIG
+        tree = loads(file.read_text("utf-8")) if file.exists() else {}
+        if not isinstance(tree, dict):
+            raise ValueError(f"{TOKENIZER_CONFIG} holds no object")
+        text = (path / JINJA).read_text("utf-8") if (path / JINJA).exists() else tree.get("chat_template") or ""
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read its chat template ({error})") from None
+    if isinstance(text, list):  # several by name
+        found = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
+        text = found[0].get("template") if found else ""
+    if not isinstance(text, str):
+        raise DataError(f"{path}: its chat template is {text!r:.60}, wanted text")
+    known = {name: tree.get(name) for name in ("bos_token", "eos_token")}
+    known = {name: value.get("content") if isinstance(value, dict) else value for name, value in known.items()}
+    return text, {name: value for name, value in known.items() if isinstance(value, str)}
+
+
+class ChatTemplate:
+    """A model's own way to write a conversation.
+
+    It is somebody's program: it runs in Jinja's sandbox, in a process of its own with bounded time and memory
+    (render.py). What it writes around a message's content is template, where special tokens count, while the content
+    is text, where they do not.
+    """
+
+    def __init__(self, path: str):
+        self.text, self._special = read_template(path)
+        if not self.text:
+            raise DataError(f"{path}: there is no chat template; set data.columns.chat instead of template")
+        self._path = path
+        if importlib.util.find_spec("jinja2") is None:
+            raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`")
+        self._render([])
+
+    def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> str:
+        """The conversation as text; with `prompt`, up to where the assistant begins its next turn."""
+        return self._render([(messages, prompt)])[0]
+
+    def _render(self, wanted: Sequence[tuple[Sequence[Mapping[str, str]], bool]]) -> list[str]:
+        calls = [{"messages": list(messages), "add_generation_prompt": prompt} for messages, prompt in wanted]
+        try:
+            return render.render(self.text, self._special, calls)
+        except render.RenderError as error:
+            what = "fails on a conversation" if error.compiled else "is not Jinja"
+            raise DataError(f"{self._path}: its chat template {what} ({' '.join(str(error).split()):.200})") from None
+
+    def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
+        """The conversation in parts; the assistant's contents, and what closes its turns, are trained.
+
+        Raises DataError for a template that changes contents or what it wrote of earlier turns: of such text nobody
+        can say which tokens were whose.
+        """
+        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]
+        parts: list[Part] = []
+        done = ""
+        *prefixes, want = self._render([*((marked[: i + 1], False) for i in range(len(messages))), (messages, False)])
+        for i, (message, mark, now) in enumerate(zip(messages, marks, prefixes)):
+            before, found, after = now[len(done) :].partition(mark)
+            if not now.startswith(done) or not found or mark in after:
+                raise DataError(f"{self._path}: its chat template does not write turn {i + 1} after turn {i} and once")
+            reply = message["role"] == "assistant"
+            parts.append(Part(before, trained=False, template=True))
+            parts.append(Part(message["content"], trained=reply))
+            parts.append(Part(after, trained=reply, template=True))
+            done = now
+        for tidy in (str, str.strip):
+            found_parts = [part if part.template else part._replace(text=tidy(part.text)) for part in parts]
+            if "".join(part.text for part in found_parts) == want:
+                return [part for part in found_parts if part.text]
+        raise DataError(f"{self._path}: its chat template changes the contents of messages")

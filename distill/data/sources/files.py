@@ -1,0 +1,182 @@
+"""Text files as a source: .txt, .jsonl and .parquet, compressed or not, on this machine or behind gs://."""
+
+import codecs
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from distill.config.data import FilesConfig
+from distill.data.documents import Document, Part
+from distill.data.sources import storage
+from distill.data.sources.columns import Columns
+from distill.errors import DataError
+from distill.system import cloud
+from distill.system.files import loads
+
+FORMATS = (".txt", ".jsonl", ".parquet")
+_PIECE = 1 << 20
+# A .txt file without separators is cut at line ends into documents of about this many characters, so that no file
+# has to fit in memory.
+MAX_DOCUMENT = 4 << 20
+
+
+class Files:
+    """Documents of all files that the globs match, validation files first, each group in order of path."""
+
+    def __init__(self, config: FilesConfig, columns: Columns):
+        self._config, self._columns = config, columns
+        if not config.paths and not config.validation:
+            raise DataError("data.files.paths is empty; give at least one glob, e.g. data.files.paths='texts/**/*.txt'")
+        validation = storage.expand(config.validation)
+        train = [path for path in storage.expand(config.paths) if path not in set(validation)]
+        self._files = [(path, "validation") for path in validation] + [(path, "") for path in train]
+        self.shards = [path for path, _ in self._files]
+        self.explicit: tuple[str, ...] = ("validation",) if validation else ()
+        for path in self.shards:
+            kind(path)
+        self.masked = columns.masked
+        self._sizes = [storage.size(path) for path in self.shards]
+        self._reading: tuple[int, Any] = (0, None)  # the shard, and its file as stored
+
+    def describe(self) -> dict[str, Any]:
+        """Names, sizes and a hash of the head and tail of every file: reading terabytes to open a store is no option.
+
+        An edit in the middle of a file over 128 KiB that keeps its size goes unnoticed.
+        """
+        root = storage.common_root(self.shards)
+        files = {
+            path[len(root) :]: {"size": size, "probe": storage.probe(path, size), "split": split or "by hash"}
+            for (path, split), size in zip(self._files, self._sizes)
+        }
+        return {
+            "source": "files",
+            "separator": self._config.separator,
+            "invalid_utf8": self._config.invalid_utf8,
+            "files": files,
+        }
+
+    @property
+    def share(self) -> float:
+        """How much of all files' stored bytes has been read."""
+        shard, raw = self._reading
+        done = sum(self._sizes[:shard]) + (0 if raw is None else self._sizes[shard] if raw.closed else raw.tell())
+        return min(done / max(sum(self._sizes), 1), 1.0)
+
+    def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
+        path, split = self._files[shard]
+        reader = {".txt": self._read_txt, ".jsonl": self._read_jsonl, ".parquet": self._read_parquet}[kind(path)]
+        try:
+            for i, document in enumerate(reader(path, shard)):
+                if i >= skip:
+                    yield document._replace(split=split)
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
+
+    def _read_txt(self, path: str, shard: int) -> Iterator[Document]:
+        separator = self._config.separator
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        rest = ""
+        with storage.open_bytes(path) as (file, raw):
+            self._reading = shard, raw
+            while piece := file.read(_PIECE):
+                rest += decoder.decode(piece)
+                if separator:
+                    *whole, rest = rest.split(separator)
+                    yield from (self._plain(text, path) for text in whole)
+                while len(rest) > MAX_DOCUMENT:
+                    cut = rest.rfind("\n", 0, MAX_DOCUMENT) + 1 or MAX_DOCUMENT
+                    yield self._plain(rest[:cut], path)
+                    rest = rest[cut:]
+        rest += decoder.decode(b"", final=True)
+        if rest or not separator:
+            yield self._plain(rest, path)
+
+    def _plain(self, text: str, where: str) -> Document:
+        """A document of one text, under the policy for bytes that are not UTF-8 (held as surrogates here)."""
+        try:
+            text.encode("utf-8")
+            return Document((Part(text),))
+        except UnicodeEncodeError:
+            return self._mend(text.encode("utf-8", "surrogateescape"), where)
+
+    def _mend(self, raw: bytes, where: str) -> Document:
+        if self._config.invalid_utf8 == "error":
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where}: not UTF-8 ({error}); convert the file, or set data.files.invalid_utf8 to "
+                    "'replace' or 'skip'"
+                ) from None
+        if self._config.invalid_utf8 == "skip":
+            return Document(broken=True)
+        return Document((Part(raw.decode("utf-8", "replace")),), broken=True)
+
+    def _read_jsonl(self, path: str, shard: int) -> Iterator[Document]:
+        with storage.open_bytes(path) as (file, raw):
+            self._reading = shard, raw
+            for number, line in enumerate(file, 1):
+                where = f"{path}, line {number}"
+                if not line.strip():
+                    continue
+                broken = False
+                try:
+                    text = line.decode("utf-8")
+                except UnicodeDecodeError:
+                    mended = self._mend(line, where)
+                    if not mended.parts:
+                        yield mended
+                        continue
+                    text, broken = mended.parts[0].text, True
+                try:
+                    record = loads(text)
+                except ValueError as error:
+                    raise DataError(f"{where}: not a JSON object ({error})") from None
+                if not isinstance(record, dict):
+                    raise DataError(f"{where}: got {type(record).__name__}, wanted a JSON object a line")
+                yield _without_surrogates(self._columns.document(record, where), broken)
+
+    def _read_parquet(self, path: str, shard: int) -> Iterator[Document]:
+        parquet = storage.optional("pyarrow.parquet", "pyarrow", path)
+        arrow = storage.optional("pyarrow", "pyarrow", path)
+        with cloud.at(path).open("rb") as raw:
+            self._reading = shard, raw
+            row = 0
+            try:
+                file = parquet.ParquetFile(raw)
+                self._columns.check(file.schema_arrow.names, path)
+                for batch in file.iter_batches(batch_size=1024, columns=self._columns.needed()):
+                    records = batch.to_pylist()
+                    for record in records:
+                        row += 1
+                        yield _without_surrogates(self._columns.document(record, f"{path}, row {row}"), False)
+            except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path}: not a parquet file, or damaged after row {row} ({reason:.200})") from None
+
+
+def kind(path: str) -> str:
+    """'.txt', '.jsonl' or '.parquet'; DataError for any other name."""
+    name = path
+    for suffix in storage.COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    for suffix in FORMATS:
+        if name.endswith(suffix) and (suffix != ".parquet" or name == path):
+            return suffix
+    raise DataError(
+        f"{path}: got a file of an unknown kind, wanted {', '.join(FORMATS)} (the first two also as "
+        f"{', '.join(storage.COMPRESSIONS)})"
+    )
+
+
+def _without_surrogates(document: Document, broken: bool) -> Document:
+    """JSON may escape half a surrogate pair, which is no text: it becomes U+FFFD, and the document counts as broken."""
+    try:
+        "".join(part.text for part in document.parts).encode("utf-8")
+        return document._replace(broken=broken)
+    except UnicodeEncodeError:
+        texts = [part.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for part in document.parts]
+        parts = tuple(part._replace(text=text) for part, text in zip(document.parts, texts))
+        return document._replace(parts=parts, broken=True)

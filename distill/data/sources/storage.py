@@ -1,0 +1,127 @@
+"""Reading files wherever they are: globs, compression, and gs:// through etils.epath."""
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import importlib
+import io
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from distill.errors import DataError
+from distill.system import cloud
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+_PROBE = 64 << 10
+_PIECE = 128 << 10
+# What a header may ask for: the largest preset of xz takes 65 MiB, a file of strangers may say four gigabytes.
+_XZ_MEMORY = 80 << 20
+
+
+def expand(patterns: tuple[str, ...]) -> list[str]:
+    """The files that globs match, each once, sorted; DataError for a pattern that matches nothing."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = _glob_remote(pattern) if cloud.remote(pattern) else glob.glob(pattern, recursive=True)
+        files = [path for path in matched if cloud.remote(path) or Path(path).is_file()]
+        if not files:
+            raise DataError(f"data.files: {pattern!r} matches no file")
+        found.update(files)
+    return sorted(found)
+
+
+def _glob_remote(pattern: str) -> list[str]:
+    fixed, _, rest = pattern.partition("*")
+    if not rest and not pattern.endswith("*"):
+        return [pattern]
+    folder = fixed.rpartition("/")[0]
+    return [str(path) for path in cloud.at(folder).glob(pattern[len(folder) + 1 :])]
+
+
+def size(path: str) -> int:
+    """Bytes of a file as stored."""
+    stat = cloud.at(path).stat()
+    return stat.length if cloud.remote(path) else stat.st_size
+
+
+@contextlib.contextmanager
+def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The decompressed bytes of a file, streaming, and the file as stored (whose position tells the progress)."""
+    with cloud.at(path).open("rb") as raw:
+        if path.endswith(".zst"):
+            zstandard = optional("zstandard", "zstandard", path)
+            try:
+                yield io.BufferedReader(_Frames(lambda: zstandard.ZstdDecompressor().decompressobj(), raw)), raw
+            except zstandard.ZstdError as error:
+                raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
+        elif path.endswith(".xz"):
+            yield io.BufferedReader(_Frames(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), raw)), raw
+        elif path.endswith(".gz"):
+            with gzip.open(raw, "rb") as stream:
+                yield stream, raw
+        else:
+            yield raw, raw
+
+
+class _Frames(io.RawIOBase):
+    """Frames of zstd, or streams of xz, end to end; EOFError where the last one is cut off."""
+
+    def __init__(self, make: Callable[[], Any], raw: IO[bytes]):
+        self._make, self._raw = make, raw
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            if self._frame is not None and not self._frame.eof and not getattr(self._frame, "needs_input", True):
+                self._ready = self._frame.decompress(b"", _PIECE)  # xz: more of what it was given
+                continue
+            if self._frame is not None and self._frame.eof:
+                piece, self._frame = self._frame.unused_data or self._raw.read(_PIECE), None
+                while piece and not (data := piece.lstrip(b"\0")):  # between streams xz may have zeros
+                    piece = self._raw.read(_PIECE)
+                data = data if piece else b""
+            else:
+                data = self._raw.read(_PIECE)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("compressed data ended before the end of its last frame")
+                return 0
+            if self._frame is None:
+                self._frame = self._make()
+            # zstd knows no bound of its output; xz does.
+            bound = (_PIECE,) if hasattr(self._frame, "needs_input") else ()
+            self._ready = self._frame.decompress(data, *bound)
+        n = min(len(buffer), len(self._ready))
+        buffer[:n], self._ready = self._ready[:n], self._ready[n:]
+        return n
+
+
+def optional(module: str, package: str, path: str) -> Any:
+    """A module that only some files need; DataError that names the package when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{path}: reading this needs the package {package}; `pip install {package}`") from None
+
+
+def probe(path: str, size: int) -> str:
+    """sha256 of the first and last 64 KiB of a file: its content, when it is small."""
+    with cloud.at(path).open("rb") as file:
+        head = file.read(_PROBE)
+        if size > 2 * _PROBE:
+            file.seek(size - _PROBE)
+        return hashlib.sha256(head + file.read(_PROBE)).hexdigest()
+
+
+def common_root(paths: list[str]) -> str:
+    """The folder that all paths share, so that moving a corpus does not change what it is."""
+    first, last = min(paths), max(paths)
+    same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    return first[: first.rfind("/", 0, same) + 1]

@@ -1,0 +1,1 @@
+"""The token store, built once: documents encoded, split, cut into windows or packed, with checksums."""

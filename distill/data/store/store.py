@@ -1,0 +1,167 @@
+"""The token store: a folder of memory-mapped tokens and a manifest that vouches for every byte of it.
+
+manifest.json    format, fingerprint of the recipe, tokenizer, counts, and the sha256 of every hash file
+SPLIT.bin        token ids (uint8, uint16 or uint32), documents end to end
+SPLIT.docs       where each document ends, and the digest of its text
+SPLIT.mask       1 where a token belongs to a completion (only where the source knows)
+vocabulary.bytes the bytes of text that each token id stands for
+*.sha256         a hash for every 64 KiB of the file beside it
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import nearest
+from distill.data.store.blocks import BlockReader
+from distill.data.store.evaluation import Evaluation, Share, View, evaluation_set
+from distill.data.store.packing import PackedDocuments
+from distill.data.store.split import DOCUMENT_DTYPE, Split
+from distill.data.store.windows import Windows
+from distill.data.tokenizers.tokenizer import Tokenizer, load
+from distill.errors import DataError
+from distill.system.files import loads
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+VOCABULARY = "vocabulary.bytes"
+
+
+class TokenStore:
+    """An open store. Reading is lazy: opening looks at the manifest and the hash files only."""
+
+    weights: tuple[float, ...] = (1.0,)
+
+    def __init__(self, path: str | Path):
+        """Raises DataError when there is no whole store of this format at `path`."""
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        tokenizer = self.manifest["tokenizer"]
+        self.fingerprint: str = self.manifest["fingerprint"]
+        # Of generated completions: the teacher's run, its N and D, and the FLOPs that they took; else nothing.
+        self.maker: dict[str, Any] = self.manifest["recipe"].get("source", {}).get("maker", {})
+        self.tokenizer_name: str = tokenizer["name"]
+        self.tokenizer_hash: str = tokenizer["hash"]
+        self.vocab_size: int = tokenizer["vocab_size"]
+        self.end_of_text: int = tokenizer["end_of_text"]
+        self.splits = {
+            name: Split(self.path, name, self.manifest["dtype"], entry)
+            for name, entry in self.manifest["splits"].items()
+        }
+        vocabulary = BlockReader(self.path / VOCABULARY, self.manifest["vocabulary"], np.int64)
+        vocabulary.check_all()
+        self.byte_lengths: NDArray[np.int64] = np.asarray(vocabulary.array)
+
+    def split(self, name: str) -> Split:
+        if name not in self.splits:
+            raise DataError(
+                f"{self.path}: there is no split {name!r}, only {', '.join(self.splits)}.{nearest(name, self.splits)}"
+            )
+        return self.splits[name]
+
+    def views(
+        self, split: str, seq_len: int, *, packing: str = "windows", completions_only: bool = False
+    ) -> list[View]:
+        """The split as rows of seq_len + 1 tokens (one view; a mixture has several).
+
+        Raises DataError when it is too short for one row, or completions are asked for and unknown.
+        """
+        found = self.split(split)
+        if completions_only and not found.masked:
+            raise DataError(
+                f"{self.path}: completions_only is set, but this store was made from plain text and knows no "
+                "completions; build it from records with data.columns.messages or data.columns.prompt"
+            )
+        view: View
+        if packing == "documents":
+            view = PackedDocuments(found, seq_len, completions_only)
+        else:
+            view = Windows(found, seq_len, packing == "segments", completions_only)
+        if not view.count:
+            raise DataError(
+                f"{self.path}: split {split!r} has {found.tokens} tokens, too few for one row of seq_len + 1 = "
+                f"{seq_len + 1}; shorten seq_len or add text"
+            )
+        return [view]
+
+    def evaluation(
+        self, split: str, seq_len: int, n_tokens: int, *, packing: str = "windows", completions_only: bool = False
+    ) -> Evaluation:
+        """About n_tokens predicted tokens of a split in evenly spaced windows, the same on every call and host."""
+        views = self.views(split, seq_len, packing=packing, completions_only=completions_only)
+        return evaluation_set([Share(view, 1.0, self.byte_lengths) for view in views], n_tokens)
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made this store, from the store's own copy."""
+        kind = self.manifest["tokenizer"]["kind"]
+        name = {"json": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind, "")
+        option = str(self.vocab_size) if kind == "symbols" else "none"
+        return load((kind, str(self.path / name), option))
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """DataError unless a model with this vocabulary can read every token of the store."""
+        if vocab_size < self.vocab_size:
+            raise DataError(
+                f"model.vocab_size is {vocab_size}, but the store {self.path} holds tokens of {self.tokenizer_name!r} "
+                f"with a vocabulary of {self.vocab_size}; set model.vocab_size={self.vocab_size}"
+            )
+
+    def verify(self) -> None:
+        """Reads and checks every byte; DataError names the first that differs."""
+        for split in self.splits.values():
+            split.verify()
+
+
+def read_manifest(path: Path) -> dict:
+    """The manifest of a store; DataError when there is none, or it is of another format."""
+    file = path / MANIFEST
+    try:
+        manifest = loads(file.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{path}: there is no {MANIFEST}, so this is no token store; `python -m launch.tokenize` builds one"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file}: cannot be read ({error}); delete the store and build it again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise DataError(f"{file}: got format {got!r}, wanted {FORMAT}; build the store again")
+    try:
+        _check(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{file}: describes no store ({error!r:.100}); build the store again") from None
+    return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Raises ValueError or the like for a manifest that says what no store can be."""
+
+    def expect(holds: bool, what: str) -> None:
+        if not holds:
+            raise ValueError(what)
+
+    def number(value: Any) -> int:
+        expect(type(value) is int and 0 <= value < 2**62, f"a count of {value!r:.40}")
+        return value
+
+    tokenizer, source = manifest["tokenizer"], manifest["recipe"].get("source", {})
+    texts = (manifest["fingerprint"], tokenizer["name"], tokenizer["hash"], tokenizer["kind"])
+    expect(all(isinstance(text, str) for text in texts), "names that are no text")
+    expect(isinstance(source.get("maker", {}), dict), "a maker that is none")
+    expect(-1 <= number(tokenizer["end_of_text"] + 1) - 1 < tokenizer["vocab_size"], "an end of text beyond the tokens")
+    expect(manifest["dtype"] in ("uint8", "uint16", "uint32"), f"tokens of {manifest['dtype']!r:.40}")
+    width, splits = np.dtype(manifest["dtype"]).itemsize, manifest["splits"]
+    files = [(manifest["vocabulary"], 8 * number(tokenizer["vocab_size"]))]
+    for name, entry in splits.items():
+        expect(name.isidentifier(), f"a split of the name {name!r:.40}")  # it is part of a path
+        tokens, documents = number(entry["tokens"]), number(entry["documents"])
+        number(entry["bytes"]), number(entry["token_bytes"])
+        sizes = {"bin": tokens * width, "docs": documents * DOCUMENT_DTYPE.itemsize, "mask": tokens}
+        expect({"bin", "docs"} <= set(entry["files"]) <= set(sizes), f"files of kinds {sorted(entry['files'])!r:.60}")
+        files += [(file, sizes[kind]) for kind, file in entry["files"].items()]
+    for file, size in files:
+        expect(number(file["size"]) == size, f"a file of {file['size']} bytes, where its counts make {size}")
+        expect(isinstance(file["sha256"], str), "a file without its sha256")

@@ -1,0 +1,53 @@
+"""SentencePiece models."""
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.data.documents import Part
+from distill.data.tokenizers.subword import piece_bytes
+from distill.errors import DataError
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece .model file; its </s> ends a document.
+
+    A model that puts a blank before each text or normalises it loses the exact bytes: the store then scales bytes by
+    the split's ratio of text to tokens, and says so (`exact_bytes`).
+    """
+
+    def __init__(self, path: str):
+        self.spec: tuple[str, ...] = ("sentencepiece", path, "")
+        try:
+            library = importlib.import_module("sentencepiece")
+        except ImportError:
+            raise DataError(f"tokenizer {path}: needs the package sentencepiece; `pip install sentencepiece`") from None
+        try:
+            content = Path(path).read_bytes()
+            self._model = library.SentencePieceProcessor(model_proto=content)
+        except FileNotFoundError:
+            raise DataError(f"tokenizer {path}: there is no such file; set data.tokenizer.path") from None
+        except RuntimeError as error:
+            raise DataError(f"tokenizer {path}: not a SentencePiece model ({str(error):.200})") from None
+        self.hash = hashlib.sha256(content).hexdigest()
+        self.vocab_size = self._model.vocab_size()
+        self.name = f"{Path(path).name.removesuffix('.model')}-{self.vocab_size}-{self.hash[:8]}"
+        self.end_of_text = self._model.eos_id()
+        self.byte_lengths = np.array(
+            [
+                0 if self._model.is_control(i) or self._model.is_unknown(i) else piece_bytes(self._model.id_to_piece(i))
+                for i in range(self.vocab_size)
+            ],
+            np.int64,
+        )
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
+        ids = self._model.encode([part.text for part in parts], out_type=int)
+        return [np.array(run, np.int32) for run in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode([int(i) for i in ids])

@@ -1,0 +1,160 @@
+"""Tokenizers of the `tokenizers` library: any tokenizer.json, and a byte-level BPE trained here."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config import nearest
+from distill.data.documents import Part
+from distill.data.tokenizers import gguf
+from distill.errors import DataError
+
+END_OF_TEXT = "<|endoftext|>"
+# What published tokenizers call the token that ends a document, likeliest first.
+_END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
+_BYTE_ALPHABET = 256
+_LARGEST = 1 << 22  # ids; a file of a few bytes may claim any
+
+
+def read(path: str) -> str:
+    """The text of a tokenizer.json: the file, that of a model's folder, or made of the tokenizer inside a GGUF file."""
+    file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+    try:
+        return gguf.tokenizer_json(file) if file.suffix == ".gguf" else file.read_text("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"tokenizer {path}: there is no such file; set data.tokenizer.path") from None
+    except ValueError as error:
+        raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
+
+
+class SubwordTokenizer:
+    """A tokenizer.json. Text is encoded as text: '<|endoftext|>' in a document is characters, not the special token."""
+
+    def __init__(self, path: str, end_of_text: str = ""):
+        """path: as `read` takes it. end_of_text: the token's name; '' finds it by its usual names, 'none' closes
+        documents with nothing."""
+        from tokenizers import Tokenizer as Library
+
+        self.spec: tuple[str, ...] = ("json", path, end_of_text)
+        self.text = read(path)
+        try:
+            self._text, self._template = Library.from_str(self.text), Library.from_str(self.text)
+        except BaseException as error:  # the library raises bare Exceptions, and panics that are none
+            _unless_ended(error)
+            raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
+        for library in (self._text, self._template):
+            library.no_truncation()
+            library.no_padding()
+        self._text.encode_special_tokens = True
+        ids = self._text.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(ids.values(), default=-1) + 1
+        # Before the library writes it: that takes memory by the largest id, and ends the process where there is none.
+        if not 0 < self.vocab_size <= _LARGEST:
+            raise DataError(f"tokenizer {path}: its ids end at {self.vocab_size - 1}, wanted 0 to {_LARGEST - 1}")
+        canonical = json.loads(self._text.to_str())
+        self.hash = hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+        self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
+        self.end_of_text = _find_end(path, end_of_text, ids, canonical)
+        self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
+        found: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
+        for library, template in ((self._text, False), (self._template, True)):
+            places = [i for i, part in enumerate(parts) if part.template == template]
+            if places:
+                try:
+                    texts = [parts[i].text for i in places]
+                    encodings = library.encode_batch_fast(texts, add_special_tokens=False)
+                except BaseException as error:
+                    _unless_ended(error)
+                    raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
+                for i, encoding in zip(places, encodings):
+                    found[i] = np.array(encoding.ids, np.int32)
+        return found
+
+    def token(self, i: int) -> str:
+        """The token as the vocabulary writes it; '' for an id that it does not have."""
+        return self._text.id_to_token(i) or ""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
+
+
+def _unless_ended(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
+        raise error
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
+    """Learns a byte-level BPE (GPT-2's pre-tokenisation) and writes its tokenizer.json in one step."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    if vocab_size <= _BYTE_ALPHABET:
+        raise DataError(
+            f"data.tokenizer.vocab_size={vocab_size}: a byte-level BPE needs at least {_BYTE_ALPHABET + 1} "
+            f"({_BYTE_ALPHABET} bytes and {END_OF_TEXT}); use data.tokenizer.kind='bytes' for 256"
+        )
+    library = Library(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts, trainer)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(library.to_str(pretty=True), "utf-8")
+    os.replace(temporary, path)
+
+
+def _stem(path: Path) -> str:
+    """A readable name: the folder's, where the file has the usual name or a folder was given."""
+    whole = path.resolve()
+    folder = whole if whole.is_dir() else whole.parent if whole.name == "tokenizer.json" else None
+    return folder.name if folder else whole.name.removesuffix(".json").removesuffix(".gguf")
+
+
+def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: dict[str, Any]) -> int:
+    if wanted == "none":
+        return -1
+    special = [token["content"] for token in canonical["added_tokens"]]
+    name = wanted or next((n for n in _END_NAMES if n in ids), "")
+    if name in ids:
+        return ids[name]
+    problem = f"there is no token {wanted!r}" if wanted else "cannot tell which token ends a document"
+    known = f"its added tokens are {', '.join(special[:20])}" if special else "it has no added tokens"
+    raise DataError(
+        f"tokenizer {path}: {problem}; {known}. Set data.tokenizer.end_of_text to one of them, or to 'none'."
+        f"{nearest(wanted, special)}"
+    )
+
+
+def _byte_lengths(canonical: dict[str, Any], ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:
+    """Bytes of text per token. Exact for byte-level and byte-fallback vocabularies; others lose text in any case."""
+    added = {token["id"]: token for token in canonical["added_tokens"]}
+    byte_level = '"ByteLevel"' in json.dumps([canonical.get("decoder"), canonical.get("pre_tokenizer")])
+    lengths = np.zeros(vocab_size, np.int64)
+    for token, i in ids.items():
+        if i in added:
+            lengths[i] = 0 if added[i]["special"] else len(token.encode("utf-8"))
+        elif byte_level:
+            lengths[i] = len(token)  # GPT-2's alphabet writes each byte as one character
+        else:
+            lengths[i] = piece_bytes(token)
+    return lengths
+
+
+def piece_bytes(piece: str) -> int:
+    """UTF-8 bytes of a SentencePiece-style piece: '▁' is a blank, '<0x0A>' one byte."""
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return 1
+    return len(piece.replace("▁", " ").removeprefix("##").encode("utf-8"))

@@ -1,0 +1,95 @@
+"""Text to token ids and back, and how many bytes of text each token stands for."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.data.documents import Part
+
+_HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
+
+
+class Tokenizer(Protocol):
+    """What a store asks of a tokenizer.
+
+    `encode` gives one int32 array a part, with no special tokens but those that a template wrote; the builder closes
+    each document with `end_of_text` (-1: with nothing). `name` ends in digits of the hash where the kind alone does
+    not say everything, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes of text
+    that the token stands for, 0 for special ones: losses in nats divided by these bytes compare across tokenizers.
+    """
+
+    name: str
+    hash: str
+    vocab_size: int
+    end_of_text: int
+    byte_lengths: NDArray[np.int64]
+    spec: tuple[str, ...]  # (kind, path, option): what loads it again in another process
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class ByteTokenizer:
+    """UTF-8 bytes. Byte 0, which no text here holds, ends a document."""
+
+    name = "bytes"
+    hash = hashlib.sha256(b"distill: UTF-8 bytes, 0 ends a document").hexdigest()
+    vocab_size = 256
+    end_of_text = 0
+
+    def __init__(self) -> None:
+        self.spec: tuple[str, ...] = ("bytes", "", "")
+        self.byte_lengths = np.ones(256, np.int64)
+        self.byte_lengths[0] = 0
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
+        return [np.frombuffer(part.text.encode("utf-8"), np.uint8).astype(np.int32) for part in parts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i).decode("utf-8", "replace")
+
+
+class SymbolTokenizer:
+    """The identity, for generated languages: text is symbols written in decimal, with blanks between."""
+
+    end_of_text = -1
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+        self.name = f"symbols-{vocab_size}"
+        self.hash = hashlib.sha256(f"distill: {self.name}".encode()).hexdigest()
+        self.spec: tuple[str, ...] = ("symbols", "", str(vocab_size))
+        # One 'byte' a symbol, so that bits per byte reads as bits per symbol.
+        self.byte_lengths = np.ones(vocab_size, np.int64)
+
+    def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
+        return [np.array(part.text.split(), np.int32) for part in parts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def same_tokens(one: str, other: str) -> bool:
+    """Whether two tokenizers' names mean equal tokens: equal names, or equal sizes and hashes whatever the folder."""
+    return one == other or bool(_HASHED.search(one)) and _HASHED.findall(one) == _HASHED.findall(other)
+
+
+def load(spec: tuple[str, ...]) -> Tokenizer:
+    """The tokenizer of a spec (kind, path, option). Raises DataError when its file cannot be read."""
+    kind, path, option = spec
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "symbols":
+        return SymbolTokenizer(int(option))
+    if kind == "sentencepiece":
+        from distill.data.tokenizers.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(path)
+    from distill.data.tokenizers.subword import SubwordTokenizer
+
+    return SubwordTokenizer(path, option)

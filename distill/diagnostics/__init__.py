@@ -1,0 +1,1 @@
+"""Looking at a run or at the code from outside: profile, replay, dry run, imports."""

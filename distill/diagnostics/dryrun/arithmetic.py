@@ -1,0 +1,126 @@
+"""What a step should cost by its shapes alone: the least that FSDP must send, and a model of its memory.
+
+Standard library only. Weights travel in the dtype of the activations. Letters as in distill/types.py; t are the tokens
+of one device in one microbatch.
+"""
+
+import dataclasses
+import math
+
+from distill.config import ExperimentConfig, MeshConfig, ModelConfig, counts
+
+STATE_BYTES = 12  # a parameter and Adam's two moments, float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a student's step on a mesh."""
+
+    mesh: MeshConfig
+    chips: int
+    tokens: int  # of one device in one microbatch
+    rows: int  # sequences of the same
+    microbatches: int
+
+
+def shape(config: ExperimentConfig) -> Shape:
+    """The sizes of a config whose mesh is given whole."""
+    m = config.mesh
+    rows = config.batch_size // config.microbatches // (m.data * m.fsdp)
+    return Shape(
+        mesh=m,
+        chips=m.data * m.fsdp * m.tensor,
+        tokens=rows * config.seq_len,
+        rows=rows,
+        microbatches=config.microbatches,
+    )
+
+
+def _width(model: ModelConfig) -> int:
+    return 2 if model.dtype == "bfloat16" else 4
+
+
+def _matrices(model: ModelConfig) -> int:
+    """Weights of one layer that are split over fsdp."""
+    d, q, kv = model.d_model, model.n_heads * model.head_dim, model.kv_heads * model.head_dim
+    return 2 * d * q + 2 * d * kv + 3 * d * model.ff_dim
+
+
+def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> dict[str, float]:
+    """The least that one device sends a step for its weights, by kind; ring algorithms.
+
+    Layers: gathered once forward and once backward, reduce-scattered once, each microbatch. Embedding and head: each
+    gathered once, for the loss differentiates itself in one place. The teacher: gathered once. Pieces of gradients are
+    then all-reduced over data.
+    """
+    s = shape(config)
+    n, t, d, g = s.mesh.fsdp, s.mesh.tensor, s.mesh.data, s.microbatches
+    share, width = (n - 1) / n / t, _width(config.model)
+    layers = config.model.n_layers * _matrices(config.model) * width
+    table = config.model.vocab_size * config.model.d_model * width
+    ends = table * (1 if config.model.tied else 2)  # a tied table is scattered once, its gradients added first
+    gathered = (2 * layers + 2 * table) * g * share
+    if teacher is not None:
+        own = teacher.n_layers * _matrices(teacher) + 2 * teacher.vocab_size * teacher.d_model
+        gathered += own * _width(teacher) * g * share
+    found = {"all-gather": gathered, "reduce-scatter": (layers + ends) * g * share}
+    if d > 1:
+        found["all-reduce"] = 2 * (d - 1) / d * (layers + ends) / n / t * g
+    return {kind: value for kind, value in found.items() if value}
+
+
+def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:
+    """What one device sends a step so that heads and feed-forward can be split over tensor: all-reduces of [t, D].
+
+    Two a layer forward, and two in each of recomputation and backward; two a layer of the teacher.
+    """
+    s = shape(config)
+    share = 2 * (s.mesh.tensor - 1) / s.mesh.tensor
+    passes = 3 if config.model.remat == "full" else 2
+    sent = 2 * passes * config.model.n_layers * config.model.d_model * _width(config.model)
+    if teacher is not None:
+        sent += 2 * teacher.n_layers * teacher.d_model * _width(teacher)
+    return share * sent * s.tokens * s.microbatches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one device while a step runs, beside what it holds between steps."""
+
+    activations: float  # kept from the forward to the backward pass
+    temporaries: float
+
+
+def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memory:
+    """A model of what the compiler needs, for chips whose compiler is not here.
+
+    Kept: the input of each layer (remat 'full'), and all that a layer computes otherwise. Temporaries: the gradients,
+    and the largest of one layer backward, one layer of the teacher, and the loss with both heads.
+    """
+    s, model = shape(config), config.model
+    kept = float(s.tokens * model.d_model * _width(model))
+    if model.remat != "full":
+        kept += _layer(model, s, config.seq_len, backward=False)
+    gradients = 4 * counts.total(model) / (s.mesh.fsdp * s.mesh.tensor) * (2 if s.microbatches > 1 else 1)
+    loss = 6 * model.vocab_size * model.d_model / s.mesh.tensor + 16 * s.tokens * model.d_model
+    work = [_layer(model, s, config.seq_len, backward=True), loss]
+    if teacher is not None:
+        work[1] += 2 * teacher.vocab_size * teacher.d_model / s.mesh.tensor
+        work.append(_layer(teacher, s, config.seq_len, backward=False) + 2 * 2 * _matrices(teacher) / s.mesh.tensor)
+    return Memory(activations=float(model.n_layers * kept), temporaries=gradients + max(work))
+
+
+def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
+    """One layer: scores in float32 and weights in the activations' dtype, what is between maps, and weights whole."""
+    width, split = _width(model), s.mesh.tensor
+    scores = s.rows * model.n_heads * seq_len**2 / split
+    between = s.tokens * (4 * model.d_model + (3 * model.ff_dim + 3 * model.n_heads * model.head_dim) / split)
+    once = scores * (4 + width) + between * width
+    if not backward:
+        return once
+    return 2 * once + 3 * width * _matrices(model) / split
+
+
+def state_bytes(config: ExperimentConfig) -> float:
+    """Parameters and optimiser of a device, to the byte but for what is not split."""
+    return STATE_BYTES * counts.total(config.model) / math.prod((config.mesh.fsdp, config.mesh.tensor))

@@ -1,0 +1,117 @@
+"""The step that would run, traced for a mesh of devices that need not exist, and the FLOPs that it holds."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill.config import ConfigError, ExperimentConfig, ModelConfig
+from distill.model import sharding as mesh
+from distill.model.quantize import lower
+from distill.model.transformer import Transformer
+from distill.training import step
+from distill.types import Batch
+
+STACKED = 2  # batches in the one call that is compiled; a step's cost does not depend on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced step and the shapes of what it is given, each with its place on the mesh."""
+
+    traced: Any
+    state: step.TrainState
+    teacher: Any
+    batches: Batch
+    devices: int
+
+
+def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -> Program:
+    """`train_steps` of a config on a mesh, abstract or of a compiler's devices. Nothing is allocated.
+
+    Raises ConfigError where a dimension does not divide over the mesh.
+    """
+    if config.on_policy.fraction or config.objective.features:
+        raise ConfigError("a dry run knows neither on_policy.fraction nor objective.features; set them to 0 and ()")
+    abstract = getattr(devices, "abstract_mesh", devices)
+    for model in (config.model, teacher):
+        if model is not None:
+            mesh.check(model, config.batch_size // config.microbatches, abstract)
+
+    def placed(tree: Any) -> Any:
+        def one(leaf: Any) -> Any:
+            spec = leaf.sharding.spec if leaf.sharding else jax.P()
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.NamedSharding(devices, spec))
+
+        return jax.tree.map(one, tree)
+
+    def stacked(length: int, dtype: Any) -> Any:
+        sharding = jax.NamedSharding(devices, jax.P(None, mesh.BATCH, None))
+        return jax.ShapeDtypeStruct((STACKED, config.batch_size, length), dtype, sharding=sharding)
+
+    with jax.sharding.use_abstract_mesh(abstract):
+        state = placed(jax.eval_shape(lambda: step.init_state(config)))
+        draw = lambda model: lower(Transformer(model, jax.random.key(0)), config.teacher.dtype)
+        taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
+    batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    scope = jax.sharding.use_abstract_mesh(abstract) if devices is abstract else jax.set_mesh(devices)
+    with scope:
+        traced = step.train_steps.trace(step.shape(config), state, taught, batches, count)
+    return Program(traced, state, taught, batches, abstract.size)
+
+
+def held(tree: Any) -> float:
+    """Bytes of a tree of placed shapes on one device."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs of the products of one step over all devices: those with weights, and those of attention."""
+
+    linear: float
+    attention: float
+
+
+def flops(program: Program) -> Flops:
+    """Every product of the traced step as often as it runs, recomputation included; a loop over steps counts once."""
+    return Flops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
+
+
+def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:
+    linear = attention = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            cost = 2.0 * times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+            linear, attention = (linear, attention + cost) if batched else (linear + cost, attention)
+            continue
+        again, many = times, size
+        if equation.primitive.name == "scan":
+            again *= equation.params["length"]
+        elif equation.primitive.name == "shard_map":
+            again, many = times * size, 1  # its body is what one device does
+        inner = [_count(inside, again, many) for inside in _inside(equation)]
+        if equation.primitive.name == "cond":
+            inner = [max(inner)]
+        linear, attention = linear + sum(a for a, _ in inner), attention + sum(b for _, b in inner)
+    return linear, attention
+
+
+def _inside(equation: Any) -> list[Any]:
+    """The jaxprs that an equation runs; of a while, its body; of a custom derivative, the function."""
+    found = []
+    for name, value in equation.params.items():
+        if name == "cond_jaxpr":
+            continue
+        for one in value if isinstance(value, tuple | list) else (value,):
+            one = getattr(one, "jaxpr", one)
+            if hasattr(one, "eqns"):
+                found.append(one)
+    return found

@@ -1,0 +1,144 @@
+"""What a dry run found, and how it is said."""
+
+import dataclasses
+from pathlib import Path
+
+from distill.config import ExperimentConfig, ModelConfig, counts, emit
+from distill.config.chips import GIB, Chip
+from distill.diagnostics.dryrun import arithmetic, compiler, hlo, program
+from distill.model import sharding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """One step on one chip of many: bytes, FLOPs, seconds.
+
+    `source` says whose word memory and collectives are: the TPU compiler's, or a model's. `wire` is what a chip sends a
+    step, by kind; `bound` the least that fully sharded weights need. `seconds` are those of each part alone, at the
+    chip's peaks: the step takes at least the longest and at most their sum.
+    """
+
+    chip: str
+    chips: int
+    source: str
+    N: int
+    D: int
+    steps: int
+    parameters: float
+    optimizer: float
+    teacher: float
+    activations: float
+    temporaries: float
+    total: float
+    limit: float
+    model_flops: float  # of a step, all chips, as counts.py counts them: student and teacher
+    program_flops: float  # of the products that run: recomputed layers, and scores that a mask hides
+    wire: dict[str, float]
+    bound: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.limit
+
+    @property
+    def mfu(self) -> float:
+        """The most that the roofline allows: the model's FLOPs over the chip's peak, were nothing to overlap."""
+        return self.seconds["model"] / max(self.seconds["products"], self.seconds["network"], self.seconds["memory"])
+
+
+def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -> Report:
+    """The report of a step. The mesh must be given whole; minutes where a TPU's compiler is asked."""
+    s = arithmetic.shape(config)
+    # A kernel's products are not in the trace: those of our own attention are counted in their place.
+    own = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
+    plain = teacher and dataclasses.replace(teacher, attention="xla")
+    traced = program.trace(own, plain, sharding.abstract(config.mesh))
+    reckoned = arithmetic.memory(config, teacher)
+    state, taught = traced.state, program.held(traced.teacher)
+    parameters, optimizer = program.held(state.params), program.held(state.opt_state)
+    if chip.dims:
+        found = compiler.compile_step(config, teacher, chip)
+        wire, source = hlo.bytes_by_kind(found.collectives), "the TPU compiler"
+        network = sum(chip.seconds(one.wire, one.group) for one in found.collectives)
+        total, temporaries = found.total, found.temporaries - reckoned.activations
+    else:
+        wire, source = dict(arithmetic.fsdp_bytes(config, teacher)), "a model (arithmetic, no compiler)"
+        groups = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips}
+        network = sum(chip.seconds(sent, groups[kind] * s.mesh.tensor) for kind, sent in wire.items())
+        across = arithmetic.tensor_bytes(config, teacher)
+        network += chip.seconds(across, s.mesh.tensor)
+        wire["all-reduce"] = wire.get("all-reduce", 0.0) + across
+        temporaries = reckoned.temporaries
+        total = parameters + optimizer + taught + reckoned.activations + temporaries + program.held(traced.batches)
+    tokens = config.batch_size * config.seq_len
+    model_flops = 3 * counts.forward_flops(config.model, config.seq_len) * tokens
+    if teacher is not None:
+        model_flops += counts.forward_flops(teacher, config.seq_len) * tokens
+    ran = program.flops(traced)
+    program_flops = ran.linear + ran.attention
+    # Read: state and gradient of the update, and every gathered weight as often as it was gathered.
+    moved = 2 * (parameters + optimizer) + parameters + wire.get("all-gather", 0.0)
+    return Report(
+        chip=chip.name,
+        chips=s.chips,
+        source=source,
+        N=counts.non_embedding(config.model),
+        D=counts.training_tokens(config),
+        steps=config.steps,
+        parameters=parameters,
+        optimizer=optimizer,
+        teacher=taught,
+        activations=reckoned.activations,
+        temporaries=temporaries,
+        total=total,
+        limit=chip.memory,
+        model_flops=model_flops,
+        program_flops=program_flops,
+        wire={kind: sent for kind, sent in wire.items() if sent},
+        bound=arithmetic.fsdp_bytes(config, teacher),
+        seconds={
+            "model": model_flops / s.chips / chip.flops,
+            "products": program_flops / s.chips / chip.flops,
+            "memory": moved / chip.bandwidth,
+            "network": network,
+        },
+    )
+
+
+def rows(r: Report) -> list[tuple[str, str]]:
+    """(what, how much) in the order to be read."""
+    gib = lambda n: f"{n / GIB:,.2f} GiB"
+    verdict = "fits" if r.fits else "DOES NOT FIT"
+    found = [
+        ("chips", f"{r.chips:,d} {r.chip}; memory and collectives by {r.source}"),
+        ("run", f"N = {r.N:,d}, D = {r.D:,d} in {r.steps:,d} steps"),
+        ("parameters", gib(r.parameters)),
+        ("optimiser", gib(r.optimizer)),
+        ("teacher", gib(r.teacher)),
+        ("activations", f"{gib(r.activations)} (kept for the backward pass)"),
+        ("temporaries", gib(r.temporaries)),
+        ("total a chip", f"{gib(r.total)} of {gib(r.limit)}: {verdict}"),
+        ("FLOPs a step", f"{r.model_flops:.4g} of the models, {r.program_flops:.4g} of the products that run"),
+    ]
+    for kind, sent in r.wire.items():
+        least = f", FSDP needs {r.bound[kind] / 1e9:.2f}" if kind in r.bound else ""
+        found.append((kind, f"{sent / 1e9:.2f} GB sent a chip and step{least}"))
+    s = r.seconds
+    found.append(("seconds", f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"))
+    found.append(("roofline", f"MFU at most {100 * r.mfu:.0f}% if all of these overlap"))
+    return found
+
+
+def write_config(config: ExperimentConfig, path: Path, taught: bool) -> None:
+    """A config file with every field that differs from its default, D given as whole steps; written whole or not."""
+    config = dataclasses.replace(config, tokens=counts.training_tokens(config))
+    m = config.mesh
+    sizes = f"N = {counts.non_embedding(config.model):,d}, D = {config.tokens:,d}"
+    source = " --config.teacher.source=TEACHER" if taught and not config.teacher.source else ""
+    emit.write(
+        path,
+        config,
+        what=f"{sizes} on a mesh of data={m.data}, fsdp={m.fsdp}, tensor={m.tensor}.",
+        command=f"python -m launch.train --config={path} --workdir=DIR{source}",
+    )

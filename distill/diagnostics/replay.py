@@ -1,0 +1,116 @@
+"""One step of a run again, exactly as it was: which of its sequences and which parameters are out of the ordinary."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec as P
+
+from distill import config as configs
+from distill.config import ConfigError, ExperimentConfig
+from distill.model import sharding
+from distill.records.checkpoints import Checkpoints
+from distill.training import step as steps
+from distill.training.inputs import make_loader, open_store
+from distill.training.teachers import open_lesson
+from distill.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sequence:
+    """A row of the step's batch on its own: its mean loss (nats per token) and the norm of its gradient."""
+
+    window: int
+    loss: float
+    grad_norm: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A step (from 0) as it was: its means, its sequences, and {parameter: (its norm, its gradient's norm)}."""
+
+    step: int
+    start: int  # the checkpoint from which the steps before it were computed again; 0: the beginning
+    means: dict[str, float]
+    sequences: tuple[Sequence, ...]
+    parameters: dict[str, tuple[float, float]]
+
+
+def replay(workdir: str | Path, step: int, on_progress: Callable[[int, int], None] = lambda done, of: None) -> Replay:
+    """Goes from the last whole checkpoint before `step` to it, and through it sequence by sequence; writes nothing.
+
+    Raises ConfigError where there is no such run or step.
+    """
+    workdir = Path(workdir)
+    path = workdir / "config.txt"
+    if not path.exists():
+        raise ConfigError(f"--workdir={workdir}: there is no run (no config.txt)")
+    config = configs.from_text(ExperimentConfig, path.read_text("utf-8"), str(path))
+    if not 0 <= step < config.steps:
+        raise ConfigError(f"--step={step}: the run in {workdir} has steps 0 to {config.steps - 1}")
+    store = open_store(config, workdir)
+    with jax.set_mesh(sharding.make(config.mesh)):
+        lesson = open_lesson(store, config)
+        loader, structure = make_loader(config, store, config.data.split), steps.shape(config)
+        read = lesson.reader(config.data.split) if lesson else None
+        teacher = lesson.params if lesson and config.teacher.signal != "memory" else None
+
+        def fetch(at: int) -> Batch:
+            batch = loader.batches(at, 1)
+            if read:
+                batch = dataclasses.replace(batch, signal=read(loader.windows(at)[None]))
+            return sharding.place(batch, jax.sharding.get_mesh(), leading=1)
+
+        state = steps.init_state(config, lesson.teachers[0].config.model if lesson else None)
+        with Checkpoints(workdir / "checkpoints", readonly=True) as checkpoints:
+            found = checkpoints.newest(state.stored(), before=step)
+        start, state = (found[0], state.restored(found[1])) if found else (0, state)
+        for at in range(start, step):
+            state, _ = steps.train_steps(structure, state, teacher, fetch(at), 1)
+            on_progress(at + 1 - start, step - start)
+        batch = jax.tree.map(lambda stack: stack[0], fetch(step))
+        return _look(structure, state, teacher, batch, loader.windows(step), store, start)
+
+
+def _look(
+    structure: steps.StepShape,
+    state: steps.TrainState,
+    teacher: Any,
+    batch: Batch,
+    windows: Any,
+    store: Any,
+    start: int,
+) -> Replay:
+    @jax.jit
+    def gradients(state: Any, teacher: Any, batch: Batch, rows: Any) -> Any:
+        weight = jax.sharding.reshard(rows, P(sharding.BATCH, None)) * batch.weight
+        batch = dataclasses.replace(batch, weight=weight)
+        (gradient, _), sums, _ = steps.gradients(structure, state, teacher, batch)
+        return gradient, {name: value.mean() for name, value in sums.items()}, optax.tree.norm(gradient)
+
+    count = len(windows)
+    gradient, means, norm = gradients(state, teacher, batch, jnp.ones((count, 1)))
+    decode = store.tokenizer().decode
+    sequences, tokens = [], np.asarray(batch.tokens)
+    for row, window in enumerate(windows):
+        alone = (np.arange(count) == row).astype(np.float32)[:, None]
+        _, own, own_norm = gradients(state, teacher, batch, jnp.asarray(alone))
+        text = decode(tokens[row].tolist())
+        sequences.append(Sequence(window=int(window), loss=float(own["loss"]), grad_norm=float(own_norm), text=text))
+    leaves = jax.tree_util.tree_flatten_with_path(gradient)[0]
+    params = jax.tree.leaves(state.params)
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    size = lambda leaf: float(optax.tree.norm(leaf))
+    return Replay(
+        step=int(state.step),
+        start=start,
+        means={name: float(value) for name, value in means.items()} | {"grad_norm": float(norm)},
+        sequences=tuple(sequences),
+        parameters={name(path): (size(params[i]), size(leaf)) for i, (path, leaf) in enumerate(leaves)},
+    )

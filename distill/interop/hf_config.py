@@ -1,0 +1,229 @@
+"""config.json of Hugging Face to ModelConfig and back: Llama (and SmolLM2), Mistral, Qwen2, Qwen3.
+
+Everything that would change a forward pass is either taken over or refused by name; nothing is ignored in silence.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from distill.config import ConfigError, ModelConfig, nearest
+from distill.errors import InteropError
+
+SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# Why a model cannot be had, by how the name of its architecture begins; the longest beginning that fits speaks.
+_REASONS = {
+    "Gemma": "its norms, embedding scale and soft caps are others",
+    "GPT2": "it has learned positions, LayerNorm and GELU",
+    "GPTNeoX": "it has parallel blocks, LayerNorm and GELU",
+    "GptOss": "it is a mixture of experts with attention sinks",
+    "Mixtral": "it is a mixture of experts",
+    "Qwen2Moe": "it is a mixture of experts",
+    "Qwen3Moe": "it is a mixture of experts",
+    "Qwen3Next": "most of its layers are no attention layers",
+    "Qwen2VL": "it reads images",
+    "Qwen2_5_VL": "it reads images",
+    "Llama4": "it is a mixture of experts that reads images",
+    "Mllama": "it reads images",
+    "Mistral3": "it reads images",
+    "Deepseek": "it has latent attention and a mixture of experts",
+    "Phi3": "its projections are fused and its rotary angles are of another kind",
+    "Phi": "it has parallel blocks and LayerNorm",
+    "Olmo2": "its norms come after the blocks",
+    "Olmo": "its norms have no gains",
+    "SmolLM3": "some of its layers have no positions",
+    "Granite": "it has multipliers on embedding, residuals and logits",
+    "Cohere": "it has parallel blocks and LayerNorm",
+    "Falcon": "it has parallel blocks and fused projections",
+    "Mamba": "it has no attention",
+    "Bert": "it reads in both directions",
+    "T5": "it is an encoder and a decoder",
+}
+
+
+class _Reader:
+    """Fields of a config.json by name, with where they stand in every error."""
+
+    def __init__(self, tree: Mapping[str, Any], where: str):
+        self.tree, self.where = tree, where
+
+    def get(self, name: str, kind: type, default: Any = ...) -> Any:
+        """A field's value; null counts as absent; no default: it must be there."""
+        value = self.tree.get(name)
+        if value is None:
+            if default is ...:
+                raise InteropError(f"{self.where}: {name} is missing")
+            return default
+        if kind is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not kind:
+            raise InteropError(f"{self.where}: {name} is {value!r:.60}, wanted {kind.__name__}")
+        return value
+
+    def want(self, name: str, allowed: tuple[Any, ...], why: str) -> None:
+        """Refuses a field that is present with another value than those allowed."""
+        value = self.tree.get(name)
+        if value is not None and value not in allowed:
+            raise InteropError(f"{self.where}: {name} is {value!r:.80}, wanted {allowed[0]!r}: {why}")
+
+
+def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
+    """The ModelConfig of a config.json. InteropError for whatever this model cannot express, saying why."""
+    reader = _Reader(tree, where)
+    names = tree.get("architectures")
+    name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
+    if name not in SUPPORTED:
+        begins = max((prefix for prefix in _REASONS if name.startswith(prefix)), key=len, default="")
+        why = _REASONS.get(begins, "") or f"nobody has taught this project what it does.{nearest(name, SUPPORTED)}"
+        raise InteropError(f"{where}: {name} is not supported: {why}; wanted one of {', '.join(SUPPORTED)}")
+    reader.want("hidden_act", ("silu", "swish"), "the feed-forward is SwiGLU")
+    reader.want("mlp_bias", (False,), "the feed-forward has no biases")
+    reader.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
+    if tree.get("quantization_config") is not None:
+        kind = reader.get("quantization_config", dict).get("quant_method")
+        raise InteropError(f"{where}: the weights are quantised ({kind!r}); take the original, or a GGUF file of it")
+    family = name.removesuffix("ForCausalLM")
+    heads = reader.get("num_attention_heads", int)
+    biased = reader.get("attention_bias", bool, False) if family in ("Llama", "Qwen3") else False
+    try:
+        return ModelConfig(
+            vocab_size=reader.get("vocab_size", int),
+            d_model=reader.get("hidden_size", int),
+            n_layers=reader.get("num_hidden_layers", int),
+            n_heads=heads,
+            n_kv_heads=reader.get("num_key_value_heads", int, heads if family == "Llama" else ...),
+            # Where Qwen3's own default (128) is meant, its config may leave the field out.
+            d_head=reader.get("head_dim", int, 128 if family == "Qwen3" else 0),
+            d_ff=reader.get("intermediate_size", int),
+            tied=reader.get("tie_word_embeddings", bool, False),
+            scaled_embedding=False,
+            qk_norm=family == "Qwen3",
+            qkv_bias=biased or family == "Qwen2",
+            out_bias=biased,
+            window=_window(reader, family),
+            norm_eps=reader.get("rms_norm_eps", float, 1e-6),
+            **_rope(reader),
+        )
+    except ConfigError as error:
+        raise InteropError(f"{where}: {error}") from None
+
+
+def _window(reader: _Reader, family: str) -> int:
+    """The sliding window where it can bind at all, else 0."""
+    # Mistral's own default where the field is absent; null says that there is none.
+    window = (
+        4096 if family == "Mistral" and "sliding_window" not in reader.tree else reader.get("sliding_window", int, 0)
+    )
+    layers = reader.get("num_hidden_layers", int)
+    if family == "Llama" or (family != "Mistral" and not reader.get("use_sliding_window", bool, False)):
+        window = 0
+    listed = reader.get("layer_types", list, [])
+    if listed and len(listed) != layers:
+        raise InteropError(f"{reader.where}: layer_types names {len(listed)} layers, num_hidden_layers is {layers}")
+    kinds = {str(kind) for kind in listed}
+    if not kinds and family != "Mistral" and window:
+        first = reader.get("max_window_layers", int, 28)
+        kinds = {"sliding_attention" if layer >= first else "full_attention" for layer in (0, layers - 1)}
+    if len(kinds) > 1:
+        raise InteropError(
+            f"{reader.where}: layer_types mixes {' and '.join(sorted(kinds))[:80]}; all layers must attend alike here"
+        )
+    if kinds and kinds != {"sliding_attention"}:
+        if kinds != {"full_attention"}:
+            raise InteropError(f"{reader.where}: layer_types are {kinds.pop()!r:.80}; attention is full or windowed")
+        window = 0
+    return 0 if window >= reader.get("max_position_embeddings", int, window + 1) else window
+
+
+def _rope(reader: _Reader) -> dict[str, Any]:
+    """Base and scaling, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before)."""
+    new = reader.get("rope_parameters", dict, {})
+    scaling = new or reader.get("rope_scaling", dict, {})
+    rope = _Reader(scaling, f"{reader.where}: rope_parameters" if new else f"{reader.where}: rope_scaling")
+    base = rope.get("rope_theta", float, None) or reader.get("rope_theta", float, 10_000.0)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    rope.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
+    if kind == "default":
+        return {"rope_base": base}
+    if kind == "linear":
+        return {"rope_base": base, "rope_scaling": "linear", "rope_factor": rope.get("factor", float)}
+    if kind == "llama3":
+        return {
+            "rope_base": base,
+            "rope_scaling": "llama3",
+            "rope_factor": rope.get("factor", float),
+            "rope_low": rope.get("low_freq_factor", float),
+            "rope_high": rope.get("high_freq_factor", float),
+            "rope_context": rope.get("original_max_position_embeddings", int),
+        }
+    raise InteropError(
+        f"{rope.where}: rope_type is {kind!r}, wanted 'default', 'linear' or 'llama3'; where your windows stay within "
+        "the context before its extension, a copy of the directory without the field is the same model for them"
+    )
+
+
+def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, Any]:
+    """The config.json of a model of this shape, under the name that fits it.
+
+    QK-norm is Qwen3, biases of queries, keys and values alone are Qwen2, a window is Mistral, the rest is Llama.
+    Raises InteropError for a mixture that no published architecture has, and for a scaled tied embedding, which has
+    to be untied first.
+    """
+    if model.tied and model.scaled_embedding:
+        raise InteropError("a tied embedding that is scaled has no name there; untie it first (export.published)")
+    if model.out_bias and not model.qkv_bias:
+        raise InteropError("model.out_bias without model.qkv_bias: no supported architecture has that")
+    if model.qk_norm:
+        family = "Qwen3"
+    elif model.qkv_bias and not model.out_bias:
+        family = "Qwen2"
+    else:
+        family = "Mistral" if model.window else "Llama"
+    if (family == "Qwen3" and model.qkv_bias != model.out_bias) or (family == "Mistral" and model.qkv_bias):
+        raise InteropError(f"{family} has no such biases: qkv_bias={model.qkv_bias}, out_bias={model.out_bias}")
+    tree: dict[str, Any] = {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": family.lower(),
+        "vocab_size": model.tokens,
+        "hidden_size": model.d_model,
+        "intermediate_size": model.ff_dim,
+        "num_hidden_layers": model.n_layers,
+        "num_attention_heads": model.n_heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": context,
+        "rms_norm_eps": model.norm_eps,
+        "tie_word_embeddings": model.tied,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "rope_theta": model.rope_base,
+        "rope_scaling": _rope_scaling(model),
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the same, for transformers before 4.56
+    }
+    if family in ("Llama", "Qwen3"):
+        tree["attention_bias"] = model.qkv_bias
+    if family == "Llama":
+        tree["mlp_bias"] = False
+    else:
+        tree["sliding_window"] = model.window or None
+    if family.startswith("Qwen"):
+        tree |= {"use_sliding_window": bool(model.window), "max_window_layers": 0 if model.window else model.n_layers}
+    if end_of_text >= 0:
+        tree["eos_token_id"] = end_of_text
+    return tree
+
+
+def _rope_scaling(model: ModelConfig) -> dict[str, Any] | None:
+    kind: Literal["none", "linear", "llama3"] = model.rope_scaling
+    if kind == "none":
+        return None
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": model.rope_factor}
+    if kind == "llama3":
+        scaling |= {
+            "low_freq_factor": model.rope_low,
+            "high_freq_factor": model.rope_high,
+            "original_max_position_embeddings": model.rope_context,
+        }
+    return scaling

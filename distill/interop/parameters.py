@@ -1,0 +1,91 @@
+"""Tensors from disk straight into the sharded layout, one at a time.
+
+A layer's tensor is read, cut, sent and written into its place in the stacked array on the devices. So the host holds
+one tensor of the checkpoint and two parts of tensors, that on its way and that being cut: less than the tensor and one
+shard of what is stacked.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import NDArray
+
+from distill.config import ModelConfig
+from distill.interop.layout import Layout, layouts
+from distill.interop.source import Source
+from distill.model.transformer import Transformer, parameter_name
+
+OnTensor = Callable[[int], None]
+
+
+def abstract(config: ModelConfig, dtype: str = "float32") -> Transformer:
+    """The shapes and places of a model's parameters on the current mesh."""
+    shapes = jax.eval_shape(lambda key: Transformer(config, key), jax.random.key(0))
+    place = jax.sharding.get_mesh()
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, jnp.dtype(dtype), sharding=jax.NamedSharding(place, leaf.sharding.spec)
+        ),
+        shapes,
+    )
+
+
+def load(
+    config: ModelConfig, source: Source, dtype: str = "float32", on_tensor: OnTensor = lambda _: None
+) -> Transformer:
+    """The parameters of a checked source on the current mesh, stored in `dtype`.
+
+    `on_tensor` is told the number of values of each tensor that has arrived.
+    """
+    table = layouts(config)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(abstract(config, dtype))
+    return jax.tree.unflatten(
+        structure, [_parameter(table[parameter_name(path)], leaf, source, on_tensor) for path, leaf in leaves]
+    )
+
+
+@jax.jit(donate_argnums=0)
+def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
+    return lax.dynamic_update_index_in_dim(stacked, layer.astype(stacked.dtype), i, 0)
+
+
+def _parameter(layout: Layout, leaf: Any, source: Source, on_tensor: OnTensor) -> jax.Array:
+    def read(name: str, shape: tuple[int, ...], spec: Any) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> NDArray[Any]:
+            return np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
+
+        found = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
+        on_tensor(int(np.prod(shape)))
+        return found
+
+    if not layout.stacked:
+        return read(layout.name, leaf.shape, leaf.sharding.spec).astype(leaf.dtype)
+    count, *shape = leaf.shape
+    spec = tuple(leaf.sharding.spec)
+    dims = (*spec[1:], *[None] * (leaf.ndim - len(spec)))
+    stacked = jnp.zeros(leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
+    for i in range(count):
+        layer = read(layout.name.format(i), tuple(shape), jax.P(*dims))
+        # Waiting bounds what is on its way to the devices to one layer.
+        stacked = jax.block_until_ready(_write(stacked, layer, jnp.int32(i)))
+    return stacked
+
+
+def _assemble(shape: tuple[int, ...], sharding: Any, part: Callable[..., NDArray[Any]]) -> jax.Array:
+    """An array from its parts, each read once and sent to every device of this process that holds it."""
+    holders: dict[Any, list[Any]] = {}
+    indices: dict[Any, tuple[slice, ...]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        key = tuple(piece.indices(size) for piece, size in zip(index, shape))
+        holders.setdefault(key, []).append(device)
+        indices[key] = index
+    arrays = []
+    for key, devices in holders.items():
+        # A part belongs to JAX from here on: one buffer for all of them would be written while it is still read.
+        value = part(indices[key])
+        arrays += jax.block_until_ready([jax.device_put(value, device) for device in devices])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

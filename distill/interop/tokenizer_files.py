@@ -1,0 +1,84 @@
+"""What travels with a model besides its weights: the files of its tokenizer, and its chat template."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.data.sources.chat import TOKENIZER_CONFIG, read_template
+from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
+from distill.errors import InteropError
+from distill.interop.source import Source
+
+TOKENIZER = "tokenizer.json"
+# Copied as they are from one directory to another.
+_KEPT = (
+    *(TOKENIZER, TOKENIZER_CONFIG, "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
+)
+_END = "<|endoftext|>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Companions:
+    """Files by name, and the token that ends a document (-1: none is known)."""
+
+    files: Mapping[str, bytes]
+    end_of_text: int = -1
+
+
+def of_source(source: Source) -> Companions:
+    """The tokenizer's files of somebody's model; for GGUF, made of the fields inside it."""
+    end = source.tree.get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    known = end if isinstance(end, int) else -1
+    if source.path.is_dir():
+        return Companions({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
+    template, special = read_template(source.path)
+    text = SubwordTokenizer(str(source.path), "none").text
+    return Companions(_files(text, special | ({"chat_template": template} if template else {})), known)
+
+
+def of_tokenizer(tokenizer: Tokenizer) -> Companions:
+    """The files for a tokenizer of ours. InteropError for a generated language, whose symbols are no text."""
+    end = tokenizer.end_of_text
+    if isinstance(tokenizer, SubwordTokenizer):
+        name = tokenizer.token(end) if end >= 0 else ""
+        return Companions(_files(tokenizer.text, {"eos_token": name} if name else {}), end)
+    if isinstance(tokenizer, ByteTokenizer):
+        return Companions(_files(_bytes_json(), {"eos_token": _END}), end)
+    if tokenizer.spec[0] == "sentencepiece":
+        return Companions({"tokenizer.model": Path(tokenizer.spec[1]).read_bytes()}, end)
+    raise InteropError(f"tokens {tokenizer.name!r} are symbols of a generated language; no tokenizer.json can say them")
+
+
+def _files(tokenizer_json: str, fields: dict[str, Any]) -> dict[str, bytes]:
+    tree = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **fields}
+    return {
+        TOKENIZER: tokenizer_json.encode("utf-8"),
+        TOKENIZER_CONFIG: (json.dumps(tree, indent=1, ensure_ascii=False) + "\n").encode("utf-8"),
+    }
+
+
+def _bytes_json() -> str:
+    """A tokenizer.json whose ids are the bytes of UTF-8, and 0 the end of a document."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.processors import ByteLevel
+
+    letter = _byte_letters()
+    vocabulary = {letter[i]: i for i in range(1, 256)} | {_END: 0}
+    library = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.decoder = decoders.ByteLevel()
+    library.post_processor = ByteLevel(trim_offsets=False)
+    library.add_special_tokens([AddedToken(_END, special=True, normalized=False)])
+    return library.to_str()
+
+
+def _byte_letters() -> dict[int, str]:
+    """GPT-2's letter for each byte: itself where it prints, else one from U+0100 on."""
+    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [i for i in range(256) if i not in printing]
+    return {i: chr(i) for i in printing} | {i: chr(256 + n) for n, i in enumerate(others)}

@@ -1,0 +1,1 @@
+"""From a table of runs to a fitted law, what the rows identify, and the fit as text."""

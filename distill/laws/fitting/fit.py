@@ -1,0 +1,240 @@
+"""Fitting one law to one table: many starts, the best kept, and a status that says whether to believe it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distill.laws.fitting import identify, solver, starts, table
+from distill.laws.fitting.objective import Objective
+from distill.laws.forms import registry
+from distill.laws.forms.law import Law, LawError, write_json
+from distill.system.progress import meter
+
+WIDEN = 30.0  # the factor of the first delta from random starts
+_POLISHED = 8  # of the lowest ends go on with exact second derivatives where the lowest crawls
+AGREE = 1e-6  # relative excess of the objective within which two starts found the same optimum
+
+OK = "ok"
+NOT_CONVERGED = "not converged"
+NOT_IDENTIFIED = "not identified"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Status:
+    """Whether a fit may be believed: `kind` is "ok", "not converged" or "not identified", `message` says why."""
+
+    kind: str
+    message: str = ""
+
+    def __bool__(self) -> bool:
+        return self.kind == OK
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """A fitted law with all that was used to fit it.
+
+    `objective` is the minimum of the sum over rows; `residuals` are log Lhat - log L, [n]; `weights` are the rows'.
+    `agreement` is the share of starts that reached the minimum, `decrement` the certificate of solver.Solutions, and
+    `curvature` the smallest eigenvalue of the scaled Gauss-Newton matrix (0 = flat in some direction, 1 = round).
+    """
+
+    law: Law
+    status: Status
+    objective: float
+    residuals: np.ndarray
+    minimised: Objective
+    table: table.Table
+    rows: solver.Rows
+    weights: np.ndarray
+    theta: np.ndarray
+    agreement: float
+    decrement: float
+    curvature: float
+    seed: int
+
+    @property
+    def error(self) -> tuple[float, float]:
+        """(mean, maximal) relative error of the predicted loss in the sample."""
+        error = np.abs(np.expm1(self.residuals))
+        return float(error.mean()), float(error.max())
+
+    def directions(self) -> tuple[identify.Direction, ...]:
+        """What the rows fix, in log parameters, the least fixed direction first."""
+        return identify.directions(self.law, self.rows, self.residuals, self.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a law file keeps of a fit beside the law itself."""
+        mean, largest = self.error
+        return {
+            "status": {"kind": self.status.kind, "message": self.status.message},
+            "objective": {"kind": self.minimised.kind, "delta": self.minimised.delta, "value": self.objective},
+            "certificate": {"decrement": self.decrement, "agreement": self.agreement, "curvature": self.curvature},
+            "rows": len(self.rows),
+            "error": {"mean": mean, "max": largest},
+            "table": {"source": os.path.basename(self.table.source), "sha256": self.table.digest},
+            "seed": self.seed,
+        }
+
+    def save(self, path: str | os.PathLike, **extra: Any) -> None:
+        """Writes the law and its status, certificate and table as JSON; `laws.load` reads the law back."""
+        write_json(path, {"format": 1} | self.law.to_dict() | self.to_dict() | extra)
+
+
+def fit(
+    form: str | type[Law],
+    runs: table.Table,
+    *,
+    supervised: Law | None = None,
+    objective: Objective | str | None = None,
+    delta: float = 1e-3,
+    weights: np.ndarray | str | None = None,
+    start_count: int = 128,
+    grid: bool = False,
+    seed: int = 0,
+    units: bool = True,
+) -> Fit:
+    """Fits a form to a table of runs: Huber on log losses with `delta`, or another Objective.
+
+    `supervised` is the law of Lsup for Eq. 8 and its kin (two stages, as in the paper); `weights` are of the rows, or
+    name a column of standard errors; `grid` adds the published starts to the random ones. Raises LawError for bad
+    input and for fewer rows than parameters; anything else that is wrong with the fit is in its status.
+    """
+    cls = registry.get(form)
+    measure = objective if isinstance(objective, Objective) else Objective(kind=objective or "huber", delta=delta)
+    selected = table.select(cls, runs)
+    rows = table.rows_of(cls, selected, _given(cls, supervised), units)
+    count = len(cls.parameters())
+    if len(rows) < count:
+        raise LawError(
+            f"{selected.source}: {len(rows)} rows for the {count} parameters of {cls.name}; wanted at least {count}, "
+            "better three times as many. Add runs or choose a smaller form."
+        )
+    w = row_weights(selected, weights, rows, measure)
+    points = starts.random(cls, rows.setting, start_count, seed)
+    if grid:
+        points = np.concatenate([points, starts.published(cls, rows.setting)])
+    problem = solved_rows(rows, measure)
+    with meter(f"fit {cls.name}", len(points)) as tick:
+        found = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
+    lowest = np.argsort(found.objective)[:_POLISHED]
+    if not found.converged[lowest[0]]:
+        found = found.improved(lowest, solver.solve(cls, problem, found.theta[lowest], w, measure, exact=True))
+    return make_fit(cls, selected, rows, w, measure, found, seed)
+
+
+def make_fit(
+    form: type[Law],
+    runs: table.Table,
+    rows: solver.Rows,
+    weights: np.ndarray,
+    measure: Objective,
+    found: solver.Solutions,
+    seed: int,
+) -> Fit:
+    """The Fit of the best among solutions of one problem."""
+    values = np.where(np.isfinite(found.objective), found.objective, np.inf)
+    near = values <= values.min() * (1 + 1e-9) + 1e-300
+    best = int(np.flatnonzero(near & found.converged)[0]) if (near & found.converged).any() else int(values.argmin())
+    agreement = float((values <= values[best] * (1 + AGREE) + 1e-300).mean())
+    law = plain(form.unpack(np, found.theta[best], rows.setting, rows.given))
+    residuals = np.log(law(*rows.inputs)) - np.log(rows.target)
+    converged = bool(found.converged[best])
+    status, curvature = _judge(law, found.theta[best], converged, agreement, rows, residuals, weights)
+    return Fit(
+        law=law,
+        status=status,
+        objective=float(values[best]) / measure.unit,
+        residuals=residuals,
+        minimised=measure,
+        table=runs,
+        rows=rows,
+        weights=weights,
+        theta=found.theta[best],
+        agreement=agreement,
+        decrement=float(found.decrement[best]),
+        curvature=curvature,
+        seed=seed,
+    )
+
+
+def plain(law: Law) -> Law:
+    """The law with Python floats for parameters."""
+    values = {name: float(value) for name, value in law.values().items()}
+    return dataclasses.replace(law, **values)
+
+
+def solved_rows(rows: solver.Rows, measure: Objective) -> solver.Rows:
+    """The rows as the solver wants them: the target's logarithm unless residuals are raw."""
+    return rows if measure.raw else dataclasses.replace(rows, target=np.log(rows.target))
+
+
+def row_weights(
+    runs: table.Table, weights: np.ndarray | str | None, rows: solver.Rows, measure: Objective
+) -> np.ndarray:
+    """Weights of rows, with mean 1: given, or 1/se**2 of the residual from a column of standard errors of the loss."""
+    n = len(rows)
+    if weights is None:
+        return np.ones(n)
+    if isinstance(weights, str):
+        error = runs.numbers(weights)
+        runs.refuse(error <= 0, weights, "a positive standard error")
+        weights = (error if measure.raw else error / rows.target) ** -2.0
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise LawError(f"weights of shape {weights.shape}; wanted {n} finite numbers, none negative, not all zero.")
+    return weights / weights.mean()
+
+
+def _given(form: type[Law], supervised: Law | None) -> Mapping[str, Law]:
+    if not form.given():
+        return {}
+    if supervised is None:
+        raise LawError(
+            f"{form.name} needs the supervised law of its student: pass supervised=laws.paper()[0], a law file's law, "
+            "or that of a fit of 'supervised'."
+        )
+    if not isinstance(supervised, Law) or len(supervised.inputs) != 2:
+        raise LawError(f"supervised is {supervised!r}; wanted a law of (N, D), such as laws.paper()[0].")
+    return dict.fromkeys(form.given(), supervised)
+
+
+def _judge(
+    law: Law,
+    theta: np.ndarray,
+    converged: bool,
+    agreement: float,
+    rows: solver.Rows,
+    residuals: np.ndarray,
+    weights: np.ndarray,
+) -> tuple[Status, float]:
+    """The status of a solution and the smallest eigenvalue of its scaled Gauss-Newton matrix."""
+    open_ = identify.open_coordinates(law, rows, residuals, weights)
+    curvature = identify.roundness(law, rows, weights)
+    if (not converged and not open_) or not np.isfinite(residuals).all():
+        return Status(
+            kind=NOT_CONVERGED, message="no start met the certificate; try another form or more starts"
+        ), curvature
+    count = len(law.parameters())
+    if len(rows) == count:
+        return Status(kind=NOT_IDENTIFIED, message=f"{count} rows for {count} parameters leave no residual"), curvature
+    bounds = [
+        name
+        for name, u, p in zip(law.parameters(), theta, law.parameters().values())
+        if u <= p.box[0] + 1e-9 or u >= p.box[1] - 1e-9
+    ]
+    reasons = [f"{', '.join(bounds)} at the end of the range (a simpler form fits as well)"] if bounds else []
+    reasons += [f"the runs fix {direction.words()}" for direction in open_ if not set(bounds) & set(_main(direction))]
+    if reasons:
+        return Status(kind=NOT_IDENTIFIED, message="; ".join(reasons)), curvature
+    return Status(kind=OK), curvature
+
+
+def _main(direction: identify.Direction) -> list[str]:
+    return [name for name, weight in direction.weights.items() if abs(weight) > 0.5]

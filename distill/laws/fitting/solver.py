@@ -1,0 +1,192 @@
+"""Many small fits at once: every fit of this package is a batch of problems that share their rows.
+
+Starts, bootstrap resamples, folds, held-out rows and jackknives are the same problem with other row weights, so all of
+them run through one compiled loop (newton.py), a few at a time on each core. Rows are differentiated forward, one
+direction a parameter, so any form traceable by jax will do. All is float64 inside `jax.enable_x64`, whatever the
+process's configuration.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill.laws.fitting import newton
+from distill.laws.fitting import objective as ob
+from distill.laws.forms.law import Law
+from distill.laws.forms.parameters import Setting
+
+CERTIFIED = 1e-8  # of the objective: a search that promises no more is solved; far below what one run more changes
+_BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar size share a compiled program
+
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows that problems share: inputs are [n]; the target is [n], or [problems, n] where problems differ.
+
+    `given` holds the laws inside the fitted one (Lsup), their leaves scalar or [problems]. A `pull` is a last row of
+    another kind, for profiles: its residual is log(pull(xp, law)) minus the last target, and rho there is a square.
+    Targets and weights then have n + 1 entries.
+    """
+
+    inputs: tuple[np.ndarray, ...]
+    target: np.ndarray
+    setting: Setting
+    given: Mapping[str, Law] = dataclasses.field(default_factory=dict)
+    pull: Callable[[Any, Law], Any] | None = None
+
+    def __len__(self) -> int:
+        return int(self.target.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solutions:
+    """One entry a problem: coordinates [R, p], objective, decrement (decrease still predicted / objective), iterations.
+
+    `converged` is the certificate: Newton's decrement, the gradient's norm in the metric of the curvature, promises
+    less than CERTIFIED of the objective (most end near 1e-14).
+    """
+
+    theta: np.ndarray
+    objective: np.ndarray
+    decrement: np.ndarray
+    iterations: np.ndarray
+    converged: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.objective)
+
+    def take(self, index: Any) -> "Solutions":
+        """The solutions of some problems."""
+        return Solutions(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+
+    def improved(self, index: np.ndarray, other: "Solutions") -> "Solutions":
+        """These with those at `index` replaced where another is lower, or as low and certified where they are not."""
+        old = self.take(index)
+        lower = other.objective < old.objective * (1 - 1e-9)
+        as_low = other.converged & ~old.converged & (other.objective <= old.objective * (1 + 1e-9))
+        merged = {}
+        for field in dataclasses.fields(self):
+            values = getattr(self, field.name).copy()
+            values[index[lower | as_low]] = getattr(other, field.name)[lower | as_low]
+            merged[field.name] = values
+        return Solutions(**merged)
+
+
+def slot_count(n: int, p: int) -> int:
+    """Problems stepped at once: few enough that their slopes and the products of those stay in a core's cache."""
+    if jax.default_backend() != "cpu":
+        return 4096
+    return int(2 ** np.clip(np.round(np.log2(3e5 / (max(n, 1) * p**2))), 2, 9))
+
+
+def solve(
+    form: newton.Form,
+    rows: Rows,
+    starts: np.ndarray,
+    weights: np.ndarray,
+    objective: ob.Objective,
+    *,
+    widen: float = 1.0,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> Solutions:
+    """Solves one problem per start: starts [R, p]; weights [n] or [R, n], of any dtype; objectives as they are summed.
+
+    `widen` is the factor of the first delta (1 from a good start, 30 from a random one); `exact` puts the rows' own
+    second derivatives into H, for problems that crawl without; `progress` is told of the problems solved since it
+    was last told.
+    """
+    starts = np.asarray(starts, np.float64)
+    R, p = starts.shape
+    padding = -len(rows) % _BLOCK
+    C = slot_count(len(rows) + padding, p)
+    if exact:  # such problems are few, and each goes its own way
+        C = max(C // 8, 4)
+    Q = 8 * C if jax.default_backend() == "cpu" else C
+    inputs = tuple(np.concatenate([x, np.repeat(x[:1], padding)]) for x in rows.inputs)
+    tail = 0 if rows.pull is None else 1
+    target, weights = (_padded(np.asarray(x), padding, tail, fill) for x, fill in ((rows.target, 1.0), (weights, 0)))
+    delta = np.float64(min(objective.width, 1e6))
+    first = min(delta * widen, 1e6)
+    setting = ({key: np.float64(value) for key, value in rows.setting.centre.items()}, np.float64(rows.setting.typical))
+    box = tuple(np.array(edge) for edge in zip(*(q.box for q in form.parameters().values())))
+    starts = np.clip(starts, *box)
+    shared = (inputs, setting, box, delta)
+
+    def entries(index: np.ndarray) -> dict[str, Any]:
+        """The problems at `index`, the last repeated, as a queue."""
+        index = np.resize(index, Q)
+
+        def each(array: Any, ndim: int) -> np.ndarray:
+            array = np.asarray(array)
+            whole = array[index] if array.ndim == ndim else np.broadcast_to(array, (Q, *array.shape))
+            return whole.astype(np.float64)
+
+        return {
+            "problem": index.astype(np.int32),
+            "theta": starts[index],
+            "width": np.full(Q, first),
+            "weights": each(weights, 2),
+            "target": each(target, 2),
+            "given": jax.tree_util.tree_map(lambda leaf: each(leaf, 1), dict(rows.given)),
+        }
+
+    state = {name: np.zeros(R) for name in newton.FOUND if name != "problem"} | {"theta": starts.copy()}
+    queues = iter([np.arange(R)[i : i + Q] for i in range(0, R, Q)])
+    lock = threading.Lock()
+
+    def following() -> np.ndarray | None:
+        with lock:
+            return next(queues, None)
+
+    def work() -> None:
+        """Takes queues until none is left; a slot that is at work when its queue ends goes on under the next one."""
+        index, slots = following(), None
+        while index is not None:
+            queue, ahead = entries(index), following()
+            with jax.enable_x64(True):
+                slots = newton.idle(queue, C) if slots is None else slots
+                slots, found, count = newton.run(
+                    form, objective.raw, rows.pull, exact, slots, queue, len(index), ahead is None, *shared
+                )
+            solved = {name: np.asarray(value)[: int(count)] for name, value in found.items()}
+            with lock:
+                for name, values in state.items():
+                    values[solved["problem"]] = solved[name]
+                if progress:
+                    progress(int(count))
+            index = ahead
+
+    with concurrent.futures.ThreadPoolExecutor(_workers()) as pool:
+        for ended in [pool.submit(work) for _ in range(_workers())]:
+            ended.result()
+    with np.errstate(invalid="ignore", over="ignore"):  # of searches that never saw a finite loss
+        left = state["decrement"] * state["value"]
+        solved = left <= CERTIFIED * state["value"] + newton.FLOOR * weights.sum(-1)
+    return Solutions(
+        theta=state["theta"],
+        objective=state["value"],
+        decrement=state["decrement"],
+        iterations=state["turn"].astype(int) - 1,
+        converged=solved & (state["width"] <= delta) & (state["damping"] < 1e-2),
+    )
+
+
+def _padded(array: np.ndarray, count: int, tail: int, fill: float) -> np.ndarray:
+    """The array with `count` more rows before its last `tail` ones."""
+    end = array.shape[-1] - tail
+    more = np.full((*array.shape[:-1], count), fill, array.dtype)
+    return np.concatenate([array[..., :end], more, array[..., end:]], axis=-1)
+
+
+def _workers() -> int:
+    """Threads that run queues: one a core, for small problems leave XLA's own threads nothing to share out."""
+    return min(len(os.sched_getaffinity(0)), 16) if jax.default_backend() == "cpu" else 1

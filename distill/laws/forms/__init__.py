@@ -1,0 +1,1 @@
+"""What a law is: its parameters, the base class, the published forms, laws by name and in files."""

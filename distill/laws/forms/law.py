@@ -1,0 +1,182 @@
+"""The base of every law: a frozen dataclass that evaluates when called, traces under jax, and is a JSON file at rest.
+
+A form is a subclass with declared parameters (parameters.py), its `inputs`, its `output` and one method:
+
+    @dataclasses.dataclass(frozen=True)
+    class PowerLaw(Law):
+        A: float = coefficient("x", exponent="alpha")
+        E: float = floor()
+        alpha: float = positive(0.05, 1.0)
+
+        inputs = ("x",)
+
+        def loss(self, xp, x):
+            return self.E + self.A * x**-self.alpha
+
+`xp` is numpy or jax.numpy. Nothing else is written: fit, bootstrap, compare and design work on it.
+A law is a jax pytree whose leaves are its parameters, so `jax.vmap` runs over a stack of laws (a bootstrap).
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.config import DistillError, nearest
+from distill.laws.forms.parameters import KEY, Parameter, Setting
+from distill.system.files import loads
+
+FORMAT = 1
+FORMS: dict[str, type["Law"]] = {}
+
+
+class LawError(DistillError):
+    """A law that cannot be built, read or fitted: where, got, wanted, what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A scaling law: parameters are fields, calling it gives the loss in nats per token.
+
+    `inputs` names the arguments, `output` the loss that it predicts; both are columns of a table of runs.
+    A field annotated with a Law (`supervised` of Eq. 8) is given, not fitted.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ()
+    output: ClassVar[str] = "L"
+    name: ClassVar[str] = ""
+    combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix where they do not fix parameters
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__.lower()
+        if not cls.__name__.startswith("_"):
+            FORMS[cls.name] = cls
+        jax.tree_util.register_pytree_with_keys(cls, _flatten, functools.partial(_unflatten, cls))
+
+    def loss(self, xp: Any, *inputs: Any) -> Any:
+        """The law itself, elementwise, written with `xp` (numpy or jax.numpy) and operators."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss method")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The predicted loss (nats per token); arguments broadcast. Numpy in, float64 out; jax in, jax out."""
+        values = self._arguments(args, kwargs)
+        leaves = [*values, *jax.tree_util.tree_leaves(self)]
+        if any(isinstance(leaf, jax.Array) for leaf in leaves):
+            return self.loss(jnp, *values)
+        double: Law = jax.tree_util.tree_map(lambda leaf: np.asarray(leaf, np.float64)[()], self)
+        with np.errstate(over="ignore"):  # far outside of its runs a law may say inf
+            return double.loss(np, *(np.asarray(value, np.float64)[()] for value in values))
+
+    def _arguments(self, args: tuple, kwargs: dict) -> list[Any]:
+        named = dict(zip(self.inputs, args))
+        wrong = [key for key in kwargs if key not in self.inputs or key in named]
+        if wrong or len(args) > len(self.inputs) or len(named) + len(kwargs) != len(self.inputs):
+            hint = nearest(wrong[0], self.inputs) if wrong else ""
+            got = ", ".join([f"{len(args)} positional", *kwargs])
+            raise LawError(f"{self.name}: got arguments ({got}), wanted ({', '.join(self.inputs)}).{hint}")
+        return [named[key] if key in named else kwargs[key] for key in self.inputs]
+
+    @classmethod
+    def parameters(cls) -> dict[str, Parameter]:
+        """The declared parameters by name, in the order of the fields."""
+        return {f.name: f.metadata[KEY] for f in dataclasses.fields(cls) if KEY in f.metadata}
+
+    @classmethod
+    def given(cls) -> tuple[str, ...]:
+        """Names of the fields that a fit takes as given: the laws inside this law."""
+        return tuple(f.name for f in dataclasses.fields(cls) if KEY not in f.metadata)
+
+    def values(self) -> dict[str, Any]:
+        """The fitted parameters by name."""
+        return {name: getattr(self, name) for name in self.parameters()}
+
+    @classmethod
+    def unpack(cls, xp: Any, theta: Any, setting: Setting, given: Mapping[str, "Law"] | None = None) -> Self:
+        """The law at the coordinates theta[0], theta[1], ... (a sequence over parameters; traceable)."""
+        values = cls._decode(xp, dict(zip(cls.parameters(), theta)), setting)
+        return cls(**values, **(given or {}))
+
+    def pack(self, setting: Setting) -> np.ndarray:
+        """The coordinates of this law, float64 [..., parameters]; a stack of laws keeps its leading axes."""
+        values = {name: np.asarray(value, np.float64) for name, value in self.values().items()}
+        coordinates = self._encode(np, values, setting)
+        return np.stack(np.broadcast_arrays(*(coordinates[name] for name in self.parameters())), axis=-1)
+
+    @classmethod
+    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: Setting) -> dict[str, Any]:
+        """Values of the parameters by name; a form whose coordinates mix its parameters overrides this and _encode."""
+        values: dict[str, Any] = {}
+        for name in cls._order(list(coordinates)):
+            values[name] = cls.parameters()[name].decode(xp, coordinates[name], values, setting)
+        return values
+
+    @classmethod
+    def _encode(cls, xp: Any, values: dict[str, Any], setting: Setting) -> dict[str, Any]:
+        return {name: p.encode(xp, values[name], values, setting) for name, p in cls.parameters().items()}
+
+    @classmethod
+    def _order(cls, names: list[str]) -> Iterator[str]:
+        """The names, each after those that its decoding needs."""
+        left, known = names, set(cls.parameters()) - set(names)
+        while left:
+            ready = [name for name in left if set(cls.parameters()[name].needs) <= known]
+            if not ready:
+                raise LawError(f"{cls.name}: the parameters {', '.join(left)} need each other in a circle.")
+            yield from ready
+            known |= set(ready)
+            left = [name for name in left if name not in ready]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready description: {"form": name, "parameters": {...}, and the laws inside by field}."""
+        tree: dict[str, Any] = {"form": self.name, "parameters": {k: float(v) for k, v in self.values().items()}}
+        return tree | {name: getattr(self, name).to_dict() for name in self.given()}
+
+    def save(self, path: str | os.PathLike, **extra: Any) -> None:
+        """Writes the law as JSON (whole or not at all); `extra` (status, intervals, options) is kept beside it."""
+        write_json(path, {"format": FORMAT} | self.to_dict() | extra)
+
+
+def _flatten(law: Law) -> tuple[list[tuple[Any, Any]], None]:
+    return [(jax.tree_util.GetAttrKey(f.name), getattr(law, f.name)) for f in dataclasses.fields(law)], None
+
+
+def _unflatten(cls: type[Law], aux: None, children: Any) -> Law:
+    law = object.__new__(cls)
+    for field, child in zip(dataclasses.fields(cls), children):
+        object.__setattr__(law, field.name, child)
+    return law
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Parses a JSON file; raises LawError when it is missing or malformed."""
+    try:
+        return loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LawError(f"{path}: cannot be read ({error.strerror}); wanted a law file in JSON.") from error
+    except ValueError as error:
+        raise LawError(f"{path}: not valid JSON ({error}); wanted a law file written by launch.fit.") from error
+
+
+def write_json(path: str | os.PathLike, tree: Any) -> None:
+    """Writes JSON through a temporary file beside the target, so that no partial file is ever seen."""
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(tree, file, indent=1, allow_nan=False)
+            file.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise LawError(f"{path}: cannot be written ({error.strerror}).") from error

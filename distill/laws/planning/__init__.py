@@ -1,0 +1,1 @@
+"""From a law to a plan: scenarios, allocation, crossovers, intervals, regions, advice, recipes."""

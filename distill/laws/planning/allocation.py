@@ -1,0 +1,332 @@
+"""The best split of a budget between student and teacher: Eq. 9 minimised over N_T, D_T and D_S, batched, in float64.
+
+The constraint takes one variable away and each scenario leaves as few as it has:
+- free teacher (best_case): only L_T matters, one variable; the cheapest teacher that reaches it is then reported;
+- only its forward passes paid (teacher_inference): D_T is free, so D_T or N_T stands at a bound, one variable along
+  that edge;
+- its training paid (teacher_pretraining, pretraining_and_inference): N_T and the share of compute spent on the
+  teacher's training, two variables.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.laws.planning.minimise import minimise
+from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+
+_CHUNK = 128  # cases solved in one call: one shape, so one compilation a scenario
+_BISECTIONS = 52
+_SLOPE_WIDTH = 1e-3  # of the central differences in logarithms
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The range of N_T, D_T and D_S that is searched; the paper's is 1e6 to 1e17."""
+
+    low: float = 1e6
+    high: float = 1e17
+
+
+PAPER_BOUNDS = Bounds()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """Optimal splits: float64 arrays of one shape. `second_*` is the best point of another valley (inf: none)."""
+
+    N_S: np.ndarray
+    D_S: np.ndarray
+    N_T: np.ndarray
+    D_T: np.ndarray
+    L_T: np.ndarray
+    L_S: np.ndarray
+    second_N_T: np.ndarray
+    second_D_S: np.ndarray
+    second_L_T: np.ndarray
+    second_L_S: np.ndarray
+
+
+def allocate(
+    supervised: Any,
+    distillation: Any,
+    N_S: Any,
+    compute: Any,
+    scenario: Scenario,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> Allocation:
+    """The split of `compute` FLOPs with the least L_S for students of N_S parameters (arrays broadcast).
+
+    Laws may be stacks (leaves of shape [R], a bootstrap): the result then has a leading axis R.
+    `unique` is the number of distinct tokens that student and teacher each have.
+    """
+    weights = (scenario.logits, scenario.pretraining)
+    kind = "share" if scenario.pretraining else "edge" if scenario.logits else "loss"
+    out = _run(_SOLVERS[kind], (supervised, distillation, flops), (N_S, compute), (*weights, unique, bounds))
+    return Allocation(N_S=out.pop("N_S"), **out)
+
+
+def supervised_optimum(
+    supervised: Any, compute: Any, *, flops: Any, unique: float = UNLIMITED, bounds: Bounds = PAPER_BOUNDS
+) -> dict[str, np.ndarray]:
+    """{'N', 'D', 'L'} of the compute-optimal supervised model, 3 F(N) D = compute."""
+    out = _run(_solve_supervised, (supervised, flops), (compute,), (unique, bounds))
+    return {"N": out["N_S"], "D": out["D_S"], "L": out["L_S"]}
+
+
+def cheapest_teacher(
+    supervised: Any,
+    L_T: Any,
+    D_S: Any,
+    scenario: Scenario,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N_T, D_T) of loss L_T at the least cost for D_S student tokens; training counts even where others pay it.
+
+    Under a stack of laws [R], L_T and D_S [R, ...] hold the cases of each law.
+    """
+    weights = (scenario.logits, scenario.pretraining or 1.0)
+    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), (*weights, unique, bounds), paired=True)
+    return out["N_T"], out["D_T"]
+
+
+def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool = False) -> dict[str, np.ndarray]:
+    """Solves every case under every law of a stack, in chunks on all cores; axes: [R, *cases].
+
+    paired: the cases have the axis R already, a row of them for every law.
+    """
+    leaves, structures = zip(*(_split(part) for part in parts))
+    flat = [np.asarray(leaf, np.float64) for part in leaves for leaf in part]
+    laws = np.broadcast_shapes(*(leaf.shape for leaf in flat)) if flat else ()
+    grid = np.broadcast_arrays(*(np.asarray(case, np.float64) for case in cases))
+    shape = grid[0].shape if paired and grid[0].shape[: len(laws)] == laws else laws + grid[0].shape
+    count = int(np.prod(shape))
+    per_law = [np.broadcast_to(leaf, laws).reshape(-1) for leaf in flat]
+    each = count // max(int(np.prod(laws)), 1)
+    rows = [np.repeat(leaf, each) for leaf in per_law]
+    rows += [np.broadcast_to(case, shape).reshape(-1) for case in grid]
+    numbers = [s for setting in settings for s in ((setting.low, setting.high) if _is_bounds(setting) else (setting,))]
+
+    def chunk(start: int) -> dict[str, np.ndarray]:
+        with jax.enable_x64(True):
+            picked = [np.resize(row[start : start + _CHUNK], _CHUNK) for row in rows]
+            return {k: np.asarray(v) for k, v in _batched(solve, structures, len(cases), picked, numbers).items()}
+
+    starts = range(0, count, _CHUNK)
+    if len(starts) == 1:
+        solved = [chunk(0)]
+    else:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            solved = [chunk(starts[0]), *pool.map(chunk, starts[1:])]
+    return {name: np.concatenate([part[name] for part in solved])[:count].reshape(shape) for name in solved[0]}
+
+
+def _is_bounds(setting: Any) -> bool:
+    return isinstance(setting, Bounds)
+
+
+def _split(part: Any) -> tuple[list[Any], Any]:
+    """A law's numbers and its structure; a plain function has no numbers and is its own structure."""
+    leaves, structure = jax.tree_util.tree_flatten(part)
+    if all(isinstance(leaf, (int, float, np.ndarray, np.generic, jax.Array)) for leaf in leaves):
+        return leaves, structure
+    return [], part
+
+
+def _join(structures: tuple, numbers: list[Any]) -> list[Any]:
+    parts, at = [], 0
+    for structure in structures:
+        if isinstance(structure, jax.tree_util.PyTreeDef):
+            parts.append(structure.unflatten(numbers[at : at + structure.num_leaves]))
+            at += structure.num_leaves
+        else:
+            parts.append(structure)
+    return parts
+
+
+# Compiling costs more than solving: at the lowest level it takes half the time, and the solver runs half as fast.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0})
+def _batched(solve: Any, structures: tuple, n_cases: int, rows: list[Any], numbers: list[Any]) -> dict[str, Any]:
+    def one(row):
+        parts = _join(structures, row[: len(row) - n_cases])
+        return solve(*parts, *row[len(row) - n_cases :], *numbers)
+
+    return jax.vmap(one)(rows)
+
+
+def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high):
+    """One case of `allocate`; `kind` names the variables that the scenario leaves."""
+    log_low, log_high = jnp.log(low), jnp.log(high)
+    F_S = flops(N_S)
+
+    def teacher_loss(N_T, D_T):
+        return supervised(N_T, effective_tokens(D_T, unique, jnp))
+
+    best, worst = teacher_loss(high, high), teacher_loss(low, low)
+    axes = {
+        "loss": (jnp.linspace(jnp.log(1e-8), jnp.log(worst - best), 640),),
+        "edge": (jnp.linspace(0.0, 2 * (log_high - log_low), 512),),
+        "share": (jnp.linspace(log_low, log_high, 52), jnp.linspace(-30.0, 14.0, 45)),
+    }[kind]
+
+    def place(z):
+        """(N_T, D_T, D_S, L_T) of a point of the search."""
+        if kind == "loss":
+            return jnp.nan, jnp.nan, compute / (3 * F_S), best + jnp.exp(z[0])
+        if kind == "edge":
+            D_T = jnp.exp(jnp.minimum(log_low + z[0], log_high))
+            N_T = jnp.exp(jnp.maximum(log_low, 2 * log_low - log_high + z[0]))
+            return N_T, D_T, compute / (3 * F_S + logits * flops(N_T)), teacher_loss(N_T, D_T)
+        N_T = jnp.exp(z[0])
+        F_T = flops(N_T)
+        share = jax.nn.sigmoid(z[1])
+        D_T = jnp.minimum(share * compute / (3 * pretraining * F_T), high)
+        return N_T, D_T, (1 - share) * compute / (3 * F_S + logits * F_T), teacher_loss(N_T, D_T)
+
+    def loss(z):
+        _, _, D_S, L_T = place(z)
+        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
+
+    found = minimise(loss, axes)
+    N_T, D_T, D_S, L_T = place(found.z)
+    second = place(found.second_z)
+    if kind != "edge":
+        by_logits, by_training = (logits, pretraining) if kind == "share" else (0.0, 1.0)
+        cheapest = _solve_teacher(supervised, flops, L_T, D_S, by_logits, by_training, unique, low, high)
+        if kind == "loss":
+            N_T, D_T = cheapest["N_T"], cheapest["D_T"]
+        else:
+            starts = jnp.log(jnp.array([[N_T, D_T], [cheapest["N_T"], cheapest["D_T"]]]))
+            parts = supervised, distillation, flops, N_S, compute, logits, pretraining, unique
+            N_T, D_T, D_S, L_T = _polish(starts, found.value, *parts, low, high)
+    return {
+        "N_S": N_S,
+        "D_S": jnp.minimum(D_S, high),
+        "N_T": N_T,
+        "D_T": D_T,
+        "L_T": L_T,
+        "L_S": distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T),
+        "second_N_T": second[0],
+        "second_D_S": second[2],
+        "second_L_T": second[3],
+        "second_L_S": found.second_value,
+    }
+
+
+def _slopes(function: Any) -> tuple[Any, Any]:
+    """Both derivatives of a function of two variables at (0, 0), to fourth order, from one batch of values."""
+    steps = _SLOPE_WIDTH * np.array([-2.0, -1.0, 1.0, 2.0])
+    offsets = np.concatenate([np.stack([steps, 0 * steps], 1), np.stack([0 * steps, steps], 1)])
+    values = jax.vmap(lambda offset: function(offset[0], offset[1]))(jnp.asarray(offsets)).reshape(2, 4)
+    first, second = (values @ np.array([1.0, -8.0, 8.0, -1.0])) / (12 * _SLOPE_WIDTH)
+    return first, second
+
+
+def _log_slope(flops: Any, n: Any) -> Any:
+    """d log F / d log N at N = exp(n)."""
+    return _slopes(lambda h, _: jnp.log(flops(jnp.exp(n + h))))[0]
+
+
+def _polish(
+    starts, value, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high
+) -> tuple[Any, Any, Any, Any]:
+    """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from the second start, or the first.
+
+    Where the teacher costs next to nothing, losses hardly tell its size from its tokens. The conditions do: no cheaper
+    teacher of this loss, and nothing gained by moving compute between the teacher and the student.
+    """
+    F_S = flops(N_S)
+
+    def split(z):
+        N_T, D_T = jnp.exp(z[0]), jnp.exp(z[1])
+        F_T = flops(N_T)
+        unit = 3 * F_S + logits * F_T
+        return N_T, D_T, F_T, unit, (compute - 3 * pretraining * F_T * D_T) / unit
+
+    def teacher(n, d):
+        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
+
+    def student(D_S, L_T):
+        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
+
+    def conditions(z):
+        _, D_T, F_T, unit, D_S = split(z)
+        L_T = teacher(z[0], z[1])
+        by_n, by_d = _slopes(lambda h, k: teacher(z[0] + h, z[1] + k))
+        cost = _log_slope(flops, z[0]) * (1 + logits * D_S / (3 * pretraining * D_T))
+        by_L, by_D = _slopes(lambda h, k: student(D_S * jnp.exp(k), L_T * jnp.exp(h)))
+        return jnp.stack([cost - by_n / by_d, by_L / L_T * by_d - by_D * 3 * pretraining * F_T * D_T / (D_S * unit)])
+
+    def newton(_, z):
+        offsets = _SLOPE_WIDTH * np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        r = jax.vmap(conditions)(z[None] + offsets)
+        (a, c), (b, d) = (r[1] - r[2]) / (2 * _SLOPE_WIDTH), (r[3] - r[4]) / (2 * _SLOPE_WIDTH)
+        step = jnp.stack([d * r[0, 0] - b * r[0, 1], a * r[0, 1] - c * r[0, 0]]) / (a * d - b * c)
+        return z - jnp.clip(step, -0.5, 0.5)
+
+    polished = jax.lax.fori_loop(0, 6, newton, starts[1])
+    _, _, _, _, D_S = split(polished)
+    reached = student(D_S, teacher(polished[0], polished[1]))
+    inside = jnp.all((polished > jnp.log(low)) & (polished < jnp.log(high))) & (D_S > 0)
+    z = jnp.where(inside & (reached <= value + 1e-12), polished, starts[0])
+    N_T, D_T, _, _, D_S = split(z)
+    return N_T, D_T, D_S, teacher(z[0], z[1])
+
+
+_SOLVERS = {kind: functools.partial(_solve, kind) for kind in ("loss", "edge", "share")}
+
+
+def _solve_supervised(supervised, flops, compute, unique, low, high):
+    def tokens(z):
+        return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), high)
+
+    def loss(z):
+        return supervised(jnp.exp(z[0]), effective_tokens(tokens(z), unique, jnp))
+
+    found = minimise(loss, (jnp.linspace(jnp.log(low), jnp.log(high), 256),))
+    return {"N_S": jnp.exp(found.z[0]), "D_S": tokens(found.z), "L_S": found.value}
+
+
+def _bisect(rises, low, high):
+    """Where an increasing sign change lies between low and high (the bound itself where there is none)."""
+
+    def halve(_, bracket):
+        middle = (bracket[0] + bracket[1]) / 2
+        up = rises(middle)
+        return jnp.where(up, bracket[0], middle), jnp.where(up, middle, bracket[1])
+
+    bracket = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return (bracket[0] + bracket[1]) / 2
+
+
+def _solve_teacher(supervised, flops, L_T, D_S, logits, pretraining, unique, low, high):
+    """Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum: where its slope is zero."""
+    log_low, log_high = jnp.log(low), jnp.log(high)
+
+    def loss(n, d):
+        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
+
+    def tokens(n):
+        return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)
+
+    def cost_rises(n):
+        d = tokens(n)
+        by_n, by_d = _slopes(lambda h, k: loss(n + h, d + k))
+        training = 3 * pretraining * jnp.exp(d)
+        slope = _log_slope(flops, n) - training / (logits * D_S + training) * by_n / by_d
+        return (slope > 0) & (loss(n, log_high) <= L_T)
+
+    n = _bisect(cost_rises, log_low, log_high)
+    return {"N_T": jnp.exp(n), "D_T": jnp.exp(tokens(n))}

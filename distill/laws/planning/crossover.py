@@ -1,0 +1,107 @@
+"""Where supervised training catches up with distillation: in student tokens for one teacher, in compute for a plan."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill.laws.planning.allocation import PAPER_BOUNDS, Bounds, allocate
+from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+
+_GRID = 64
+
+
+def column(law: Any) -> Any:
+    """A stack of laws [R] that broadcasts against a trailing axis of cases; a single law unchanged."""
+    return jax.tree_util.tree_map(lambda leaf: leaf[..., None] if np.ndim(leaf) else leaf, law)
+
+
+def last_catch_up(x: np.ndarray, gain: np.ndarray) -> tuple[Any, Any]:
+    """(low, high) of the last interval of x where gain = L_S - L falls behind: negative, then positive; nan: none."""
+    behind = (gain[..., :-1] < 0) & (gain[..., 1:] >= 0)
+    last = behind.shape[-1] - 1 - np.argmax(behind[..., ::-1], axis=-1)
+    some = behind.any(axis=-1)
+    return np.where(some, x[last], np.nan), np.where(some, x[last + 1], np.nan)
+
+
+def interpolate(x: np.ndarray, gain: np.ndarray) -> Any:
+    """The last catch-up by linear interpolation of the gain in log x; nan where there is none. gain: [..., x]."""
+    low, high = last_catch_up(x, gain)
+    at = np.clip(np.searchsorted(x, np.nan_to_num(low, nan=x[0])), 0, len(x) - 2)
+    g0 = np.take_along_axis(gain, at[..., None], -1)[..., 0]
+    g1 = np.take_along_axis(gain, at[..., None] + 1, -1)[..., 0]
+    share = np.divide(g0, g0 - g1, out=np.zeros_like(g0), where=g0 != g1)
+    return np.exp(np.log(low) + share * (np.log(high) - np.log(low)))
+
+
+def crossover_tokens(
+    supervised: Any, distillation: Any, N_S: float, L_T: Any, unique: float = UNLIMITED, bounds: Bounds = PAPER_BOUNDS
+) -> np.ndarray:
+    """D_S beyond which supervised training of N_S beats a student of a teacher of loss L_T; nan where it never does.
+
+    Laws may be stacks [R], with L_T [R]; the result then is [R].
+    """
+    stacked, student = column(supervised), column(distillation)
+    teacher = np.asarray(L_T, np.float64)[..., None]
+
+    def gain(D: np.ndarray) -> np.ndarray:
+        d = effective_tokens(D, unique)
+        return np.asarray(student(N_S, d, teacher)) - np.asarray(stacked(N_S, d))
+
+    grid = np.geomspace(bounds.low / 1e3, bounds.high, 512)
+    low, high = last_catch_up(grid, gain(grid))
+    some = np.isfinite(low)
+    low, high = np.where(some, low, 1.0), np.where(some, high, 1.0)
+    for _ in range(50):
+        middle = np.sqrt(low * high)
+        ahead = gain(middle[..., None])[..., 0] < 0
+        low, high = np.where(ahead, middle, low), np.where(ahead, high, middle)
+    return np.where(some, np.sqrt(low * high), np.nan)
+
+
+def crossover_compute(
+    supervised: Any,
+    distillation: Any,
+    N_S: float,
+    scenario: Scenario,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> float:
+    """Total compute beyond which supervised training of N_S beats the best distillation of it; nan where it never does.
+
+    Searched where the supervised student would see from `bounds.low` to a tenth of `bounds.high` tokens.
+    """
+    scale = 3 * float(flops(N_S))
+    low, high = scale * bounds.low, scale * bounds.high / 10
+    for _ in range(3):
+        compute = np.geomspace(low, high, _GRID)
+        gain = _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bounds)
+        low, high = (float(x) for x in last_catch_up(compute, gain))
+        if not np.isfinite(low):
+            return float("nan")
+    return float(interpolate(compute, gain))
+
+
+def crossover_stack(
+    supervised: Any,
+    distillation: Any,
+    N_S: float,
+    scenario: Scenario,
+    near: float,
+    *,
+    flops: Any,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> np.ndarray:
+    """`crossover_compute` under each law of a stack [R], from one scan of four decades around `near`."""
+    compute = np.geomspace(near / 100, near * 100, 24)
+    return interpolate(compute, _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bounds))
+
+
+def _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bounds) -> np.ndarray:
+    """Loss of the best distillation minus that of supervised training, at every budget (and for every law)."""
+    split = allocate(supervised, distillation, N_S, compute, scenario, flops=flops, unique=unique, bounds=bounds)
+    tokens = np.minimum(compute / (3 * float(flops(N_S))), bounds.high)
+    return split.L_S - np.asarray(column(supervised)(N_S, effective_tokens(tokens, unique)))

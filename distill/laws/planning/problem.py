@@ -1,0 +1,187 @@
+"""One student's planning problem under one law or a stack of them: the best split by compute, by tokens or by loss."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from distill.laws.planning.allocation import Bounds, allocate, cheapest_teacher
+from distill.laws.planning.crossover import column
+from distill.laws.planning.scenarios import PlanError, Scenario, Teacher, effective_tokens
+from distill.system.numbers import si
+
+_SIZES = 49  # student sizes tried at once when a range is given
+_FIELDS = ("N_S", "D_S", "N_T", "D_T", "L_T", "L_S", "second_N_T", "second_L_S")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Supervised training of a model of N parameters on D tokens under the same constraint."""
+
+    N: float
+    D: float
+    L: float
+    compute: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Laws, prices and limits; its methods broadcast over arrays, and over stacks of laws in a leading axis."""
+
+    supervised: Any
+    distillation: Any
+    scenario: Scenario
+    flops: Any
+    teachers: tuple[Teacher, ...]
+    unique: float
+    served: float
+    bounds: Bounds
+
+    def F(self, N: Any) -> np.ndarray:
+        """Forward FLOPs per token in float64."""
+        return np.asarray(self.flops(np.asarray(N, np.float64)), np.float64)
+
+    def training(self, N_S: Any, compute: Any) -> np.ndarray:
+        """What serving leaves of the compute."""
+        return np.asarray(compute - self.F(N_S) * self.served, np.float64)
+
+    def alone(self, N: Any, D: Any) -> np.ndarray:
+        """Supervised loss on D tokens, with repetition and the upper bound of the search."""
+        D = effective_tokens(np.minimum(D, self.bounds.high), self.unique)
+        return np.asarray(column(self.supervised)(N, D), np.float64)
+
+    def taught(self, N_S: Any, D_S: Any, L_T: Any) -> np.ndarray:
+        """Student loss on D_S tokens, with repetition."""
+        D_S = effective_tokens(np.minimum(D_S, self.bounds.high), self.unique)
+        return np.asarray(column(self.distillation)(N_S, D_S, L_T), np.float64)
+
+    def teacher_loss(self, N_T: Any, D_T: Any) -> np.ndarray:
+        return np.asarray(column(self.supervised)(N_T, effective_tokens(D_T, self.unique)), np.float64)
+
+    def supervised_tokens(self, N: Any, compute: Any) -> np.ndarray:
+        return self.training(N, compute) / (3 * self.F(N))
+
+    def by_compute(self, N_S: Any, compute: Any) -> dict[str, np.ndarray]:
+        """The best split of total compute, cases [n] -> [n] (or [R, n]); L_S is inf where serving eats it all."""
+        N_S, compute = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(compute, np.float64))
+        left = self.training(N_S, compute)
+        room = left > 3 * self.F(N_S)
+        left = np.where(room, left, 3 * self.F(N_S))
+        if self.teachers:
+            N_T = np.array([t.N for t in self.teachers])[:, None]
+            out = self._from_zoo(N_S, left / (3 * self.F(N_S) + self.scenario.logits * self.F(N_T)))
+        else:
+            split = allocate(
+                self.supervised,
+                self.distillation,
+                N_S,
+                left,
+                self.scenario,
+                flops=self.flops,
+                unique=self.unique,
+                bounds=self.bounds,
+            )
+            out = {name: getattr(split, name) for name in _FIELDS}
+        return out | {"L_S": np.where(room, out["L_S"], np.inf)}
+
+    def by_tokens(self, N_S: Any, D_S: Any) -> dict[str, np.ndarray]:
+        """The best teacher for fixed student tokens: the best L_T, and the cheapest teacher that has it."""
+        N_S, D_S = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(D_S, np.float64))
+        if self.teachers:
+            return self._from_zoo(N_S, np.broadcast_to(D_S, (len(self.teachers), *D_S.shape)))
+        free = dataclasses.replace(self, scenario=Scenario(name="best_case", logits=0.0, pretraining=0.0), served=0.0)
+        out = free.by_compute(N_S, 3 * self.F(N_S) * D_S)
+        out["N_T"], out["D_T"] = cheapest_teacher(
+            self.supervised,
+            out["L_T"],
+            out["D_S"],
+            self.scenario,
+            flops=self.flops,
+            unique=self.unique,
+            bounds=self.bounds,
+        )
+        return out
+
+    def _from_zoo(self, N_S: np.ndarray, D_S: np.ndarray) -> dict[str, np.ndarray]:
+        """The best of the existing teachers; D_S [teachers, n]."""
+        N_T = np.array([t.N for t in self.teachers])
+        L_T = np.array([t.L for t in self.teachers])
+        losses = np.stack([self.taught(N_S, d, L) for d, L in zip(D_S, L_T)])
+        best = np.argmin(losses, axis=0)
+        none = np.full(best.shape, np.nan)
+        return {
+            "N_S": np.broadcast_to(N_S, best.shape),
+            "D_S": D_S[best, np.arange(best.shape[-1])],
+            "N_T": N_T[best],
+            "D_T": none,
+            "L_T": L_T[best],
+            "L_S": losses.min(axis=0),
+            "second_N_T": none,
+            "second_L_S": none + np.inf,
+            "teacher": best,
+        }
+
+    def compute_for(self, N_S: Any, loss: float) -> np.ndarray:
+        """Total compute with which the best split of each N_S [n] reaches `loss`; inf where none does."""
+        N_S = np.asarray(N_S, np.float64)
+        serving = self.F(N_S) * self.served
+        scale = 3 * self.F(N_S)
+        low, high = np.log(scale * 10), np.log(scale * self.bounds.high * 1e3)
+
+        def excess(z):
+            return np.log(self.by_compute(N_S, serving + np.exp(z))["L_S"] / loss)
+
+        at_low, at_high = excess(low), excess(high)
+        reachable = at_high <= 0
+        for _ in range(60):
+            z = np.where(at_low > 0, (low * at_high - high * at_low) / (at_high - at_low), low)
+            value = excess(z)
+            above = value > 0
+            # Illinois: the end that stays is halved, so that neither stays for long.
+            at_low = np.where(above, value, at_low / 2)
+            at_high = np.where(above, at_high / 2, value)
+            low, high = np.where(above, z, low), np.where(above, high, z)
+            if np.all((np.abs(value) < 1e-12) | ~reachable):
+                break
+        return np.where(reachable, serving + np.exp(z), np.inf)
+
+    def tokens_alone(self, N: Any, loss: float) -> np.ndarray:
+        """Tokens with which supervised training of each N reaches `loss`; inf where none do."""
+        low, high = np.zeros(np.shape(N)), np.full(np.shape(N), np.log(self.bounds.high))
+        reachable = self.alone(N, np.exp(high)) <= loss
+        for _ in range(60):
+            middle = (low + high) / 2
+            enough = self.alone(N, np.exp(middle)) <= loss
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        return np.where(reachable, np.exp(high), np.inf)
+
+    def total_alone(self, N: Any, loss: float) -> np.ndarray:
+        """Total compute (training and serving) with which supervised training of each N reaches `loss`."""
+        return self.F(N) * (3 * self.tokens_alone(N, loss) + self.served)
+
+
+def least(cost: Any, low: float, high: float) -> float:
+    """The minimiser of cost (vectorised) between low and high on a logarithmic scale: a grid, narrowed three times."""
+    best = low
+    for _ in range(4):
+        grid = np.geomspace(low, high, _SIZES)
+        values = np.asarray(cost(grid))
+        at = int(np.argmin(values))
+        best, low, high = grid[at], grid[max(at - 1, 0)], grid[min(at + 1, _SIZES - 1)]
+    return float(best)
+
+
+def require_room(problem: Problem, N_S: float, compute: float) -> None:
+    """PlanError for a budget that serving eats, or that buys less than one token."""
+    need = float(problem.F(N_S))
+    left = float(problem.training(N_S, compute))
+    if left <= 0:
+        raise PlanError(
+            f"compute={compute:.3g}: serving {si(problem.served)} tokens with {si(N_S)} parameters "
+            f"alone takes {need * problem.served:.3g} FLOPs; give more compute or a smaller student"
+        )
+    if left < 3 * need:
+        raise PlanError(
+            f"compute={compute:.3g}: buys {left / (3 * need):.2g} tokens for {si(N_S)} parameters; wanted at "
+            f"least one, {3 * need:.3g} FLOPs"
+        )

@@ -1,0 +1,98 @@
+"""A plan as text and as JSON: the sentence, the numbers with their intervals, the bill, the price."""
+
+import dataclasses
+import math
+from typing import Any
+
+from distill.laws.planning.planner import Plan
+from distill.laws.planning.scenarios import Prices, petaflops_days
+from distill.system.numbers import si
+
+
+def describe(plan: Plan, prices: Prices | None = None) -> str:
+    """Several lines: the sentence of advice, one line a number with its 90% interval, the split, money and days."""
+    prices = prices or Prices()
+    rows = [("student N_S", si(plan.N_S), _within(plan, "N_S", si))]
+    rows += [(label, show(getattr(plan, name)), _within(plan, name, show)) for label, name, show in _NUMBERS]
+    rows += [
+        ("supervised loss", f"{plan.supervised.L:.4f}", _within(plan, "supervised_L", "{:.4f}".format)),
+        (
+            "supervised catches up, compute",
+            _or_never(plan.crossover_compute),
+            _within(plan, "crossover_compute", _flops),
+        ),
+        (
+            "supervised catches up, tokens",
+            _or_never(plan.crossover_tokens),
+            _within(plan, "crossover_tokens", si),
+        ),
+        ("stored signals of D_S", f"{plan.stored_bytes / 1e9:.3g} GB", ""),
+    ]
+    parts = {
+        "student": plan.bill.student,
+        "teacher's logits": plan.bill.logits,
+        "teacher's training": plan.bill.teacher,
+    }
+    parts["serving"] = plan.bill.serving
+    total = plan.bill.total
+    lines = [plan.sentence(), ""]
+    lines += [f"  {label:<32}{value:>10}  {within}".rstrip() for label, value, within in rows]
+    lines += ["", f"  compute {_flops(total)} FLOPs = {petaflops_days(total):.3g} petaFLOP/s-days"]
+    lines += [f"  {name:<32}{100 * part / total:>9.1f}%" for name, part in parts.items() if part]
+    lines += [
+        f"  {prices.hours(total):.4g} accelerator-hours, {prices.days(total):.3g} days on {prices.accelerators}, "
+        f"{prices.money(total):,.0f} at {prices.hourly:g} an hour "
+        f"({prices.peak_flops:.3g} FLOP/s peak, {100 * prices.mfu:.0f}% of it used)"
+    ]
+    return "\n".join(lines)
+
+
+def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Any]:
+    """The plan as JSON-ready values; what is unknown or infinite becomes None."""
+    prices = prices or Prices()
+    tree = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "problem"}
+    tree["supervised"] = dataclasses.asdict(plan.supervised)
+    tree["bill"] = dataclasses.asdict(plan.bill) | {"total": plan.bill.total}
+    tree["cost"] = {
+        "petaflops_days": petaflops_days(plan.bill.total),
+        "hours": prices.hours(plan.bill.total),
+        "days": prices.days(plan.bill.total),
+        "money": prices.money(plan.bill.total),
+    }
+    tree["distil"] = plan.distil
+    return _plain(tree | {"sentence": plan.sentence()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _flops(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _or_never(value: float | None) -> str:
+    return "never" if value is None else _flops(value)
+
+
+def _within(plan: Plan, name: str, show: Any) -> str:
+    if name not in plan.interval:
+        return ""
+    low, high = plan.interval[name]
+    return f"[{show(low)}, {show(high)}]"
+
+
+_NUMBERS = (
+    ("student tokens D_S", "D_S", si),
+    ("teacher N_T", "N_T", si),
+    ("teacher tokens D_T", "D_T", si),
+    ("teacher loss L_T", "L_T", "{:.4f}".format),
+    ("student loss L_S", "L_S", "{:.4f}".format),
+)

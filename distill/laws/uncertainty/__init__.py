@@ -1,0 +1,1 @@
+"""How sure: bootstraps, profiles, joint fits, comparison of forms, held-out runs, designs."""

@@ -1,0 +1,233 @@
+"""Bootstraps: what else the law could have been, had the runs come out again.
+
+Three kinds of resampling: "pairs" draws rows with replacement; with `cluster`, whole groups of rows that share a
+trunk, a teacher or a model, which are not independent; "residual" keeps the design and redraws the residuals; "wild"
+flips their signs, by cluster where one is given. Of a pair of fits (supervised, distillation) both stages are
+resampled, and each resample of Eq. 8 takes Lsup from its own supervised law, so that its error is carried along.
+
+Resamples start from the fit. Those whose certificate fails are solved again from other resamples' solutions, and what
+still fails is counted and left out of the intervals.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from distill.config import nearest
+from distill.laws.fitting import solver
+from distill.laws.fitting.fit import Fit, solved_rows
+from distill.laws.forms.law import Law, LawError
+from distill.system.progress import meter
+
+KINDS = ("pairs", "residual", "wild")
+_RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search stood, then from others' solutions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The predicted loss of new runs and its interval, each of the inputs' shape, nats per token."""
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Bootstrap:
+    """Resampled laws of a fit: `laws` is one Law whose parameters are arrays [resamples], `failed` marks the bad ones.
+
+    `supervised` holds the first stage of a pair. Intervals and predictions leave the failed resamples out.
+    """
+
+    fit: Fit
+    laws: Law
+    solutions: solver.Solutions
+    kind: str
+    cluster: str | None
+    seed: int
+    supervised: "Bootstrap | None" = None
+
+    def __len__(self) -> int:
+        return len(self.solutions)
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Resamples without a certificate (in either stage), [resamples]."""
+        own = ~self.solutions.converged
+        return own | self.supervised.failed if self.supervised else own
+
+    @functools.cached_property
+    def kept(self) -> Law:
+        """The stack of the resamples that did not fail; all of them where all failed."""
+        good = ~self.failed if not self.failed.all() else np.ones(len(self), bool)
+        return jax.tree_util.tree_map(lambda leaf: leaf[good] if np.ndim(leaf) else leaf, self.laws)
+
+    def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
+        """Percentile intervals of the parameters and of the form's combinations, by name."""
+        tails = [50 * (1 - level), 50 * (1 + level)]
+        names = [*self.laws.parameters(), *self.laws.combinations]
+        found = {name: np.percentile(getattr(self.kept, name), tails) for name in names}
+        return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+
+    def predict(self, level: float = 0.9, noise: bool = True, **inputs: Any) -> Prediction:
+        """The interval for new runs at inputs by name: the law's error and, with `noise`, that of a single run."""
+        arrays = np.broadcast_arrays(*(np.asarray(inputs[k], np.float64) for k in self._names(inputs)))
+        shape, flat = arrays[0].shape, [array.ravel() for array in arrays]
+        log_losses = np.log(self.evaluate(*flat))
+        if noise:
+            spread = np.sqrt(len(self.fit.rows) / max(len(self.fit.rows) - len(self.laws.parameters()), 1))
+            generator = np.random.default_rng((self.seed, 1))
+            log_losses = log_losses - spread * generator.choice(self.fit.residuals, log_losses.shape)
+        low, high = np.exp(np.percentile(log_losses, [50 * (1 - level), 50 * (1 + level)], axis=0))
+        return Prediction(estimate=self.fit.law(*arrays), low=low.reshape(shape), high=high.reshape(shape))
+
+    def evaluate(self, *inputs: Any) -> np.ndarray:
+        """Losses of every kept law at inputs of shape [m]: [resamples, m]."""
+        wide = jax.tree_util.tree_map(lambda leaf: leaf[:, None] if np.ndim(leaf) else leaf, self.kept)
+        return wide(*inputs)
+
+    def _names(self, inputs: dict[str, Any]) -> tuple[str, ...]:
+        wanted = type(self.laws).inputs
+        wrong = [name for name in inputs if name not in wanted]
+        if wrong or len(inputs) != len(wanted):
+            hint = nearest(wrong[0], wanted) if wrong else ""
+            raise LawError(f"predict: got {', '.join(inputs) or 'nothing'}; wanted {', '.join(wanted)}.{hint}")
+        return wanted
+
+    def to_dict(self, level: float = 0.9) -> dict[str, Any]:
+        """What a law file keeps of it: how it was resampled, how many failed, and the intervals."""
+        tree: dict[str, Any] = {
+            "kind": self.kind,
+            "cluster": self.cluster,
+            "resamples": len(self),
+            "failed": int(self.failed.sum()),
+            "seed": self.seed,
+            "level": level,
+            "intervals": {name: list(ends) for name, ends in self.interval(level).items()},
+        }
+        if self.supervised:
+            tree["supervised"] = self.supervised.to_dict(level)
+        elif self.laws.given():
+            tree["conditional"] = "on the given supervised law"
+        return tree
+
+
+def bootstrap(
+    fits: Fit | Sequence[Fit],
+    *,
+    resamples: int = 1000,
+    kind: str = "pairs",
+    cluster: str | None = None,
+    seed: int = 0,
+) -> Bootstrap:
+    """Resamples a fit, or a pair (supervised, distillation) in two stages. Raises LawError for a bad request."""
+    if kind not in KINDS:
+        raise LawError(f"bootstrap of kind {kind!r}; wanted one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
+    if resamples < 2:
+        raise LawError(f"{resamples} resamples; wanted at least 2, better 1000.")
+    if isinstance(fits, Fit):
+        return _stage(fits, *draw([fits], resamples, kind, cluster, seed)[0], kind, cluster, seed)
+    if len(fits) != 2 or not fits[1].law.given():
+        raise LawError("a pair of fits is (supervised, distillation); got " + ", ".join(f.law.name for f in fits))
+    first, second = draw(fits, resamples, kind, cluster, seed)
+    below = _stage(fits[0], *first, kind, cluster, seed)
+    return _stage(fits[1], *second, kind, cluster, seed, below)
+
+
+def draw(
+    fits: Sequence[Fit], resamples: int, kind: str, cluster: str | None, seed: int
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Per fit the weights [R, n] (or [n]) and the shifts of log targets [R, n] (or None).
+
+    Clusters are drawn once for all fits, so that a trunk with runs in both tables comes and goes in both.
+    """
+    generator = np.random.default_rng(seed)
+    labels = [_labels(one, cluster) for one in fits]
+    groups, index = np.unique(np.concatenate(labels), return_inverse=True)
+    if cluster and len(groups) < 3:
+        raise LawError(f"column {cluster!r} has {len(groups)} clusters; wanted at least 3, better 10 or more.")
+    parts = np.split(index, np.cumsum([len(one) for one in labels])[:-1])
+    drawn: list[tuple[np.ndarray, np.ndarray | None]] = []
+    if kind == "pairs" and cluster:
+        counts = generator.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=resamples)
+        small = counts.astype(np.min_scalar_type(int(counts.max())))
+        return [(_weighted(small[:, part], one), None) for one, part in zip(fits, parts)]
+    signs = generator.choice(np.array([-1, 1], np.int8), (resamples, len(groups)))
+    for one, part in zip(fits, parts):
+        n = len(one.rows)
+        spread = np.sqrt(n / max(n - len(one.law.parameters()), 1))
+        if kind == "pairs":
+            counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
+            drawn.append((_weighted(counts.astype(np.min_scalar_type(int(counts.max()))), one), None))
+        elif kind == "wild":
+            drawn.append((one.weights, spread * signs[:, part] * one.residuals))
+        else:
+            centred = one.residuals - np.average(one.residuals, weights=one.weights)
+            drawn.append((one.weights, spread * generator.choice(centred, (resamples, n))))
+    return drawn
+
+
+def _labels(one: Fit, cluster: str | None) -> np.ndarray:
+    """The cluster of every row; without a column each row is its own."""
+    if cluster is None:
+        return np.array([f"{id(one)}:{i}" for i in range(len(one.rows))])
+    return one.table[cluster].astype(str)
+
+
+def _weighted(counts: np.ndarray, one: Fit) -> np.ndarray:
+    """Counts times the fit's row weights, kept as small integers where those are all one."""
+    return counts if (one.weights == 1.0).all() else counts * one.weights
+
+
+def _stage(
+    one: Fit,
+    weights: np.ndarray,
+    shifts: np.ndarray | None,
+    kind: str,
+    cluster: str | None,
+    seed: int,
+    below: Bootstrap | None = None,
+) -> Bootstrap:
+    """Solves all resamples of one fit, given those of the stage below."""
+    form = type(one.law)
+    count = len(weights) if shifts is None else len(shifts)
+    rows = one.rows
+    if below:
+        rows = dataclasses.replace(rows, given=dict.fromkeys(form.given(), below.laws))
+    if shifts is not None:
+        fitted = np.log(one.law(*rows.inputs))
+        rows = dataclasses.replace(rows, target=np.exp(fitted - shifts))
+    found = refit(one, rows, weights, count, np.random.default_rng((seed, 2)))
+    laws = form.unpack(np, found.theta.T, one.rows.setting, rows.given)
+    return Bootstrap(fit=one, laws=laws, solutions=found, kind=kind, cluster=cluster, seed=seed, supervised=below)
+
+
+def refit(
+    one: Fit, rows: solver.Rows, weights: np.ndarray, count: int, generator: np.random.Generator
+) -> solver.Solutions:
+    """Solves `count` variations of a fit (other weights, targets or given laws), the stubborn ones from elsewhere."""
+    form, measure = type(one.law), one.minimised
+    problem = solved_rows(rows, measure)
+    with meter(f"bootstrap {form.name}", count) as tick:
+        found = solver.solve(form, problem, np.tile(one.theta, (count, 1)), weights, measure, progress=tick)
+        for widen in _RETRIES:
+            bad, good = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)
+            if not len(bad) or (widen > 1.0 and not len(good)):
+                break
+            again = _subset(problem, bad)
+            share = weights[bad] if np.ndim(weights) > 1 else weights
+            others = found.theta[bad if widen == 1.0 else generator.choice(good, len(bad))]
+            retried = solver.solve(form, again, others, share, measure, widen=widen, exact=True)
+            found = found.improved(bad, retried)
+    return found
+
+
+def _subset(rows: solver.Rows, index: np.ndarray) -> solver.Rows:
+    """The rows of some problems."""
+    given = jax.tree_util.tree_map(lambda leaf: leaf[index] if np.ndim(leaf) else leaf, dict(rows.given))
+    target = rows.target[index] if rows.target.ndim > 1 else rows.target
+    return dataclasses.replace(rows, target=target, given=given)

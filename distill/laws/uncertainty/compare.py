@@ -1,0 +1,111 @@
+"""Which form? Cross-validation, and a test of whether a larger form earns its parameters.
+
+`compare` fits forms to the same rows and leaves every row out once, in folds of whole clusters where runs are not
+independent. `nested` asks of two forms, the smaller one contained in the larger: had the smaller one been true, how
+often would the larger one have gained as much? The answer is a bootstrap under the smaller law (its residuals
+redrawn around it, both forms fitted again), since chi-squared tables hold neither for Huber objectives nor where the
+extra parameter rests on a bound.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distill.laws.fitting.fit import Fit, fit
+from distill.laws.fitting.table import Table
+from distill.laws.forms.law import Law, LawError
+from distill.laws.uncertainty.bootstrap import refit
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Compared:
+    """One form: its fit, and the relative errors of rows that were left out [n] (nan where a fold failed)."""
+
+    fit: Fit
+    left_out: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The mean relative error of left-out rows."""
+        return float(np.nanmean(self.left_out))
+
+    @property
+    def standard_error(self) -> float:
+        """Of that mean."""
+        return float(np.nanstd(self.left_out) / np.sqrt(max(np.isfinite(self.left_out).sum(), 1)))
+
+
+def compare(
+    forms: Sequence[str | type[Law]],
+    runs: Table,
+    *,
+    supervised: Law | None = None,
+    folds: int = 10,
+    cluster: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[Compared]:
+    """Fits forms to one table and cross-validates each on the same folds; sorted by the left-out error.
+
+    Further options are those of `fit`.
+    """
+    found = []
+    for form in forms:
+        one = fit(form, runs, supervised=supervised, seed=seed, **options)
+        found.append(Compared(fit=one, left_out=left_out(one, folds, cluster, seed)))
+    return sorted(found, key=lambda one: one.error)
+
+
+def left_out(one: Fit, folds: int = 10, cluster: str | None = None, seed: int = 0) -> np.ndarray:
+    """Relative errors of every row, predicted by the fit to the other folds, [n]."""
+    n = len(one.rows)
+    labels = one.table[cluster].astype(str) if cluster else np.arange(n)
+    groups, index = np.unique(labels, return_inverse=True)
+    folds = min(folds, len(groups))
+    if folds < 2:
+        raise LawError("cross-validation needs at least two rows, or two clusters of them.")
+    fold = np.random.default_rng(seed).permutation(np.arange(len(groups)) % folds)[index]
+    weights = one.weights * (fold != np.arange(folds)[:, None])
+    found = refit(one, one.rows, weights, folds, np.random.default_rng(seed))
+    errors = np.full(n, np.nan)
+    for k in np.flatnonzero(found.converged):
+        law = type(one.law).unpack(np, found.theta[k], one.rows.setting, one.rows.given)
+        held = fold == k
+        errors[held] = np.abs(law(*(x[held] for x in one.rows.inputs)) / one.rows.target[held] - 1)
+    return errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nested:
+    """A test of a smaller form against a larger one: the gain in the objective, and how often chance gives as much."""
+
+    smaller: str
+    larger: str
+    gain: float  # relative decrease of the objective
+    p_value: float
+    resamples: int
+
+
+def nested(smaller: Fit, larger: Fit, *, resamples: int = 400, seed: int = 0) -> Nested:
+    """Tests whether the larger form earns its parameters; both fits are of the same rows and objective."""
+    if len(smaller.rows) != len(larger.rows) or smaller.minimised != larger.minimised:
+        raise LawError("a nested test takes two fits of the same rows with the same objective.")
+    if len(smaller.law.parameters()) >= len(larger.law.parameters()):
+        raise LawError(f"{smaller.law.name} is not smaller than {larger.law.name}; give the smaller form first.")
+    generator = np.random.default_rng(seed)
+    n, p = len(smaller.rows), len(smaller.law.parameters())
+    centred = (smaller.residuals - smaller.residuals.mean()) * np.sqrt(n / max(n - p, 1))
+    fitted = np.log(smaller.law(*smaller.rows.inputs))
+    target = np.exp(fitted - generator.choice(centred, (resamples, n)))
+    objectives = []
+    for one in (smaller, larger):
+        rows = dataclasses.replace(one.rows, target=target)
+        again = refit(one, rows, one.weights, resamples, generator)
+        objectives.append(np.where(again.converged, again.objective, np.nan))
+    chance = 1 - np.minimum(objectives[1], objectives[0]) / objectives[0]
+    chance = chance[np.isfinite(chance)]
+    gain = 1 - larger.objective / smaller.objective
+    p_value = float((1 + (chance >= gain).sum()) / (1 + len(chance)))
+    return Nested(smaller=smaller.law.name, larger=larger.law.name, gain=gain, p_value=p_value, resamples=len(chance))

@@ -1,0 +1,95 @@
+"""Extrapolation as an experiment: fit on the weak runs, predict the strong ones, and count how often intervals hold.
+
+`holdout` takes a rule ("L_S <= 2.3") or a mask; `roll_forward` orders the runs by compute and predicts each share of
+them from all that came before. Interpolation errors flatter every form; these do not.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from distill.laws.fitting import table
+from distill.laws.fitting.fit import Fit, fit
+from distill.laws.forms import registry
+from distill.laws.forms.law import Law, LawError
+from distill.laws.uncertainty.bootstrap import Bootstrap, bootstrap
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Holdout:
+    """A fit to the kept rows and its predictions of the held-out ones (losses [m], intervals of single runs)."""
+
+    fit: Fit
+    boot: Bootstrap
+    observed: np.ndarray
+    predicted: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    level: float
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Relative errors of the predictions, [m]."""
+        return np.abs(self.predicted / self.observed - 1)
+
+    @property
+    def coverage(self) -> float:
+        """The share of held-out runs inside their predictive interval."""
+        return float(((self.low <= self.observed) & (self.observed <= self.high)).mean())
+
+
+def holdout(
+    form: str | type[Law],
+    runs: table.Table,
+    rule: str | np.ndarray,
+    *,
+    supervised: Law | Fit | None = None,
+    resamples: int = 1000,
+    kind: str = "pairs",
+    cluster: str | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+    **options: Any,
+) -> Holdout:
+    """Fits on the rows outside `rule` and predicts those inside it. Further options are those of `fit`.
+
+    Where `supervised` is a Fit, its runs are resampled too.
+    """
+    cls = registry.get(form)
+    selected = table.select(cls, runs)
+    held = selected.matching(rule) if isinstance(rule, str) else np.asarray(rule, bool)
+    if held.all() or not held.any():
+        raise LawError(f"the rule {rule!r} holds out {int(held.sum())} of {len(selected)} rows; wanted some, not all.")
+    first = supervised if isinstance(supervised, Fit) else None
+    given = supervised.law if isinstance(supervised, Fit) else supervised
+    one = fit(cls, selected.where(~held), supervised=given, seed=seed, **options)
+    boot = bootstrap((first, one) if first else one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
+    rows = table.rows_of(cls, selected.where(held), units=False)
+    inputs: dict[str, Any] = dict(zip(cls.inputs, rows.inputs))
+    guess = boot.predict(level, **inputs)
+    return Holdout(
+        fit=one,
+        boot=boot,
+        observed=rows.target,
+        predicted=guess.estimate,
+        low=guess.low,
+        high=guess.high,
+        level=level,
+    )
+
+
+def roll_forward(
+    form: str | type[Law], runs: table.Table, *, shares: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9), **options: Any
+) -> list[Holdout]:
+    """Holdouts by compute (size times tokens): for each share, fit on that much and predict up to the next share."""
+    cls = registry.get(form)
+    selected = table.select(cls, runs)
+    rows = table.rows_of(cls, selected, units=False)
+    rank = np.argsort(np.argsort(rows.inputs[0] * (rows.inputs[1] if len(rows.inputs) > 1 else 1.0), kind="stable"))
+    edges = [round(share * len(selected)) for share in (*shares, 1.0)]
+    found = []
+    for low, high in zip(edges, edges[1:]):
+        below = selected.where(rank < high)
+        found.append(holdout(cls, below, rank[rank < high] >= low, **options))
+    return found

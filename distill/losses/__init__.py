@@ -1,0 +1,1 @@
+"""Losses per token, as sums that merge exactly: divergences, targets, the fused head, features."""

@@ -1,0 +1,157 @@
+"""What a whole distribution of the teacher is cut down to: its likeliest tokens, a nucleus, draws, or one label."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from distill.losses import divergences
+from distill.model import sharding
+from distill.types import LOG_ZERO, Batch, HiddenSignal, MixedSignal, SparseSignal, TeacherSignal
+
+# Positions of the sequence whose teacher's logits exist at once where a target is cut out of hidden states.
+POSITIONS = 16
+
+
+def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S V"]:
+    """The teacher's columns on the student's `size` columns, of which the first `tokens` are tokens of both.
+
+    Heads of one tokenizer are often padded to different sizes; columns beyond the tokens hold nothing. The rows are
+    no longer normalised where such columns held something.
+    """
+    have = log_probs.shape[-1]
+    if have == size == tokens:
+        return log_probs
+    whole = jax.sharding.reshard(log_probs, sharding.ACT_BSD).astype(jnp.promote_types(log_probs.dtype, jnp.float32))
+    whole = whole[..., :tokens]
+    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, size - tokens)), constant_values=LOG_ZERO)
+    return jax.sharding.reshard(whole, sharding.LOGITS_BSV)
+
+
+def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "V D"]:
+    """The teacher's head cut or filled to the student's `size` rows; what a row beyond the tokens holds is not read."""
+    have = head.shape[0]
+    if have == size:
+        return head
+    whole = jax.sharding.reshard(head, P(None, "fsdp"))[:size]
+    whole = jnp.pad(whole, ((0, max(size - have, 0)), (0, 0)))
+    return jax.sharding.reshard(whole, sharding.STORED["head_vd"])
+
+
+def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal | MixedSignal:
+    """The signal with every head aligned (`align_head`)."""
+    if isinstance(signal, HiddenSignal):
+        return HiddenSignal(hidden=signal.hidden, head=align_head(signal.head, size))
+    return dataclasses.replace(
+        signal, parts=tuple(HiddenSignal(hidden=p.hidden, head=align_head(p.head, size)) for p in signal.parts)
+    )
+
+
+def whole(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
+    """The teacher's logits, which serve as its log-probabilities wherever these are normalised anyway."""
+    if isinstance(signal, MixedSignal):
+        each = [whole(part).log_probs + offset for part, offset in zip(signal.parts, signal.offsets)]
+        return TeacherSignal(log_probs=functools.reduce(jnp.logaddexp, each))
+    head = jax.sharding.reshard(signal.head.astype(signal.hidden.dtype), P("tensor", None))
+    logits = jnp.einsum(
+        "bsd,vd->bsv", signal.hidden, head, preferred_element_type=jnp.float32, out_sharding=sharding.LOGITS_BSV
+    )
+    return TeacherSignal(log_probs=lax.stop_gradient(logits))
+
+
+def by_positions(
+    part: Callable[..., SparseSignal], signal: HiddenSignal | MixedSignal, uniform: Float[Array, "B S K"], tokens: int
+) -> SparseSignal:
+    """`part` of the teacher's distribution, from its hidden states, POSITIONS at a time: its logits never exist whole.
+
+    The teacher is not differentiated. `tokens` columns of its head are tokens.
+    """
+    length = uniform.shape[1]
+    size = max(n for n in range(1, POSITIONS + 1) if length % n == 0)
+
+    def one(i: Any) -> SparseSignal:
+        few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
+        some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)
+        if isinstance(signal, HiddenSignal):
+            logits = whole(some(signal)).log_probs
+        else:
+            mixed = MixedSignal(parts=tuple(map(some, signal.parts)), offsets=tuple(map(few, signal.offsets)))
+            logits = whole(mixed).log_probs
+        logits = jax.sharding.reshard(logits, sharding.ACT_BSD)[..., :tokens]
+        return part(logits, few(uniform))
+
+    found = lax.map(one, jnp.arange(length // size))
+    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])
+    return jax.tree.map(join, found)
+
+
+def top_k(log_probs: Float[Array, "B S V"], k: int) -> SparseSignal:
+    """The k likeliest tokens (all of them in a smaller vocabulary), in falling order."""
+    whole = _normalised(log_probs)
+    values, ids = lax.top_k(whole, min(k, whole.shape[-1]))
+    return SparseSignal(ids=ids, log_probs=values)
+
+
+def top_p(log_probs: Float[Array, "B S V"], p: float, k: int) -> SparseSignal:
+    """The fewest likeliest tokens that hold `p` of the mass, at least one and at most k."""
+    kept = top_k(log_probs, k)
+    mass = jnp.exp(kept.log_probs)
+    before = jnp.cumsum(mass, axis=-1) - mass
+    return SparseSignal(ids=kept.ids, log_probs=jnp.where(before < p, kept.log_probs, LOG_ZERO))
+
+
+def argmax(log_probs: Float[Array, "B S V"]) -> SparseSignal:
+    """The likeliest token, with all of the mass."""
+    ids = divergences.likeliest(jax.sharding.reshard(log_probs, sharding.ACT_BSD))[..., None]
+    return SparseSignal(ids=ids, log_probs=jnp.zeros_like(ids, jnp.float32))
+
+
+def sample(log_probs: Float[Array, "B S V"], draws: int, uniform: Float[Array, "B S K"]) -> SparseSignal:
+    """`draws` tokens of each position, from as many uniform numbers, by inverting the cumulative distribution."""
+    cumulative = jnp.cumsum(jnp.exp(_normalised(log_probs)), axis=-1)
+    # A sum that rounds below 1 must not leave the last uniform numbers without a token.
+    cumulative = cumulative / cumulative[..., -1:]
+    one = lambda u: jnp.sum(cumulative <= u[..., None], axis=-1)
+    ids = jnp.stack([one(uniform[..., i]) for i in range(draws)], axis=-1)
+    weight = jnp.full_like(ids, -math.log(draws), cumulative.dtype)
+    return SparseSignal(ids=jnp.minimum(ids, log_probs.shape[-1] - 1), log_probs=weight)
+
+
+def uniform(batch: Batch, draws: int, seed: Int[Array, ""], step: Int[Array, ""]) -> Float[Array, "B S K"]:
+    """Numbers in [0, 1) that depend on seed, step, a token, the next one and their position, and on nothing else.
+
+    So the draws of a token are the same however the batch is cut into microbatches, devices or packs.
+    """
+    position = jnp.arange(batch.inputs.shape[1])[None] if batch.position is None else batch.position
+    state = _mix(seed.astype(jnp.uint32) ^ _mix(step.astype(jnp.uint32)))
+    bits = jnp.broadcast_to(state, (1, 1)) ^ _mix(position.astype(jnp.uint32))
+    bits = _mix(_mix(bits ^ _mix(batch.inputs.astype(jnp.uint32))) + batch.labels.astype(jnp.uint32))
+    bits = _mix(bits[..., None] + jnp.arange(1, draws + 1, dtype=jnp.uint32)[None, None] * jnp.uint32(0x9E3779B9))
+    return (bits >> 8).astype(jnp.float32) * 2.0**-24
+
+
+def gather(logits: Float[Array, "B S V"], ids: Int[Array, "B S K"]) -> Float[Array, "B S K"]:
+    """The student's logits of the tokens that a target keeps."""
+    if ids.shape[-1] == 1:
+        return divergences.pick(logits, ids[..., 0])[..., None]
+    return jnp.take_along_axis(jax.sharding.reshard(logits, sharding.ACT_BSD), ids, axis=-1)
+
+
+def _mix(x: Array) -> Array:
+    """A bijection of 32-bit words in which every bit depends on every other (the finaliser of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _normalised(log_probs: Float[Array, "B S V"]) -> Float[Array, "B S V"]:
+    """Whole rows of the vocabulary, in float32 at least: sorting and summing up need both."""
+    whole = jax.sharding.reshard(log_probs, sharding.ACT_BSD)
+    return jax.nn.log_softmax(whole.astype(jnp.promote_types(whole.dtype, jnp.float32)), axis=-1)

@@ -1,0 +1,1 @@
+"""The transformer on one explicit mesh: layers, kernels, decoding, quantisation, warm starts."""

@@ -1,0 +1,95 @@
+"""Attention by a kernel that never writes its scores: Splash on a TPU, cuDNN's on an NVIDIA GPU, one call for both.
+
+The library's kernels (jax.experimental.pallas.ops.tpu.splash_attention, jax.nn.dot_product_attention), run on each
+device of the mesh by itself, since attention crosses neither rows nor heads. Where the wanted kernel's device is not
+there, Splash is interpreted and cuDNN's call is computed by XLA: slow, and the same numbers, for tests.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from distill.config import ConfigError, ModelConfig
+from distill.model import sharding
+
+BLOCK = 128  # positions that a TPU's kernel takes at once, at least
+LARGEST = 512  # and at most; a length that it does not divide takes smaller blocks
+
+
+def platform() -> str:
+    """tpu, gpu or cpu: of the devices of the current mesh, '' where it is a mesh of no devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return {"cuda": "gpu"}.get(device.platform, device.platform) if device else ""
+
+
+def chosen(config: ModelConfig, length: int) -> str:
+    """What reads S = `length` keys: 'xla' (distill/model/layers.py), 'splash' or 'cudnn'. 'auto' takes Splash on a TPU.
+
+    Raises ConfigError where the kernel that the config names cannot take this model.
+    """
+    fits = length % BLOCK == 0
+    if config.attention == "auto":
+        return "splash" if platform() == "tpu" and fits else "xla"
+    if config.attention == "splash" and not fits:
+        raise ConfigError(f"model.attention='splash' takes multiples of {BLOCK} positions, got {length}; use 'xla'")
+    if config.attention == "cudnn" and (config.dtype == "float32" or config.head_dim % 8 or config.head_dim > 128):
+        raise ConfigError(
+            f"model.attention='cudnn' takes bfloat16 and heads of at most 128, a multiple of 8; got dtype="
+            f"{config.dtype!r} and heads of {config.head_dim}; use 'xla'"
+        )
+    return config.attention
+
+
+def attention(
+    kind: str,
+    q: Float[Array, "B S H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    segment: Int[Array, "B S"] | None,
+    window: int,
+) -> Float[Array, "B S H K"]:
+    """softmax(q k') v over the keys up to a query's own, in its segment and within `window` (0: all of them).
+
+    q comes scaled. Softmax is in float32.
+    """
+    local = functools.partial(_splash if kind == "splash" else _cudnn, window)
+    heads, ids = sharding.ACT_BSHK, sharding.TOKENS_BS
+    given = (q, k, v) if segment is None else (q, k, v, jax.sharding.reshard(segment, ids))
+    specs = (heads, heads, heads, ids)[: len(given)]
+    return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*given)
+
+
+def _splash(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
+    """One device's rows and heads."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    length, heads = q.shape[1:3]
+    size = next(size for size in (LARGEST, LARGEST // 2, BLOCK) if length % size == 0)
+    blocks = splash.BlockSizes(
+        block_q=size, block_kv=size, block_kv_compute=size,
+        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
+    )  # fmt: skip
+    square = (length, length)
+    mask = splash.LocalMask(square, (window - 1, 0), 0) if window else splash.CausalMask(square)
+    kernel = splash.make_splash_mha(
+        splash.MultiHeadMask([mask] * heads), block_sizes=blocks, head_shards=1, q_seq_shards=1,
+        interpret=platform() != "tpu",
+    )  # fmt: skip
+    q, k, v = (lax.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
+    if segment is None:
+        out = jax.vmap(kernel)(q, k, v)
+    else:
+        out = jax.vmap(lambda q, k, v, ids: kernel(q, k, v, splash.SegmentIds(q=ids, kv=ids)))(q, k, v, segment)
+    return lax.transpose(out, (0, 2, 1, 3)).astype(q.dtype)
+
+
+def _cudnn(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
+    """One device's rows and heads. Segments come as a mask [B, 1, S, S], the one array of that size that is written."""
+    same = None if segment is None else segment[:, None, :, None] == segment[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=same, scale=1.0, is_causal=True, local_window_size=(window - 1, 0) if window else None,
+        implementation="cudnn" if platform() == "gpu" else "xla",
+    )  # fmt: skip

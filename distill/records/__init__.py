@@ -1,0 +1,1 @@
+"""What a run leaves: checkpoints, metrics.jsonl, the row of runs.csv, predictions."""

@@ -1,0 +1,215 @@
+"""Orbax checkpoints of pure trees: saved asynchronously, sealed, restored bit for bit on any mesh.
+
+A checkpoint is one item for the parameters, one for the optimiser, and the resolved config as text, so that a teacher
+is read without its optimiser. Arrays are stored under the names of their paths. Orbax restores arrays with flipped
+bits without a word, so every item carries the hashes of its files, and what does not match them is not restored.
+"""
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from distill.config import DistillError
+from distill.system import checksums, cloud, distributed, process
+
+
+class CheckpointError(DistillError):
+    """A checkpoint that is missing, that does not fit what asks for it, or that could not be saved."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are not those that were saved."""
+
+
+class _SealedArrays(ocp.StandardCheckpointHandler):
+    # Orbax finalises an item in its temporary directory, before the rename that makes the checkpoint visible: there is
+    # no moment at which a checkpoint is there and its hashes are not.
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)
+        checksums.seal(directory)
+
+
+class _SealedText(ocp.JsonCheckpointHandler):
+    def finalize(self, directory: epath.Path) -> None:
+        super().finalize(directory)
+        checksums.seal(directory)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """{'params.blocks.query': leaf}: names survive a change of the classes that hold them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+ITEMS = ("params", "optimizer")
+
+
+# Runs of a pack save in turns, each to its end: orbax tells the savings of a process apart by one counter, and two
+# threads at once took each other's folders for abandoned ones (the error was loud, but the run failed).
+_TURN = threading.Lock()
+
+
+class Checkpoints:
+    """The checkpoints of one run (or trunk) in a directory of their own; a context manager.
+
+    keep: how many of the latest to keep; 0 keeps all. readonly: leaves another run's folder as it is, what that run
+    may be writing at this moment included.
+    """
+
+    def __init__(self, directory: str | Path | epath.Path, *, keep: int = 2, readonly: bool = False):
+        self.directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if readonly else keep or None,
+            create=not readonly,
+            enable_async_checkpointing=not readonly,
+            cleanup_tmp_directories=not readonly,
+        )
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        for name in ITEMS:
+            arrays = _SealedArrays()
+            registry.add(name, ocp.args.StandardSave, arrays)
+            registry.add(name, ocp.args.StandardRestore, arrays)
+        registry.add("config", ocp.args.JsonSave, _SealedText())
+        self._saving, self._readonly = -1, readonly
+        place = self.directory if cloud.remote(directory) else self.directory.resolve()
+        self._manager = ocp.CheckpointManager(place, handler_registry=registry, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, _: object, error: object, __: object) -> None:
+        if error is not None and distributed.several() and not isinstance(error, process.Preempted):
+            return  # what is being saved waits for processes that may be gone
+        try:
+            self.wait()
+        except CheckpointError:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            self._manager.close()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; CheckpointError where that failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # orbax passes on whatever its writers raise
+            raise self._failed(error) from error
+
+    def steps(self) -> list[int]:
+        """Steps with a whole checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, items: dict[str, Any], config: str) -> None:
+        """Starts saving {item: tree}; the arrays may be donated at once. A step that is there is not saved again."""
+        if step in self.steps():
+            return
+        # On a CPU orbax would write straight from buffers that the next step is about to overwrite.
+        arrays = {name: ocp.args.StandardSave(jax.tree.map(jnp.copy, _flat(tree))) for name, tree in items.items()}
+        self.wait()
+        self._saving = step
+        alone = threading.current_thread() is threading.main_thread()
+        with contextlib.nullcontext() if alone else _TURN:
+            try:
+                self._manager.save(step, args=ocp.args.Composite(**arrays, config=ocp.args.JsonSave({"text": config})))
+            except Exception as error:
+                raise self._failed(error) from error
+            if not alone:
+                self.wait()
+
+    def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """The items of `step` that `like` has, with its structure, dtypes and places, whichever mesh they came from.
+
+        Raises CheckpointError, naming the first array that differs, where the checkpoint holds another model, and
+        DamagedCheckpoint, naming the file, where it is not what was saved.
+        """
+        if step not in self.steps():
+            raise CheckpointError(f"{self.directory}: there is no checkpoint of step {step}, only {self.steps()}")
+        self._check(step, like)
+        metadata = self._manager.item_metadata(step)
+        wanted = {}
+        for item, tree in like.items():
+            wanted[item] = _flat(tree)
+            self._compare(step, getattr(metadata[item], "tree", metadata[item]), wanted[item])
+        requests = {
+            item: ocp.args.StandardRestore(
+                {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in arrays.items()}
+            )
+            for item, arrays in wanted.items()
+        }
+        found = self._manager.restore(step, args=ocp.args.Composite(**requests))
+        return {
+            item: jax.tree.unflatten(jax.tree.structure(tree), [found[item][name] for name in wanted[item]])
+            for item, tree in like.items()
+        }
+
+    def newest(self, like: dict[str, Any], before: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
+
+        A damaged one is named in the log, set aside in DIRECTORY-damaged (not where this is read-only), and the one
+        before it is taken. Raises DamagedCheckpoint where none is whole: starting again from nothing is for the user
+        to say.
+        """
+        steps = [step for step in self.steps() if before is None or step <= before]
+        found: list[str] = []
+        for step in reversed(steps):
+            try:
+                items = self.restore(step, like)
+            except DamagedCheckpoint as error:
+                place = "" if self._readonly else f"; set aside in {self._set_aside(step)}"
+                if distributed.first():
+                    logging.getLogger(__name__).warning("%s%s", error, place)
+                found.append(str(error))
+                continue
+            return step, items
+        if found:
+            raise DamagedCheckpoint(
+                f"{found[0]}; none of the {len(found)} checkpoints is whole: run the same command again to start from "
+                f"the beginning, or put one of {self.directory}-damaged back"
+            )
+        return None
+
+    def _check(self, step: int, items: dict[str, Any]) -> None:
+        found = [
+            (item, checksums.damage(self.directory / str(step) / item, distributed.rank()))
+            for item in (*items, "config")
+        ]
+        mine = next((f"{item}/{wrong}" for item, wrong in found if wrong), "")
+        if wrong := next(filter(None, distributed.exchange(mine)), ""):
+            raise DamagedCheckpoint(f"{self.directory}: the checkpoint of step {step} is damaged: {wrong}")
+
+    def _set_aside(self, step: int) -> str:
+        target = ""
+        if distributed.first():
+            place = self.directory.parent / f"{self.directory.name}-damaged"
+            place.mkdir(parents=True, exist_ok=True)
+            count = sum(path.name.split(".")[0] == str(step) for path in place.iterdir())
+            target = str(place / (f"{step}.{count}" if count else str(step)))
+            (self.directory / str(step)).rename(target)
+        target = distributed.exchange(target)[0]
+        self._manager.reload()
+        return target
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        self._manager.reload()
+        return CheckpointError(
+            f"{self.directory}: saving step {self._saving} failed: {reason}; the checkpoints of {self.steps()} are as "
+            "they were: mend this and run the same command again"
+        )
+
+    def _compare(self, step: int, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        got = {name: tuple(leaf.shape) for name, leaf in found.items()}
+        want = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+        if got != want:
+            name = next(n for n in (*want, *got) if want.get(n) != got.get(n))
+            raise CheckpointError(
+                f"{self.directory}, step {step}: {name} has shape {got.get(name)}, wanted {want.get(name)}; "
+                "use the config that made the checkpoint, or another workdir"
+            )

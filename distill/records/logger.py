@@ -1,0 +1,141 @@
+"""What a run says while it trains: lines of metrics.jsonl, the same for TensorBoard and W&B, and how far it is."""
+
+import dataclasses
+import importlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from distill import config as configs
+from distill.config import ConfigError, ExperimentConfig, counts
+from distill.records import metrics
+from distill.records.tensorboard import Events
+from distill.system import files
+
+# FLOP/s of dense bf16 products as their makers give them; what a device that is not here can do is not known.
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12,
+         "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6": 918e12}  # fmt: skip
+# Of a line: when and how fast, which no two runs of one config share.
+CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is: steps done of all, the latest training loss (nats per token), tokens per second."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+
+
+class Meter:
+    """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device.
+
+    Steps whose update was rejected (guard.py) are in no mean; a line counts them as `rejected`. A line has the speed
+    since the one before it, and `mfu` where the device's peak is known: model FLOPs (counts.py), `teacher_flops` a
+    token included, over that peak. Event files for TensorBoard lie in a folder beside the path.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        path: Path,
+        done: int,
+        on_progress: Callable[[Progress], None],
+        teacher_flops: float = 0.0,
+    ):
+        self._config, self._path, self._on_progress = config, path, on_progress
+        self._flops = 3 * counts.forward_flops(config.model, config.seq_len) + teacher_flops
+        self._peak = sum(map(_peak, jax.devices()))
+        self._line_time, self._line_step = time.monotonic(), done
+        self._every = config.loop.log_steps or max(config.steps // 100, 1)
+        self._pending: tuple[int, int, Any] | None = None
+        self._sums: dict[str, float] = {}
+        self._count, self._began, self._done = 0, time.monotonic(), done
+        self.step, self.row = done, 0  # how far it has read, and how many updates up to there, in a row, were rejected
+        self._tokens = config.batch_size * config.seq_len
+        # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
+        if jax.process_index() == 0:
+            kept = [line for line in read_metrics(path) if line["step"] <= done]
+            files.atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._events = Events(path.parent / "tensorboard")
+            self._wandb = _wandb(config, path.parent) if config.loop.wandb else None
+
+    def add(self, step: int, count: int, sums: Any) -> None:
+        self._read()
+        self._pending = (step, count, sums)
+
+    def flush(self) -> None:
+        self._read()
+        self._write()
+
+    def _read(self) -> None:
+        if self._pending is None:
+            return
+        (step, count, sums), self._pending = self._pending, None
+        sums = {name: float(value) for name, value in sums.items()}
+        self.row = int(sums.pop("row"))
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count, self.step = self._count + count, step
+        rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
+        loss = self._sums["ntp"] / max(self._count - self._sums["rejected"], 1)
+        self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
+        if self._count >= self._every:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._count:
+            return
+        line = {"step": self.step, "tokens": self.step * self._tokens, "time": round(time.time(), 3)}
+        made = self._count - self._sums["rejected"]
+        line |= {name: value / made for name, value in self._sums.items() if made and name != "rejected"}
+        if self._sums["rejected"]:
+            line["rejected"] = int(self._sums["rejected"])
+        now = time.monotonic()
+        rate = (self.step - self._line_step) * self._tokens / max(now - self._line_time, 1e-9)
+        line["tokens_per_second"] = round(rate, 1)
+        line["seconds_left"] = round((self._config.steps - self.step) * self._tokens / rate, 1)
+        if self._peak:
+            line["mfu"] = round(rate * self._flops / self._peak, 4)
+        self._line_time, self._line_step = now, self.step
+        if jax.process_index() == 0:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            scalars = {name: value for name, value in line.items() if name not in ("step", "time")}
+            self._events.add(self.step, line["time"], scalars)
+            if self._wandb:
+                self._wandb.log(scalars, step=self.step)
+        self._sums, self._count = {}, 0
+
+
+def _peak(device: Any) -> float:
+    return next((peak for name, peak in PEAKS.items() if name in device.device_kind), 0.0)
+
+
+def _wandb(config: ExperimentConfig, workdir: Path) -> Any:
+    """A run of Weights & Biases in the project `config.loop.wandb`, continued where the workdir has one."""
+    try:
+        wandb = importlib.import_module("wandb")
+    except ImportError:
+        raise ConfigError(
+            f"config.loop.wandb={config.loop.wandb!r}, but wandb is not installed: pip install wandb, or leave it empty"
+        ) from None
+    name = configs.fingerprint(config)
+    return wandb.init(
+        project=config.loop.wandb, id=name, name=workdir.name, dir=str(workdir), resume="allow",
+        config=configs.to_flat(config),
+    )  # fmt: skip
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, in order; a torn last line is left out. Raises SeriesError."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return list(metrics.lines(path, 0, content[: content.rfind(b"\n") + 1]))

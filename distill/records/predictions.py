@@ -1,0 +1,91 @@
+"""The prediction ledger: what a law said of a run before the run began, kept beside the runs table.
+
+Once a study has a fitted law, it appends one Prediction a run to predictions.csv before that run starts, and never
+changes it; `coverage` counts how often the truth then fell inside. Standard library only.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from distill.records.runs import RunRecord, Table, TableError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A run's expected loss and its interval (nats per token), written before the run started."""
+
+    run: str  # the config's fingerprint
+    N: int
+    D: int
+    L_T: float | None  # None for a supervised run
+    predicted: float
+    lower: float
+    upper: float
+    level: float  # of the interval: 0.9
+    law: str  # name or hash of the law file
+    made: str  # ISO time
+
+    def contains(self, loss: float) -> bool:
+        """Whether the interval holds a loss."""
+        return self.lower <= loss <= self.upper
+
+
+class PredictionTable(Table):
+    """predictions.csv: a run is predicted once, and what was said stays."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, Prediction)
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Adds the predictions of runs that have none yet. Raises TableError for an interval that is upside down."""
+        known = self.by_run()
+        new: dict[str, Prediction] = {}
+        for prediction in predictions:
+            if not prediction.lower <= prediction.predicted <= prediction.upper or not 0 < prediction.level < 1:
+                raise TableError(
+                    f"{self.path}: the prediction of run {prediction.run} is {prediction.predicted} within "
+                    f"[{prediction.lower}, {prediction.upper}] at level {prediction.level}; wanted "
+                    "lower <= predicted <= upper and a level between 0 and 1"
+                )
+            if prediction.run not in known:
+                new.setdefault(prediction.run, prediction)
+        if new:
+            self.append(list(new.values()))
+
+    def by_run(self) -> dict[str, Prediction]:
+        """The first prediction of every run."""
+        found: dict[str, Prediction] = {}
+        for prediction in self.load():
+            found.setdefault(prediction.run, prediction)
+        return found
+
+
+def settled(
+    predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
+) -> Iterator[tuple[Prediction, RunRecord]]:
+    """Every prediction whose run has finished, with that run; one made after the run had started is no prediction."""
+    finished = runs if isinstance(runs, Mapping) else {record.run: record for record in runs}
+    seen: set[str] = set()
+    for prediction in predictions:
+        record = finished.get(prediction.run)
+        if record is None or prediction.run in seen or _time(prediction.made) > _time(record.start):
+            continue
+        seen.add(prediction.run)
+        yield prediction, record
+
+
+def coverage(predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]) -> tuple[int, int]:
+    """(inside, total): finished runs whose loss fell inside their predicted interval, of all that were predicted."""
+    hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs)]
+    return sum(hits), len(hits)
+
+
+def _time(text: str) -> datetime.datetime:
+    """An ISO time; one without a zone is taken as UTC."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise TableError(f"ledger: got the time {text!r}, wanted one such as 2026-01-31T12:00:00+00:00") from None
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)

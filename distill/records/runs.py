@@ -1,0 +1,183 @@
+"""The runs table: one atomic row a finished run, in a CSV that a spreadsheet opens.
+
+runs.csv holds RunRecords, curves.csv the losses along the way. Appending takes a lock, writes one line in one call
+and syncs it, and first cuts off a line that a killed writer left torn. Standard library only.
+"""
+
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import math
+import os
+import typing
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distill.config import DistillError, nearest
+from distill.system.files import atomic_write, loads
+
+
+class TableError(DistillError):
+    """A runs table that cannot be read: which file, which row, what was wanted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished run. Losses are validation cross-entropies in nats per token; None where it does not apply."""
+
+    run: str  # the config's fingerprint
+    kind: str  # supervised | distillation | generated: without a signal, on text that `teacher` wrote
+    N: int  # non-embedding parameters (of the student, where there is a teacher)
+    D: int  # training tokens: every predicted position, those of weight zero included
+    D_unique: int
+    loss: float
+    loss_se: float  # standard error from the finite validation set
+    L_T: float | None  # the teacher's loss on the same validation set
+    teacher: str | None  # the teacher's run
+    N_T: int | None
+    D_T: int | None
+    flops_student: float  # 3 F(N) D
+    flops_teacher: float  # F(N_T) D: the teacher's forward passes on the student's tokens, or what writing them took
+    lambda_: float | None
+    tau: float | None
+    seed: int
+    trunk: str  # runs of one trunk share their constant-rate part: the cluster of a bootstrap
+    model: str  # width x layers
+    tokenizer: str
+    bits_per_byte: float
+    kl: float | None  # KL(teacher || student) on the validation set
+    agreement: float | None  # share of tokens on which both name the same likeliest token
+    ece: float  # expected calibration error, 21 bins
+    start: str
+    end: str
+    machine: str
+    commit: str
+
+
+class Table:
+    """A CSV whose columns are the fields of a dataclass; a trailing underscore of a field is no part of its column."""
+
+    def __init__(self, path: str | Path, cls: type):
+        self.path, self._cls = Path(path), cls
+        hints = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(cls).items()}
+        self.columns = [name.rstrip("_") for name in hints]
+        # Field, column, type, whether it may be empty.
+        self._cells = [(name, name.rstrip("_"), kinds[0], type(None) in kinds) for name, kinds in hints.items()]
+
+    @contextmanager
+    def _locked(self) -> Iterator[io.FileIO]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+
+    def append(self, rows: Sequence[Any]) -> None:
+        """Adds all rows or, if killed, at worst a torn last line that the next append removes."""
+        with self._locked() as file:
+            self._write(file, rows)
+
+    def _write(self, file: io.FileIO, rows: Sequence[Any]) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        file.seek(0)
+        present = file.read()
+        whole = present[: present.rfind(b"\n") + 1]
+        if len(whole) < len(present):
+            file.truncate(len(whole))
+        if not whole:
+            writer.writerow(self.columns)
+        writer.writerows([["" if v is None else v for v in dataclasses.astuple(row)] for row in rows])
+        file.write(text.getvalue().encode())
+        os.fsync(file.fileno())
+
+    def load(self) -> list[Any]:
+        """All whole rows. Raises TableError for columns or cells that do not fit."""
+        if not self.path.exists():
+            return []
+        try:
+            text = self.path.read_bytes().decode("utf-8")
+            lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+        except (csv.Error, ValueError) as error:
+            raise TableError(f"{self.path}: not a CSV file in UTF-8 ({error})") from None
+        header = lines[0] if lines else self.columns
+        for name in header:
+            if name not in self.columns:
+                raise TableError(f"{self.path}: there is no column {name!r}.{nearest(name, self.columns)}")
+        missing = [name for name in self.columns if name not in header]
+        if missing:
+            raise TableError(f"{self.path}: column {missing[0]!r} is missing; got {', '.join(header)}")
+        return [self._row(dict(zip(header, cells)), line) for line, cells in enumerate(lines[1:], 2)]
+
+    def _row(self, cells: dict[str, str], line: int) -> Any:
+        values: dict[str, Any] = {}
+        for name, column, kind, optional in self._cells:
+            text = cells.get(column, "")
+            if text == "" and optional:
+                values[name] = None
+                continue
+            try:
+                values[name] = kind(text)
+            except ValueError:
+                raise TableError(
+                    f"{self.path}, line {line}, column {column}: got {text!r}, wanted {kind.__name__}"
+                ) from None
+        return self._cls(**values)
+
+
+class RunTable(Table):
+    """runs.csv: appended by any number of processes; a run that is there already is not added again."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, RunRecord)
+
+    def add(self, record: RunRecord) -> None:
+        """Adds a finished run once, even where several processes finish it at the same moment."""
+        with self._locked() as file:
+            if record.run not in self.runs():
+                self._write(file, [record])
+
+    def runs(self) -> dict[str, RunRecord]:
+        """The finished runs by fingerprint."""
+        return {record.run: record for record in self.load()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A training loss on the way: the mean over the steps since the point before."""
+
+    run: str
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+
+
+class CurveTable(Table):
+    """curves.csv: the training losses of all runs of a study."""
+
+    def __init__(self, path: str | Path):
+        super().__init__(path, CurvePoint)
+
+
+def save_record(record: RunRecord, path: str | Path) -> None:
+    """Writes result.json atomically: its presence means that the run is finished."""
+    path = Path(path)
+    values = {k: v for k, v in dataclasses.asdict(record).items()}
+    if not all(math.isfinite(v) for v in values.values() if isinstance(v, float)):
+        raise DistillError(f"{path}: the run ended with a loss that is not finite; lower optim.learning_rate")
+    atomic_write(path, json.dumps(values, indent=1) + "\n")
+
+
+def load_record(path: str | Path) -> RunRecord | None:
+    """The finished run of a result.json, or None where there is none."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        return RunRecord(**loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TableError(f"{path}: cannot be read as a finished run ({error}); delete it to run again") from None

@@ -1,0 +1,100 @@
+"""One page about a fit: how well it fits, what is left over, how far each parameter is known, and its widest ridge."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.laws.fitting.fit import Fit
+from distill.laws.forms.law import LawError
+from distill.laws.uncertainty.bootstrap import Bootstrap
+from distill.laws.uncertainty.holdout import Holdout
+
+_INK, _HELD, _PALE = "#1f4e79", "#c1440e", "#9db7d1"
+
+
+def draw(path: str | os.PathLike, fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None) -> None:
+    """Writes a PNG of four panels: fit, residuals, intervals, ridge (whole or not at all). Raises LawError."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    axes = figure.subplots(2, 2)
+    _fit(axes[0, 0], fit, held)
+    _residuals(axes[0, 1], fit, held)
+    if boot:
+        _intervals(axes[1, 0], fit, boot)
+        _ridge(axes[1, 1], fit, boot)
+    else:
+        for axis in axes[1]:
+            axis.set_axis_off()
+    figure.suptitle(f"{fit.law.name}: {len(fit.rows)} runs, {fit.status.kind}")
+    _write(figure, Path(path))
+
+
+def _fit(axis: Any, fit: Fit, held: Holdout | None) -> None:
+    predicted = fit.law(*fit.rows.inputs)
+    axis.plot(predicted, fit.rows.target, ".", color=_INK, markersize=4, label=f"fitted ({len(predicted)})")
+    ends = [min(predicted.min(), fit.rows.target.min()), max(predicted.max(), fit.rows.target.max())]
+    if held:
+        axis.plot(
+            held.predicted, held.observed, "x", color=_HELD, markersize=5, label=f"held out ({len(held.observed)})"
+        )
+        ends = [min(ends[0], held.observed.min()), max(ends[1], held.observed.max())]
+    axis.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    axis.set(xlabel="predicted loss", ylabel="observed loss (nats per token)", title="fit")
+    axis.legend(frameon=False)
+
+
+def _residuals(axis: Any, fit: Fit, held: Holdout | None) -> None:
+    axis.axhline(0.0, color="0.6", linewidth=0.8)
+    axis.plot(fit.law(*fit.rows.inputs), -100 * fit.residuals, ".", color=_INK, markersize=4)
+    if held:
+        error = 100 * np.log(held.observed / held.predicted)
+        low, high = 100 * np.log(held.observed / held.high), 100 * np.log(held.observed / held.low)
+        # Percentiles need not hold the estimate; a bar cannot be negative.
+        bars = np.maximum([error - low, high - error], 0.0)
+        axis.errorbar(held.predicted, error, bars, fmt="x", color=_HELD, linewidth=0.6, markersize=4)
+    axis.set(xlabel="predicted loss", ylabel="observed over predicted, %", title="residuals")
+
+
+def _intervals(axis: Any, fit: Fit, boot: Bootstrap, level: float = 0.9) -> None:
+    found = boot.interval(level)
+    signs = {name: p.sign for name, p in fit.law.parameters().items()}
+    names = [name for name in found if signs.get(name, "positive") == "positive"]
+    for row, name in enumerate(reversed(names)):
+        best = getattr(fit.law, name)
+        low, high = (max(end / best, 1e-300) for end in found[name])
+        axis.plot([low, high], [row, row], color=_INK, linewidth=2)
+        axis.plot(1.0, row, "|", color="black", markersize=10)
+    axis.set_yticks(range(len(names)), list(reversed(names)))
+    axis.set(xscale="log", xlabel="interval over estimate", title=f"{level:.0%} intervals")
+    axis.set_xlim(*np.clip(axis.get_xlim(), 1e-3, 1e3))
+
+
+def _ridge(axis: Any, fit: Fit, boot: Bootstrap) -> None:
+    """The two parameters that the least fixed direction moves most, over the resamples."""
+    widest = fit.directions()[0]
+    names = sorted(widest.weights, key=lambda name: -abs(widest.weights[name]))[:2]
+    if len(names) < 2:
+        axis.set_axis_off()
+        return
+    x, y = (np.broadcast_to(getattr(boot.kept, name), int((~boot.failed).sum()) or len(boot)) for name in names)
+    axis.plot(x, y, ".", color=_PALE, markersize=2)
+    axis.plot(getattr(fit.law, names[0]), getattr(fit.law, names[1]), "+", color=_HELD, markersize=10)
+    scales = ["log" if fit.law.parameters()[name].sign == "positive" else "linear" for name in names]
+    axis.set(xscale=scales[0], yscale=scales[1], xlabel=names[0], ylabel=names[1], title=f"ridge: {widest.words()}")
+    axis.title.set_fontsize(8)
+
+
+def _write(figure: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
+        os.close(handle)
+        figure.savefig(temporary, dpi=110)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise LawError(f"{path}: cannot be written ({error.strerror}).") from error

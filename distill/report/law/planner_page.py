@@ -1,0 +1,95 @@
+"""One self-contained page on which a person plays with a law: `python -m launch.plan --page=planner.html`.
+
+The page computes in the browser what `distill.laws.planning.planner` computes here, with the same arithmetic; the law,
+its region and F(N) are put into the template as JSON, and a Content-Security-Policy forbids any request.
+"""
+
+import html
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.laws.forms.law import LawError
+from distill.laws.planning.allocation import Bounds
+from distill.laws.planning.lawfile import LawFile
+from distill.report.paper.style import write_text
+
+_DRAWS = 128  # resampled laws in the page
+FORMS = {
+    "supervised": ("supervised", "chinchilla"),
+    "distillation": ("distillation", "distillation-limit", "overtaking"),
+}
+
+
+def page(law: LawFile) -> str:
+    """The page of a law, HTML. Raises LawError for a form that the page does not know."""
+    for role, forms in FORMS.items():
+        got = getattr(law, role).name
+        if got not in forms:
+            raise LawError(f"{law.name}: the page knows {role} laws of the forms {', '.join(forms)}; got {got}.")
+    text = json.dumps(data(law)).replace("</", "<\\/")
+    template = resources.files("distill.report.law").joinpath("planner.html").read_text(encoding="utf-8")
+    return template.replace("__LAW__", text)
+
+
+def write(law: LawFile, path: Path) -> None:
+    """Writes the page, whole or not at all."""
+    write_text(path, page(law))
+
+
+def frame(law: LawFile, height: int = 1150) -> str:
+    """The page inside an iframe, for a notebook."""
+    return f'<iframe srcdoc="{html.escape(page(law))}" width="100%" height="{height}" style="border:0"></iframe>'
+
+
+def data(law: LawFile) -> dict[str, Any]:
+    """What the page needs: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
+    region = law.region
+    sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
+    if region is not None and law.name != "paper":
+        sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.teachers[0] / 2, region.teachers[1] * 10)
+        losses = (region.L_T[0] * 0.9, region.L_T[1] * 1.05)
+        least, most = (3 * float(law.flops(N)) * D for N, D in zip(region.N_S, region.D_S))
+        compute = (least, 100 * most)
+    log = np.log10
+    span = [float(log(compute[0])), float(log(compute[1]))]
+    return {
+        "name": Path(law.name).name,
+        "supervised": law.supervised.to_dict(),
+        "distillation": law.distillation.to_dict(),
+        "draws": _draws(law),
+        "flops": [float(law.flops.context), float(law.flops.vocabulary)],
+        "bounds": vars(Bounds(low=min(1e6, sizes[0] / 1e3))),
+        "region": {name: list(getattr(region, name)) for name in ("N_S", "D_S", "L_T", "N_T", "D_T")}
+        if region
+        else None,
+        "ranges": {"compute": span, "L_T": list(losses)},
+        "sliders": {
+            "N_S": [*_middle(log(sizes))],
+            "compute": [*_middle(np.array(span))],
+            "N_T": [*_middle(log(teachers))],
+            "L_T": [losses[0], losses[1], round((losses[0] + losses[1]) / 2, 2)],
+        },
+    }
+
+
+def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
+    """The first resampled laws by parameter, to six digits; a law that was not resampled repeats itself."""
+    if law.boot is None:
+        return None
+    count = max(np.size(values) for values in law.boot.laws.values().values())
+
+    def columns(stack: Any) -> dict[str, list[float]]:
+        values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
+        return {name: [float(f"{x:.6g}") for x in column] for name, column in values.items()}
+
+    return {"distillation": columns(law.boot.laws), "supervised": columns(law.boot.laws.supervised)}
+
+
+def _middle(span: np.ndarray) -> list[float]:
+    """[least, most, start] of a slider, its start a third of the way."""
+    low, high = (round(float(x), 2) for x in span)
+    return [low, high, round(low + (high - low) / 3, 2)]

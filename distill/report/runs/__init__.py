@@ -1,0 +1,1 @@
+"""Pages and pictures of runs: one, several side by side, a sweep, what still runs."""

@@ -1,0 +1,104 @@
+"""The page of one run, finished or not: workdir/report/index.html, from config.txt, metrics.jsonl and result.json."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from distill.records import metrics
+from distill.records.runs import load_record
+from distill.report import page
+from distill.report.page import Column
+from distill.report.study.results import ReportError
+from distill.report.theme import THEMES, Theme, new_figure, png
+from distill.system.files import atomic_write
+from distill.system.numbers import si
+
+# Panel: its metrics, and whether its axis is logarithmic.
+_PANELS = {
+    "loss (nats per token)": (("ntp", "kd"), False),
+    "gradient norm": (("grad_norm",), True),
+    "parameter norm": (("param_norm",), False),
+    "learning rate": (("learning_rate",), False),
+    "tokens per second": (("tokens_per_second",), False),
+    "MFU": (("mfu",), False),
+}
+_NAMES = tuple(name for names, _ in _PANELS.values() for name in names)
+
+
+def is_run(workdir: str | Path) -> bool:
+    """Whether a folder is that of one run, and not of a study."""
+    folder = Path(workdir)
+    return (folder / "metrics.jsonl").exists() and not (folder / "runs.csv").exists()
+
+
+def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
+    """Writes the page and returns its path. Raises ReportError where there is nothing to report yet."""
+    folder = Path(workdir)
+    curves = metrics.read(folder / "metrics.jsonl", _NAMES)
+    if not len(curves):
+        raise ReportError(f"{folder}: metrics.jsonl has no line yet; wait for the run's first ones")
+    record, last = load_record(folder / "result.json"), metrics.last(folder / "metrics.jsonl") or {}
+    images = []
+    for i, theme in enumerate(THEMES):
+        on_progress(i, len(THEMES), "curves")
+        with theme.applied():
+            images.append(png(figure(curves, theme)))
+    name, state = folder.resolve().name, "finished" if record else f"at step {last['step']:,}, not finished"
+    parts = [f"<header><h1>Run {page.escape(name)}</h1>", page.paragraph(state, "soft") + "</header>"]
+    caption = "Every point is the mean of some steps; the band is their lowest and highest line."
+    drawn = page.figure(images[0], images[1], "curves of the run's metrics over its tokens", caption)
+    parts.append(page.section("curves", "Curves", drawn))
+    parts.append(page.section("now", "Its last line", _table("metrics", last)))
+    if record:
+        parts.append(page.section("result", "Its result", _table("result.json", dataclasses.asdict(record))))
+    config = dict(
+        line.split(" = ", 1)
+        for line in (folder / "config.txt").read_text("utf-8").splitlines()
+        if " = " in line and not line.startswith("#")
+    )
+    parts.append(page.section("config", "Its config", page.details("config.txt", _table("config", config))))
+    path = folder / "report" / "index.html"
+    try:
+        atomic_write(path, page.page(f"Run {name}", parts))
+    except OSError as error:
+        raise ReportError(f"{path}: the report cannot be written ({error.strerror})") from None
+    return path
+
+
+def figure(curves: metrics.Series, theme: Theme) -> Figure:
+    """A panel for each kind of metric that the run has."""
+    shown = {
+        title: [name for name in names if np.isfinite(curves.mean[name]).any()] for title, (names, _) in _PANELS.items()
+    }
+    titles = [title for title, names in shown.items() if names]
+    rows = math.ceil(len(titles) / 2)
+    drawn = new_figure(2.2 * rows)
+    for axes, title in zip(drawn.subplots(rows, 2, squeeze=False).flat, [*titles, *[None] * (2 * rows - len(titles))]):
+        if title is None:
+            axes.set_visible(False)
+            continue
+        for name, color in zip(shown[title], (theme.blue, theme.orange)):
+            x = curves.at["tokens"]
+            axes.plot(x, curves.mean[name], color=color, label=name)
+            axes.fill_between(x, curves.low[name], curves.high[name], color=color, alpha=0.2, lw=0)
+        if _PANELS[title][1]:
+            axes.set_yscale("log")
+        if len(shown[title]) > 1:
+            axes.legend()
+        axes.set_title(title)
+        axes.xaxis.set_major_formatter(lambda value, _: si(value) if value else "0")
+    return drawn
+
+
+def _table(caption: str, values: dict[str, Any]) -> str:
+    rows = [
+        (name, f"{value:.6g}" if isinstance(value, float) else str(value))
+        for name, value in values.items()
+        if value is not None
+    ]
+    return page.table(caption, [Column(name="name", text=True), Column(name="value", text=True)], rows)

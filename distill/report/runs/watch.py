@@ -1,0 +1,135 @@
+"""Live curves of what runs: a run, a sweep or a study, from the lines of metrics.jsonl alone; nothing is trained."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distill.records import metrics
+from distill.report.study.results import ReportError
+
+_NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_second", "seconds_left", "mfu")
+_BARS = " ▁▂▃▄▅▆▇█"
+_Numbers = Sequence[float] | NDArray[np.float64]
+_MOST = 12  # runs that are drawn; the latest ones
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Followed:
+    """A run as its log tells it: its name, its curves, its last line, and whether it is finished."""
+
+    name: str
+    curves: metrics.Series
+    last: dict[str, float]
+    finished: bool
+    changed: float  # when its log was last written
+
+
+def find(workdir: str | Path) -> list[Path]:
+    """The logs under a workdir: its own, and those of the runs of a sweep or a study, latest first."""
+    folder = Path(workdir)
+    paths = [folder / "metrics.jsonl", *folder.glob("*/metrics.jsonl"), *folder.glob("runs/*/metrics.jsonl")]
+    found = {path: path.stat().st_mtime for path in paths if path.exists() and path.stat().st_size}
+    if not found:
+        raise ReportError(
+            f"{workdir}: there is no metrics.jsonl in it or in its runs; wanted the folder of a run, a sweep or a "
+            "study that has begun"
+        )
+    return sorted(found, key=lambda path: (-found[path], path))
+
+
+def read(path: Path, points: int = 120) -> Followed:
+    """One run's log."""
+    return Followed(
+        name=path.parent.name,
+        curves=metrics.read(path, _NAMES, points=points, workers=1),
+        last=metrics.last(path) or {},
+        finished=(path.parent / "result.json").exists(),
+        changed=path.stat().st_mtime,
+    )
+
+
+def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float | None = None) -> RenderableType:
+    """One picture: the curve of the run that was written last, and a line for each of the others."""
+    paths = find(workdir)
+    now = time.time() if now is None else now
+    runs = [read(path) for path in paths[:_MOST]]
+    first, parts = runs[0], list[RenderableType]()
+    parts.append(Text(f"{first.name}: {_state(first, now)}", style="bold"))
+    parts.append(_curve("loss (nats per token)", first.curves.mean["ntp"], first.curves.at["step"], width, height))
+    parts.append(Text(_numbers(first.last), style="dim"))
+    if len(paths) > 1:
+        table = Table(box=SIMPLE_HEAD)
+        for name in ("run", "step", "loss", "tokens/s", "state", "loss so far"):
+            table.add_column(name, justify="right" if name in ("step", "loss", "tokens/s") else "left", no_wrap=True)
+        for run in runs:
+            rate, line = run.last.get("tokens_per_second"), spark(run.curves.mean["ntp"], max(width - 62, 8))
+            table.add_row(
+                run.name[:20], f"{run.last.get('step', 0):,}", f"{run.last.get('ntp', math.nan):.4f}",
+                f"{rate:,.0f}" if rate else "-", _state(run, now), line,
+            )  # fmt: skip
+        if len(paths) > _MOST:
+            table.caption = f"{len(paths) - _MOST} older runs not shown"
+        parts.append(table)
+    return Group(*parts)
+
+
+def _state(run: Followed, now: float) -> str:
+    if run.finished:
+        return "finished"
+    if now - run.changed > 120:
+        return f"silent for {_duration(now - run.changed)}"
+    return f"{_duration(run.last.get('seconds_left', math.nan))} left"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _numbers(line: dict[str, float]) -> str:
+    shown = {name: line[name] for name in ("step", *_NAMES) if name in line}
+    return "  ".join(f"{name} {value:.6g}" for name, value in shown.items())
+
+
+def spark(values: _Numbers, width: int) -> str:
+    """A curve in one line; a gap where nothing is known."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    picked = [values[i * len(values) // width] for i in range(width)] if len(values) > width else list(values)
+    level = lambda value: 1 + round((value - low) / ((high - low) or 1) * (len(_BARS) - 2))
+    return "".join(_BARS[level(value)] if math.isfinite(value) else " " for value in picked)
+
+
+def _curve(title: str, values: _Numbers, steps: _Numbers, width: int, height: int) -> RenderableType:
+    """A curve of `height` lines, with its extremes at the left and its first and last step below."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return Text(f"{title}: nothing finite yet")
+    # The first points of a run would leave no room for the rest.
+    low, high = min(known), sorted(known)[max(math.ceil(0.98 * len(known)) - 1, 0)]
+    columns = min(width - 10, len(values))
+    picked = [values[i * len(values) // columns] for i in range(columns)]
+    rows = []
+    for row in range(height):
+        cells = ""
+        for value in picked:
+            part = (min(value, high) - low) / ((high - low) or 1) * height - (height - 1 - row)
+            cells += _BARS[max(0, min(8, round(part * 8)))] if math.isfinite(value) else " "
+        label = f"{high:8.4f}" if row == 0 else f"{low:8.4f}" if row == height - 1 else " " * 8
+        rows.append(f"{label} {cells}")
+    rows.append(" " * 9 + f"{steps[0]:,.0f}" + f"{steps[-1]:,.0f}".rjust(max(columns - len(f"{steps[0]:,.0f}"), 1)))
+    return Group(Text(title, style="dim"), Text("\n".join(rows)))

@@ -1,0 +1,1 @@
+"""The report of a study: results, findings, figures, prose, and its page."""

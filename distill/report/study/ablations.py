@@ -1,0 +1,195 @@
+"""Settings of the objective compared, one field at a time: numbers with their seed noise, CSV, figure, section.
+
+A student under a setting is compared with the same student of the same seed as the study has it, so the noise of a
+difference is that between pairs.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import statistics
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from distill.records.runs import RunRecord
+from distill.report import page
+from distill.report.page import Cell, Column
+from distill.report.study.results import Ablated, Results
+from distill.report.theme import MARKERS, Theme, legend, new_figure
+from distill.system.numbers import signed
+
+MEASURES = ("loss", "kl", "ece")
+_TITLES = ("student's $L_S$ (nats per token)", "KL(teacher, student)", "ECE of the student")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One student under one value of a field: its runs, and what they differ by in loss from the student as it is."""
+
+    base: str
+    value: str
+    plain: bool  # whether this is the student as it is
+    runs: tuple[RunRecord, ...]
+    differences: tuple[float, ...]
+
+    def mean(self, measure: str) -> float:
+        return statistics.fmean(getattr(run, measure) for run in self.runs)
+
+    def spread(self, measure: str) -> float:
+        """The standard deviation over seeds; nan for one."""
+        values = [getattr(run, measure) for run in self.runs]
+        return statistics.stdev(values) if len(values) > 1 else math.nan
+
+    @property
+    def difference(self) -> tuple[float, float]:
+        """Mean difference from the student as it is, and its standard error over pairs of one seed."""
+        found = self.differences
+        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+        return (statistics.fmean(found) if found else math.nan), error
+
+
+def fields(found: Results) -> list[str]:
+    """The varied fields, in the order of the study's lines."""
+    return list(dict.fromkeys(field for one in found.ablated for field, _ in one.settings))
+
+
+def compare(found: Results, field: str) -> list[Setting]:
+    """Every student under every value of a field, in the order of its line."""
+    plain = {(one.base, one.run.seed): one.run.loss for one in found.ablated if one.plain}
+    groups: dict[tuple[str, str], list[Ablated]] = {}
+    order = found.ablation_values.get(field, ())
+    for one in found.ablated:
+        for value in [value for name, value in one.settings if name == field]:
+            groups.setdefault((one.base, value), []).append(one)
+    places = {value: i for i, value in enumerate(order)}
+    return [
+        Setting(
+            base=base,
+            value=value,
+            plain=group[0].plain,
+            runs=tuple(one.run for one in group),
+            differences=tuple(
+                one.run.loss - plain[base, one.run.seed] for one in group if (base, one.run.seed) in plain
+            ),
+        )
+        for (base, value), group in sorted(groups.items(), key=lambda item: (item[0][0], places.get(item[0][1], 0)))
+    ]
+
+
+def table(found: Results, field: str) -> str:
+    """CSV, a row a run: student, value, seed, losses, KL, agreement and ECE of student and teacher."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    own = ("loss", "loss_se", "kl", "agreement", "ece")
+    writer.writerow(["student", field.rstrip("_"), "seed", *own, "L_T", "teacher_ece", "run"])
+    for setting in compare(found, field):
+        for run in setting.runs:
+            teacher = _teacher(found, run)
+            values = [getattr(run, name) for name in own]
+            ece = teacher.ece if teacher else ""
+            writer.writerow([setting.base, setting.value, run.seed, *values, run.L_T, ece, run.run])
+    return text.getvalue()
+
+
+def figure(found: Results, field: str, theme: Theme) -> Figure:
+    """Loss, KL and ECE over the values of a field; faint markers are seeds, bars their means, dotted the teacher."""
+    settings = compare(found, field)
+    values = list(dict.fromkeys(setting.value for setting in settings))
+    bases = list(dict.fromkeys(setting.base for setting in settings))
+    shades = dict(zip(bases, theme.shades(len(bases))))
+    picture = new_figure(3.5)
+    for ax, measure, title in zip(picture.subplots(1, len(MEASURES)), MEASURES, _TITLES):
+        for i, base in enumerate(bases):
+            group = [setting for setting in settings if setting.base == base]
+            color, marker = shades[base], MARKERS[i % len(MARKERS)]
+            x = [values.index(setting.value) for setting in group]
+            for place, setting in zip(x, group):
+                own = [getattr(run, measure) for run in setting.runs]
+                ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
+            line = "-" if all(map(_is_number, values)) else ""  # only numbers have something between them
+            ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
+            said = [t for setting in group for run in setting.runs if (t := _teacher(found, run))]
+            if said and measure != "kl":
+                mean = statistics.fmean(getattr(run, measure) for run in said)
+                ax.axhline(mean, color=color, ls=":", lw=1.2)
+        ax.set_title(title, fontsize=9)
+        ax.set_xticks(range(len(values)), values, rotation=45, ha="right", fontsize=8)
+        ax.set_xlabel(field.rstrip("_"))
+    handles = [
+        Line2D([], [], color=shades[base], marker=MARKERS[i % len(MARKERS)], label=base) for i, base in enumerate(bases)
+    ]
+    handles.append(Line2D([], [], color=theme.soft, ls=":", label="its teacher"))
+    legend(picture, handles)
+    return picture
+
+
+def section(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    """The part of the page: a sentence, a figure and a table for every field."""
+    return "".join(_field(found, field, pictures) for field in fields(found))
+
+
+def _field(found: Results, field: str, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    name, settings = field.rstrip("_"), compare(found, field)
+    text = page.paragraph(verdict(name, settings))
+    if file(field) in pictures:
+        alt = f"Three charts over the values of {name}: loss, KL to the teacher, calibration error of the student."
+        caption = f"Students by {name}. Faint markers are seeds, bars their means; dotted, the teacher itself."
+        text += page.figure(*pictures[file(field)], alt=alt, caption=caption)
+    columns = [Column(name="student", text=True), Column(name=name, text=True)]
+    columns += [Column(name=n) for n in ("seeds", "L_S", "against as it is", "KL", "agreement", "ECE", "teacher's ECE")]
+    rows: list[list[str | Cell]] = []
+    for s in settings:
+        mean, error = s.difference
+        beyond = not s.plain and abs(mean) > 2 * error
+        tone = ("good" if mean < 0 else "bad") if beyond else ""
+        words = "as it is" if s.plain else f"{signed(mean)} ± {error:.4f}"
+        teachers = [t.ece for run in s.runs if (t := _teacher(found, run))]
+        rows.append(
+            [s.base, s.value, str(len(s.runs)), f"{s.mean('loss'):.4f} ± {s.spread('loss'):.4f}",
+             Cell(text=words, tone=tone), f"{s.mean('kl'):.4f}", f"{s.mean('agreement'):.1%}", f"{s.mean('ece'):.2%}",
+             f"{statistics.fmean(teachers):.2%}" if teachers else ""]
+        )  # fmt: skip
+    caption = (
+        f"Students by {name}: L_S with its standard deviation over seeds, differences with their standard error over "
+        f"pairs of one seed. Run by run: {file(field)}.csv"
+    )
+    return text + page.table(caption, columns, rows)
+
+
+def verdict(name: str, settings: Sequence[Setting]) -> str:
+    """For every student, the best value and whether it beats the student as it is by two standard errors."""
+    parts = []
+    for base in dict.fromkeys(setting.base for setting in settings):
+        group = [setting for setting in settings if setting.base == base]
+        best = min(group, key=lambda setting: setting.mean("loss"))
+        plain = next((setting for setting in group if setting.plain), None)
+        if plain is None or best is plain:
+            parts.append(f"{base}: {name} = {best.value} gives the lowest loss")
+            continue
+        mean, error = best.difference
+        word = "beyond" if abs(mean) > 2 * error else "within"
+        parts.append(
+            f"{base}: {name} = {best.value} gives the lowest loss, {signed(mean)} ± {error:.4f} against "
+            f"{plain.value}, {word} the noise of {len(best.differences)} pairs"
+        )
+    return "; ".join(parts) + "."
+
+
+def file(field: str) -> str:
+    """The name of a field's figure and CSV in the report's folder."""
+    return f"ablation-{field.rstrip('_')}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _teacher(found: Results, run: RunRecord) -> RunRecord | None:
+    return next((other for other in found.runs if other.run == run.teacher), None)

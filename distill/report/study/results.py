@@ -1,0 +1,290 @@
+"""What a study left in its workdir, read and checked once: runs, curves, laws, predictions, the plan, what is missing.
+
+Only runs.csv must be there. Read besides, where present: curves.csv, laws/*.json, laws/plan.json, predictions.csv,
+study.json ({"command": the command line, "planned": {fingerprint: name}}) and runs/*/error.txt.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.config import DistillError
+from distill.laws.forms import registry
+from distill.laws.forms.law import Law
+from distill.records.predictions import Prediction, PredictionTable
+from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
+from distill.system.files import loads
+
+
+class ReportError(DistillError):
+    """A report that cannot be written: what is missing, and what makes it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedLaw:
+    """A law file: the law, and what its fit and bootstrap said of it (empty where the file is silent)."""
+
+    name: str  # the file's stem
+    path: Path
+    law: Law
+    status: str
+    message: str
+    rows: int | None
+    error: tuple[float, float] | None  # mean and maximal relative error in the sample
+    intervals: Mapping[str, tuple[float, float]]
+    level: float
+    resamples: int
+    failed: int
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it speaks of students (inputs with L_T)."""
+        return "L_T" in self.law.inputs
+
+    @property
+    def title(self) -> str:
+        return "distillation law" if self.distilled else "supervised law"
+
+    def predict(self, run: RunRecord) -> float:
+        """The law's loss for a run, nats per token."""
+        values = {"N": run.N, "N_S": run.N, "D": run.D, "D_S": run.D, "L_T": run.L_T, "U": run.D_unique}
+        return float(self.law(*(values[name] for name in self.law.inputs)))
+
+    def covers(self, run: RunRecord) -> bool:
+        """Whether the law speaks of this kind of run."""
+        known = {"N", "N_S", "D", "D_S", "L_T", "U"}
+        return self.distilled == (run.kind == "distillation") and set(self.law.inputs) <= known
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What a report needs of a plan: the sentence, the student, who pays, the expected losses, the bill (FLOPs)."""
+
+    sentence: str
+    scenario: str
+    teacher: str  # '' where the plan trains its own
+    N_S: float
+    L_S: float
+    compute: float
+    supervised_L: float
+    supervised_compute: float
+    distil: bool  # what it advises
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ablated:
+    """A student of an ablation: which student it varies, and the (field, value) pairs that it stands for."""
+
+    base: str
+    run: RunRecord
+    settings: tuple[tuple[str, str], ...]
+    plain: bool  # whether it is the student as the study has it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything a report of a study draws on. Students under other objectives stand in `ablated` alone."""
+
+    workdir: Path
+    runs: tuple[RunRecord, ...]
+    curves: Mapping[str, tuple[CurvePoint, ...]] = dataclasses.field(default_factory=dict)
+    laws: tuple[FittedLaw, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    plan: "Advice | None" = None
+    planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
+    missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
+    command: str = ""
+    ablated: tuple[Ablated, ...] = ()
+    ablation_values: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of every varied field
+
+    @property
+    def teachers(self) -> tuple[RunRecord, ...]:
+        """The runs that teach, the weakest first."""
+        names = {run.teacher for run in self.runs}
+        return tuple(sorted((run for run in self.runs if run.run in names), key=lambda run: -run.loss))
+
+    @property
+    def distilled(self) -> tuple[RunRecord, ...]:
+        return tuple(run for run in self.runs if run.kind == "distillation")
+
+    @property
+    def supervised(self) -> tuple[RunRecord, ...]:
+        return tuple(run for run in self.runs if run.kind == "supervised")
+
+    def name(self, run: RunRecord) -> str:
+        """What the study calls a run; its model and tokens where that is not on record."""
+        return self.planned.get(run.run, f"{run.model} on {run.D:,d}" + (f" of {run.teacher}" if run.teacher else ""))
+
+    def law(self, distilled: bool) -> FittedLaw | None:
+        """The law of students, or that of supervised runs; the first by file name where there are several."""
+        return next((law for law in self.laws if law.distilled == distilled), None)
+
+
+def load(workdir: str | Path) -> Results:
+    """Reads a study's workdir, or the runs of a table alone (a file, such as `laws.shipped("micro")`).
+
+    Raises ReportError without finished runs, DistillError for a damaged file.
+    """
+    alone = Path(workdir).is_file()
+    path = Path(workdir) if alone else Path(workdir) / "runs.csv"
+    workdir = path.parent
+    runs = tuple(RunTable(path).load())
+    if not runs:
+        found = "has no finished run" if path.exists() else "does not exist"
+        raise ReportError(f"{path} {found}; wanted the workdir of a study (python -m launch.study makes one)")
+    _refuse_nonsense(path, runs)
+    if alone:
+        return Results(workdir=workdir, runs=runs)
+    curves: dict[str, list[CurvePoint]] = {}
+    for point in CurveTable(workdir / "curves.csv").load():
+        curves.setdefault(point.run, []).append(point)
+    note = _object(workdir / "study.json")
+    planned = _texts(note.get("planned"))
+    ablated = _ablated(workdir / "study.json", note, runs)
+    varied = {one.run.run for one in ablated if not one.plain}
+    return Results(
+        workdir=workdir,
+        runs=tuple(run for run in runs if run.run not in varied),
+        ablated=ablated,
+        ablation_values=_values(note),
+        curves={run: tuple(points) for run, points in curves.items()},
+        laws=_laws(workdir),
+        predictions=tuple(PredictionTable(workdir / "predictions.csv").load()),
+        plan=_plan(workdir / "laws" / "plan.json"),
+        planned=planned,
+        missing=_missing(workdir, {run.run for run in runs}, planned),
+        command=str(note.get("command", "")),
+    )
+
+
+def _refuse_nonsense(path: Path, runs: tuple[RunRecord, ...]) -> None:
+    for line, run in enumerate(runs, 2):
+        if run.kind not in ("supervised", "distillation", "generated"):
+            raise ReportError(
+                f"{path}, line {line}: kind is {run.kind!r}, wanted supervised, distillation or generated"
+            )
+        if run.kind == "distillation" and run.L_T is None:
+            raise ReportError(f"{path}, line {line}: a distilled run without L_T; wanted its teacher's loss")
+        if not (run.N > 0 and run.D > 0 and math.isfinite(run.loss) and run.loss > 0):
+            raise ReportError(
+                f"{path}, line {line}: N={run.N}, D={run.D}, loss={run.loss}; wanted positive, finite numbers"
+            )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        tree = loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path}: not valid JSON ({error}); delete it and run the study again") from None
+    if not isinstance(tree, dict):
+        raise ReportError(f"{path}: wanted a JSON object, got {type(tree).__name__}")
+    return tree
+
+
+def _plan(path: Path) -> Advice | None:
+    tree = _object(path)
+    if not tree:
+        return None
+    try:
+        bill, other = tree["bill"], tree["supervised"]
+        compute = sum(float(bill[part]) for part in ("student", "logits", "teacher", "serving"))
+        cheaper = compute < float(other["compute"])
+        return Advice(
+            sentence=str(tree["sentence"]),
+            scenario=str(tree["scenario"]),
+            teacher=str(tree["teacher"]),
+            N_S=float(tree["N_S"]),
+            L_S=float(tree["L_S"]),
+            compute=compute,
+            supervised_L=float(other["L"]),
+            supervised_compute=float(other["compute"]),
+            distil=cheaper if tree["constraint"] == "loss" else float(tree["L_S"]) < float(other["L"]),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as damage:
+        raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None
+
+
+def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[Ablated, ...]:
+    """The finished students of an ablation, by the study's own note."""
+    known = note.get("ablated", {})
+    try:
+        return tuple(
+            Ablated(
+                base=str(known[run.run]["base"]),
+                run=run,
+                settings=tuple((str(field), str(value)) for field, value in known[run.run]["settings"]),
+                plain=bool(known[run.run]["plain"]),
+            )
+            for run in runs
+            if run.run in known
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as damage:
+        raise ReportError(f"{path}: damaged ({damage!r}); run the study again, it writes it anew") from None
+
+
+def _values(note: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The values of every varied field, in the order in which the study's lines give them."""
+    found = note.get("values", {})
+    return {str(field): tuple(map(str, values)) for field, values in found.items()} if isinstance(found, dict) else {}
+
+
+def _texts(tree: Any) -> dict[str, str]:
+    return {str(key): str(value) for key, value in tree.items()} if isinstance(tree, dict) else {}
+
+
+def _laws(workdir: Path) -> tuple[FittedLaw, ...]:
+    """All law files, supervised laws first."""
+    found = [law for file in sorted(workdir.glob("laws/*.json")) if (law := _law(file)) is not None]
+    return tuple(sorted(found, key=lambda law: law.distilled))
+
+
+def _law(path: Path) -> FittedLaw | None:
+    """The law of a file; None for JSON that holds none (a plan, say)."""
+    tree = _object(path)
+    if "form" not in tree:
+        return None
+    law = registry.from_dict(tree, str(path))
+    boot = tree["bootstrap"] if isinstance(tree.get("bootstrap"), dict) else tree
+    status = tree.get("status", "")
+    kind, message = (status.get("kind", ""), status.get("message", "")) if isinstance(status, dict) else (status, "")
+    error = tree.get("error")
+    try:
+        intervals = {name: (float(low), float(high)) for name, (low, high) in boot.get("intervals", {}).items()}
+        return FittedLaw(
+            name=path.stem,
+            path=path,
+            law=law,
+            status=str(kind),
+            message=str(message),
+            rows=int(tree["rows"]) if "rows" in tree else None,
+            error=(float(error["mean"]), float(error["max"])) if error else None,
+            intervals=intervals,
+            level=float(boot.get("level", 0.9)),
+            resamples=int(boot.get("resamples", 0)),
+            failed=int(boot.get("failed", 0)),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as damage:
+        raise ReportError(f"{path}: intervals or errors are damaged ({damage}); fit the law again") from None
+
+
+def _missing(workdir: Path, finished: set[str], planned: Mapping[str, str]) -> dict[str, str]:
+    """Runs that were planned or begun and are not in the table, by name, with the first line of their error."""
+    begun = {folder.parent.name for folder in workdir.glob("runs/*/config.txt")}
+    found = {}
+    for run in [*planned, *sorted(begun - set(planned))]:
+        if run in finished:
+            continue
+        error = workdir / "runs" / run / "error.txt"
+        if run.isalnum() and len(run) < 100 and error.exists():  # a name, and no path to somewhere else
+            # A traceback says what happened on its last line.
+            lines = error.read_text("utf-8", "replace").strip().splitlines() or ["failed"]
+            why = lines[-1] if lines[0].startswith("Traceback") else lines[0]
+        else:
+            why = "begun, not finished" if run in begun else "not run"
+        found[planned.get(run, run)] = why
+    return found

@@ -1,0 +1,94 @@
+"""The page of a study: workdir -> workdir/report/index.html and its figures as PNG files beside it.
+
+Written from what lies in the workdir alone, so it can be made again at any time (python -m launch.report).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distill.report.study import ablations, findings, law_figures, results, run_figures, sections
+from distill.report.study.results import ReportError, Results
+from distill.report.theme import THEMES, Theme, png
+from distill.system.files import atomic_write
+
+Draw = Callable[[Theme], Any]
+
+
+def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
+    """Writes the report and returns its path; `on_progress(done, all, figure)` is told of every figure.
+
+    Raises ReportError where there is nothing to report or the folder cannot be written.
+    """
+    found = results.load(workdir)
+    counted = findings.find(found)
+    folder = found.workdir / "report"
+    pictures: dict[str, tuple[bytes, bytes]] = {}
+    jobs = list(_figures(found))
+    try:
+        for done, (name, draw) in enumerate(jobs):
+            on_progress(done, len(jobs), name)
+            images = _render(draw)
+            if images is None:
+                _remove(folder, name)
+                continue
+            pictures[name] = images
+            for theme, image in zip(THEMES, images):
+                _write_bytes(folder / _file(name, theme), image)
+        for field in ablations.fields(found):
+            atomic_write(folder / f"{ablations.file(field)}.csv", ablations.table(found, field))
+        on_progress(len(jobs), len(jobs), "page")
+        atomic_write(folder / "index.html", sections.compose(found, counted, pictures))
+    except OSError as error:
+        raise ReportError(f"{folder}: the report cannot be written ({error.strerror})") from None
+    return folder / "index.html"
+
+
+def _figures(found: Results) -> Iterator[tuple[str, Draw]]:
+    yield "students", lambda theme: run_figures.students(found, theme)
+    yield "tokens", lambda theme: run_figures.tokens(found, theme)
+    yield "accuracy", lambda theme: law_figures.accuracy(found, theme)
+    yield "intervals", lambda theme: law_figures.intervals(found, theme)
+    curves: list[Any] = []
+
+    def plan(theme: Theme) -> Any:
+        if not curves:
+            curves.append(law_figures.plan_curves(found))
+        return law_figures.plan(found, theme, curves[0])
+
+    yield "plan", plan
+    yield "learning", lambda theme: run_figures.learning(found, theme)
+    for field in ablations.fields(found):
+        yield ablations.file(field), lambda theme, field=field: ablations.figure(found, field, theme)  # type: ignore[misc]
+
+
+def _render(draw: Draw) -> tuple[bytes, bytes] | None:
+    images = []
+    for theme in THEMES:
+        with theme.applied():
+            figure = draw(theme)
+            if figure is None:
+                return None
+            images.append(png(figure))
+    return images[0], images[1]
+
+
+def _file(name: str, theme: Theme) -> str:
+    return f"{name}.png" if theme.name == "light" else f"{name}-{theme.name}.png"
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """The file holds what it held or all of `content`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _remove(folder: Path, name: str) -> None:
+    """No figure of an earlier state stays beside a page that has none."""
+    for theme in THEMES:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / _file(name, theme)).unlink()

@@ -1,0 +1,1 @@
+"""The machine underneath: atomic files, locks, preemption, several processes, buckets, progress."""

@@ -1,0 +1,64 @@
+"""Models by where they lie, for the commands that take any: a finished run, a Hugging Face directory, a GGUF file."""
+
+import dataclasses
+from pathlib import Path
+
+from distill import data
+from distill.config import ConfigError
+from distill.data.tokenizers import tokenizer as tokenizers
+from distill.data.tokenizers.tokenizer import Tokenizer
+from distill.interop import tokenizer_files as companions
+from distill.interop.source import is_model, open_source
+from distill.interop.tokenizer_files import Companions
+from distill.teacher import load as online
+from distill.teacher.load import Teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Teacher):
+    """A model with what travels beside its weights; `published` where somebody else made it."""
+
+    source: Path
+    published: bool
+
+    def companions(self, tokenizer: str = "") -> Companions:
+        """The tokenizer's files: those that came with it, or of the tokenizer that its run was trained with.
+
+        tokenizer: a tokenizer.json to take in its place.
+        """
+        if tokenizer:
+            return companions.of_tokenizer(tokenizers.load(("json", tokenizer, "")))
+        if self.published:
+            return companions.of_source(open_source(self.source)[0])
+        return companions.of_tokenizer(self.tokenizer())
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model reads. Raises ConfigError where a run's is no longer to be found."""
+        if self.published:
+            return tokenizers.load(("json", str(self.source), ""))
+        kind = self.config.data.tokenizer.kind
+        if kind == "bytes" and self.config.data.source in ("embedded", "files", "tfds"):
+            return tokenizers.load(("bytes", "", ""))
+        return self.store().tokenizer()
+
+    def store(self) -> data.TokenStore:
+        """The token store of a run."""
+        found = data.open_store(self.config.data, self.config.data.cache or self.source / "data")
+        if isinstance(found, data.Mixture):
+            found = found.stores[0]
+        return found
+
+    @property
+    def context(self) -> int:
+        """Positions that the model was made for."""
+        if not self.published:
+            return self.config.seq_len
+        return int(open_source(self.source)[0].tree.get("max_position_embeddings") or 2048)
+
+
+def load(source: str) -> Model:
+    """The model at `source`, on the current mesh. Raises DistillError."""
+    if not source:
+        raise ConfigError("no model was given; wanted a finished run's workdir, a model's directory or a GGUF file")
+    found = online.load(source)
+    return Model(found.config, found.record, found.params, Path(source), is_model(source))

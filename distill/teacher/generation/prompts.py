@@ -1,0 +1,109 @@
+"""Prompts out of a token store: where each lies, in batches of one width."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.config.generation import GenerationConfig
+from distill.data.store.split import Split
+from distill.data.store.store import TokenStore
+from distill.errors import DataError
+
+_NARROWEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Prompts of one split, each [n]: the document it is from, its first token in the split, its length."""
+
+    split: str
+    document: NDArray[np.int64]
+    start: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+
+class Prompts:
+    """All prompts of a generation, numbered through; `left_out` counts those that were too long or empty."""
+
+    def __init__(self, store: TokenStore, config: GenerationConfig):
+        names = [config.data.split] + ["validation"] * (config.held_out == "completions")
+        self._store, self._width = store, config.prompt_tokens
+        self.left_out = 0
+        self.places = [self._find(store.split(name), config) for name in names]
+        self._first = np.cumsum([0] + [len(place.start) for place in self.places])
+        if not len(self):
+            raise DataError(
+                f"{store.path}: split {config.data.split!r} gave no prompt ({self.left_out} left out); wanted documents"
+                f" with prompts of 1 to prompt_tokens={config.prompt_tokens} tokens"
+            )
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def where(self, prompt: int) -> tuple[str, int, int, int]:
+        """(split, document, first token, length) of a prompt."""
+        part = int(np.searchsorted(self._first, prompt, "right")) - 1
+        place, i = self.places[part], prompt - self._first[part]
+        return place.split, int(place.document[i]), int(place.start[i]), int(place.length[i])
+
+    def read(self, prompt: int) -> NDArray[np.int32]:
+        """Its tokens."""
+        split, _, start, length = self.where(prompt)
+        return self._store.split(split).read_span(start, start + length).astype(np.int32)
+
+    def batches(self, size: int, per_prompt: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """(width, [(prompt, sample), ...]) of every batch, in an order that never changes; `size` items at most.
+
+        Prompts of similar length share a batch, padded to a power of two, so that few shapes are compiled.
+        """
+        lengths = np.concatenate([place.length for place in self.places])
+        widths = np.minimum(np.maximum(2 ** np.ceil(np.log2(lengths)).astype(int), _NARROWEST), self._width)
+        for width in np.unique(widths).tolist():
+            items = [(prompt, i) for prompt in np.flatnonzero(widths == width).tolist() for i in range(per_prompt)]
+            for start in range(0, len(items), size):
+                yield width, items[start : start + size]
+
+    def _find(self, split: Split, config: GenerationConfig) -> Place:
+        ends = split.document_ends().astype(np.int64)
+        begins = np.concatenate([[0], ends[:-1]])
+        ends = ends - self._closed(split, ends)
+        if split.masked:
+            lengths = _before_completions(split, begins, ends)
+            good = (lengths >= 1) & (lengths <= config.prompt_tokens)
+            document = np.arange(len(ends))
+        else:
+            document, begins = _starts(begins, ends, config)
+            lengths = np.minimum(ends[document] - begins, config.prompt_tokens)
+            good = lengths >= 1
+        self.left_out += int((~good).sum())
+        keep = np.flatnonzero(good)[: config.prompts or None]
+        return Place(split.name, document[keep], begins[keep], lengths[keep])
+
+    def _closed(self, split: Split, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """1 where a document's last token is the end of text, which no prompt holds."""
+        if self._store.end_of_text < 0 or not len(ends):
+            return np.zeros(len(ends), np.int64)
+        return (split.read(ends - 1, 1)[:, 0] == self._store.end_of_text).astype(np.int64)
+
+
+def _before_completions(split: Split, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    marks = split.read_span(0, split.tokens, "mask")
+    first = np.flatnonzero(marks)
+    at = np.searchsorted(first, begins)
+    here = np.where(at < len(first), first[np.minimum(at, len(first) - 1)] if len(first) else 0, split.tokens)
+    return np.minimum(here, ends) - begins
+
+
+def _starts(
+    begins: NDArray[np.int64], ends: NDArray[np.int64], config: GenerationConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The document and first token of every prompt: a document's beginning, then whole prompts each `every` tokens."""
+    document, starts = [], []
+    for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist())):
+        last = max(end - config.prompt_tokens, begin) if config.every else begin
+        here = np.arange(begin, last + 1, config.every or 1)
+        document.append(np.full(len(here), i, np.int64))
+        starts.append(here)
+    return np.concatenate(document or [np.zeros(0, np.int64)]), np.concatenate(starts or [np.zeros(0, np.int64)])

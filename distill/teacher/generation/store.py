@@ -1,0 +1,124 @@
+"""Completions to a token store in which they alone count, so that a student trains on them like on any text."""
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.config.data import SplitConfig
+from distill.config.generation import GenerationConfig
+from distill.data.corpus import open_at
+from distill.data.documents import Document
+from distill.data.store.build import OnProgress, Recipe
+from distill.data.store.store import TokenStore
+from distill.data.tokenizers.tokenizer import Tokenizer, load
+from distill.errors import DistillError
+from distill.teacher.generation import journal
+
+Filter = Callable[[dict[str, Any]], bool]
+
+
+class Lessons:
+    """The kept completions as a source of documents, after the validation text of the store that the prompts are from.
+
+    A completion's document is its prompt and itself, token by token as they were drawn; the prompt does not count.
+    """
+
+    masked = True
+
+    def __init__(
+        self, path: Path, config: GenerationConfig, prompts: TokenStore, keep: Filter | None, maker: dict[str, Any]
+    ):
+        self._path, self._prompts, self._maker = path, prompts, maker
+        self._text = config.held_out == "text" and "validation" in prompts.splits
+        self.shards = ["validation", "completions"]
+        self.explicit: tuple[str, ...] = ("validation", config.data.split)
+        self.kept, self._of, digest = set[int](), 0, hashlib.sha256()
+        for i, record in enumerate(journal.read(path)):
+            self._of = i + 1
+            if _passes(record, config.min_log_prob, keep, f"{path}, line {i + 1}"):
+                self.kept.add(i)
+                digest.update(json.dumps([record["prompt_ids"], record["ids"], record["split"]]).encode())
+        if not self.kept:
+            raise DistillError(
+                f"{path}: none of the {self._of} completions passes min_log_prob={config.min_log_prob} and the filter; "
+                "loosen them and run the same command again: the completions are kept"
+            )
+        self._digest, self._read = digest.hexdigest(), 0
+
+    @property
+    def share(self) -> float:
+        return self._read / max(self._of, 1)
+
+    def describe(self) -> dict[str, Any]:
+        held_out = self._prompts.fingerprint if self._text else "completions"
+        return {"source": "completions", "content": self._digest, "validation": held_out, "maker": self._maker}
+
+    def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
+        # What is held out comes first, so that a completion which equals it is dropped.
+        held_out = self._validation() if self._text else self._completions(True)
+        yield from itertools.islice(held_out if shard == 0 else self._completions(False), skip, None)
+
+    def _validation(self) -> Iterator[Document]:
+        split = self._prompts.split("validation")
+        begin = 0
+        for end in split.document_ends().astype(np.int64).tolist():
+            trained = split.read_span(begin, end, "mask") if split.masked else None
+            yield Document(ids=np.asarray(split.read_span(begin, end)), trained=trained, split="validation")
+            begin = end
+
+    def _completions(self, held_out: bool) -> Iterator[Document]:
+        for i, record in enumerate(journal.read(self._path)):
+            self._read = i
+            if i in self.kept and (record["split"] == "validation") == held_out:
+                ids = np.array(record["prompt_ids"] + record["ids"], np.int64)
+                trained = (np.arange(len(ids)) >= len(record["prompt_ids"])).astype(np.uint8)
+                yield Document(ids=ids, trained=trained, split=record["split"])
+
+
+def _passes(record: dict[str, Any], least: float, keep: Filter | None, where: str) -> bool:
+    if least < 0 and record["log_prob"] < least:
+        return False
+    if keep is None:
+        return True
+    try:
+        return bool(keep(record))
+    except Exception as error:  # the user's own function: say where it failed
+        raise DistillError(f"{where}: the filter raised {type(error).__name__}: {error}") from None
+
+
+def build(path: Path, lessons: Lessons, prompts: TokenStore, on_progress: OnProgress = lambda _: None) -> TokenStore:
+    """The token store of the lessons at `path`; one of other lessons is replaced, for it can be made again."""
+    description = {
+        "source": lessons.describe(),
+        "tokenizer": {"name": prompts.tokenizer_name, "hash": prompts.tokenizer_hash},
+    }
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    recipe = Recipe(
+        source=lessons,
+        tokenizer=lambda folder, report: _copy(prompts, folder),
+        splits=SplitConfig(),
+        description=description,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+    )
+    if path.exists() and TokenStore(path).fingerprint != recipe.fingerprint:
+        shutil.rmtree(path)
+    return open_at(path, recipe, on_progress=on_progress)
+
+
+def _copy(prompts: TokenStore, folder: Path) -> Tokenizer:
+    """The prompts' tokenizer, its file copied into the folder of the new store."""
+    kind, path, option = prompts.tokenizer().spec
+    if path and Path(path).is_file():
+        copied = folder / Path(path).name
+        shutil.copyfile(path, copied)
+        path = str(copied)
+    found = load((kind, path, option))
+    found.name, found.hash, found.end_of_text = prompts.tokenizer_name, prompts.tokenizer_hash, prompts.end_of_text
+    found.vocab_size, found.byte_lengths = prompts.vocab_size, prompts.byte_lengths
+    return found

@@ -1,0 +1,135 @@
+"""What is stored of a teacher, cut out of it on the devices and packed on the host."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import NDArray
+
+from distill.losses import targets
+from distill.model import sharding
+from distill.model.transformer import Transformer
+from distill.teacher.signals import codec
+from distill.teacher.signals.spec import GRAIN, SignalConfig
+from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
+
+# From this vocabulary on, logits exist a few positions at a time.
+WHOLE_VOCABULARY = 16_384
+_PADDING = 2**23  # a rank beyond every vocabulary
+
+
+def uniform(signal: SignalConfig, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
+    """The numbers [B, S, draws] that the draws of these windows come from: by seed and window, on any machine."""
+    if signal.kind != "sampled":
+        return np.zeros((len(windows), seq_len, 1), np.float32)
+    return np.stack([_generator(signal, w).random((seq_len, signal.draws), np.float32) for w in windows])
+
+
+def _generator(signal: SignalConfig, window: Any, jumps: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[signal.seed, int(window)]).jumped(jumps))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extract(signal: SignalConfig, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Any:
+    """The signal of a batch before it is packed: an array of hidden states or log-probabilities, or a SparseSignal.
+
+    Of draws, the log-probabilities are the logs of their importances p / q.
+    """
+    hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
+    if signal.kind == "hidden":
+        return hidden.astype(signal.dtype)
+    tokens = teacher.config.tokens
+    if signal.sparse and teacher.config.vocab_size >= WHOLE_VOCABULARY:
+        whole = HiddenSignal(hidden=hidden, head=teacher.head_vd)
+        return targets.by_positions(functools.partial(of_logits, signal), whole, uniform, tokens)
+    logits = jax.sharding.reshard(teacher.logits(hidden), sharding.ACT_BSD)[..., :tokens]
+    if signal.sparse:
+        return of_logits(signal, logits, uniform)
+    least = float(jnp.finfo(jnp.float16).min)
+    return jnp.maximum(jax.nn.log_softmax(logits, axis=-1), least).astype(jnp.float16)
+
+
+def of_logits(signal: SignalConfig, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
+    if signal.kind == "argmax":
+        return targets.argmax(log_probs)
+    if signal.kind == "sampled":
+        return sample(jax.nn.log_softmax(log_probs, axis=-1), uniform, signal.proposal)
+    kept = targets.top_k(log_probs, signal.top_k)
+    if signal.kind == "topk":
+        return kept
+    mass = jnp.exp(kept.log_probs)
+    inside = jnp.cumsum(mass, axis=-1) - mass < signal.top_p
+    inside = inside | (jnp.arange(mass.shape[-1]) < signal.floor)[None, None]
+    return SparseSignal(ids=kept.ids, log_probs=jnp.where(inside, kept.log_probs, LOG_ZERO))
+
+
+def sample(log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"], proposal: float) -> SparseSignal:
+    """One token for each uniform number, drawn from q = p^proposal / Z, with log(p / q); an id may come twice.
+
+    The cumulative distribution is inverted by bisection: log2(V) reads a draw instead of V.
+    """
+    size = log_probs.shape[-1]
+    tempered = proposal * log_probs
+    cumulative = jnp.cumsum(jax.nn.softmax(tempered, axis=-1), axis=-1)
+    cumulative = cumulative / cumulative[..., -1:]
+    below = jnp.zeros_like(uniform, jnp.int32)  # how many entries are known to be at most the number
+    for power in reversed(range(size.bit_length())):
+        further = below + 2**power
+        reached = jnp.take_along_axis(cumulative, jnp.minimum(further, size) - 1, axis=-1)
+        below = jnp.where((further <= size) & (reached <= uniform), further, below)
+    ids = jnp.minimum(below, size - 1)
+    if proposal == 1:
+        return SparseSignal(ids=ids, log_probs=jnp.zeros_like(uniform))
+    importance = (1 - proposal) * jnp.take_along_axis(log_probs, ids, axis=-1)
+    return SparseSignal(ids=ids, log_probs=importance + jax.nn.logsumexp(tempered, axis=-1, keepdims=True))
+
+
+def count(found: Any, vocab_size: int) -> NDArray[np.int64]:
+    """How often each id occurs in a sparse signal."""
+    return np.bincount(found.ids[found.log_probs > LOG_ZERO / 2], minlength=vocab_size)
+
+
+def record(signal: SignalConfig, rank: NDArray[np.integer], found: Any, window: int) -> tuple[int, bytes]:
+    """One window's signal packed, and the most entries that one of its tokens has; `rank` is the rank of each id."""
+    if not signal.sparse:
+        return 0, codec.pack_dense(found)
+    ids, values = np.asarray(found.ids), np.asarray(found.log_probs)
+    if signal.kind == "sampled":
+        ragged = _counted(signal, rank[ids], values, window)
+        return int(ragged.lengths.max()), codec.pack(ragged)
+    inside = values > LOG_ZERO / 2
+    ranks = np.where(inside, rank[ids], _PADDING)
+    rising = np.argsort(ranks, axis=1)
+    ranks, values = (np.take_along_axis(x, rising, axis=1) for x in (ranks, values))
+    lengths = inside.sum(axis=1)
+    if signal.kind == "argmax":
+        return 1, codec.pack(codec.Ragged(lengths, ranks))
+    mass = np.where(ranks < _PADDING, np.exp(values.astype(np.float64)), 0).sum(axis=1)
+    rest = codec.quantise_rest(np.log(np.maximum(1 - mass, 1e-12)))
+    return int(lengths.max()), codec.pack(codec.Ragged(lengths, ranks, codec.quantise(values), rest))
+
+
+def _counted(signal: SignalConfig, ranks: NDArray[Any], importance: NDArray[Any], window: int) -> codec.Ragged:
+    """Draws as distinct tokens with whole numbers for weights: counts, or where the proposal is not the teacher GRAIN
+    times the summed importances, rounded up or down at random so that their mean is exact."""
+    size, draws = ranks.shape
+    rising = np.argsort(ranks, axis=1, kind="stable")
+    ranks, importance = (np.take_along_axis(x, rising, axis=1) for x in (ranks, importance))
+    place = np.cumsum(np.diff(ranks, axis=1, prepend=-1) != 0, axis=1) - 1
+    rows = np.arange(size)[:, None]
+    flat = (rows * draws + place).reshape(-1)
+    distinct = np.full((size, draws), _PADDING, np.int64)
+    distinct[rows, place] = ranks
+    if signal.proposal == 1:
+        weights = np.bincount(flat, minlength=size * draws).reshape(size, draws)
+    else:
+        exact = GRAIN * np.bincount(flat, np.exp(importance.astype(np.float64)).reshape(-1), size * draws)
+        noise = _generator(signal, window, 1).random((size, draws))
+        weights = np.minimum(np.floor(exact.reshape(size, draws) + noise), 2**16 - 1).astype(np.int64)
+        distinct = np.where(weights > 0, distinct, _PADDING)
+        rising = np.argsort(distinct, axis=1, kind="stable")
+        distinct, weights = (np.take_along_axis(x, rising, axis=1) for x in (distinct, weights))
+    return codec.Ragged((distinct < _PADDING).sum(axis=1), distinct, weights)

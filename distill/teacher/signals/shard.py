@@ -1,0 +1,189 @@
+"""One file of a signal store: records that say what they are, an index, and a digest for every byte.
+
+    line       {"format", "shard", "store"} as JSON, ended by a newline
+    records    window (i64), size (u32), most (u32), blake2b-128 (16 bytes), then `size` bytes of payload
+    index      window (i64), offset (u64), size (u32), most (u32) of each record
+    footer     offset of the index (u64), records (u64), blake2b-128 of line and index
+
+A record's digest covers its window and its payload, and is keyed by store and shard, so that a record or a file that
+lies where another belongs is found as surely as a flipped bit. A shard grows under the name NAME.part; a killed writer
+leaves whole records and at most one torn one, which the next writer cuts off.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.errors import SignalError
+
+FORMAT = 1
+_RECORD = struct.Struct("<qII16s")
+_FOOTER = struct.Struct("<QQ16s")
+INDEX = np.dtype([("window", "<i8"), ("offset", "<u8"), ("size", "<u4"), ("most", "<u4")])
+HOW = "the store is damaged: delete it and run launch.cache again"
+
+
+class Name(NamedTuple):
+    """Which shard of which store a file is."""
+
+    store: str  # the digest of the store's recipe
+    shard: int
+
+    @property
+    def file(self) -> str:
+        return f"shard-{self.shard:06d}.signal"
+
+    @property
+    def line(self) -> bytes:
+        return json.dumps({"format": FORMAT, "shard": self.shard, "store": self.store}).encode() + b"\n"
+
+    def digest(self, *parts: bytes) -> bytes:
+        found = hashlib.blake2b(digest_size=16, key=f"{self.store[:32]}-{self.shard}".encode())
+        for part in parts:
+            found.update(part)
+        return found.digest()
+
+
+class ShardWriter:
+    """Appends records to NAME.part, going on after the whole ones that a killed writer left there."""
+
+    def __init__(self, folder: Path, name: Name):
+        self.name, self.path = name, folder / f"{name.file}.part"
+        self._index: list[tuple[int, int, int, int]] = []
+        end = self._recover() if self.path.exists() else 0
+        self._file = open(self.path, "r+b" if end else "w+b")  # noqa: SIM115
+        self._file.truncate(end)
+        self._file.seek(end)
+        if not end:
+            self._file.write(name.line)
+
+    @property
+    def windows(self) -> list[int]:
+        """The windows that are in it."""
+        return [entry[0] for entry in self._index]
+
+    def _recover(self) -> int:
+        """Where the last whole record ends; 0 where not even the first line is whole."""
+        content = self.path.read_bytes()
+        if not content.startswith(self.name.line):
+            return 0
+        at = len(self.name.line)
+        while at + _RECORD.size <= len(content):
+            window, size, most, digest = _RECORD.unpack_from(content, at)
+            payload = content[at + _RECORD.size : at + _RECORD.size + size]
+            if len(payload) != size or digest != _record_digest(self.name, window, size, most, payload):
+                break
+            self._index.append((window, at, size, most))
+            at += _RECORD.size + size
+        return at
+
+    def append(self, window: int, most: int, payload: bytes) -> None:
+        self._index.append((window, self._file.tell(), len(payload), most))
+        digest = _record_digest(self.name, window, len(payload), most, payload)
+        self._file.write(_RECORD.pack(window, len(payload), most, digest) + payload)
+
+    def flush(self) -> None:
+        """Hands everything to the system, which keeps it whatever happens to this process."""
+        self._file.flush()
+
+    def finish(self) -> dict[str, Any]:
+        """Writes the index, gives the file its name, and returns what the manifest keeps of it."""
+        start = self._file.tell()
+        index = np.array(self._index, INDEX).tobytes()
+        digest = self.name.digest(self.name.line, index)
+        self._file.write(index + _FOOTER.pack(start, len(self._index), digest))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self.path, self.path.with_name(self.name.file))
+        return entry(self.path.with_name(self.name.file), self.name)[0]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Shard:
+    """The index of a finished shard; records are read when they are asked for."""
+
+    def __init__(self, path: Any, name: Name):
+        """`path` is a pathlib or epath path. Raises SignalError unless line, index and footer are whole."""
+        self.path, self.name = path, name
+        try:
+            with path.open("rb") as file:
+                line = file.read(len(name.line))
+                if line != name.line:
+                    raise SignalError(f"{path}: begins with {line[:80]!r}, wanted {name.line!r}; {HOW}")
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(end - _FOOTER.size, 0))
+                footer = file.read(_FOOTER.size)
+                start, count, digest = _FOOTER.unpack(footer) if len(footer) == _FOOTER.size else (0, 0, b"")
+                if start + count * INDEX.itemsize + _FOOTER.size != end:
+                    raise SignalError(f"{path}: its {end} bytes do not end in an index; {HOW}")
+                file.seek(start)
+                content = file.read(count * INDEX.itemsize)
+        except OSError as error:
+            raise SignalError(f"{path}: cannot be read ({error.strerror or error}); {HOW}") from None
+        if name.digest(line, content) != digest:
+            raise SignalError(f"{path}: the index does not match its digest; {HOW}")
+        self.digest, self.size = digest.hex(), end
+        self.index: NDArray[Any] = np.frombuffer(content, INDEX)
+
+    def spans(self, places: Sequence[int]) -> list[tuple[Any, int, int]]:
+        """(path, first byte, last byte + 1) of the records at these places of the index."""
+        offsets, sizes = (self.index[name][list(places)].tolist() for name in ("offset", "size"))
+        return [(self.path, start, start + _RECORD.size + size) for start, size in zip(offsets, sizes)]
+
+    def read(self, places: Sequence[int], contents: Sequence[bytes] | None = None) -> list[bytes]:
+        """The payloads of the records at these places of the index, out of their `contents` where these were read.
+
+        Raises SignalError for the first that differs.
+        """
+        found = []
+        try:
+            with self.path.open("rb") if contents is None else contextlib.nullcontext() as file:
+                for i, place in enumerate(places):
+                    window, offset, size, most = self.index[place].tolist()
+                    if contents is not None:
+                        content = contents[i]
+                    elif file is not None:
+                        file.seek(offset)
+                        content = file.read(_RECORD.size + size)
+                    digest = _record_digest(self.name, window, size, most, content[_RECORD.size :])
+                    if content[: _RECORD.size] != _RECORD.pack(window, size, most, digest):
+                        end = offset + _RECORD.size + size
+                        raise SignalError(
+                            f"{self.path}: the record of window {window} (bytes {offset}..{end}) does not match its "
+                            f"digest; {HOW}"
+                        )
+                    found.append(content[_RECORD.size :])
+        except OSError as error:
+            raise SignalError(f"{self.path}: cannot be read ({error.strerror or error}); {HOW}") from None
+        return found
+
+
+def entry(path: Any, name: Name) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    """What the manifest keeps of a finished shard (name, bytes, windows, most entries a token, digest); its windows."""
+    shard = Shard(path, name)
+    windows = shard.index["window"]
+    found = {
+        "file": name.file,
+        "size": shard.size,
+        "windows": len(windows),
+        "first": int(windows[0]),
+        "payload": int(shard.index["size"].sum()),
+        "most": int(shard.index["most"].max()),
+        "digest": shard.digest,
+    }
+    return found, windows
+
+
+def _record_digest(name: Name, window: int, size: int, most: int, payload: bytes) -> bytes:
+    return name.digest(struct.pack("<qII", window, size, most), payload)

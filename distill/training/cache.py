@@ -1,0 +1,284 @@
+"""Makes a store of a teacher's signals, once, for all the students that will read it.
+
+The windows are those that a run of the same config reads (or all of the split). The teacher's forward pass of a chunk
+runs while the chunk before is packed and written; a call that was killed is gone on with by the next.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from distill import config as configs
+from distill.config import ConfigError, ExperimentConfig
+from distill.data import Loader
+from distill.data.mixture import Mixture
+from distill.data.store.store import TokenStore
+from distill.errors import SignalError
+from distill.model import sharding
+from distill.model.transformer import Transformer
+from distill.system import checksums, cloud, process
+from distill.teacher.signals import codec, extract, manifest, writer
+from distill.teacher.signals.fidelity import Fidelity
+from distill.teacher.signals.reader import SignalStore
+from distill.teacher.signals.shard import FORMAT
+from distill.teacher.signals.spec import SignalConfig
+from distill.training.inputs import Lesson, identify, make_loader, open_store
+from distill.training.teachers import data_of
+from distill.types import Batch, HiddenStates, TeacherSignal
+
+CHUNK_TOKENS = 8192  # of one forward pass of the teacher, on one device
+CHUNK_LOGITS = 2**25  # that may exist at once
+SHARD_TOKENS = 2**18
+PROBE_TOKENS = 1024  # of the windows whose fidelity is measured, and of one of them at most
+PROBE_POSITIONS = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Tokens done of all; those that this call added, and its seconds."""
+
+    tokens: int
+    total: int
+    added: int
+    seconds: float
+
+
+def make(
+    config: ExperimentConfig,
+    signal: SignalConfig,
+    out: str | Path,
+    *,
+    every: bool = False,
+    shard_tokens: int = SHARD_TOKENS,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """The manifest of the store at `out`, made, completed or found there.
+
+    `every` stores all windows of config.data.split instead of those that config.tokens of training read.
+    Raises DistillError for a teacher that is not there or reads other tokens, and for an `out` of something else.
+    """
+    if "://" in str(out):
+        raise ConfigError(f"--out={out}: a store is written to a local disk; copy the finished folder to a bucket")
+    out = Path(out)
+    if jax.process_count() > 1:
+        raise ConfigError("a store of signals is made by one process, on all its devices; read it from any number")
+    if not config.teacher.source:
+        raise ConfigError("config.teacher.source: got '', wanted the workdir of the one finished run that teaches")
+    # The config may be that of a student of this very store.
+    config = dataclasses.replace(
+        config, teacher=dataclasses.replace(config.teacher, signal="online", store="", stored="")
+    )
+    store = open_store(config, out.parent)
+    config = identify(config, store)
+    with process.sole(out), jax.set_mesh(sharding.make(config.mesh)):
+        lesson = Lesson(store, config)
+        teacher = lesson.teachers[0].params
+        loader = make_loader(config, store, config.data.split)
+        windows, extent = _windows(config, loader, every)
+        recipe = _recipe(config, signal, store, lesson, extent, max(shard_tokens // config.seq_len, 1))
+        if (out / manifest.MANIFEST).exists():
+            found = manifest.read(out)
+            writer.same(out, found["recipe"], recipe)
+            return found
+        writer.claim(out, recipe)
+        shards = _write(out, recipe, signal, teacher, loader, windows, on_progress)
+        tree = {
+            "format": FORMAT,
+            "recipe": recipe,
+            "files": _files(out, signal, teacher),
+            "shards": shards,
+            "bytes_per_token": sum(s["size"] for s in shards) / (len(windows) * config.seq_len),
+            "teacher": _teacher(config, store, lesson),
+        }
+        opened = SignalStore(out, found=tree)
+        tree["fidelity"] = _fidelity(opened, teacher, loader, windows)
+        manifest.write(out, tree)
+        (out / writer.RECIPE).unlink()
+        return tree
+
+
+def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """The windows to store, rising, and the words for them in the recipe."""
+    total = loader.window_count
+    windows = np.arange(total) if every else loader.distinct(config.steps)
+    if len(windows) == total:
+        return windows, {"count": total, "of": total, "samples": 0, "seed": 0}
+    samples = config.steps * config.batch_size
+    return windows, {"count": len(windows), "of": total, "samples": samples, "seed": config.data.seed}
+
+
+def _recipe(
+    config: ExperimentConfig,
+    signal: SignalConfig,
+    store: TokenStore | Mixture,
+    lesson: Lesson,
+    extent: dict[str, int],
+    shard_windows: int,
+) -> dict[str, Any]:
+    taught = lesson.teachers[0].config
+    return {
+        "signal": {"kind": signal.kind, **signal.numbers},
+        "codec": codec.NUMBERS,
+        "tau": 1.0,
+        "teacher": {
+            "run": config.teacher.run,
+            "checkpoint": _checkpoint(config, lesson),
+            "vocab_size": taught.model.tokens,
+            "d_model": taught.model.d_model,
+            # Stores from before teachers had a precision name none.
+            **({} if config.teacher.dtype == "float32" else {"dtype": config.teacher.dtype}),
+        },
+        "data": data_of(config, store),
+        "windows": extent,
+        "shard_windows": shard_windows,
+    }
+
+
+def _checkpoint(config: ExperimentConfig, lesson: Lesson) -> str:
+    """Names the teacher's very weights: the hash of its checkpoint's hashes; a published model's run is one already."""
+    steps = lesson.teachers[0].config.steps
+    sealed = cloud.Workdir(config.teacher.source).checkpoints / str(steps) / "params" / checksums.NAME
+    return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else lesson.run
+
+
+def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, lesson: Lesson) -> dict[str, Any]:
+    """What a student reports of its teacher, which it may never meet."""
+    evaluation = store.evaluation(
+        "validation",
+        config.seq_len,
+        config.eval.tokens,
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+    return {
+        "config": configs.to_text(lesson.teachers[0].config),
+        "record": dataclasses.asdict(lesson.teachers[0].record),
+        "validation": {"tokens": config.eval.tokens, "loss": lesson.loss(evaluation, config)},
+    }
+
+
+def _chunk(seq_len: int, vocab_size: int, windows: int) -> int:
+    """Windows of one forward pass."""
+    shape = jax.sharding.get_mesh().shape
+    devices = shape["data"] * shape["fsdp"]
+    tokens = min(CHUNK_TOKENS, max(CHUNK_LOGITS // vocab_size, 1) if vocab_size < extract.WHOLE_VOCABULARY else 2**30)
+    return min(max(tokens // seq_len, 1), -(-windows // devices)) * devices
+
+
+def _write(
+    out: Path,
+    recipe: dict[str, Any],
+    signal: SignalConfig,
+    teacher: Transformer,
+    loader: Loader,
+    windows: NDArray[np.int64],
+    on_progress: Callable[[Progress], None],
+) -> list[dict[str, Any]]:
+    device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
+    computed: dict[int, Any] = {}  # the first chunk, which ranks the ids before anything is packed
+
+    def compute(ids: NDArray[np.int64]) -> Any:
+        if int(ids[0]) in computed:
+            return computed.pop(int(ids[0]))
+        filled = np.resize(ids, size)  # one shape is compiled
+        numbers = extract.uniform(signal, filled, loader.seq_len)
+        with jax.set_mesh(device_mesh):  # each thread has its own
+            batch, placed = sharding.place((loader.read(filled), numbers), device_mesh)
+            return jax.tree.map(lambda x: np.asarray(x)[: len(ids)], extract.extract(signal, teacher, batch, placed))
+
+    if signal.sparse and not (out / manifest.ORDER).exists():
+        computed[int(windows[0])] = first = compute(windows[:size])
+        _order(out, extract.count(first, teacher.config.tokens))
+    rank = _ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
+    began, seq_len = time.monotonic(), loader.seq_len
+
+    def report(done: int, kept: int) -> None:
+        on_progress(
+            Progress(
+                tokens=done * seq_len,
+                total=len(windows) * seq_len,
+                added=(done - kept) * seq_len,
+                seconds=time.monotonic() - began,
+            )
+        )
+
+    return writer.write(
+        out,
+        manifest.digest(recipe),
+        windows,
+        per_shard=recipe["shard_windows"],
+        per_chunk=size,
+        compute=compute,
+        pack=lambda found, row, window: extract.record(signal, rank, jax.tree.map(lambda x: x[row], found), window),
+        on_progress=report,
+    )
+
+
+def _order(out: Path, often: NDArray[np.int64]) -> None:
+    """Writes ORDER, for the readers and for a call that goes on: the ids, those that are named often first."""
+    path = out / manifest.ORDER
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(np.argsort(-often, kind="stable").astype("<u4").tobytes())
+    temporary.replace(path)
+
+
+def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
+    """The rank of each id."""
+    order = np.frombuffer((out / manifest.ORDER).read_bytes(), "<u4")
+    if not np.array_equal(np.sort(order), np.arange(vocab_size)):
+        raise SignalError(f"{out / manifest.ORDER}: is damaged; delete {out} and start again")
+    rank = np.empty(vocab_size, np.int64)
+    rank[order] = np.arange(vocab_size)
+    return rank
+
+
+def _files(out: Path, signal: SignalConfig, teacher: Transformer) -> dict[str, Any]:
+    """The files beside the shards, with their digests; writes the head that hidden states need."""
+    described: dict[str, Any] = {}
+    if signal.kind == "hidden":
+        dtype = teacher.config.dtype
+        head = np.asarray(teacher.head_vd.astype(dtype))
+        temporary = out / f".{manifest.HEAD}"
+        temporary.write_bytes(head.tobytes())
+        temporary.replace(out / manifest.HEAD)
+        described[manifest.HEAD] = {"dtype": dtype, "shape": list(head.shape)}
+    elif signal.sparse:
+        described[manifest.ORDER] = {}
+    for name, known in described.items():
+        known["sha256"] = hashlib.sha256((out / name).read_bytes()).hexdigest()
+    return described
+
+
+@jax.jit
+def _whole(teacher: Transformer, batch: Batch) -> Any:
+    """The first positions' log-probabilities, in float32."""
+    hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
+    logits = jax.sharding.reshard(teacher.logits(hidden[:, :PROBE_POSITIONS]), sharding.ACT_BSD)
+    return jax.nn.log_softmax(logits[..., : teacher.config.tokens], axis=-1)
+
+
+def _fidelity(opened: SignalStore, teacher: Transformer, loader: Loader, windows: NDArray[np.int64]) -> dict[str, Any]:
+    """Stored records beside the teacher's whole distribution, in windows spread over the store."""
+    device_mesh = jax.sharding.get_mesh()
+    positions = min(loader.seq_len, PROBE_POSITIONS)
+    count = min(max(PROBE_TOKENS // positions, 1), len(windows))
+    found = Fidelity(tail=opened.signal.kind in ("topk", "topp"))
+    rows = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
+    head = None if opened.head is None else opened.head.astype(np.float32)
+    for window in windows[np.arange(count) * len(windows) // count]:
+        batch = sharding.place(loader.read(np.full(rows, window)), device_mesh)
+        whole = np.asarray(_whole(teacher, batch))[0]
+        signal: Any = opened.read(np.array([window]))
+        if isinstance(signal, HiddenStates):
+            assert head is not None
+            logits = signal.hidden[:, :positions].astype(np.float32) @ head.T
+            signal = TeacherSignal(log_probs=logits[..., : teacher.config.tokens])
+        found.add(whole, jax.tree.map(lambda x: x[0, :positions], signal))
+    return found.result()

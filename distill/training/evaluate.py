@@ -1,0 +1,106 @@
+"""How good a model is on a fixed validation set: cross-entropy with its error, and how close it is to its teacher."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from distill.data.store.store import Evaluation
+from distill.losses import divergences, targets
+from distill.model import sharding
+from distill.system import distributed
+from distill.training.step import Teacher, teach
+from distill.types import Batch, TeacherSignal
+
+ECE_BINS = 21  # as the paper's Appendix on calibration counts them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """loss and kl in nats per token; loss_se is the loss's standard error over windows; None without a teacher."""
+
+    loss: float
+    loss_se: float
+    bits_per_byte: float
+    ece: float
+    kl: float | None = None
+    agreement: float | None = None
+
+
+@jax.jit
+def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[str, Float[Array, "..."]]:
+    """Sums per window [B] (loss, weight, kl, agreement) and per calibration bin [21] (count, hits, confidence)."""
+    logits = params(batch.inputs, segment=batch.segment, position=batch.position)
+    logits = jax.sharding.reshard(logits, sharding.ACT_BSD)  # whole rows of the vocabulary: argmax and bins need them
+    weight = batch.weight
+    loss = divergences.cross_entropy(logits, batch.labels)
+    guess = divergences.likeliest(logits)
+    confidence = jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
+    bins = jnp.clip((confidence * ECE_BINS).astype(jnp.int32), 0, ECE_BINS - 1)
+    member = weight[..., None] * (bins[..., None] == jnp.arange(ECE_BINS)[None, None])
+    hit = (guess == batch.labels).astype(jnp.float32)
+    sums = {
+        "loss": jnp.sum(jnp.where(weight == 0, 0, loss * weight), axis=1),
+        "weight": jnp.sum(weight, axis=1),
+        "bin_count": jnp.sum(member, axis=(0, 1)),
+        "bin_hits": jnp.sum(member * hit[..., None], axis=(0, 1)),
+        "bin_confidence": jnp.sum(member * confidence[..., None], axis=(0, 1)),
+    }
+    signal = teach(teacher, batch)
+    if isinstance(signal, TeacherSignal):
+        log_probs = targets.align(signal.log_probs, params.config.vocab_size, params.config.tokens)
+        log_probs = jax.sharding.reshard(log_probs, sharding.ACT_BSD)
+        same = (divergences.likeliest(log_probs) == guess).astype(jnp.float32)
+        sums["kl"] = jnp.sum(divergences.kl_divergence(logits, log_probs) * weight, axis=1)
+        sums["agreement"] = jnp.sum(same * weight, axis=1)
+    # Every process reads all of them.
+    return {name: jax.sharding.reshard(value, P()) for name, value in sums.items()}
+
+
+def evaluate(
+    params: Teacher, evaluation: Evaluation, batch_size: int, teacher: Teacher | None = None, signal: Any = None
+) -> Scores:
+    """Scores of a model on the current mesh, beside an online teacher or a stored `signal` of these windows.
+
+    `signal` maps window ids [B] to log-probabilities [B, S, V] (teacher.MemorySignal.read).
+    """
+    device_mesh = jax.sharding.get_mesh()
+    index, count = distributed.share(device_mesh)
+    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
+    batch_size = -(-batch_size // parts) * parts  # what is too many weighs nothing
+    mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
+    windows, found = np.asarray(evaluation.windows), []
+    for start in range(0, len(windows), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(windows)))
+        # The last batch is filled up with repeated windows of weight zero, so that one shape is compiled.
+        filled = np.resize(rows, batch_size)[mine]
+        batch = jax.tree.map(lambda array: np.asarray(array)[filled], evaluation.batch)  # noqa: B023
+        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[mine, None])
+        if signal is not None:
+            batch = dataclasses.replace(batch, signal=signal(windows[filled]))
+        sums = eval_step(params, teacher, sharding.place(batch, device_mesh))
+        found.append(sums)
+    return _score({name: [np.asarray(sums[name], np.float64) for sums in found] for name in found[0]}, evaluation)
+
+
+def _score(sums: dict[str, list[Any]], evaluation: Evaluation) -> Scores:
+    loss_w, weight_w = np.concatenate(sums["loss"]), np.concatenate(sums["weight"])
+    weight = weight_w.sum()
+    loss = loss_w.sum() / weight
+    # The standard error of a ratio of sums over windows, which are the independent units here, not tokens.
+    n = np.count_nonzero(weight_w)
+    loss_se = math.sqrt(np.sum((loss_w - loss * weight_w) ** 2) * n / max(n - 1, 1)) / weight
+    hits, confidence = sum(sums["bin_hits"]), sum(sums["bin_confidence"])
+    teacher = {name: float(np.concatenate(sums[name]).sum() / weight) for name in ("kl", "agreement") if name in sums}
+    return Scores(
+        loss=float(loss),
+        loss_se=float(loss_se),
+        bits_per_byte=float(loss_w.sum() / math.log(2) / evaluation.bytes),
+        ece=float(np.abs(hits - confidence).sum() / weight),
+        **teacher,
+    )

@@ -1,0 +1,126 @@
+"""Models under EleutherAI's lm-evaluation-harness (extra lm_eval).
+
+from lm_eval import simple_evaluate
+from distill.interop.harness import Harness
+
+simple_evaluate(model=Harness(params, tokenizer, context=512), tasks=["lambada_openai"])
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from distill.data.documents import Part
+from distill.data.tokenizers.tokenizer import Tokenizer
+from distill.losses.divergences import cross_entropy, likeliest
+from distill.model import sharding
+from distill.model.transformer import Transformer
+
+
+@jax.jit
+def _score(params: Transformer, tokens: Any) -> tuple[Any, Any]:
+    """Log-probability of each token after the first, [B, S - 1], and whether it was the likeliest."""
+    logits = params(tokens[:, :-1])
+    hit = likeliest(jax.sharding.reshard(logits, sharding.ACT_BSD)) == tokens[:, 1:]
+    return -cross_entropy(logits, tokens[:, 1:]), hit
+
+
+class Harness(LM):
+    """A model on the current mesh, with its tokenizer.
+
+    Texts are cut on the left to `context` + 1 tokens; one shape is compiled for each power of two. An empty context
+    is the end-of-text token, or the first token where there is none.
+    """
+
+    def __init__(self, params: Transformer, tokenizer: Tokenizer, *, context: int, batch_size: int = 8):
+        super().__init__()
+        devices = jax.sharding.get_mesh().size
+        self._params, self._tokenizer, self._context = params, tokenizer, context
+        self._rows = -(-batch_size // devices) * devices
+
+    def _encode(self, text: str) -> list[int]:
+        return [int(i) for i in self._tokenizer.encode([Part(text)])[0]] if text else []
+
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], int]:
+        """The tokens of both, and how many at the end are the continuation's; encoded as one, since merges cross."""
+        blanks = len(context) - len(context.rstrip())
+        if blanks:  # blanks belong to the word that follows
+            context, continuation = context[:-blanks], context[-blanks:] + continuation
+        head, whole = self._encode(context), self._encode(context + continuation)
+        if not head:
+            head = [max(self._tokenizer.end_of_text, 0)]
+            whole = head + whole
+        return whole[-self._context - 1 :], min(max(len(whole) - len(head), 0), self._context)
+
+    def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
+        """(log p(continuation | context), whether greedy decoding would write it) of each request."""
+        return self._scores([self._pair(*request.args) for request in requests])
+
+    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
+        """log p(text), in windows end to end; each begins with the last token of the one before."""
+        pieces, owner = [], []
+        for i, request in enumerate(requests):
+            ids = [max(self._tokenizer.end_of_text, 0), *self._encode(request.args[0])]
+            for start in range(0, len(ids) - 1, self._context):
+                window = ids[start : start + self._context + 1]
+                pieces.append((window, len(window) - 1))
+                owner.append(i)
+        found = [0.0] * len(requests)
+        for i, scored in zip(owner, self._scores(pieces)):
+            found[i] += scored[0]
+        return found
+
+    def _scores(self, pieces: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(pieces)
+        order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0]))  # alike lengths share a batch
+        for start in range(0, len(order), self._rows):
+            batch = order[start : start + self._rows]
+            width = max(2, *(len(pieces[i][0]) for i in batch))
+            width = min(1 << (width - 2).bit_length(), self._context) + 1
+            tokens = np.zeros((self._rows, width), np.int32)
+            for row, i in enumerate(batch):
+                tokens[row, : len(pieces[i][0])] = pieces[i][0]
+            placed = sharding.place(tokens, jax.sharding.get_mesh())
+            scores, likeliest = (np.asarray(array) for array in _score(self._params, placed))
+            for row, i in enumerate(batch):
+                ids, count = pieces[i]
+                mine = slice(len(ids) - 1 - count, len(ids) - 1)
+                found[i] = float(scores[row, mine].sum()), bool(likeliest[row, mine].all())
+        return found
+
+    def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
+        """Greedy continuations, up to the first of `until`, the end of text, or `max_gen_toks` (64)."""
+        return [self._continue(*request.args) for request in requests]
+
+    def _continue(self, context: str, options: dict[str, Any]) -> str:
+        until = options.get("until") or []
+        until = [until] if isinstance(until, str) else until
+        ids = self._encode(context) or [max(self._tokenizer.end_of_text, 0)]
+        made: list[int] = []
+        while len(made) < int(options.get("max_gen_toks", 64)):
+            recent = (ids + made)[-self._context :]
+            width = min(1 << (len(recent) - 1).bit_length(), self._context)
+            tokens = np.zeros((self._rows, width), np.int32)
+            tokens[:, : len(recent)] = recent
+            logits = _last(self._params, sharding.place(tokens, jax.sharding.get_mesh()), len(recent) - 1)
+            token = int(np.argmax(np.asarray(logits)[0]))
+            if token == self._tokenizer.end_of_text:
+                break
+            made.append(token)
+            text = self._tokenizer.decode(made)
+            if any(stop in text for stop in until):
+                break
+        text = self._tokenizer.decode(made)
+        for stop in until:
+            text = text.split(stop)[0]
+        return text
+
+
+@jax.jit
+def _last(params: Transformer, tokens: Any, place: Any) -> Any:
+    hidden = jax.lax.dynamic_slice_in_dim(params.hidden(tokens), place, 1, axis=1)
+    return params.logits(hidden)[:, 0]

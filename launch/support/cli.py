@@ -1,0 +1,173 @@
+"""The edge between a command line and the library: flags in, one-line errors out."""
+
+import errno
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from distill.config import ConfigError, DistillError, build, nearest, parse
+from distill.system import distributed, process
+
+T = TypeVar("T")
+
+# What the world may do to a file is the user's to mend, so it is said in one line, with what was wanted.
+_FILES = {
+    errno.EACCES: "wanted one that may be read and written",
+    errno.EPERM: "wanted one that may be read and written",
+    errno.EROFS: "wanted a place that can be written",
+    errno.ENOSPC: "make room and run the same command again",
+    errno.EDQUOT: "make room and run the same command again",
+    errno.EEXIST: "wanted a folder",
+    errno.ENOTDIR: "wanted a folder",
+    errno.EISDIR: "wanted a file",
+    errno.ENOENT: "wanted one that is there",
+    errno.ENAMETOOLONG: "wanted a shorter name",
+    errno.ELOOP: "wanted a link that leads somewhere",
+}
+
+# Where `--config=configs/...` is looked up when the current folder has no such file.
+INSTALLED = Path(__file__).resolve().parent.parent
+
+
+# Flags of a command that may run as several processes.
+PROCESSES: dict[str, str | None] = {"cluster": "", "coordinator": "", "processes": "", "process": ""}
+
+
+def join(values: Mapping[str, str]) -> None:
+    """Makes this process one of several, where the flags of PROCESSES say so; call it before JAX is used."""
+    given = [values[name] for name in PROCESSES]
+    if any(given):
+        distributed.join(distributed.find(given[0], given[1], given[2], given[3]))
+
+
+def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs an entry point; a DistillError becomes one line on stderr and exit code 2, Ctrl-C becomes 130.
+
+    A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75). One of several processes
+    ends with the others; where they do not come to an end, at once, for JAX would wait for them at the exit.
+    """
+    logging.getLogger("absl").addFilter(_without_traceback)
+    said = ""
+    try:
+        code = main(argv) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    except process.Preempted as notice:
+        # Saved and ending: a launcher that ends all tasks at the first one's end would turn 75 into 143.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        code, said = process.REQUEUE, str(notice)
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted; run the same command again to continue"
+    except BaseException as error:
+        if distributed.several() and distributed.lost(error):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            distributed.leave(distributed.LOST, f"error: another process has ended ({reason}); {distributed.AGAIN}")
+        if isinstance(error, DistillError):
+            code, said = 2, f"error: {error}"
+        elif isinstance(error, OSError) and error.errno in _FILES and error.filename:
+            code, said = 2, f"error: {error.filename}: {error.strerror}; {_FILES[error.errno]} ({_place(error)})"
+        elif distributed.several():
+            distributed.leave(1, traceback.format_exc())
+        else:
+            raise
+    if distributed.several():
+        return distributed.end(code, said)
+    if said:
+        print(said, file=sys.stderr)
+    return code
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Orbax's threads log, with a traceback, what is raised in the main one as well and said there in one line."""
+    return not record.exc_info
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the project's own that an error came through, such as study.py:41."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(INSTALLED / "distill")]
+    frame = (ours or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def configured(
+    cls: type[T], argv: Sequence[str] | None, usage: str, default: str, flags: Mapping[str, str | None]
+) -> tuple[T, dict[str, str]]:
+    """The frozen config and the other flags of a command line.
+
+    `--config=FILE[:ARG]` names the config file, `--config.a.b=VALUE` overrides a field, and `flags` lists the other
+    flags with their defaults (None: must be given; "false": a switch, which needs no value). `--help` prints `usage`.
+    Raises ConfigError for anything else.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in argv or "-h" in argv:
+        print(usage.strip())
+        raise SystemExit(0)
+    values: dict[str, str] = {name: value for name, value in flags.items() if value is not None}
+    source, overrides = default, []
+    for argument in argv:
+        name, separator, value = argument.removeprefix("--").partition("=")
+        if flags.get(name) == "false" and not separator:
+            separator, value = "=", "true"
+        if not argument.startswith("--") or not separator:
+            raise ConfigError(f"got {argument!r}, wanted --name=value (see --help)")
+        if name == "config":
+            source = value
+        elif name.startswith("config."):
+            overrides.append((name.removeprefix("config."), value))
+        elif name in flags:
+            values[name] = value
+        else:
+            names = [*flags, "config"]
+            raise ConfigError(f"there is no flag --{name} (value {value!r}).{nearest(name, names)}")
+    for name in flags:
+        if name not in values:
+            raise ConfigError(f"--{name}=... is missing (see --help)")
+    tree = read(source)
+    with tree.unlocked():
+        for path, text in overrides:
+            value = parse(cls, path, text)
+            *parents, last = path.split(".")
+            node = tree
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+    return build(cls, tree.to_dict()), values
+
+
+def read(source: str) -> ConfigDict:
+    """The ConfigDict of `FILE[:ARG]`, looked up from the current folder, then beside the installed package."""
+    file, _, argument = source.partition(":")
+    try:
+        path = next((p for p in (Path(file), INSTALLED / file) if p.is_file()), None)
+    except OSError:  # a name that is too long to be one
+        path = None
+    if path is None:
+        shipped = [f"configs/{p.name}" for p in sorted((INSTALLED / "configs").glob("*.py")) if p.name[0] != "_"]
+        raise ConfigError(f"--config={source}: there is no file {file!r:.200}.{nearest(file, shipped)}")
+    spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config={source}: {file!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found: Any = module.get_config(argument)
+    except DistillError:
+        raise
+    except Exception as error:  # the user's own file: say where it went wrong
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{line.filename}:{line.lineno}"
+        raise ConfigError(f"--config={source}: {type(error).__name__}: {error} ({where})") from None
+    if not isinstance(found, ConfigDict):
+        raise ConfigError(f"--config={source}: get_config returned {type(found).__name__}, wanted a ConfigDict")
+    return found

@@ -1,0 +1,110 @@
+"""One process a folder, and notices that are heeded; with real processes and real signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from distill.errors import DistillError
+from distill.system import process as runtime
+
+HOLD = """
+import sys, time
+from distill import runtime
+with runtime.sole(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_process_at_a_time(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        message = rf"process {holder.pid} on \S+ is at work in this folder"
+        with pytest.raises(DistillError, match=message), runtime.sole(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        with runtime.sole(tmp_path):  # the system let go of it
+            assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
+    finally:
+        holder.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_notice_is_heeded_once_and_the_old_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with runtime.heed() as notice:
+        assert notice.given == ""
+        signal.raise_signal(number)
+        assert notice.given == signal.Signals(number).name
+        signal.raise_signal(signal.SIGTERM)  # a second one does not interrupt the saving
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(number) == before
+
+
+RUN = [
+    "-m", "launch.train", "--config=configs/train.py:micro", "--config.tokens=2M", "--config.eval.tokens=2048",
+    "--config.loop.checkpoint_seconds=1e9", "--config.loop.steps_per_call=4",
+]  # fmt: skip
+
+
+def test_a_run_that_is_asked_to_end_saves_itself_and_asks_to_be_requeued(tmp_path, monkeypatch):
+    """No checkpoint was due in this run: the one that is there was made for the notice, in spite of a second one."""
+    monkeypatch.delenv("XLA_FLAGS")  # the tests' eight devices
+    process = subprocess.Popen(
+        [sys.executable, *RUN, f"--workdir={tmp_path}"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    log, deadline = tmp_path / "metrics.jsonl", time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=30)  # the grace time that most clusters give
+    assert process.returncode == runtime.REQUEUE, said
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert len(steps) == 1 and steps[0] > 0
+    assert f"SIGTERM: step {steps[0]} of 3906 is saved in {tmp_path}; run the same command again" in said
+    assert "Traceback" not in said
+
+
+def test_programs_are_let_go_before_a_process_runs_out_of_memory_maps():
+    def maps():
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    def program(factor):
+        return jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(x @ x) * factor)))
+
+    held = [program(factor) for factor in range(12)]
+    for run in held:
+        run(jnp.ones((9, 9)))
+    before = maps()
+    assert not runtime.forget_programs(most=before + 1000) and maps() >= before
+    assert runtime.forget_programs(most=1) and maps() < before
+    assert held[0](jnp.zeros((9, 9))).shape == (9, 9)
+
+
+def test_what_has_saved_itself_ends_with_its_own_code():
+    """As srun --kill-on-bad-exit does to the last task, when the first has ended with 75."""
+    code = (
+        "import atexit, sys, time\n"
+        "from distill import runtime\n"
+        "from launch import cli\n"
+        "atexit.register(lambda: (print('ending', flush=True), time.sleep(2)))\n"
+        "def main(argv):\n"
+        "    raise runtime.Preempted('saved')\n"
+        "sys.exit(cli.guard(main))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == runtime.REQUEUE
