@@ -8,7 +8,7 @@ v5p             64 chips: data=4, fsdp=16; four sequences a chip
 h100            64 GPUs: data=8, fsdp=8, so that weights travel inside a node; four sequences a GPU, one at a time
 
 All else is that of configs/train.py:7.75B. Pieces of a weight's width (4352 / fsdp) that are a multiple of 8 are what
-the TPU compiler scatters; with fsdp=256 it all-reduces whole gradients. docs/scale.md has the reports.
+the TPU compiler scatters; with fsdp=256 it all-reduces whole gradients. docs/guide/scale.md has the reports.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ smoke (default)  46 runs of 7K to 56K parameters on 125K to 500K bytes each, 4 t
                  cores with a cold cache; distilled losses from 1.56 to 2.24 nats a byte
 micro            532 runs: two-layer models of 7K to 222K parameters (teachers to 620K), 250K to 8M bytes, two seeds
                  and four at a few points; 92 minutes of two busy cores for the first seed and what has four
-                 (292 runs), 74 for the second (docs/study.md)
+                 (292 runs), 74 for the second (docs/results/study.md)
                  Reads 41 MB of public-domain prose, made before by
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
@@ -84,7 +84,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
                 "c@1M t@8M u@8M > t @ 250K 500K 1M 2M 4M 8M",
                 "c@1M t@1M > q r @ 250K 500K 1M 2M # 2 3",
             )
-            # The rate of the published runs. Half of what suits every budget best, as we learnt later (docs/study.md).
+            # The rate of the published runs. Half of the best one, as measured later (docs/results/study.md).
             config.optim.learning_rate = 7e-3
             config.study.seeds = (0, 1)  # of everything; two more at a few points
             config.teacher.memory_gib = 5.0  # 8M tokens of 256 log-probabilities are 4 GiB

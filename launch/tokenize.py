@@ -5,7 +5,7 @@
     python -m launch.tokenize --output=stores/c4 --source=tfds --tfds.name=c4/en
     python -m launch.tokenize --output=stores/mine --verify
 
-Any field of DataConfig is a flag (docs/data.md lists them). Train on the store with
+Any field of DataConfig is a flag (docs/guide/data.md lists them). Train on the store with
 --config.data.source=tokens --config.data.tokens=stores/mine.
 """
 

@@ -1,4 +1,4 @@
-"""Errors in circulation, each with the number that shows it (docs/errors.md).
+"""Errors in circulation, each with the number that shows it (docs/results/errors.md).
 
 python -m launch.bench errors
 """

@@ -57,7 +57,7 @@ TABLE: dict[tuple[str, str, bool], Cell] = {
 
 
 def markdown() -> str:
-    """The table as it stands in docs/objectives.md, with the reasons below it."""
+    """The table as it stands in docs/guide/objectives.md, with the reasons below it."""
     head = ["| signal | tau | " + " | ".join(DIVERGENCES) + " |", "|---" * (2 + len(DIVERGENCES)) + "|"]
     reasons: list[Cell] = []
     for signal in SIGNALS:

@@ -85,7 +85,7 @@ class ObjectiveConfig:
             tau = "a temperature other than 1" if self.tempered else "temperature 1"
             raise ConfigError(
                 f"objective: divergence={self.divergence!r} of {self._signal_words} at {tau} is refused: "
-                f"{cell.reason}; change target, divergence, tail or temperature (the table is in docs/objectives.md)"
+                f"{cell.reason}; change target, divergence, tail or temperature (table: docs/guide/objectives.md)"
             )
 
     def _expect(self, name: str, holds: bool, wanted: str) -> None:

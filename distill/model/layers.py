@@ -1,7 +1,7 @@
 """The two products that a step spends its time in, with backward passes of their own: linear maps and attention.
 
 Automatic differentiation gives the same numbers. What is gained is that no gradient is computed in a transposed layout
-and that softmax is differentiated by rows: docs/speed.md has the profile before and after (measured with
+and that softmax is differentiated by rows: docs/results/speed.md has the profile before and after (measured with
 `python -m launch.bench step`). Letters of the shapes: distill/types.py; T keys.
 """
 

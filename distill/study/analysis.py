@@ -18,7 +18,8 @@ from distill.study.matrix import Planned, models
 from distill.system.files import atomic_write
 
 LEVEL = 0.9
-DELTA = 1e-2  # about the noise of a small run: better than 1e-3 for tables of tens of them (docs/laws.md, "Objective")
+# About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/guide/laws.md, "Objective").
+DELTA = 1e-2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ class Lean(laws.Law):
 
 
 def test_the_form_in_the_docs_is_ten_lines_and_works(tmp_path):
-    text = (Path(__file__).resolve().parents[2] / "docs" / "laws.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guide" / "laws.md").read_text()
     blocks = text.partition("### A form of your own")[2].split("```python\n")[1:3]
     code = [block.partition("```")[0] for block in blocks]
     body = code[0].partition("@dataclasses")[2]

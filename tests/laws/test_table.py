@@ -132,7 +132,7 @@ def test_bad_options_are_refused(options):
 
 
 def test_our_own_study_ships_as_it_was_published():
-    """The package's table and the workdir that docs/study.md reports on are one; every row says where it is from."""
+    """The package's table is that of the workdir in docs/results/study.md; every row says where it is from."""
     content = laws.shipped("micro").read_bytes()
     assert content == (Path(__file__).parents[2] / "docs" / "study" / "micro" / "runs.csv").read_bytes()
     micro = laws.load_table("micro")

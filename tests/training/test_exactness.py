@@ -145,4 +145,4 @@ def test_the_step_compiles_a_target_once_for_all_of_its_numbers():
 
 
 def test_the_docs_show_the_table():
-    assert markdown() in (Path(__file__).parents[2] / "docs/objectives.md").read_text("utf-8")
+    assert markdown() in (Path(__file__).parents[2] / "docs/guide/objectives.md").read_text("utf-8")

@@ -287,7 +287,7 @@ class Overtaking(_Student):
 class Additive(Law):
     """The sum that secondary articles give for Eq. 8: E + A/N_S**alpha + B/D_S**beta + g (L_T - E) (D_S/N_S)**-delta.
 
-    It is not the paper's law; it is here to be compared with it (docs/errors.md).
+    It is not the paper's law; it is here to be compared with it (docs/results/errors.md).
     """
 
     A: float = coefficient("N_S", exponent="alpha")

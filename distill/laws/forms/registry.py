@@ -42,7 +42,7 @@ def import_forms(path: str | os.PathLike) -> list[str]:
         raise LawError(f"{path}: {type(error).__name__}: {error} ({line}).") from None
     found = sorted(name for name, form in FORMS.items() if vars(module).get(form.__name__) is form)
     if not found:
-        raise LawError(f"{path}: defines no form; wanted a dataclass that subclasses laws.Law (docs/laws.md).")
+        raise LawError(f"{path}: defines no form; wanted a dataclass that subclasses laws.Law (docs/guide/laws.md).")
     return found
 
 

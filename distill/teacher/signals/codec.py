@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from distill.errors import SignalError
 
 # Probabilities are kept as round(LEVELS p^(1/POWER)): the error in p grows with p^(2/3), so that likely tokens, whose
-# errors weigh most in a gradient, are the most exact. Measured: docs/signals.md.
+# errors weigh most in a gradient, are the most exact. Measured: docs/guide/signals.md.
 LEVELS, POWER = 160, 3
 REST_STEP = 0.02  # of -log of the mass of the tail
 REST_MOST = 1023
