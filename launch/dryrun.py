@@ -3,9 +3,9 @@
     python -m launch.dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e
 
 --chip=v5e|v5p asks the TPU compiler itself, which needs no TPU but takes minutes (pip install -e '.[tpu-compiler]');
---chip=h100 is a model, and says so. --teacher is a row of the paper's ladder, a workdir or a published model; without
-it config.teacher.source, or no teacher. --mesh replaces config.mesh. --emit-config=FILE writes the config for
-launch.train. Exit code 1: it does not fit.
+any other chip of config/chips.py (h100, b200, v6e, ...) is a model, and the output says so. --teacher is a row of the
+paper's ladder, a workdir or a published model; without it config.teacher.source, or no teacher. --mesh replaces
+config.mesh. --emit-config=FILE writes the config for launch.train. Exit code 1: it does not fit.
 """
 
 import dataclasses

@@ -1,12 +1,17 @@
-"""The accelerators that a step can be compiled or reckoned for. Standard library only.
+"""The table of accelerators: peak FLOP/s, memory, bandwidths and a dated list price. Standard library only.
 
-Peaks are the makers' figures for dense bfloat16. `link` is what one chip sends a second in a ring over one axis of
-its network, both directions together: one torus axis of a TPU, NVLink inside a node of eight H100, and one 400 Gb/s
-card a GPU between nodes.
+Read by launch.dryrun (time and memory of a step), by the metrics of a run (`mfu`) and by plans (hours and money).
+Hardware figures are the makers' own, for dense products: NVIDIA's data sheets of the SXM modules (A100 80 GB, H100,
+H200, HGX B200), Google Cloud's "System architecture" pages of each TPU (v5p is listed there in GiB).
+
+`link` is what one chip sends a second in a ring over one axis of its network, both directions together for a torus
+axis of a TPU (Austin et al. 2025, "How to Scale Your Model", part 2), one direction of NVLink inside a node of eight
+GPUs; `beyond` is one network card a GPU between nodes (200 Gb/s for A100, 400 Gb/s since).
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from distill.config import ConfigError, nearest
 
@@ -14,32 +19,74 @@ GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Price:
+    """An on-demand list price of one chip for an hour. An assumption: prices differ by provider and change."""
+
+    hourly: float
+    currency: str
+    date: str  # year and month of the figure
+    source: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One accelerator: FLOPs a second, bytes of memory and bytes a second."""
+    """One accelerator: FLOPs a second by dtype, bytes of memory, bytes a second.
+
+    `kinds` are parts of `jax.Device.device_kind` by which a device is recognised. Without a `price` the user has to
+    give one.
+    """
 
     name: str
-    flops: float
+    kinds: tuple[str, ...]
+    peak: Mapping[str, float]
     memory: float
     bandwidth: float
     link: float
     node: int = 0  # chips that `link` connects; 0: all of a pod
     beyond: float = 0.0  # bytes a second between nodes
-    dims: int = 0  # of the torus that its compiler knows; 0: there is no compiler here
+    dims: int = 0  # of the torus that its compiler knows; 0: launch.dryrun has no compiler for it
+    largest: int = 0  # chips of the largest slice that its compiler takes
+    price: Price | None = None
+
+    @property
+    def flops(self) -> float:
+        """Dense bfloat16 FLOPs a second, the precision of training."""
+        return self.peak["bfloat16"]
 
     def seconds(self, wire: float, group: int) -> float:
-        """How long a chip takes to send `wire` bytes in a group of so many chips."""
+        """How long a chip takes to send `wire` bytes in a group of `group` chips."""
         return wire / (self.beyond if self.node and group > self.node else self.link)
 
 
+def _book(hourly: float) -> Price:
+    return Price(hourly=hourly, currency="USD", date="2025-02", source="How to Scale Your Model, part 8")
+
+
+_HOPPER = {"bfloat16": 989e12, "float8": 1979e12, "int8": 1979e12}
+
+# No price of A100, H200 and B200 stands here: their list prices differ several times over between providers.
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip(name="v5e", flops=197e12, memory=16 * GIB, bandwidth=819e9, link=90e9, dims=2),
-        Chip(name="v5p", flops=459e12, memory=95 * GIB, bandwidth=2765e9, link=180e9, dims=3),
-        Chip(name="h100", flops=989e12, memory=80e9, bandwidth=3350e9, link=450e9, node=8, beyond=50e9),
+        Chip(name="v5e", kinds=("TPU v5 lite", "TPU v5e"), peak={"bfloat16": 197e12, "int8": 393e12},
+             memory=16 * GIB, bandwidth=819e9, link=90e9, dims=2, largest=256, price=_book(1.2)),
+        Chip(name="v5p", kinds=("TPU v5p", "TPU v5"), peak={"bfloat16": 459e12, "int8": 918e12},
+             memory=95 * GIB, bandwidth=2765e9, link=180e9, dims=3, largest=6144, price=_book(4.2)),
+        Chip(name="v6e", kinds=("TPU v6",), peak={"bfloat16": 918e12, "int8": 1836e12},
+             memory=32 * GIB, bandwidth=1638e9, link=180e9,
+             price=Price(hourly=2.7, currency="USD", date="2024-12", source="Google Cloud, general availability")),
+        Chip(name="v4", kinds=("TPU v4",), peak={"bfloat16": 275e12, "int8": 275e12},
+             memory=32 * GIB, bandwidth=1200e9, link=90e9),
+        Chip(name="a100", kinds=("A100",), peak={"bfloat16": 312e12, "int8": 624e12},
+             memory=80e9, bandwidth=2039e9, link=300e9, node=8, beyond=25e9),
+        Chip(name="h100", kinds=("H100",), peak=_HOPPER,
+             memory=80e9, bandwidth=3350e9, link=450e9, node=8, beyond=50e9, price=_book(10.8)),
+        Chip(name="h200", kinds=("H200",), peak=_HOPPER,
+             memory=141e9, bandwidth=4800e9, link=450e9, node=8, beyond=50e9),
+        Chip(name="b200", kinds=("B200",), peak={"bfloat16": 2250e12, "float8": 4500e12, "int8": 4500e12},
+             memory=180e9, bandwidth=8000e9, link=900e9, node=8, beyond=50e9),
     )
-}
-LARGEST = {"v5e": 256, "v5p": 6144}
+}  # fmt: skip
 
 
 def find(name: str) -> Chip:
@@ -49,14 +96,23 @@ def find(name: str) -> Chip:
     return CHIPS[name]
 
 
+def recognise(device_kind: str) -> Chip | None:
+    """The chip that JAX calls `device_kind` ('NVIDIA H100 80GB HBM3', 'TPU v5 lite'); None for any other device.
+
+    The longest match counts: 'TPU v5 lite' is a v5e, 'TPU v5' a v5p.
+    """
+    matches = [(len(kind), chip) for chip in CHIPS.values() for kind in chip.kinds if kind in device_kind]
+    return max(matches, key=lambda match: match[0])[1] if matches else None
+
+
 def topology(chip: Chip, count: int) -> str:
     """The slice of `count` chips as the TPU compiler names it: 'v5e:16x16'. Raises ConfigError where there is none.
 
     Slices are powers of two (v5e: up to 256), as square as they can be; four chips are one host.
     """
-    if count < 4 or count & (count - 1) or count > LARGEST[chip.name]:
+    if count < 4 or count & (count - 1) or count > chip.largest:
         raise ConfigError(
-            f"--mesh: {count} chips; a slice of {chip.name} has a power of two of them, from 4 to {LARGEST[chip.name]}"
+            f"--mesh: {count} chips; a slice of {chip.name} has a power of two of them, from 4 to {chip.largest}"
         )
     twos = int(math.log2(count))
     sides = sorted(2 ** ((twos + i) // chip.dims) for i in range(chip.dims))

@@ -11,14 +11,11 @@ from typing import Any
 import jax
 
 from distill import config as configs
-from distill.config import ConfigError, ExperimentConfig, counts
+from distill.config import ConfigError, ExperimentConfig, chips, counts
 from distill.records import metrics
 from distill.records.tensorboard import Events
 from distill.system import files
 
-# FLOP/s of dense bf16 products as their makers give them; what a device that is not here can do is not known.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5e": 197e12,
-         "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6": 918e12}  # fmt: skip
 # Of a line: when and how fast, which no two runs of one config share.
 CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
 
@@ -51,7 +48,8 @@ class Meter:
     ):
         self._config, self._path, self._on_progress = config, path, on_progress
         self._flops = 3 * counts.forward_flops(config.model, config.seq_len) + teacher_flops
-        self._peak = sum(map(_peak, jax.devices()))
+        here = [chips.recognise(device.device_kind) for device in jax.devices()]
+        self._peak = sum(chip.flops for chip in here if chip)  # 0 where no device is in the table
         self._line_time, self._line_step = time.monotonic(), done
         self._every = config.loop.log_steps or max(config.steps // 100, 1)
         self._pending: tuple[int, int, Any] | None = None
@@ -112,10 +110,6 @@ class Meter:
             if self._wandb:
                 self._wandb.log(scalars, step=self.step)
         self._sums, self._count = {}, 0
-
-
-def _peak(device: Any) -> float:
-    return next((peak for name, peak in PEAKS.items() if name in device.device_kind), 0.0)
 
 
 def _wandb(config: ExperimentConfig, workdir: Path) -> Any:

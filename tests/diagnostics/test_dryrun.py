@@ -215,7 +215,10 @@ def test_a_slice_that_is_not_made_is_refused(count):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--chip=v6e"], "--chip=v6e: wanted one of v5e, v5p, h100"),
+        (
+            ["--chip=h1000"],
+            "--chip=h1000: wanted one of v5e, v5p, v6e, v4, a100, h100, h200, b200. Did you",
+        ),
         (["--chip=h100", "--mesh=data=8,fsdq=2"], "there is no axis 'fsdq'. Did you mean 'fsdp'?"),
         (["--chip=h100", "--mesh=data=x"], "data='x', wanted a number of chips"),
         (["--chip=h100"], "--mesh=... is missing: wanted every axis"),

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from distill import config as configs
-from distill.config import ConfigError, counts
+from distill.config import ConfigError, chips, counts
 from distill.records.logger import CLOCK, Meter, read_metrics
 
 
@@ -41,7 +41,8 @@ def test_a_line_has_its_speed_and_the_time_left(logged, tmp_path):
 
 
 def test_mfu_counts_the_teachers_forward_pass(logged, tmp_path, monkeypatch):
-    monkeypatch.setattr("distill.records.logger.PEAKS", {"cpu": 1e6})
+    cpu = dataclasses.replace(chips.CHIPS["h100"], name="cpu", kinds=("cpu",), peak={"bfloat16": 1e6})
+    monkeypatch.setitem(chips.CHIPS, "cpu", cpu)
     for name, more in (("a", 0.0), ("b", 5e3)):
         (tmp_path / name).mkdir()
         last = follow(logged, tmp_path / name, teacher_flops=more)[-1]

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from distill.config import DistillError, counts, nearest
+from distill.config.chips import CHIPS
 
 PETAFLOPS_DAY = 1e15 * 86_400
 REPEAT_DECAY = 15.387756  # R*_D of Muennighoff et al. 2023 (2305.16264): the half-life of repeated tokens
@@ -149,7 +150,7 @@ class Prices:
     hourly: money per accelerator-hour; accelerators: how many work at once.
     """
 
-    peak_flops: float = 989e12  # H100 SXM, dense bfloat16 (vendor's data sheet)
+    peak_flops: float = CHIPS["h100"].flops
     mfu: float = 0.4
     hourly: float = 2.0
     accelerators: int = 64
