@@ -63,5 +63,5 @@ def test_every_task_leads_to_files_that_exist():
 
 
 def test_a_file_that_does_not_exist_is_seen():
-    page = "## Where do I change this?\n\n| task | begin in |\n|---|---|\n| a new chip | `distill/nowhere.py` (one line) |\n"
+    page = "## Where do I change this?\n\n| task | begin in |\n|---|---|\n| a new chip | `distill/nowhere.py` |\n"
     assert tasks(page) == {"chip": ["distill/nowhere.py"]} and not (ROOT / "distill/nowhere.py").exists()
