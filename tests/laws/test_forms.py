@@ -1,6 +1,9 @@
 """The laws themselves: the paper's numbers, identities of the formulas, evaluation in numpy and under jax."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +180,9 @@ def test_bad_law_files_say_what_is_wrong(tmp_path, text, message):
 def test_a_missing_law_file_is_a_plain_error(tmp_path):
     with pytest.raises(laws.LawError, match="cannot be read"):
         laws.load(tmp_path / "nothing.json")
+
+
+def test_forms_are_known_by_name_in_a_new_process():
+    """Nothing but the name is asked for: a command that only fits must find the forms that ship."""
+    code = "from distill import laws; assert laws.get('distillation').inputs == ('N_S', 'D_S', 'L_T')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DistillError, nearest
+from distill.laws.forms import forms as forms  # registers the forms that ship
 from distill.laws.forms.law import FORMS, Law, LawError, read_json
 
 
