@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.teacher.signals.reader import SignalStore
-    from distill.teacher.signals.spec import SignalConfig
+    from distill.teacher.signals.spec import SignalSpec
 
     if values["windows"] not in ("run", "all"):
         raise ConfigError(f"--windows={values['windows']}: wanted run (what a run of this config reads) or all")
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{values['out']}: every record matches its digest ({time.monotonic() - began:.1f} s)")
         _describe(values["out"], store.manifest)
         return 0
-    given = {name: parse(SignalConfig, name, values[name]) for name in ("kind", *_NUMBERS) if values[name]}
-    signal = SignalConfig.of(config.objective, **given)
+    given = {name: parse(SignalSpec, name, values[name]) for name in ("kind", *_NUMBERS) if values[name]}
+    signal = SignalSpec.of(config.objective, **given)
     shard_tokens = parse(ExperimentConfig, "tokens", values["shard_tokens"])
     process.cache_compilations()
     _describe(values["out"], _follow(config, signal, values["out"], values["windows"] == "all", shard_tokens))

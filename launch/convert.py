@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             export.write(
                 flags.out,
                 model.params,
-                model.companions(flags.tokenizer),
+                model.tokenizer_files(flags.tokenizer),
                 context=model.context,
                 dtype=dtype,
                 card=text,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.data.sources.prose import extract
+from distill.data.sources.public_domain import extract
 from launch.support import cli
 
 

@@ -43,12 +43,12 @@ from distill.teacher import load
 from distill.teacher.signals import codec, extract, fidelity, manifest, writer
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.spec import SignalSpec
 from distill.training import step
 from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
 
 SEQ_LEN = 256
-TOPK, DRAWS = SignalConfig(kind="topk", top_k=128), SignalConfig(kind="sampled", draws=50)
+TOPK, DRAWS = SignalSpec(kind="topk", top_k=128), SignalSpec(kind="sampled", draws=50)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def real(source: str, folder: Path, windows: int) -> tuple[NDArray[Any], NDArray
     hidden = []
     for row in range(windows):
         one = sharding.place(jax.tree.map(lambda x: np.asarray(x)[row : row + 1], batch), jax.sharding.get_mesh())
-        hidden.append(np.asarray(extract.extract(SignalConfig(kind="hidden", dtype="float32"), teacher, one, None))[0])
+        hidden.append(np.asarray(extract.extract(SignalSpec(kind="hidden", dtype="float32"), teacher, one, None))[0])
     return np.stack(hidden), np.asarray(teacher.head_vd, np.float32)
 
 
@@ -108,7 +108,7 @@ def made_up(vocab: int, windows: int, width: int = 48) -> tuple[NDArray[Any], ND
     return hidden.astype(np.float32), head.astype(np.float32)
 
 
-def cut(signal: SignalConfig, hidden: NDArray[Any], head: NDArray[Any]) -> list[SparseSignal]:
+def cut(signal: SignalSpec, hidden: NDArray[Any], head: NDArray[Any]) -> list[SparseSignal]:
     """The signal of each window, as launch.cache would take it from this teacher."""
     part = jax.jit(lambda h, w, u: targets.by_positions(
         functools.partial(extract.of_logits, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
@@ -127,7 +127,7 @@ def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[Any], NDAr
     return order, rank
 
 
-def decoded(signal: SignalConfig, order: NDArray[Any], payload: bytes, most: int) -> SparseSignal:
+def decoded(signal: SignalSpec, order: NDArray[Any], payload: bytes, most: int) -> SparseSignal:
     """A record of draws or top-k tokens as a student reads it."""
     window = codec.unpack(payload, SEQ_LEN, most)
     ids = order[np.minimum(window.ranks, len(order) - 1)]
@@ -150,7 +150,7 @@ def size(hidden: NDArray[Any], head: NDArray[Any], title: str, windows: int) -> 
         packed = [
             extract.record(signal, rank, one, len(hidden) - windows + i) for i, one in enumerate(signals[-windows:])
         ]
-        tokens, name = windows * SEQ_LEN, f"{title}, V = {vocab:,d}, {signal.words}"
+        tokens, name = windows * SEQ_LEN, f"{title}, V = {vocab:,d}, {signal.label}"
         bytes_here = sum(len(payload) for _, payload in packed) / tokens
         print(f"  {name}: {bytes_here:.1f} bytes a token")
         if signal is TOPK:
@@ -196,7 +196,7 @@ def closeness(hidden: NDArray[Any], head: NDArray[Any], exact: list[SparseSignal
 # ---- speed
 
 
-def fill(folder: Path, signal: SignalConfig, vocab: int, windows: int, seq_len: int, per_shard: int) -> SignalStore:
+def fill(folder: Path, signal: SignalSpec, vocab: int, windows: int, seq_len: int, per_shard: int) -> SignalStore:
     """A store of made-up signals: a few different windows, again and again."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def fill(folder: Path, signal: SignalConfig, vocab: int, windows: int, seq_len: 
     packed = [extract.record(signal, order.astype(np.int64), one, 0) for one in some]
     recipe = {
         "codec": codec.NUMBERS,
-        "signal": {"kind": signal.kind, **signal.numbers},
+        "signal": {"kind": signal.kind, **signal.parameters},
         "teacher": {"vocab_size": vocab, "d_model": 1},
         "data": {"seq_len": seq_len},
         "windows": {"count": windows, "of": windows, "samples": 0, "seed": 0},
@@ -230,7 +230,7 @@ def fill(folder: Path, signal: SignalConfig, vocab: int, windows: int, seq_len: 
 def speed(folder: Path) -> None:
     """Tokens a second of one thread, the median of seven."""
     for vocab, top_k, seq_len in ((49_152, 128, 512), (256, 32, 128)):
-        signal = SignalConfig(kind="topk", top_k=top_k)
+        signal = SignalSpec(kind="topk", top_k=top_k)
         store = fill(folder / f"speed-{vocab}", signal, vocab, 64, seq_len, 32)
         windows = np.random.default_rng(0).permutation(64)[:16]
         read = _median(lambda: store.read(windows)) / (16 * seq_len)
@@ -257,7 +257,7 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
         model=ModelConfig(vocab_size=vocab, d_model=width, n_layers=2, n_heads=2, d_ff_multiple=16),
         objective=ObjectiveConfig(target="topk", top_k=top_k), batch_size=B, seq_len=S,
     )  # fmt: skip
-    store = fill(folder / f"step-{vocab}", SignalConfig(kind="topk", top_k=top_k), vocab, 256, S, 32)
+    store = fill(folder / f"step-{vocab}", SignalSpec(kind="topk", top_k=top_k), vocab, 256, S, 32)
     rng, place = np.random.default_rng(0), jax.sharding.get_mesh()
     tokens: Any = rng.integers(0, vocab, (K, B, S + 1), np.int32)
     weight: Any = np.ones((K, B, S), np.float32)
@@ -292,7 +292,7 @@ def _ratio(seconds: dict[str, list[float]]) -> str:
 
 def opening(folder: Path) -> None:
     """Seconds to open a store of 10,000 shards and to read the first window."""
-    fill(folder / "many", SignalConfig(kind="topk", top_k=4), 256, 10_000, 16, 1)
+    fill(folder / "many", SignalSpec(kind="topk", top_k=4), 256, 10_000, 16, 1)
     found = []
     for _ in range(3):
         began = time.perf_counter()

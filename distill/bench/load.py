@@ -32,7 +32,7 @@ from distill.report.study.results import load
 from distill.system import process
 from distill.teacher.signals import codec, manifest, writer
 from distill.teacher.signals.reader import SignalStore
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.spec import SignalSpec
 
 
 def record_runs(workdir: Path, count: int = 2000, points: int = 100) -> None:
@@ -90,9 +90,9 @@ def make_store(folder: Path, shards: int = 10_000) -> None:
     chance = np.random.default_rng(0)
     ranks = chance.integers(1, 50, (64, 16, 8)).cumsum(2)  # rising, no rank twice
     packed = [codec.pack(codec.Ragged(np.full(16, 8), r, np.full(r.shape, 7), np.full(16, 3))) for r in ranks]
-    signal = SignalConfig(kind="topk", top_k=8)
+    signal = SignalSpec(kind="topk", top_k=8)
     recipe = {
-        "signal": {"kind": signal.kind, **signal.numbers}, "codec": codec.NUMBERS, "tau": 1.0,
+        "signal": {"kind": signal.kind, **signal.parameters}, "codec": codec.NUMBERS, "tau": 1.0,
         "teacher": {"run": "made up", "checkpoint": "", "vocab_size": 400, "d_model": 8},
         "data": {"seq_len": 16}, "shard_windows": 1,
         "windows": {"count": shards, "of": shards, "samples": 0, "seed": 0},

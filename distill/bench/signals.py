@@ -20,33 +20,33 @@ from typing import Any
 
 from distill.config import DataConfig, ExperimentConfig, ModelConfig, ObjectiveConfig, TeacherConfig, parse
 from distill.system import process
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.spec import SignalSpec
 from distill.training import cache, loop
 
 # Name in the table: (what is stored, the objective that reads it, lambda = 0 for labels alone).
-ROUTES: dict[str, tuple[SignalConfig | None, ObjectiveConfig]] = {
+ROUTES: dict[str, tuple[SignalSpec | None, ObjectiveConfig]] = {
     "online, whole distribution": (None, ObjectiveConfig()),
     "labels alone (supervised)": (None, ObjectiveConfig(lambda_=0.0)),
-    "hidden states, float16": (SignalConfig(kind="hidden"), ObjectiveConfig()),
-    "top-k 32": (SignalConfig(kind="topk", top_k=32), ObjectiveConfig(target="topk", top_k=32)),
-    "top-k 8": (SignalConfig(kind="topk", top_k=8), ObjectiveConfig(target="topk", top_k=8)),
+    "hidden states, float16": (SignalSpec(kind="hidden"), ObjectiveConfig()),
+    "top-k 32": (SignalSpec(kind="topk", top_k=32), ObjectiveConfig(target="topk", top_k=32)),
+    "top-k 8": (SignalSpec(kind="topk", top_k=8), ObjectiveConfig(target="topk", top_k=8)),
     "top-k 8, renormalised": (
-        SignalConfig(kind="topk", top_k=8),
+        SignalSpec(kind="topk", top_k=8),
         ObjectiveConfig(target="topk", top_k=8, tail="renormalise"),
     ),
     "top-p .9, at most 32": (
-        SignalConfig(kind="topp", top_p=0.9, top_k=32),
+        SignalSpec(kind="topp", top_p=0.9, top_k=32),
         ObjectiveConfig(target="topp", top_p=0.9, top_k=32),
     ),
     "random sampling, 50 draws": (
-        SignalConfig(kind="sampled", draws=50),
+        SignalSpec(kind="sampled", draws=50),
         ObjectiveConfig(target="sampled", draws=50),
     ),
     "random sampling, 12 draws": (
-        SignalConfig(kind="sampled", draws=12),
+        SignalSpec(kind="sampled", draws=12),
         ObjectiveConfig(target="sampled", draws=12),
     ),
-    "argmax": (SignalConfig(kind="argmax"), ObjectiveConfig(target="argmax")),
+    "argmax": (SignalSpec(kind="argmax"), ObjectiveConfig(target="argmax")),
 }
 
 
@@ -75,7 +75,7 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
     for name, (signal, objective) in ROUTES.items():
         config, size = dataclasses.replace(base, objective=objective), None
         if signal is not None:
-            out = folder / "stores" / signal.words.replace(" ", "-")
+            out = folder / "stores" / signal.label.replace(" ", "-")
             size = cache.make(base, signal, out)["bytes_per_token"]
             reading = dataclasses.replace(base.teacher, signal="stored", store=str(out))
             config = dataclasses.replace(config, teacher=reading)

@@ -14,7 +14,7 @@ from distill.data.sources.columns import Columns
 from distill.data.sources.embedded import Embedded
 from distill.data.sources.files import Files
 from distill.data.sources.language import Generated
-from distill.data.store.build import OnProgress, Progress, Recipe, Source, build_store
+from distill.data.store.build import OnProgress, Progress, StoreRecipe, TextSource, build_store
 from distill.data.store.store import TokenStore
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
@@ -75,7 +75,9 @@ def _open_made(
     return open_at(path, recipe, workers=workers, on_progress=on_progress)
 
 
-def open_at(path: Path, recipe: Recipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None) -> TokenStore:
+def open_at(
+    path: Path, recipe: StoreRecipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None
+) -> TokenStore:
     """The store at `path`, built if nothing is there; DataError when it was made from another recipe."""
     build_store(path, recipe, workers=workers, on_progress=on_progress)
     store = TokenStore(path)
@@ -87,7 +89,7 @@ def open_at(path: Path, recipe: Recipe, *, workers: int = 0, on_progress: OnProg
     return store
 
 
-def make_recipe(config: DataConfig) -> Recipe:
+def make_recipe(config: DataConfig) -> StoreRecipe:
     """The source, tokenizer and splits of a config, and the fingerprint that names their store."""
     for name in ("validation", "teacher"):
         value = getattr(config.splits, name)
@@ -110,7 +112,7 @@ def make_recipe(config: DataConfig) -> Recipe:
         if config.columns.prompt:
             description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    return Recipe(
+    return StoreRecipe(
         source=source,
         tokenizer=tokenizer,
         splits=config.splits,
@@ -119,7 +121,7 @@ def make_recipe(config: DataConfig) -> Recipe:
     )
 
 
-def make_source(config: DataConfig) -> Source:
+def make_source(config: DataConfig) -> TextSource:
     """The raw text of a config; DataError when it is not there."""
     if config.source == "files":
         return Files(config.files, Columns(config.columns))
@@ -133,7 +135,7 @@ def make_source(config: DataConfig) -> Source:
 
 
 def _tokenizer(
-    config: TokenizerConfig, source: Source, data: DataConfig
+    config: TokenizerConfig, source: TextSource, data: DataConfig
 ) -> tuple[dict[str, Any], Callable[[Path, OnProgress], Tokenizer]]:
     """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
     description = _describe_tokenizer(config)
@@ -178,7 +180,7 @@ def _describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
     return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}
 
 
-def _training_text(source: Source, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:
+def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:
     """The text of the training splits, up to about `limit` bytes: no tokenizer here ever saw validation text."""
     total, held_out = 0, set()
     for shard in range(len(source.shards)):

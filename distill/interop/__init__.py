@@ -10,8 +10,8 @@ from distill.system.lazy import facade
 
 if TYPE_CHECKING:
     from distill.errors import InteropError as InteropError
-    from distill.interop.imported import Imported as Imported
-    from distill.interop.imported import load as load
+    from distill.interop.loaded import LoadedModel as LoadedModel
+    from distill.interop.loaded import load as load
     from distill.interop.source import is_model as is_model
     from distill.interop.source import open_source as open_source
 
@@ -19,7 +19,7 @@ __getattr__, __dir__ = facade(
     __name__,
     {
         "distill.errors": ("InteropError",),
-        ".imported": ("Imported", "load"),
+        ".loaded": ("LoadedModel", "load"),
         ".source": ("is_model", "open_source"),
     },
 )

@@ -18,7 +18,7 @@ from distill.errors import InteropError
 from distill.interop import hf_config, safetensors
 from distill.interop.layout import expected, layouts
 from distill.interop.source import CONFIG, INDEX, SINGLE
-from distill.interop.tokenizer_files import Companions
+from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model.transformer import Transformer, parameter_name
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
@@ -40,7 +40,7 @@ def published(config: ModelConfig) -> ModelConfig:
 def write(
     directory: str | Path,
     params: Transformer,
-    companions: Companions,
+    tokenizer: TokenizerFiles,
     *,
     context: int,
     dtype: str = "float32",
@@ -56,7 +56,7 @@ def write(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InteropError(f"{path}: there is something already; give another directory, or move it away")
     config = published(params.config)
-    tree = hf_config.write_config(config, context=context, dtype=dtype, end_of_text=companions.end_of_text)
+    tree = hf_config.write_config(config, context=context, dtype=dtype, end_of_text=tokenizer.end_of_text)
     readers = tensors(params, config)
     building = path.with_name(f".{path.name}.{os.getpid()}")
     building.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def write(
         for size in _write_tensors(building, shapes, DTYPES[dtype], lambda name: readers[name]()):
             on_tensor(size)
         texts = {CONFIG: json.dumps(tree, indent=2) + "\n", **({"README.md": card} if card else {})}
-        for name, content in ({n: t.encode("utf-8") for n, t in texts.items()} | dict(companions.files)).items():
+        for name, content in ({n: t.encode("utf-8") for n, t in texts.items()} | dict(tokenizer.files)).items():
             (building / name).write_bytes(content)
         if path.exists():
             path.rmdir()

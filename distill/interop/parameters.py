@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distill.config import ModelConfig
 from distill.interop.layout import Layout, layouts
-from distill.interop.source import Source
+from distill.interop.source import ModelSource
 from distill.model.transformer import Transformer, parameter_name
 
 OnTensor = Callable[[int], None]
@@ -35,7 +35,7 @@ def abstract(config: ModelConfig, dtype: str = "float32") -> Transformer:
 
 
 def load(
-    config: ModelConfig, source: Source, dtype: str = "float32", on_tensor: OnTensor = lambda _: None
+    config: ModelConfig, source: ModelSource, dtype: str = "float32", on_tensor: OnTensor = lambda _: None
 ) -> Transformer:
     """The parameters of a checked source on the current mesh, stored in `dtype`.
 
@@ -53,7 +53,7 @@ def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
     return lax.dynamic_update_index_in_dim(stacked, layer.astype(stacked.dtype), i, 0)
 
 
-def _parameter(layout: Layout, leaf: Any, source: Source, on_tensor: OnTensor) -> jax.Array:
+def _parameter(layout: Layout, leaf: Any, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
     def read(name: str, shape: tuple[int, ...], spec: Any) -> jax.Array:
         def part(index: tuple[slice, ...]) -> NDArray[Any]:
             return np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))

@@ -18,7 +18,7 @@ from distill.system.files import loads
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """What an import needs of a model: its config.json, the shapes of its tensors, and rows of them."""
 
     path: Path
@@ -94,17 +94,17 @@ def is_model(path: str | Path) -> bool:
     return Path(path).suffix == ".gguf" or (Path(path) / CONFIG).exists()
 
 
-def open_source(path: str | Path) -> tuple[Source, ModelConfig]:
+def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
     """The model at a path, all its heads read and its tensors compared with what its config says; no values yet."""
     if not Path(path).exists():
         raise InteropError(f"{path}: there is no such file or directory")
-    source: Source = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
+    source: ModelSource = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
     config = hf_config.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
     check(source, config)
     return source, config
 
 
-def check(source: Source, config: ModelConfig) -> None:
+def check(source: ModelSource, config: ModelConfig) -> None:
     """Raises InteropError for the first tensor that is missing, has another shape, or is not known."""
     wanted = set()
     for name, _, _, shape in expected(config):  # one by one: a config may claim any number of layers
@@ -124,7 +124,7 @@ def check(source: Source, config: ModelConfig) -> None:
             )
 
 
-def fingerprint(source: Source, config: ModelConfig) -> str:
+def fingerprint(source: ModelSource, config: ModelConfig) -> str:
     """Twelve hex digits of the config and of every tensor's name, shape, dtype and bytes as they are stored.
 
     All of a model is read to name it, as it is to load it: 1.7 GB a second of SHA-256 on one core.

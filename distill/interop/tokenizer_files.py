@@ -10,7 +10,7 @@ from distill.data.sources.chat import TOKENIZER_CONFIG, read_template
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 from distill.errors import InteropError
-from distill.interop.source import Source
+from distill.interop.source import ModelSource
 
 TOKENIZER = "tokenizer.json"
 # Copied as they are from one directory to another.
@@ -22,35 +22,35 @@ _END = "<|endoftext|>"
 
 
 @dataclasses.dataclass(frozen=True)
-class Companions:
+class TokenizerFiles:
     """Files by name, and the token that ends a document (-1: none is known)."""
 
     files: Mapping[str, bytes]
     end_of_text: int = -1
 
 
-def of_source(source: Source) -> Companions:
+def of_source(source: ModelSource) -> TokenizerFiles:
     """The tokenizer's files of somebody's model; for GGUF, made of the fields inside it."""
     end = source.tree.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     known = end if isinstance(end, int) else -1
     if source.path.is_dir():
-        return Companions({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
+        return TokenizerFiles({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
     template, special = read_template(source.path)
     text = SubwordTokenizer(str(source.path), "none").text
-    return Companions(_files(text, special | ({"chat_template": template} if template else {})), known)
+    return TokenizerFiles(_files(text, special | ({"chat_template": template} if template else {})), known)
 
 
-def of_tokenizer(tokenizer: Tokenizer) -> Companions:
+def of_tokenizer(tokenizer: Tokenizer) -> TokenizerFiles:
     """The files for a tokenizer of ours. InteropError for a generated language, whose symbols are no text."""
     end = tokenizer.end_of_text
     if isinstance(tokenizer, SubwordTokenizer):
         name = tokenizer.token(end) if end >= 0 else ""
-        return Companions(_files(tokenizer.text, {"eos_token": name} if name else {}), end)
+        return TokenizerFiles(_files(tokenizer.text, {"eos_token": name} if name else {}), end)
     if isinstance(tokenizer, ByteTokenizer):
-        return Companions(_files(_bytes_json(), {"eos_token": _END}), end)
+        return TokenizerFiles(_files(_bytes_json(), {"eos_token": _END}), end)
     if tokenizer.spec[0] == "sentencepiece":
-        return Companions({"tokenizer.model": Path(tokenizer.spec[1]).read_bytes()}, end)
+        return TokenizerFiles({"tokenizer.model": Path(tokenizer.spec[1]).read_bytes()}, end)
     raise InteropError(f"tokens {tokenizer.name!r} are symbols of a generated language; no tokenizer.json can say them")
 
 

@@ -7,9 +7,9 @@ from distill import data
 from distill.config import ConfigError
 from distill.data.tokenizers import tokenizer as tokenizers
 from distill.data.tokenizers.tokenizer import Tokenizer
-from distill.interop import tokenizer_files as companions
+from distill.interop import tokenizer_files
 from distill.interop.source import is_model, open_source
-from distill.interop.tokenizer_files import Companions
+from distill.interop.tokenizer_files import TokenizerFiles
 from distill.teacher import load as online
 from distill.teacher.load import Teacher
 
@@ -21,16 +21,16 @@ class Model(Teacher):
     source: Path
     published: bool
 
-    def companions(self, tokenizer: str = "") -> Companions:
+    def tokenizer_files(self, tokenizer: str = "") -> TokenizerFiles:
         """The tokenizer's files: those that came with it, or of the tokenizer that its run was trained with.
 
         tokenizer: a tokenizer.json to take in its place.
         """
         if tokenizer:
-            return companions.of_tokenizer(tokenizers.load(("json", tokenizer, "")))
+            return tokenizer_files.of_tokenizer(tokenizers.load(("json", tokenizer, "")))
         if self.published:
-            return companions.of_source(open_source(self.source)[0])
-        return companions.of_tokenizer(self.tokenizer())
+            return tokenizer_files.of_source(open_source(self.source)[0])
+        return tokenizer_files.of_tokenizer(self.tokenizer())
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model reads. Raises ConfigError where a run's is no longer to be found."""

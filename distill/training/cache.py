@@ -28,7 +28,7 @@ from distill.teacher.signals import codec, extract, manifest, writer
 from distill.teacher.signals.fidelity import Fidelity
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.spec import SignalSpec
 from distill.training.inputs import Lesson, identify, make_loader, open_store
 from distill.training.teachers import data_of
 from distill.types import Batch, HiddenStates, TeacherSignal
@@ -52,7 +52,7 @@ class Progress:
 
 def make(
     config: ExperimentConfig,
-    signal: SignalConfig,
+    signal: SignalSpec,
     out: str | Path,
     *,
     every: bool = False,
@@ -116,7 +116,7 @@ def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDA
 
 def _recipe(
     config: ExperimentConfig,
-    signal: SignalConfig,
+    signal: SignalSpec,
     store: TokenStore | Mixture,
     lesson: Lesson,
     extent: dict[str, int],
@@ -124,7 +124,7 @@ def _recipe(
 ) -> dict[str, Any]:
     taught = lesson.teachers[0].config
     return {
-        "signal": {"kind": signal.kind, **signal.numbers},
+        "signal": {"kind": signal.kind, **signal.parameters},
         "codec": codec.NUMBERS,
         "tau": 1.0,
         "teacher": {
@@ -175,7 +175,7 @@ def _chunk(seq_len: int, vocab_size: int, windows: int) -> int:
 def _write(
     out: Path,
     recipe: dict[str, Any],
-    signal: SignalConfig,
+    signal: SignalSpec,
     teacher: Transformer,
     loader: Loader,
     windows: NDArray[np.int64],
@@ -239,7 +239,7 @@ def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
     return rank
 
 
-def _files(out: Path, signal: SignalConfig, teacher: Transformer) -> dict[str, Any]:
+def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, Any]:
     """The files beside the shards, with their digests; writes the head that hidden states need."""
     described: dict[str, Any] = {}
     if signal.kind == "hidden":

@@ -18,7 +18,7 @@ from distill.system import distributed
 from distill.teacher import load
 from distill.teacher.in_memory import MemorySignal
 from distill.teacher.mixture import TeacherMixture
-from distill.teacher.signals.reader import named
+from distill.teacher.signals.reader import identify_stored
 from distill.training.evaluate import Scores, evaluate
 
 
@@ -127,7 +127,7 @@ def identify(config: ExperimentConfig, store: TokenStore | Mixture | None = None
         warm_start.check(config.init, config.model, known.config.model)
         config = dataclasses.replace(config, init=dataclasses.replace(config.init, run=known.record.run))
     if config.teacher.signal == "stored":
-        config = dataclasses.replace(config, teacher=named(config.teacher))
+        config = dataclasses.replace(config, teacher=identify_stored(config.teacher))
     if not config.teacher.sources:
         if config.on_policy.fraction:
             raise ConfigError(

@@ -12,7 +12,7 @@ from distill.config import ModelConfig
 from distill.errors import InteropError
 from distill.interop import export, hf_config, safetensors
 from distill.interop.source import Directory, fingerprint, open_source
-from distill.interop.tokenizer_files import Companions
+from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model.transformer import Transformer
 
 CONFIG = ModelConfig(
@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def directory(tmp_path):
     """A model of ours, written as a Qwen3."""
-    export.write(tmp_path / "m", Transformer(CONFIG, jax.random.key(0)), Companions({}), context=64)
+    export.write(tmp_path / "m", Transformer(CONFIG, jax.random.key(0)), TokenizerFiles({}), context=64)
     return tmp_path / "m"
 
 
@@ -225,10 +225,10 @@ def test_a_write_that_fails_leaves_nothing(directory, tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors, "write", fail)
     with pytest.raises(OSError):
-        export.write(tmp_path / "n", Transformer(CONFIG, jax.random.key(0)), Companions({}), context=64)
+        export.write(tmp_path / "n", Transformer(CONFIG, jax.random.key(0)), TokenizerFiles({}), context=64)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
     with pytest.raises(InteropError, match="something already"):
-        export.write(directory, Transformer(CONFIG, jax.random.key(0)), Companions({}), context=64)
+        export.write(directory, Transformer(CONFIG, jax.random.key(0)), TokenizerFiles({}), context=64)
 
 
 def test_a_directory_of_nothing_is_a_sentence(tmp_path):

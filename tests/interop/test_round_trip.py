@@ -17,7 +17,7 @@ from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer
 from distill.interop import export, load, safetensors, tokenizer_files
 from distill.interop.layout import expected
 from distill.interop.source import Directory, fingerprint
-from distill.interop.tokenizer_files import Companions
+from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model import sharding, transformer
 from distill.model.transformer import Transformer
 
@@ -48,7 +48,7 @@ LOGITS = jax.jit(lambda model, tokens: model(tokens))
 
 
 def write(path, params, **changes):
-    export.write(path, params, Companions({}), context=64, **changes)
+    export.write(path, params, TokenizerFiles({}), context=64, **changes)
     return path
 
 
@@ -96,7 +96,7 @@ def test_the_mesh_does_not_change_what_is_loaded(tmp_path, mesh_of, shape):
             np.testing.assert_array_equal(value, want[name], err_msg=name)
         # And out again from there.
         export.write(tmp_path / "again", jax.tree.unflatten(jax.tree.structure(make(config)), list(found.values())),
-                     Companions({}), context=64)  # fmt: skip
+                     TokenizerFiles({}), context=64)  # fmt: skip
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (path / "model.safetensors").read_bytes()
 
 

@@ -173,13 +173,13 @@ def test_processes_that_hold_the_same_rows_read_the_same_rows(start, flags, alon
 @pytest.mark.slow
 def test_students_of_two_processes(start, flags, tmp_path):
     """Taught online and from a store as by one process; a signal in memory is refused in one line."""
-    from distill.teacher.signals.spec import SignalConfig
+    from distill.teacher.signals.spec import SignalSpec
     from distill.training import cache
 
     teacher = tmp_path / "teacher"
     loop.train(configured([*flags, "--config.data.split=teacher"]), teacher)
     taught = [*flags, f"--config.teacher.source={teacher}"]
-    cache.make(configured(taught), SignalConfig(kind="topk", top_k=8), tmp_path / "store")
+    cache.make(configured(taught), SignalSpec(kind="topk", top_k=8), tmp_path / "store")
     stored = [*taught, "--config.teacher.signal=stored", f"--config.teacher.store={tmp_path / 'store'}"]
     stored += ["--config.objective.target=topk", "--config.objective.top_k=8"]
     for name, given in {"online": taught, "stored": stored}.items():

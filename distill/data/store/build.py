@@ -38,7 +38,7 @@ CHUNK_DOCUMENTS = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class Source(Protocol):
+class TextSource(Protocol):
     """Where documents come from, in an order that never changes.
 
     `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents that bring their own split
@@ -89,10 +89,10 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
+class StoreRecipe:
     """All that decides the content of a store."""
 
-    source: Source
+    source: TextSource
     tokenizer: Callable[[Path, OnProgress], Tokenizer]  # loads it, or trains it into the given folder
     splits: SplitConfig
     description: dict[str, Any]
@@ -112,7 +112,7 @@ class Chunk(NamedTuple):
 
 def build_store(
     path: Path,
-    recipe: Recipe,
+    recipe: StoreRecipe,
     *,
     workers: int = 0,
     on_progress: OnProgress = lambda _: None,
@@ -162,7 +162,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(path: Path, recipe: Recipe, workers: int, on_progress: OnProgress, commit_seconds: float) -> None:
+def _build(path: Path, recipe: StoreRecipe, workers: int, on_progress: OnProgress, commit_seconds: float) -> None:
     folder = path.parent / f".{path.name}.building"
     folder.mkdir(exist_ok=True)
     state = _restore(folder, recipe.fingerprint)
@@ -196,7 +196,7 @@ def _restore(folder: Path, fingerprint: str) -> State:
     return state if state.fingerprint == fingerprint else State(fingerprint)
 
 
-def _restore_seen(folder: Path, recipe: Recipe, state: State) -> dict[int, str]:
+def _restore_seen(folder: Path, recipe: StoreRecipe, state: State) -> dict[int, str]:
     """Digest -> split of the documents that later ones are compared with."""
     names = SPLITS if recipe.splits.duplicates == "all" else recipe.source.explicit
     seen: dict[int, str] = {}
@@ -209,7 +209,7 @@ def _restore_seen(folder: Path, recipe: Recipe, state: State) -> dict[int, str]:
     return seen
 
 
-def _chunks(recipe: Recipe, state: State, seen: dict[int, str]) -> Iterator[Chunk]:
+def _chunks(recipe: StoreRecipe, state: State, seen: dict[int, str]) -> Iterator[Chunk]:
     """Reads the source on from the state; assigns splits and drops empty documents and duplicates."""
     keep_all = recipe.splits.duplicates == "all"
     for shard in range(state.shard, len(recipe.source.shards)):
@@ -307,7 +307,7 @@ def _commit(folder: Path, state: State, writers: dict[str, SplitWriter]) -> None
     _write_json(folder / "progress.json", dataclasses.asdict(state))
 
 
-def _progress(recipe: Recipe, state: State, writers: dict[str, SplitWriter]) -> Progress:
+def _progress(recipe: StoreRecipe, state: State, writers: dict[str, SplitWriter]) -> Progress:
     return Progress(
         bytes=sum(state.bytes.values()),
         tokens=sum(writer.tokens for writer in writers.values()),
@@ -317,7 +317,7 @@ def _progress(recipe: Recipe, state: State, writers: dict[str, SplitWriter]) -> 
 
 
 def _finish(
-    path: Path, folder: Path, recipe: Recipe, tokenizer: Tokenizer, dtype: np.dtype, state: State, entries: dict
+    path: Path, folder: Path, recipe: StoreRecipe, tokenizer: Tokenizer, dtype: np.dtype, state: State, entries: dict
 ) -> None:
     """Writes the manifest and gives the folder its name."""
     if not any(entry["tokens"] for entry in entries.values()):

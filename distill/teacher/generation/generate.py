@@ -23,10 +23,10 @@ from distill.model.decode import Completions
 from distill.system import files, process
 from distill.teacher import load
 from distill.teacher.generation import journal
-from distill.teacher.generation import store as lessons
+from distill.teacher.generation import store as completions
 from distill.teacher.generation.journal import Journal
 from distill.teacher.generation.prompts import Prompts
-from distill.teacher.generation.store import Filter, Lessons
+from distill.teacher.generation.store import CompletionSource, Filter
 
 JOURNAL, MANIFEST, STORE = "completions.jsonl", "manifest.json", "store"
 
@@ -66,10 +66,10 @@ def generate(
         prompts = Prompts(store, config)
         written = _write(config, output, store, prompts, teacher.model, on_progress)
         maker = {"teacher": record.run, "N": record.N, "D": record.D, "flops": written["flops"]}
-        found = Lessons(output / JOURNAL, config, store, keep, maker)
-        built = lessons.build(output / STORE, found, store)
+        source = CompletionSource(output / JOURNAL, config, store, keep, maker)
+        built = completions.build(output / STORE, source, store)
         manifest = {"generation": configs.fingerprint(config), "maker": maker, "tokenizer": store.tokenizer_name}
-        manifest |= written | {"kept": len(found.kept), "left_out": prompts.left_out, "store": built.fingerprint}
+        manifest |= written | {"kept": len(source.kept), "left_out": prompts.left_out, "store": built.fingerprint}
         files.atomic_write(output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         return manifest
 

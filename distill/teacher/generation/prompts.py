@@ -15,7 +15,7 @@ _NARROWEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class PromptPosition:
     """Prompts of one split, each [n]: the document it is from, its first token in the split, its length."""
 
     split: str
@@ -65,7 +65,7 @@ class Prompts:
             for start in range(0, len(items), size):
                 yield width, items[start : start + size]
 
-    def _find(self, split: Split, config: GenerationConfig) -> Place:
+    def _find(self, split: Split, config: GenerationConfig) -> PromptPosition:
         ends = split.document_ends().astype(np.int64)
         begins = np.concatenate([[0], ends[:-1]])
         ends = ends - self._closed(split, ends)
@@ -79,7 +79,7 @@ class Prompts:
             good = lengths >= 1
         self.left_out += int((~good).sum())
         keep = np.flatnonzero(good)[: config.prompts or None]
-        return Place(split.name, document[keep], begins[keep], lengths[keep])
+        return PromptPosition(split.name, document[keep], begins[keep], lengths[keep])
 
     def _closed(self, split: Split, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         """1 where a document's last token is the end of text, which no prompt holds."""

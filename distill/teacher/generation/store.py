@@ -14,7 +14,7 @@ from distill.config.data import SplitConfig
 from distill.config.generation import GenerationConfig
 from distill.data.corpus import open_at
 from distill.data.documents import Document
-from distill.data.store.build import OnProgress, Recipe
+from distill.data.store.build import OnProgress, StoreRecipe
 from distill.data.store.store import TokenStore
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.errors import DistillError
@@ -23,7 +23,7 @@ from distill.teacher.generation import journal
 Filter = Callable[[dict[str, Any]], bool]
 
 
-class Lessons:
+class CompletionSource:
     """The kept completions as a source of documents, after the validation text of the store that the prompts are from.
 
     A completion's document is its prompt and itself, token by token as they were drawn; the prompt does not count.
@@ -92,15 +92,17 @@ def _passes(record: dict[str, Any], least: float, keep: Filter | None, where: st
         raise DistillError(f"{where}: the filter raised {type(error).__name__}: {error}") from None
 
 
-def build(path: Path, lessons: Lessons, prompts: TokenStore, on_progress: OnProgress = lambda _: None) -> TokenStore:
-    """The token store of the lessons at `path`; one of other lessons is replaced, for it can be made again."""
+def build(
+    path: Path, completions: CompletionSource, prompts: TokenStore, on_progress: OnProgress = lambda _: None
+) -> TokenStore:
+    """The token store of the completions at `path`; a store of other completions is replaced: it can be built again."""
     description = {
-        "source": lessons.describe(),
+        "source": completions.describe(),
         "tokenizer": {"name": prompts.tokenizer_name, "hash": prompts.tokenizer_hash},
     }
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    recipe = Recipe(
-        source=lessons,
+    recipe = StoreRecipe(
+        source=completions,
         tokenizer=lambda folder, report: _copy(prompts, folder),
         splits=SplitConfig(),
         description=description,
@@ -118,7 +120,11 @@ def _copy(prompts: TokenStore, folder: Path) -> Tokenizer:
         copied = folder / Path(path).name
         shutil.copyfile(path, copied)
         path = str(copied)
-    found = load((kind, path, option))
-    found.name, found.hash, found.end_of_text = prompts.tokenizer_name, prompts.tokenizer_hash, prompts.end_of_text
-    found.vocab_size, found.byte_lengths = prompts.vocab_size, prompts.byte_lengths
-    return found
+    tokenizer = load((kind, path, option))
+    tokenizer.name, tokenizer.hash, tokenizer.end_of_text = (
+        prompts.tokenizer_name,
+        prompts.tokenizer_hash,
+        prompts.end_of_text,
+    )
+    tokenizer.vocab_size, tokenizer.byte_lengths = prompts.vocab_size, prompts.byte_lengths
+    return tokenizer

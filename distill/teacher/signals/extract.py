@@ -13,7 +13,7 @@ from distill.losses import targets
 from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.teacher.signals import codec
-from distill.teacher.signals.spec import GRAIN, SignalConfig
+from distill.teacher.signals.spec import GRAIN, SignalSpec
 from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
 
 # From this vocabulary on, logits exist a few positions at a time.
@@ -21,19 +21,19 @@ WHOLE_VOCABULARY = 16_384
 _PADDING = 2**23  # a rank beyond every vocabulary
 
 
-def uniform(signal: SignalConfig, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
+def uniform(signal: SignalSpec, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
     """The numbers [B, S, draws] that the draws of these windows come from: by seed and window, on any machine."""
     if signal.kind != "sampled":
         return np.zeros((len(windows), seq_len, 1), np.float32)
     return np.stack([_generator(signal, w).random((seq_len, signal.draws), np.float32) for w in windows])
 
 
-def _generator(signal: SignalConfig, window: Any, jumps: int = 0) -> np.random.Generator:
+def _generator(signal: SignalSpec, window: Any, jumps: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[signal.seed, int(window)]).jumped(jumps))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def extract(signal: SignalConfig, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Any:
+def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Any:
     """The signal of a batch before it is packed: an array of hidden states or log-probabilities, or a SparseSignal.
 
     Of draws, the log-probabilities are the logs of their importances p / q.
@@ -52,7 +52,7 @@ def extract(signal: SignalConfig, teacher: Transformer, batch: Batch, uniform: F
     return jnp.maximum(jax.nn.log_softmax(logits, axis=-1), least).astype(jnp.float16)
 
 
-def of_logits(signal: SignalConfig, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
+def of_logits(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
     if signal.kind == "argmax":
         return targets.argmax(log_probs)
     if signal.kind == "sampled":
@@ -92,7 +92,7 @@ def count(found: Any, vocab_size: int) -> NDArray[np.int64]:
     return np.bincount(found.ids[found.log_probs > LOG_ZERO / 2], minlength=vocab_size)
 
 
-def record(signal: SignalConfig, rank: NDArray[np.integer], found: Any, window: int) -> tuple[int, bytes]:
+def record(signal: SignalSpec, rank: NDArray[np.integer], found: Any, window: int) -> tuple[int, bytes]:
     """One window's signal packed, and the most entries that one of its tokens has; `rank` is the rank of each id."""
     if not signal.sparse:
         return 0, codec.pack_dense(found)
@@ -112,7 +112,7 @@ def record(signal: SignalConfig, rank: NDArray[np.integer], found: Any, window: 
     return int(lengths.max()), codec.pack(codec.Ragged(lengths, ranks, codec.quantise(values), rest))
 
 
-def _counted(signal: SignalConfig, ranks: NDArray[Any], importance: NDArray[Any], window: int) -> codec.Ragged:
+def _counted(signal: SignalSpec, ranks: NDArray[Any], importance: NDArray[Any], window: int) -> codec.Ragged:
     """Draws as distinct tokens with whole numbers for weights: counts, or where the proposal is not the teacher GRAIN
     times the summed importances, rounded up or down at random so that their mean is exact."""
     size, draws = ranks.shape

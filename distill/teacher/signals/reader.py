@@ -18,7 +18,7 @@ from distill.errors import SignalError
 from distill.system import cloud
 from distill.teacher.signals import codec, manifest
 from distill.teacher.signals.shard import HOW, Name, Shard
-from distill.teacher.signals.spec import GRAIN, SignalConfig
+from distill.teacher.signals.spec import GRAIN, SignalSpec
 from distill.types import LOG_ZERO, HiddenStates, SparseSignal, TeacherSignal
 
 
@@ -34,10 +34,10 @@ class SignalStore:
         self.manifest = manifest.read(self.path) if found is None else found
         recipe = self.manifest["recipe"]
         manifest.compare(path, recipe["codec"], codec.NUMBERS, "a codec of")
-        self.signal: SignalConfig = tree.build(SignalConfig, recipe["signal"], f"{path}: signal")
+        self.signal: SignalSpec = tree.build(SignalSpec, recipe["signal"], f"{path}: signal")
         self.seq_len, self.vocab_size = int(recipe["data"]["seq_len"]), int(recipe["teacher"]["vocab_size"])
         if objective is not None:
-            self.signal.serve(objective, str(path))
+            self.signal.check_serves(objective, str(path))
         self._objective = objective
         shards = self.manifest["shards"]
         self._check_files(shards)
@@ -143,7 +143,7 @@ class SignalStore:
             window = codec.unpack(payload, self.seq_len, self._most)
             ids[i] = self._ids.take(window.ranks, mode="clip")
             values[i] = self._log_probs(window)
-        found = self.signal.narrow(ids, values, self._objective)
+        found = self.signal.select(ids, values, self._objective)
         ids, values = (x.reshape(*shape, *x.shape[1:]) for x in found)
         return SparseSignal(ids=ids, log_probs=values)
 
@@ -191,18 +191,18 @@ class SignalStore:
             self.read(np.asarray(shard.index["window"], np.int64))
 
 
-def named(teacher: TeacherConfig) -> TeacherConfig:
-    """The config with the teacher's run and the words for its signal, as the store's manifest has them.
+def identify_stored(teacher: TeacherConfig) -> TeacherConfig:
+    """The config with the teacher's run and the label of its signal, as the store's manifest has them.
 
     Raises DistillError where the config already names others.
     """
     if not teacher.store:
         raise ConfigError("config.teacher.store: got '', wanted the folder that launch.cache made (signal='stored')")
     recipe = manifest.read(cloud.at(teacher.store))["recipe"]
-    words = tree.build(SignalConfig, recipe["signal"], f"{teacher.store}: signal").words
+    label = tree.build(SignalSpec, recipe["signal"], f"{teacher.store}: signal").label
     dtype = recipe["teacher"].get("dtype", "float32")
-    for name, held in (("run", recipe["teacher"]["run"]), ("stored", words), ("dtype", dtype)):
+    for name, held in (("run", recipe["teacher"]["run"]), ("stored", label), ("dtype", dtype)):
         given = getattr(teacher, name)
         if given not in ("", "float32", held):
             raise ConfigError(f"config.teacher.{name}={given!r}, but the store {teacher.store} holds {held!r}")
-    return dataclasses.replace(teacher, run=recipe["teacher"]["run"], stored=words, dtype=dtype)
+    return dataclasses.replace(teacher, run=recipe["teacher"]["run"], stored=label, dtype=dtype)

@@ -13,7 +13,7 @@ from distill.types import LOG_ZERO
 
 # The weight of a draw, where the proposal is not the teacher itself, is kept in this fraction of 1 / draws.
 GRAIN = 16
-_NUMBERS = {
+_PARAMETERS = {
     "topk": ("top_k",),
     "topp": ("top_p", "floor", "top_k"),
     "sampled": ("draws", "proposal", "seed"),
@@ -22,7 +22,7 @@ _NUMBERS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SignalConfig:
+class SignalSpec:
     """A kind of signal and its numbers; everything is what the teacher says at tau = 1.
 
     topk     the `top_k` likeliest tokens, and the mass of all others
@@ -55,11 +55,11 @@ class SignalConfig:
         expect("proposal", 0.5 <= self.proposal <= 2, "0.5 to 2 (1 draws from the teacher itself)")
 
     @classmethod
-    def of(cls, objective: ObjectiveConfig, **given: Any) -> "SignalConfig":
+    def of(cls, objective: ObjectiveConfig, **given: Any) -> "SignalSpec":
         """The signal that an objective's target reads, with what is `given` instead."""
         kind = "hidden" if objective.target == "soft" else objective.target
         read = {"top_k": objective.top_k, "top_p": objective.top_p, "draws": objective.draws}
-        wanted = {"kind": kind} | {name: read[name] for name in _NUMBERS.get(kind, ()) if name in read}
+        wanted = {"kind": kind} | {name: read[name] for name in _PARAMETERS.get(kind, ()) if name in read}
         return cls(**(given if given.get("kind", kind) != kind else wanted | given))
 
     @property
@@ -67,16 +67,16 @@ class SignalConfig:
         return self.kind in ("topk", "topp", "sampled", "argmax")
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """Kind and the numbers that it reads: enters a student's identity as config.teacher.stored."""
-        return " ".join([self.kind, *(f"{name}={value}" for name, value in self.numbers.items())])
+        return " ".join([self.kind, *(f"{name}={value}" for name, value in self.parameters.items())])
 
     @property
-    def numbers(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """Those that this kind reads."""
-        return {name: getattr(self, name) for name in _NUMBERS.get(self.kind, ())}
+        return {name: getattr(self, name) for name in _PARAMETERS.get(self.kind, ())}
 
-    def serve(self, objective: ObjectiveConfig, where: str) -> None:
+    def check_serves(self, objective: ObjectiveConfig, where: str) -> None:
         """Raises SignalError, with both sides, unless this signal holds all that the objective's target reads."""
         target, k = objective.target, objective.top_k
         if self.kind in ("hidden", "full"):
@@ -104,11 +104,11 @@ class SignalConfig:
         }[target]
         why = f" ({cell.reason})" if cell.verdict == "refused" else ""
         raise SignalError(
-            f"{where}: holds {self.words!r} at tau=1, but objective.target={target!r} reads {wanted}{why}; set "
+            f"{where}: holds {self.label!r} at tau=1, but objective.target={target!r} reads {wanted}{why}; set "
             "config.objective to what the store holds, or store another signal"
         )
 
-    def narrow(
+    def select(
         self, ids: NDArray[Any], log_probs: NDArray[Any], objective: ObjectiveConfig | None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The part of a sparse signal that an objective's target reads; all of it where they match."""

@@ -6,13 +6,8 @@ import jax
 import pytest
 
 from distill.config import ObjectiveConfig, TeacherConfig
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.spec import SignalSpec
 from distill.training import cache, loop
-
-
-@pytest.fixture(autouse=True)
-def one_device_mesh():
-    """The loop makes its own mesh."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +37,12 @@ def student(tiny, tmp_path_factory):
 
 
 KINDS = {
-    "topk": (SignalConfig(kind="topk", top_k=4), ObjectiveConfig(target="topk", top_k=4)),
-    "topp": (SignalConfig(kind="topp", top_p=0.8, top_k=6), ObjectiveConfig(target="topp", top_p=0.8, top_k=6)),
-    "sampled": (SignalConfig(kind="sampled", draws=16), ObjectiveConfig(target="sampled", draws=16)),
-    "argmax": (SignalConfig(kind="argmax"), ObjectiveConfig(target="argmax")),
-    "hidden": (SignalConfig(kind="hidden", dtype="float32"), ObjectiveConfig()),
-    "full": (SignalConfig(kind="full"), ObjectiveConfig()),
+    "topk": (SignalSpec(kind="topk", top_k=4), ObjectiveConfig(target="topk", top_k=4)),
+    "topp": (SignalSpec(kind="topp", top_p=0.8, top_k=6), ObjectiveConfig(target="topp", top_p=0.8, top_k=6)),
+    "sampled": (SignalSpec(kind="sampled", draws=16), ObjectiveConfig(target="sampled", draws=16)),
+    "argmax": (SignalSpec(kind="argmax"), ObjectiveConfig(target="argmax")),
+    "hidden": (SignalSpec(kind="hidden", dtype="float32"), ObjectiveConfig()),
+    "full": (SignalSpec(kind="full"), ObjectiveConfig()),
 }
 
 

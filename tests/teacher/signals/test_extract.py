@@ -12,7 +12,7 @@ from distill.errors import SignalError
 from distill.losses import divergences, targets
 from distill.model import sharding
 from distill.teacher.signals import codec, extract, fidelity
-from distill.teacher.signals.spec import GRAIN, SignalConfig
+from distill.teacher.signals.spec import GRAIN, SignalSpec
 from distill.training import step
 from distill.types import LOG_ZERO, Batch, SparseSignal
 
@@ -56,7 +56,7 @@ def stored(config, found, window=0):
 @pytest.mark.parametrize("proposal", [0.8, 1.0, 1.2])
 def test_the_mean_of_sampled_gradients_is_the_full_gradient(log_p, log_q, proposal):
     """d/dlogits of the sampled cross-entropy is q sum(w) - w; over draws its mean must be q - p (2503.16870)."""
-    config = SignalConfig(kind="sampled", draws=12, proposal=proposal, seed=3)
+    config = SignalSpec(kind="sampled", draws=12, proposal=proposal, seed=3)
     repeats, q, p = 1500, np.exp(log_q[0]), np.exp(log_p[0].astype(np.float64))
     sample = jax.jit(functools.partial(extract.sample, proposal=proposal))
     windows = np.arange(repeats)
@@ -88,7 +88,7 @@ def test_the_mean_of_sampled_gradients_is_the_full_gradient(log_p, log_q, propos
 
 def test_the_gradient_of_the_loss_is_that_of_the_weights(log_p, log_q, float64):
     """The identity that the test above stands on: the library's own sampled loss, differentiated in float64."""
-    config = SignalConfig(kind="sampled", draws=12, seed=3)
+    config = SignalSpec(kind="sampled", draws=12, seed=3)
     numbers = extract.uniform(config, np.arange(1), TOKENS)
     ids, values = stored(config, extract.sample(jnp.asarray(log_p), jnp.asarray(numbers), 1.0))
     signal = SparseSignal(ids=jnp.asarray(ids)[None], log_probs=jnp.asarray(values)[None])
@@ -147,7 +147,7 @@ def test_draws_follow_the_proposal(log_p):
 
 
 def test_counts_are_whole_and_sum_to_the_draws(log_p):
-    config = SignalConfig(kind="sampled", draws=30)
+    config = SignalSpec(kind="sampled", draws=30)
     numbers = extract.uniform(config, np.array([5]), TOKENS)
     found = extract.sample(jnp.asarray(log_p), jnp.asarray(numbers), 1.0)
     ids, values = stored(config, found)
@@ -161,10 +161,10 @@ def test_counts_are_whole_and_sum_to_the_draws(log_p):
 
 
 def test_numbers_are_by_seed_and_window_alone():
-    config = SignalConfig(kind="sampled", draws=4, seed=1)
+    config = SignalSpec(kind="sampled", draws=4, seed=1)
     some, more = extract.uniform(config, np.array([7, 3]), 5), extract.uniform(config, np.array([1, 3, 7]), 5)
     np.testing.assert_array_equal(some, more[[2, 1]])
-    other = extract.uniform(SignalConfig(kind="sampled", draws=4, seed=2), np.array([7]), 5)
+    other = extract.uniform(SignalSpec(kind="sampled", draws=4, seed=2), np.array([7]), 5)
     assert (some[0] != other[0]).any() and (some[0] != some[1]).all()
 
 
@@ -184,12 +184,12 @@ def cut(config, teacher, batch):
 
 
 KINDS = {
-    "topk": SignalConfig(kind="topk", top_k=5),
-    "topp": SignalConfig(kind="topp", top_p=0.5, floor=2, top_k=12),
-    "sampled": SignalConfig(kind="sampled", draws=8, proposal=0.9),
-    "argmax": SignalConfig(kind="argmax"),
-    "hidden": SignalConfig(kind="hidden", dtype="float32"),
-    "full": SignalConfig(kind="full"),
+    "topk": SignalSpec(kind="topk", top_k=5),
+    "topp": SignalSpec(kind="topp", top_p=0.5, floor=2, top_k=12),
+    "sampled": SignalSpec(kind="sampled", draws=8, proposal=0.9),
+    "argmax": SignalSpec(kind="argmax"),
+    "hidden": SignalSpec(kind="hidden", dtype="float32"),
+    "full": SignalSpec(kind="full"),
 }
 
 
@@ -223,7 +223,7 @@ def test_a_store_may_be_made_on_any_mesh(teacher_and_batch, kind, mesh_of, asser
 
 def test_a_nucleus_with_a_floor(log_p):
     """The fewest tokens that hold half of the mass, but at least two and at most five."""
-    found = extract._part(SignalConfig(kind="topp", top_p=0.5, floor=2, top_k=5), jnp.asarray(log_p), jnp.zeros(()))
+    found = extract.of_logits(SignalSpec(kind="topp", top_p=0.5, floor=2, top_k=5), jnp.asarray(log_p), jnp.zeros(()))
     falling = np.sort(np.exp(log_p[0].astype(np.float64)), axis=1)[:, ::-1]
     nucleus = (np.cumsum(falling, axis=1) < 0.5).sum(axis=1) + 1
     counts = (np.asarray(found.log_probs)[0] > LOG_ZERO / 2).sum(-1)
@@ -266,26 +266,26 @@ SERVED = [
 @pytest.mark.parametrize(("kind", "objective", "serves"), SERVED)
 def test_a_signal_serves_the_targets_that_it_holds(kind, objective, serves):
     if serves:
-        KINDS[kind].serve(objective, "stores/x")
+        KINDS[kind].check_serves(objective, "stores/x")
         return
     with pytest.raises(SignalError, match=f"stores/x: holds '{kind}.*objective.target='{objective.target}' reads"):
-        KINDS[kind].serve(objective, "stores/x")
+        KINDS[kind].check_serves(objective, "stores/x")
 
 
 def test_the_table_of_exactness_gives_the_reason():
     with pytest.raises(SignalError, match="tau=2 .the mass of a tail is known at tau = 1 only"):
-        KINDS["topk"].serve(config(temperature=2.0), "s")
+        KINDS["topk"].check_serves(config(temperature=2.0), "s")
 
 
 @pytest.mark.parametrize("objective", [o for kind, o, serves in SERVED if serves and kind in ("topk", "topp")])
 @pytest.mark.parametrize("kind", ["topk", "topp"])
 def test_a_wider_signal_cut_down_is_the_narrower_one(log_p, kind, objective):
     """Against the library's own targets, which cut the whole distribution."""
-    signal = SignalConfig(kind=kind, top_k=12, top_p=0.999, floor=5)
-    signal.serve(objective, "s")
+    signal = SignalSpec(kind=kind, top_k=12, top_p=0.999, floor=5)
+    signal.check_serves(objective, "s")
     values, ids = jax.lax.top_k(jnp.asarray(log_p), 12)
     shuffled = np.random.default_rng(0).permutation(12)
-    got = signal.narrow(np.asarray(ids)[..., shuffled], np.asarray(values)[..., shuffled], objective)
+    got = signal.select(np.asarray(ids)[..., shuffled], np.asarray(values)[..., shuffled], objective)
     if objective.target == "argmax":
         want = targets.argmax(jnp.asarray(log_p))
     elif objective.target == "topk":
@@ -301,12 +301,12 @@ def test_a_wider_signal_cut_down_is_the_narrower_one(log_p, kind, objective):
 )
 def test_impossible_numbers_are_refused(fields):
     with pytest.raises(ConfigError, match=f"{next(iter(fields))}: got"):
-        SignalConfig(**fields)
+        SignalSpec(**fields)
 
 
 def test_its_words_name_what_is_read_and_nothing_else():
-    assert SignalConfig(top_k=64, draws=3).words == "topk top_k=64"
-    assert SignalConfig(kind="sampled", seed=4, top_k=9).words == "sampled draws=50 proposal=1.0 seed=4"
+    assert SignalSpec(top_k=64, draws=3).label == "topk top_k=64"
+    assert SignalSpec(kind="sampled", seed=4, top_k=9).label == "sampled draws=50 proposal=1.0 seed=4"
 
 
 # ---- fidelity

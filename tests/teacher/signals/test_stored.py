@@ -17,8 +17,8 @@ from distill.data import Loader
 from distill.errors import SignalError
 from distill.records import runs
 from distill.teacher.signals import manifest
-from distill.teacher.signals.reader import SignalStore, named
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.reader import SignalStore, identify_stored
+from distill.teacher.signals.spec import SignalSpec
 from distill.training import cache, inputs, loop, teachers
 from launch import cache as launch_cache
 from launch import train as launch_train
@@ -74,7 +74,7 @@ def test_a_store_says_in_which_precision_its_teacher_spoke(dtype, student, made,
     assert taught.loss == pytest.approx(online.loss, rel=1e-4)
     other = "int8" if dtype == "bfloat16" else "bfloat16"
     with pytest.raises(ConfigError, match=f"teacher.dtype='{other}', but the store .* holds '{dtype}'"):
-        named(dataclasses.replace(reading(student, "full", tmp_path / "store").teacher, dtype=other))
+        identify_stored(dataclasses.replace(reading(student, "full", tmp_path / "store").teacher, dtype=other))
     with pytest.raises(SignalError, match="begun with teacher.dtype"):
         cache.make(student, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
 
@@ -157,9 +157,9 @@ def test_a_config_that_names_another_signal_or_teacher_is_refused(student, made)
     config = reading(student, "topk", made("topk"))
     for name, value in (("stored", "topk top_k=9"), ("run", "0123456789ab")):
         with pytest.raises(ConfigError, match=f"teacher.{name}='{value}', but the store .* holds"):
-            named(dataclasses.replace(config.teacher, **{name: value}))
+            identify_stored(dataclasses.replace(config.teacher, **{name: value}))
     with pytest.raises(ConfigError, match="teacher.store: got ''"):
-        named(TeacherConfig(signal="stored"))
+        identify_stored(TeacherConfig(signal="stored"))
     with pytest.raises(ConfigError, match="reading it is 'stored'|set signal='stored'"):
         TeacherConfig(store="somewhere")
 
@@ -218,7 +218,7 @@ def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkey
         with pytest.raises(SignalError, match="no finished store"):
             SignalStore(tmp_path / "parts")
     with pytest.raises(SignalError, match="begun with signal.draws=16, and this call has 17"):
-        cache.make(student, SignalConfig(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
+        cache.make(student, SignalSpec(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
     cache.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16)
     one, two = (
         {p.name: p.read_bytes() for p in (tmp_path / f).iterdir() if p.name != "lock"} for f in ("whole", "parts")
@@ -230,11 +230,11 @@ def test_a_finished_store_is_not_made_again_and_another_is_not_made_over_it(stud
     want = manifest.read(made("topk"))
     assert cache.make(student, KINDS["topk"][0], made("topk"), shard_tokens=7 * 16) == want
     with pytest.raises(SignalError, match="begun with signal.top_k=4, and this call has 5"):
-        cache.make(student, SignalConfig(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
+        cache.make(student, SignalSpec(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
 
 
 def test_all_windows_of_a_split(student, tmp_path):
-    found = cache.make(student, SignalConfig(kind="argmax"), tmp_path / "all", every=True)
+    found = cache.make(student, SignalSpec(kind="argmax"), tmp_path / "all", every=True)
     kept = found["recipe"]["windows"]
     assert kept["count"] == kept["of"] > 100
     store = inputs.open_store(student, "")
@@ -250,12 +250,12 @@ def test_folders_of_something_else_are_left_alone(student, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(SignalError, match="is no store of signals .thesis.txt."):
-        cache.make(student, SignalConfig(kind="argmax"), tmp_path / "mine")
+        cache.make(student, SignalSpec(kind="argmax"), tmp_path / "mine")
     with pytest.raises(ConfigError, match="a local disk"):
-        cache.make(student, SignalConfig(kind="argmax"), "gs://bucket/store")
+        cache.make(student, SignalSpec(kind="argmax"), "gs://bucket/store")
     alone = dataclasses.replace(student, teacher=TeacherConfig())
     with pytest.raises(ConfigError, match="teacher.source: got ''"):
-        cache.make(alone, SignalConfig(kind="argmax"), tmp_path / "x")
+        cache.make(alone, SignalSpec(kind="argmax"), tmp_path / "x")
 
 
 def test_the_manifest_says_what_the_store_is(student, made):
@@ -322,11 +322,11 @@ def test_a_mistyped_command_is_one_line(student, tmp_path, capsys):
 
 
 def test_the_signal_that_an_objective_reads():
-    assert SignalConfig.of(ObjectiveConfig()) == SignalConfig(kind="hidden")
-    assert SignalConfig.of(ObjectiveConfig(target="topk", top_k=9)) == SignalConfig(kind="topk", top_k=9)
-    assert SignalConfig.of(ObjectiveConfig(target="sampled", draws=9), seed=2) == SignalConfig(
+    assert SignalSpec.of(ObjectiveConfig()) == SignalSpec(kind="hidden")
+    assert SignalSpec.of(ObjectiveConfig(target="topk", top_k=9)) == SignalSpec(kind="topk", top_k=9)
+    assert SignalSpec.of(ObjectiveConfig(target="sampled", draws=9), seed=2) == SignalSpec(
         kind="sampled", draws=9, seed=2
     )
-    assert SignalConfig.of(ObjectiveConfig(target="topk", top_k=9), kind="hidden") == SignalConfig(kind="hidden")
+    assert SignalSpec.of(ObjectiveConfig(target="topk", top_k=9), kind="hidden") == SignalSpec(kind="hidden")
     for _, objective in KINDS.values():
-        SignalConfig.of(objective).serve(objective, "s")
+        SignalSpec.of(objective).check_serves(objective, "s")

@@ -10,15 +10,15 @@ import pytest
 from distill.config import DistillError
 from distill.errors import SignalError
 from distill.teacher.signals import manifest
-from distill.teacher.signals.reader import named
-from distill.teacher.signals.spec import SignalConfig
+from distill.teacher.signals.reader import identify_stored
+from distill.teacher.signals.spec import SignalSpec
 from distill.training import cache, inputs, loop, teachers
 from tests.teacher.signals.conftest import reading
 
 
 def everything(folder, config, store):
     """All that a student does with a store."""
-    named(config.teacher)
+    identify_stored(config.teacher)
     found = teachers.StoredLesson(store, config)
     loader = inputs.make_loader(config, store, "student")
     return found.reader("student")(loader.distinct(config.steps))
@@ -70,7 +70,7 @@ def test_swapped_shards_and_an_edited_manifest_are_found(student, made, tmp_path
 
 def test_a_shard_of_another_store_of_the_same_windows_is_found(student, made, tmp_path):
     folder = shutil.copytree(made("topk"), tmp_path / "mixed")
-    cache.make(student, SignalConfig(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
+    cache.make(student, SignalSpec(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
     shutil.copy(tmp_path / "three" / "shard-000001.signal", folder / "shard-000001.signal")
     config, store = reading(student, "topk", folder), inputs.open_store(student, "")
     with jax.set_mesh(loop.sharding.make(config.mesh)), pytest.raises(SignalError, match="shard-000001"):

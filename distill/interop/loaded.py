@@ -7,19 +7,19 @@ from pathlib import Path
 from distill.config import ModelConfig
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.interop import parameters
-from distill.interop.source import Source, fingerprint, open_source
+from distill.interop.source import ModelSource, fingerprint, open_source
 from distill.model.transformer import Transformer
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported:
+class LoadedModel:
     """A model from a Hugging Face directory or a GGUF file.
 
     Its parameters are the published ones: no factor of muP is in this project's forward pass, which muP enters only
     by initial scales and learning rates, so an imported model needs nothing folded in or out.
     """
 
-    source: Source
+    source: ModelSource
     config: ModelConfig
     params: Transformer
 
@@ -39,10 +39,10 @@ class Imported:
         return SubwordTokenizer(str(self.source.path))
 
 
-def load(path: str | Path, *, dtype: str = "float32", on_progress: parameters.OnTensor = lambda _: None) -> Imported:
+def load(path: str | Path, *, dtype: str = "float32", on_progress: parameters.OnTensor = lambda _: None) -> LoadedModel:
     """The model at `path` on the current mesh, its parameters stored in `dtype`.
 
     Raises InteropError, naming tensor, got and wanted, before anything is allocated.
     """
     source, config = open_source(path)
-    return Imported(source, config, parameters.load(config, source, dtype, on_progress))
+    return LoadedModel(source, config, parameters.load(config, source, dtype, on_progress))

@@ -15,7 +15,7 @@ import pytest
 
 from distill import data
 from distill.config.data import FilesConfig
-from distill.data.sources import prose
+from distill.data.sources import public_domain
 from launch import corpus
 from launch.support import cli
 
@@ -56,7 +56,7 @@ def test_sword_modules(tmp_path):
         f'<div eID="g" type="x-p"/> <div sID="h" type="x-p"/>Second   paragraph.'
     )
     write_sword(tmp_path / "module", ["<title>Too short</title>", book, book.replace("Genesis", "Exodus")])
-    (_, first), (name, second) = prose.sword(tmp_path)
+    (_, first), (name, second) = public_domain.sword(tmp_path)
     words = ("In the beginning & after. " * 20).strip()
     assert first == f"Genesis\n{words}\nSecond paragraph."
     assert second.startswith("Exodus\n") and name == "module ot 2"
@@ -71,7 +71,7 @@ def test_r_character_vectors(tmp_path):
         blocks += struct.pack(">i", len(r_serialise(lines))) + pressed
     blocks += struct.pack(">i", 10) + zlib.compress(b"X\nnot a vector of strings")
     (tmp_path / "Rdata.rdb").write_bytes(blocks)
-    assert list(prose.r_vectors(tmp_path / "Rdata.rdb")) == ["\n".join(novel), "\n".join(novel[::-1])]
+    assert list(public_domain.r_vectors(tmp_path / "Rdata.rdb")) == ["\n".join(novel), "\n".join(novel[::-1])]
 
 
 def test_packages_to_jsonl(tmp_path, capsys):
