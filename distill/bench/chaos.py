@@ -270,7 +270,7 @@ SCENARIOS = {
             name="tokenize",
             command=("-m", "launch.tokenize", "--output=FOLDER", "INPUTS/text.jsonl"),
             result=folder_result,
-            writing=("*.partial*", "*.tmp*", "*.building*"),
+            writing=("*.partial*", ".progress.json*", ".manifest.json*", "*.building*"),
             prepare=_text,
         ),
         Scenario(

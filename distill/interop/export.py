@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from distill.interop.layout import expected, layouts
 from distill.interop.source import CONFIG, INDEX, SINGLE
 from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model.transformer import Transformer, parameter_name
+from distill.system.files import atomic_folder
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _LARGEST_FILE = 5_000_000_000  # bytes
@@ -58,21 +57,13 @@ def write(
     config = published(params.config)
     tree = hf_config.write_config(config, context=context, dtype=dtype, end_of_text=tokenizer.end_of_text)
     readers = tensors(params, config)
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.mkdir(parents=True, exist_ok=True)
-    try:
+    with atomic_folder(path) as building:
         shapes = {name: shape for name, _, _, shape in expected(config)}
         for size in _write_tensors(building, shapes, DTYPES[dtype], lambda name: readers[name]()):
             on_tensor(size)
         texts = {CONFIG: json.dumps(tree, indent=2) + "\n", **({"README.md": card} if card else {})}
         for name, content in ({n: t.encode("utf-8") for n, t in texts.items()} | dict(tokenizer.files)).items():
             (building / name).write_bytes(content)
-        if path.exists():
-            path.rmdir()
-        os.replace(building, path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
 
 
 def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], NDArray[Any]]]:

@@ -7,7 +7,6 @@ here because a reader must not allocate what a head claims, and a writer must no
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import InteropError
-from distill.system.files import loads
+from distill.system.files import atomic_file, loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _PIECE = 1 << 24
@@ -119,8 +118,7 @@ def write(
         at += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **head}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(temporary, "wb") as stream:
+    with atomic_file(file) as temporary, open(temporary, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
             values = read(name)
@@ -128,6 +126,3 @@ def write(
                 raise InteropError(f"{file}: tensor {name!r} has shape {list(values.shape)}, wanted {list(shape)}")
             np.ascontiguousarray(values, DTYPES[dtype]).tofile(stream)
             yield math.prod(shape) * width
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)

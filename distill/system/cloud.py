@@ -8,11 +8,13 @@ import hashlib
 import importlib
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.errors import ConfigError
+from distill.system.files import atomic_file, atomic_write
 
 FILES = ("config.txt", "result.json")
 LINES = "metrics.jsonl"
@@ -132,9 +134,7 @@ def fetched(url: str, last: str = "manifest.json") -> Path:
     for path in source.iterdir():
         place = target / path.name
         if path.name != last and not (place.exists() and place.stat().st_size == path.stat().length):
-            with path.open("rb") as theirs, open(place.with_name(f".{place.name}.{os.getpid()}"), "wb") as ours:
-                while chunk := theirs.read(2**24):
-                    ours.write(chunk)
-            os.replace(ours.name, place)
-    (target / last).write_bytes(content)
+            with atomic_file(place) as temporary, path.open("rb") as remote_file, open(temporary, "wb") as local_file:
+                shutil.copyfileobj(remote_file, local_file, 2**24)
+    atomic_write(target / last, content)
     return target

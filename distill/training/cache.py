@@ -23,7 +23,7 @@ from distill.data.store.store import TokenStore
 from distill.errors import SignalError
 from distill.model import sharding
 from distill.model.transformer import Transformer
-from distill.system import checksums, cloud, process
+from distill.system import checksums, cloud, files, process
 from distill.teacher.signals import codec, extract, manifest, writer
 from distill.teacher.signals.fidelity import Fidelity
 from distill.teacher.signals.reader import SignalStore
@@ -223,10 +223,7 @@ def _write(
 
 def _order(out: Path, often: NDArray[np.int64]) -> None:
     """Writes ORDER, for the readers and for a call that goes on: the ids, those that are named often first."""
-    path = out / manifest.ORDER
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(np.argsort(-often, kind="stable").astype("<u4").tobytes())
-    temporary.replace(path)
+    files.atomic_write(out / manifest.ORDER, np.argsort(-often, kind="stable").astype("<u4").tobytes())
 
 
 def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
@@ -245,9 +242,7 @@ def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, Any
     if signal.kind == "hidden":
         dtype = teacher.config.dtype
         head = np.asarray(teacher.head_vd.astype(dtype))
-        temporary = out / f".{manifest.HEAD}"
-        temporary.write_bytes(head.tobytes())
-        temporary.replace(out / manifest.HEAD)
+        files.atomic_write(out / manifest.HEAD, head.tobytes())
         described[manifest.HEAD] = {"dtype": dtype, "shape": list(head.shape)}
     elif signal.sparse:
         described[manifest.ORDER] = {}

@@ -50,7 +50,7 @@ def test_a_run_is_added_once(tmp_path):
 
 WRITER = """
 import sys
-from distill.runs import CurvePoint, CurveTable
+from distill.records.runs import CurvePoint, CurveTable
 table = CurveTable(sys.argv[1])
 sys.stdin.read()  # until all are there
 for i in range(12):
@@ -76,7 +76,7 @@ def test_sixteen_processes_append_at_once_and_lose_nothing(tmp_path):
 
 ADDER = """
 import os, sys, tests_record
-from distill.runs import RunTable
+from distill.records.runs import RunTable
 print("ready", flush=True)
 sys.stdin.read()  # until all are ready
 for i in range(40):
@@ -87,7 +87,7 @@ for i in range(40):
 def test_processes_that_add_the_same_runs_add_each_once(tmp_path):
     """Two workers of a killed and restarted study may finish the same run at the same moment."""
     (tmp_path / "tests_record.py").write_text(
-        "from distill.runs import RunRecord\n"
+        "from distill.records.runs import RunRecord\n"
         f"VALUES = {dataclasses.asdict(record())!r}\n"
         "def record(run): return RunRecord(**VALUES | {'run': run})\n"
     )

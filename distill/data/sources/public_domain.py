@@ -9,7 +9,6 @@ a line ({"name", "text"}). Formats are read here in a few lines each: nothing do
 import html
 import json
 import lzma
-import os
 import re
 import struct
 import subprocess
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distill.errors import DataError
+from distill.system.files import atomic_write
 
 Text = tuple[str, str]  # name, text
 
@@ -145,9 +145,7 @@ def extract(packages: Path, out: Path) -> None:
     for name, texts in found.items():
         lines = [json.dumps({"name": title, "text": text}, ensure_ascii=False) + "\n" for title, text in texts]
         content = "".join(lines).encode("utf-8")
-        temporary = out / f".{name}.tmp"
-        temporary.write_bytes(lzma.compress(content, preset=1))
-        os.replace(temporary, out / f"{name}.jsonl.xz")
+        atomic_write(out / f"{name}.jsonl.xz", lzma.compress(content, preset=1))
         total += len(content)
         print(f"{name:<20}{len(lines):>6} documents{len(content) / 1e6:>8.1f} MB")
     print(f"{'all':<36}{total / 1e6:>8.1f} MB in {out}")

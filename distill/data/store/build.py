@@ -32,6 +32,7 @@ from distill.data.store.split import DOCUMENT_DTYPE, SplitWriter
 from distill.data.store.store import FORMAT, MANIFEST, VOCABULARY
 from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.errors import DataError
+from distill.system.files import atomic_write
 
 CHUNK_BYTES = 1 << 20  # text encoded in one piece by one worker
 CHUNK_DOCUMENTS = 4096
@@ -304,7 +305,7 @@ def _commit(folder: Path, state: State, writers: dict[str, SplitWriter]) -> None
     for name, writer in writers.items():
         writer.flush()
         state.sizes[name] = writer.sizes()
-    _write_json(folder / "progress.json", dataclasses.asdict(state))
+    atomic_write(folder / "progress.json", json.dumps(dataclasses.asdict(state), indent=1))
 
 
 def _progress(recipe: StoreRecipe, state: State, writers: dict[str, SplitWriter]) -> Progress:
@@ -342,15 +343,6 @@ def _finish(
         "splits": entries,
         "vocabulary": vocabulary.finish(),
     }
-    _write_json(folder / MANIFEST, manifest)
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1))
     (folder / "progress.json").unlink(missing_ok=True)
     os.replace(folder, path)
-
-
-def _write_json(path: Path, tree: dict) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(tree, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

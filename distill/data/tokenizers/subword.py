@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from distill.config import nearest
 from distill.data.documents import Part
 from distill.data.tokenizers import gguf
 from distill.errors import DataError
+from distill.system.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"
 # What published tokenizers call the token that ends a document, likeliest first.
@@ -111,9 +111,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
         show_progress=False,
     )
     library.train_from_iterator(texts, trainer)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(library.to_str(pretty=True), "utf-8")
-    os.replace(temporary, path)
+    atomic_write(path, library.to_str(pretty=True))
 
 
 def _stem(path: Path) -> str:

@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -32,7 +31,7 @@ import numpy as np
 
 from distill.config import DistillError, nearest
 from distill.laws.forms.parameters import KEY, Parameter, Setting
-from distill.system.files import loads
+from distill.system.files import atomic_write, loads
 
 FORMAT = 1
 FORMS: dict[str, type["Law"]] = {}
@@ -168,15 +167,8 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_json(path: str | os.PathLike, tree: Any) -> None:
-    """Writes JSON through a temporary file beside the target, so that no partial file is ever seen."""
-    target = Path(path)
+    """Writes JSON, whole or not at all. Raises LawError where the file cannot be written."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(tree, file, indent=1, allow_nan=False)
-            file.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        atomic_write(Path(path), json.dumps(tree, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise LawError(f"{path}: cannot be written ({error.strerror}).") from error

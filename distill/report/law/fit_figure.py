@@ -1,7 +1,6 @@
 """One page about a fit: how well it fits, what is left over, how far each parameter is known, and its widest ridge."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from distill.laws.fitting.fit import Fit
 from distill.laws.forms.law import LawError
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
+from distill.system.files import atomic_file
 
 _INK, _HELD, _PALE = "#1f4e79", "#c1440e", "#9db7d1"
 
@@ -90,11 +90,7 @@ def _ridge(axis: Any, fit: Fit, boot: Bootstrap) -> None:
 
 def _write(figure: Any, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
-        os.close(handle)
-        figure.savefig(temporary, dpi=110)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
     except OSError as error:
         raise LawError(f"{path}: cannot be written ({error.strerror}).") from error

@@ -1,14 +1,14 @@
 """How every figure looks: readable in print, by the colour-blind and in grey. Matplotlib loads on first use."""
 
-import os
-import tempfile
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.laws.planning.scenarios import PlanError
+from distill.system.files import atomic_file, atomic_write
 from distill.system.numbers import si
 
 # Okabe and Ito's palette, each with a line style of its own, so that grey print still tells them apart.
@@ -114,22 +114,20 @@ def sizes_label(sizes: Any, symbol: str = "N_S") -> list[str]:
 
 def save(figure: Any, path: Path, dots: int = 90) -> None:
     """PNG, whole or not at all."""
-    replace(path, lambda temporary: figure.savefig(temporary, dpi=dots, metadata={"Software": None}))
+    with _writing(path), atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dots, metadata={"Software": None})
 
 
 def write_text(path: Path, text: str) -> None:
     """UTF-8 text, whole or not at all."""
-    replace(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    with _writing(path):
+        atomic_write(path, text)
 
 
-def replace(path: Path, write: Callable[[str], Any]) -> None:
-    """Calls `write` with a temporary name beside `path`, then moves it there; PlanError where that is impossible."""
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a PlanError that names the file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-        os.close(handle)
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        yield
     except OSError as error:
         raise PlanError(f"{path}: cannot be written ({error.strerror})") from error

@@ -52,7 +52,7 @@ def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
             axes.xaxis.set_minor_formatter(lambda *_: "")
             axes.set_xlabel("tokens")
             axes.legend()
-        path.with_suffix(".png").write_bytes(png(figure))
+        atomic_write(path.with_suffix(".png"), png(figure))
     atomic_write(path.with_suffix(".csv"), _rows(folders, records))
     return [path.with_suffix(".png"), path.with_suffix(".csv")]
 

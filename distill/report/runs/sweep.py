@@ -48,7 +48,7 @@ def write(workdirs: Sequence[str], x: str, by: str, out: str | Path) -> list[Pat
         label(axes, x, LOSS)
         name = by.rpartition(".")[2]
         legend(figure, [Line2D([], [], color=shades[value], label=f"{name} = {value}") for value in values])
-        path.with_suffix(".png").write_bytes(png(figure))
+        atomic_write(path.with_suffix(".png"), png(figure))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sweep", by, f"best {x}", "loss", "runs"])

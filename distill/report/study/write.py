@@ -4,7 +4,6 @@ Written from what lies in the workdir alone, so it can be made again at any time
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = la
                 continue
             pictures[name] = images
             for theme, image in zip(THEMES, images):
-                _write_bytes(folder / _file(name, theme), image)
+                atomic_write(folder / _file(name, theme), image)
         for field in ablations.fields(found):
             atomic_write(folder / f"{ablations.file(field)}.csv", ablations.table(found, field))
         on_progress(len(jobs), len(jobs), "page")
@@ -77,14 +76,6 @@ def _render(draw: Draw) -> tuple[bytes, bytes] | None:
 
 def _file(name: str, theme: Theme) -> str:
     return f"{name}.png" if theme.name == "light" else f"{name}-{theme.name}.png"
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    """The file holds what it held or all of `content`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _remove(folder: Path, name: str) -> None:
