@@ -17,6 +17,7 @@ from typing import Any
 from distill import laws
 from distill.config import ConfigError
 from distill.laws.forms import registry
+from distill.laws.planning import lawfile
 from distill.laws.uncertainty import text as summary
 from distill.system import process
 from launch.support import cli
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
         out = Path(flags.out)
-        fit.save(out, **summary.extra(fit, boot, held, first, flags.level))
+        lawfile.write(out, fit, boot, held, first, level=flags.level)
         if flags.figures == "yes":
             from distill.report.law import fit_figure
 

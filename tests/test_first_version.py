@@ -121,7 +121,7 @@ def test_the_law_predicts_what_it_predicted():
     assert law(N_S=5e8, D_S=1e11, L_T=2.1) == pytest.approx(2.29452518752262, rel=1e-12)
     assert law(N_S=3e9, D_S=5e10, L_T=2.4) == pytest.approx(2.4006435587229706, rel=1e-12)
     file = lawfile.read(FIRST / "law.json")
-    draws = file.boot.laws(N_S=5e8, D_S=1e11, L_T=2.1)
+    draws = file.boot.kept(N_S=5e8, D_S=1e11, L_T=2.1)
     assert draws.shape == (16,) and draws[[0, 15]].tolist() == pytest.approx([2.29463028, 2.28940638], rel=1e-8)
     assert file.region.N_S == (143e6, 1.82e9) and file.flops.context == pytest.approx(155.06095725500927)
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from distill import laws
 from distill.config import ConfigError
-from distill.laws.uncertainty import text
+from distill.laws.planning import lawfile
 from distill.records import metrics
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
 from distill.report.study import write
@@ -77,7 +77,7 @@ def look_at_runs(workdir: Path) -> dict[str, float]:
     fit = laws.fit("distillation", table, supervised=first.law)
     clock.lap("laws fitted")
     boot = laws.bootstrap((first, fit), resamples=256, cluster="trunk")
-    fit.save(workdir / "laws" / "distillation.json", **text.extra(fit, boot, None, first, 0.9))
+    lawfile.write(workdir / "laws" / "distillation.json", fit, boot, first=first)
     first.save(workdir / "laws" / "supervised.json")
     clock.lap("256 resamples")
     write.write(workdir)

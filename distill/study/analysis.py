@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill import data, laws
 from distill.config import DistillError, StudyExperimentConfig, counts
+from distill.laws.planning import lawfile
+from distill.laws.planning import text as plan_text
 from distill.records.predictions import Prediction, PredictionTable
 from distill.records.runs import RunTable
 from distill.report.study.results import FittedLaw
@@ -50,10 +50,18 @@ def fit(config: StudyExperimentConfig, workdir: Path) -> Laws:
     try:
         supervised = laws.fit("supervised", table, delta=DELTA, units=False)
         supervised_boot = laws.bootstrap(supervised, **resampling)
-        _save(supervised, supervised_boot, workdir / "laws" / "supervised.json")
+        lawfile.write(workdir / "laws" / "supervised.json", supervised, supervised_boot, level=LEVEL)
         distillation = laws.fit("distillation", table, supervised=supervised.law, delta=DELTA, units=False)
         boot = laws.bootstrap((supervised, distillation), **resampling)
-        _save(distillation, boot, workdir / "laws" / "distillation.json", **_context(config, workdir, boot))
+        lawfile.write(
+            workdir / "laws" / "distillation.json",
+            distillation,
+            boot,
+            first=supervised,
+            level=LEVEL,
+            region=region_of(workdir),
+            flops=flops_of(config),
+        )
     except laws.LawError as error:
         why.append(str(error))
     return Laws(
@@ -63,25 +71,6 @@ def fit(config: StudyExperimentConfig, workdir: Path) -> Laws:
         boot=boot,
         why=tuple(why),
     )
-
-
-def _save(fitted: laws.Fit, boot: laws.Bootstrap, path: Path, **extra: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fitted.save(path, bootstrap=boot.to_dict(LEVEL), **extra)
-
-
-def _context(config: StudyExperimentConfig, workdir: Path, boot: laws.Bootstrap) -> dict[str, Any]:
-    """What the planner needs beside the law: the resampled parameters, what the runs cover, and F(N) of the models."""
-
-    def parameters(law: Any) -> dict[str, list[float]]:
-        return {name: np.asarray(getattr(law, name)).tolist() for name in law.parameters()}
-
-    flops, region = flops_of(config), region_of(workdir)
-    return {
-        "draws": parameters(boot.kept) | {"supervised": parameters(boot.kept.supervised)},
-        "region": dataclasses.asdict(region),
-        "flops": [flops.context, flops.vocabulary],
-    }
 
 
 def flops_of(config: StudyExperimentConfig) -> laws.Flops:
@@ -190,8 +179,5 @@ def advise(config: StudyExperimentConfig, found: Laws, workdir: Path) -> str:
         teachers=zoo,
         region=region_of(workdir),
     )
-    plain = {f.name: getattr(advice, f.name) for f in dataclasses.fields(advice) if f.name != "problem"}
-    plain |= {"supervised": dataclasses.asdict(advice.supervised), "bill": dataclasses.asdict(advice.bill)}
-    plain |= {"interval": dict(advice.interval), "sentence": advice.sentence()}
-    atomic_write(workdir / "laws" / "plan.json", json.dumps(plain, indent=1) + "\n")
+    atomic_write(workdir / "laws" / "plan.json", json.dumps(plan_text.to_dict(advice), indent=1) + "\n")
     return advice.sentence()

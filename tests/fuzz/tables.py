@@ -71,7 +71,7 @@ def _law(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
         found = lawfile.read(file)
         laws.load(file)
         results._law(file)  # what a report reads of it
-        many = found.boot.laws(N_S=5e8, D_S=1e11, L_T=2.1) if found.boot else 0
+        many = found.boot.kept(N_S=5e8, D_S=1e11, L_T=2.1) if found.boot else 0
         return found.distillation(N_S=5e8, D_S=1e11, L_T=2.1), many, found.region
 
     return call, [(FIRST / "law.json").read_bytes()]

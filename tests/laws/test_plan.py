@@ -12,7 +12,7 @@ from distill import laws
 from distill.bench.plan import slsqp
 from distill.config import counts
 from distill.laws.planning.crossover import crossover_stack
-from distill.laws.planning.lawfile import Draws
+from distill.laws.planning.lawfile import StoredLaws
 from distill.laws.planning.scenarios import (
     SCENARIOS,
     Flops,
@@ -34,7 +34,9 @@ def plan(**asked):
 
 def draws(scale=0.003, count=60, seed=0):
     random = np.random.default_rng(seed)
-    return Draws(laws=jax.tree_util.tree_map(lambda v: v * np.exp(scale * random.normal(size=count)), DISTILLATION))
+    return StoredLaws(
+        kept=jax.tree_util.tree_map(lambda v: v * np.exp(scale * random.normal(size=count)), DISTILLATION)
+    )
 
 
 class TestCalculatedValues:

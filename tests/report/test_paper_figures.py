@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.laws.planning.lawfile import Draws, read
+from distill.laws.planning.lawfile import StoredLaws, read
 from distill.laws.planning.scenarios import PlanError
 from distill.report.paper import gallery, kernel, mapping, optima, tables
 from distill.report.paper.curves import curves
@@ -152,6 +152,6 @@ class TestFiles:
 
 def _draws(count=40):
     random = np.random.default_rng(0)
-    return Draws(
-        laws=jax.tree_util.tree_map(lambda v: v * np.exp(0.003 * random.normal(size=count)), PAPER.distillation)
+    return StoredLaws(
+        kept=jax.tree_util.tree_map(lambda v: v * np.exp(0.003 * random.normal(size=count)), PAPER.distillation)
     )

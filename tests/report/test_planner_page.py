@@ -10,7 +10,7 @@ import pytest
 
 from distill import laws
 from distill.laws.forms.law import LawError
-from distill.laws.planning.lawfile import Draws, read
+from distill.laws.planning.lawfile import StoredLaws, read
 from distill.laws.planning.scenarios import SCENARIOS, Flops
 from distill.report.law import planner_page
 
@@ -102,7 +102,7 @@ def test_intervals_and_probability_equal_pythons(tab):
     taught = {k: v * f for (k, v), f in zip(PAPER.distillation.values().items(), factors.T[6:])}
     inside = dataclasses.replace(PAPER.supervised, **own)
     stack = dataclasses.replace(PAPER.distillation, **taught, supervised=inside)
-    law = dataclasses.replace(PAPER, name="mine", boot=Draws(laws=stack))
+    law = dataclasses.replace(PAPER, name="mine", boot=StoredLaws(kept=stack))
     page = tab(law)
     for scenario in ("best_case", "teacher_inference", "teacher_pretraining"):
         asked = {"N_S": 1e9, "compute": 1e21, "scenario": scenario}

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.planning.crossover import crossover_compute, crossover_stack, crossover_tokens
 from distill.laws.planning.problem import Alternative, Problem
 from distill.laws.planning.scenarios import Bill
@@ -16,15 +17,15 @@ _SCANNING_DRAWS = 64  # of them for the crossover in compute and the best N_S, w
 _SIZES = 33  # student sizes of such a scan
 
 
-def _stack(boot: Any, given: Any, draws: int) -> tuple[Any, Any]:
+def _stack(boot: ResampledLaws, given: Any, draws: int) -> tuple[Any, Any]:
     """(supervised, distillation) of the first `draws` resamples, every leaf [draws]."""
-    laws = getattr(boot, "kept", boot.laws)
+    laws = boot.kept
     count = max((np.shape(leaf)[0] for leaf in jax.tree_util.tree_leaves(laws) if np.ndim(leaf)), default=1)
     kept = min(count, draws)
     laws = jax.tree_util.tree_map(
         lambda leaf: np.asarray(leaf)[:kept] if np.ndim(leaf) else np.full(kept, float(leaf)), laws
     )
-    inside = getattr(laws, "supervised", None)
+    inside = supervised_inside(laws)
     return (inside if inside is not None else given), laws
 
 
@@ -40,7 +41,7 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
 
 def doubt(
     problem: Problem,
-    boot,
+    boot: ResampledLaws | None,
     best,
     cost: Bill,
     other: Alternative,
@@ -90,7 +91,7 @@ def _valley(x: np.ndarray, values: np.ndarray) -> np.ndarray:
     return x[middle] * (x[1] / x[0]) ** np.clip(moved, -1.0, 1.0)
 
 
-def crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | None, float | None]:
+def crossings(problem: Problem, best, boot: ResampledLaws | None, interval: dict) -> tuple[float | None, float | None]:
     """(compute, tokens) at which supervised training catches up; their intervals go into `interval`."""
     rest: dict[str, Any] = {"unique": problem.unique, "bounds": problem.bounds}
     pair = problem.supervised, problem.distillation
@@ -116,9 +117,9 @@ def crossings(problem: Problem, best, boot, interval: dict) -> tuple[float | Non
     return (by_compute if np.isfinite(by_compute) else None), (by_tokens if np.isfinite(by_tokens) else None)
 
 
-def conditional(boot: Any) -> list[str]:
+def conditional(boot: ResampledLaws | None) -> list[str]:
     """Told where only the distillation law was resampled, as for tables without supervised runs."""
-    inside = getattr(boot.laws, "supervised", None) if boot is not None else None
+    inside = supervised_inside(boot.kept) if boot is not None else None
     if boot is None or any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(inside)):
         return []
     return ["the supervised law is taken as known, so its error is in no interval and not in the probability"]

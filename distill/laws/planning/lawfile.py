@@ -1,23 +1,44 @@
-"""What a planner needs from `--law`: both laws, their bootstrap, the region of the runs and F(N), in one object."""
+"""Law files: what a fit leaves on disk, and what a planner, a page or a figure reads from it.
+
+A law file is JSON: the law itself (`Law.to_dict`), the fit that made it (`Fit.to_dict`), and beside them
+
+    open            directions in parameter space that the runs leave open
+    bootstrap       how the runs were resampled, and the intervals (`Bootstrap.to_dict`)
+    draws           the resampled parameters by name, at most DRAWS of each; those of Lsup under "supervised"
+    held_out        errors of the runs that were held out
+    supervised_fit  the fit of the supervised law inside (`Fit.to_dict`)
+    region          [least, most] of every variable in the fitted runs
+    flops           [context, vocabulary] of F(N); the paper's closed form where a file has none
+
+Everything beside the law may be missing: a file of the law alone is a law file too.
+"""
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
+from distill.laws.fitting.fit import Fit
 from distill.laws.forms.forms import paper
-from distill.laws.forms.law import LawError, read_json
+from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
+from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.planning.region import PAPER_REGION, Region
 from distill.laws.planning.scenarios import Flops
+from distill.laws.uncertainty.bootstrap import Bootstrap
+from distill.laws.uncertainty.holdout import Holdout
+
+DRAWS = 512  # resampled laws that a law file keeps
+_LARGEST = 1e12  # JSON has no infinity: a direction that nothing fixes has an infinite standard error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Draws:
-    """A bootstrap at rest: the stack of resampled distillation laws, each with its supervised law inside."""
+class StoredLaws:
+    """The resampled laws of a law file (ResampledLaws): a stack of distillation laws, each with its supervised law."""
 
-    laws: Any
+    kept: Law
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,18 +46,55 @@ class LawFile:
     """Laws and what is known about them; `boot`, `region` are None and `flops` Appendix H's where a file is silent."""
 
     name: str
-    supervised: Any
-    distillation: Any
-    boot: Draws | None
+    supervised: Law
+    distillation: Law
+    boot: ResampledLaws | None
     region: Region | None
     flops: Flops
+
+
+def write(
+    path: str | os.PathLike,
+    fit: Fit,
+    boot: Bootstrap | None = None,
+    held: Holdout | None = None,
+    first: Fit | None = None,
+    *,
+    level: float = 0.9,
+    region: Region | None = None,
+    flops: Flops | None = None,
+) -> None:
+    """Writes a fit and what is known about it as a law file, whole or not at all.
+
+    `first` is the fit of the supervised law inside, `held` the held-out runs, `level` that of the intervals; `region`
+    is by default that of the fitted runs. Raises LawError where the file cannot be written.
+    """
+    tree: dict[str, object] = {
+        "open": [{"words": d.words(), "error": min(d.error, _LARGEST)} for d in fit.directions() if d.open]
+    }
+    if boot:
+        tree |= {"bootstrap": boot.to_dict(level), "draws": _draws(boot)}
+    if held:
+        errors = held.errors
+        tree["held_out"] = {
+            "rows": len(errors),
+            "mean": float(errors.mean()),
+            "max": float(errors.max()),
+            "coverage": held.coverage,
+            "level": held.level,
+        }
+    if first:
+        tree["supervised_fit"] = first.to_dict()
+    tree["region"] = dataclasses.asdict(region) if region else _covered(fit, first)
+    if flops:
+        tree["flops"] = [flops.context, flops.vocabulary]
+    fit.save(path, **tree)
 
 
 def read(path: str | os.PathLike) -> LawFile:
     """`paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law inside.
 
-    Beside the law the file may hold `draws` (the resampled parameters by name, those of the supervised law under
-    `supervised`), `region` (least and most of each variable) and `flops` ([context, vocabulary] of F). Raises LawError.
+    Raises LawError for a file that is missing or damaged, or that holds another kind of law.
     """
     if str(path) == "paper":
         supervised, distillation = paper()
@@ -63,7 +121,7 @@ def read(path: str | os.PathLike) -> LawFile:
             name=where,
             supervised=inside["supervised"],
             distillation=law,
-            boot=_draws(law, tree.get("draws")),
+            boot=_stored(law, inside["supervised"], tree.get("draws")),
             region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
         )
@@ -71,15 +129,39 @@ def read(path: str | os.PathLike) -> LawFile:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
 
 
-def _draws(law: Any, tree: Any) -> Draws | None:
-    if not tree:
+def _draws(boot: Bootstrap) -> dict[str, object]:
+    """The first kept resamples by parameter; those of the supervised law inside under its own name."""
+    first: Law = jax.tree_util.tree_map(lambda leaf: leaf[:DRAWS] if np.ndim(leaf) else leaf, boot.kept)
+    columns = lambda law: {name: np.asarray(values).tolist() for name, values in law.values().items()}
+    inside = supervised_inside(first) if boot.supervised else None
+    return columns(first) | ({"supervised": columns(inside)} if inside else {})
+
+
+def _covered(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
+    """The least and most of each variable in the runs, and of N and D in those of the first stage as N_T and D_T."""
+    columns = dict(zip(fit.law.inputs, fit.rows.inputs))
+    if first:
+        columns |= dict(zip(("N_T", "D_T"), first.rows.inputs))
+    return {name: [float(values.min()), float(values.max())] for name, values in columns.items()}
+
+
+def _stored(law: Law, supervised: Law, draws: Mapping[str, object] | None) -> StoredLaws | None:
+    """The stack of laws that a file's `draws` describe. Raises ValueError and its like for damaged ones."""
+    if not draws:
         return None
-    inside = dataclasses.replace(
-        law.supervised,
-        **{name: np.asarray(values, np.float64) for name, values in tree.get("supervised", {}).items()},
-    )
-    own = {name: np.asarray(tree[name], np.float64) for name in law.parameters()}
-    shapes = {np.shape(values) for values in (*own.values(), *tree.get("supervised", {}).values())}
+    below = draws.get("supervised", {})
+    if not isinstance(below, Mapping):
+        raise TypeError(f"draws of the supervised law are {type(below).__name__}, wanted an object")
+    inner = {name: _column(values) for name, values in below.items()}
+    own = {name: _column(draws[name]) for name in law.parameters()}
+    shapes = {values.shape for values in (*own.values(), *inner.values())}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"draws of shapes {sorted(shapes)}, wanted as many of every parameter")
-    return Draws(laws=dataclasses.replace(law, **own, supervised=inside))
+    inside = dataclasses.replace(supervised, **inner)
+    return StoredLaws(kept=dataclasses.replace(law, **own, **{"supervised": inside}))
+
+
+def _column(values: object) -> np.ndarray:
+    if not isinstance(values, Sequence):
+        raise TypeError(f"draws of a parameter are {type(values).__name__}, wanted a list of numbers")
+    return np.asarray(values, np.float64)

@@ -48,17 +48,17 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
 
 
 def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Any]:
-    """The plan as JSON-ready values; what is unknown or infinite becomes None."""
-    prices = prices or Prices()
+    """The plan as JSON-ready values, with its `cost` where prices are given; what is unknown or infinite is None."""
     tree = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "problem"}
     tree["supervised"] = dataclasses.asdict(plan.supervised)
     tree["bill"] = dataclasses.asdict(plan.bill) | {"total": plan.bill.total}
-    tree["cost"] = {
-        "petaflops_days": petaflops_days(plan.bill.total),
-        "hours": prices.hours(plan.bill.total),
-        "days": prices.days(plan.bill.total),
-        "money": prices.money(plan.bill.total),
-    }
+    if prices:
+        tree["cost"] = {
+            "petaflops_days": petaflops_days(plan.bill.total),
+            "hours": prices.hours(plan.bill.total),
+            "days": prices.days(plan.bill.total),
+            "money": prices.money(plan.bill.total),
+        }
     tree["distil"] = plan.distil
     return _plain(tree | {"sentence": plan.sentence()})
 

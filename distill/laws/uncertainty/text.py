@@ -1,15 +1,12 @@
-"""A fit in words and numbers: the table that a person reads, and what a law file keeps for the planner."""
+"""A fit as text: estimates with intervals, the status, errors in and out of the sample, and the path of deltas."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from distill.laws.fitting.fit import Fit
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
-
-DRAWS = 512  # resampled laws that a law file keeps
 
 
 def report(
@@ -78,45 +75,3 @@ def _estimates(fit: Fit, boot: Bootstrap | None, level: float, prefix: str = "")
         ends = f"   only through {', '.join(through[name])}" if name in through else ends
         lines.append(f"{prefix + name:{width}s}{getattr(fit.law, name):12.6g}{ends}")
     return lines
-
-
-def extra(
-    fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None, first: Fit | None = None, level: float = 0.9
-) -> dict[str, Any]:
-    """What a law file keeps beside Fit.to_dict: intervals, open directions, held-out errors, draws and the region."""
-    tree: dict[str, Any] = {
-        "open": [{"words": d.words(), "error": min(d.error, 1e12)} for d in fit.directions() if d.open]
-    }
-    if boot:
-        tree["bootstrap"] = boot.to_dict(level)
-        tree["draws"] = _draws(boot)
-    if held:
-        errors = held.errors
-        tree["held_out"] = {
-            "rows": len(errors),
-            "mean": float(errors.mean()),
-            "max": float(errors.max()),
-            "coverage": held.coverage,
-            "level": held.level,
-        }
-    if first:
-        tree["supervised_fit"] = first.to_dict()
-    return tree | {"region": _region(fit, first)}
-
-
-def _draws(boot: Bootstrap) -> dict[str, Any]:
-    """The first resampled laws, by parameter; those of the supervised law inside under its own name."""
-    good = np.flatnonzero(~boot.failed)[:DRAWS]
-    draws: dict[str, Any] = {name: np.asarray(values)[good].tolist() for name, values in boot.laws.values().items()}
-    if boot.supervised:
-        below = boot.supervised.laws.values()
-        draws["supervised"] = {name: np.asarray(values)[good].tolist() for name, values in below.items()}
-    return draws
-
-
-def _region(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
-    """The least and most of each variable in the runs, and of N and D in those of the first stage as N_T and D_T."""
-    columns = dict(zip(fit.law.inputs, fit.rows.inputs))
-    if first:
-        columns |= dict(zip(("N_T", "D_T"), first.rows.inputs))
-    return {name: [float(values.min()), float(values.max())] for name, values in columns.items()}

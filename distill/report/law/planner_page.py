@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill.laws.forms.law import LawError
+from distill.laws.forms.resampled import supervised_inside
 from distill.laws.planning.allocation import Bounds
 from distill.laws.planning.lawfile import LawFile
 from distill.report.paper.style import write_text
@@ -80,13 +81,13 @@ def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
     """The first resampled laws by parameter, to six digits; a law that was not resampled repeats itself."""
     if law.boot is None:
         return None
-    count = max(np.size(values) for values in law.boot.laws.values().values())
+    count = max(np.size(values) for values in law.boot.kept.values().values())
 
     def columns(stack: Any) -> dict[str, list[float]]:
         values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
         return {name: [float(f"{x:.6g}") for x in column] for name, column in values.items()}
 
-    return {"distillation": columns(law.boot.laws), "supervised": columns(law.boot.laws.supervised)}
+    return {"distillation": columns(law.boot.kept), "supervised": columns(supervised_inside(law.boot.kept))}
 
 
 def _middle(span: np.ndarray) -> list[float]:

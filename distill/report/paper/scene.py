@@ -63,7 +63,7 @@ class Scene:
         if self.law.boot is None:
             return None
         stack = jax.tree_util.tree_map(
-            lambda leaf: np.asarray(leaf)[:_BAND_DRAWS] if np.ndim(leaf) else leaf, self.law.boot.laws
+            lambda leaf: np.asarray(leaf)[:_BAND_DRAWS] if np.ndim(leaf) else leaf, self.law.boot.kept
         )
         budgets = np.geomspace(self.budgets[0], self.budgets[-1], _BAND_BUDGETS)
         drawn = curves(stack.supervised, stack, flops=self.flops, sizes=self.sizes, budgets=budgets)

@@ -61,7 +61,7 @@ def table_5(scene: Scene) -> Rows:
 def table_6(scene: Scene) -> Rows:
     """The coefficients, with 90% intervals where the law carries its bootstrap."""
     rows = []
-    boot = scene.law.boot.laws if scene.law.boot else None
+    boot = scene.law.boot.kept if scene.law.boot else None
     for law, stack, which in (
         (scene.supervised, getattr(boot, "supervised", None), "supervised"),
         (scene.distillation, boot, "distillation"),

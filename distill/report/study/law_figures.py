@@ -165,7 +165,7 @@ def plan_curves(results: Results) -> Curves | None:
     top = max(10 * max(spent), 3 * results.plan.compute if results.plan else 0.0)
     own = [run.flops_student for run in results.runs if N == run.N]
     compute = np.geomspace(0.7 * min(own or spent), top, _BUDGETS)
-    boot = _thinned(known.boot.laws) if known.boot else None
+    boot = _thinned(known.boot.kept) if known.boot else None
 
     def taught(D: np.ndarray, L_T: Any, resampled_L_T: Any = None) -> Band:
         middle = known.distillation(N, D, L_T)
