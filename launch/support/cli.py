@@ -34,7 +34,7 @@ _FILES = {
 }
 
 # Where `--config=configs/...` is looked up when the current folder has no such file.
-INSTALLED = Path(__file__).resolve().parent.parent
+INSTALLED = Path(__file__).resolve().parents[2]
 
 
 # Flags of a command that may run as several processes.
