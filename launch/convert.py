@@ -93,7 +93,7 @@ def facts(model: any_model.Model) -> dict[str, str]:
         "tokenizer": record.tokenizer,
     }
     if model.published:
-        return found | {"converted from": model.source.name}
+        return found | {"converted from": Path(model.source).name}
     found |= {
         "run": record.run,
         "trained on (D)": f"{record.D:,} tokens, {record.D_unique:,} of them distinct",

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -87,12 +86,11 @@ def _teacher(name: str) -> ModelConfig | None:
     from distill.teacher import load
 
     try:
-        found: Any = load.find(name)[0]
+        return load.read_info(name).config.model
     except ConfigError as error:
         raise ConfigError(
             f"--teacher={name}: neither a row of the paper's ladder ({', '.join(PAPER_LADDER)}) nor a model: {error}"
         ) from None
-    return found.model
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     scores = evaluate(model.params, evaluation, rows, teacher=teacher.params if teacher else None)
     shape = model.config.model
     found: dict[str, str | int | float] = {
-        "model": str(model.source),
+        "model": model.source,
         "parameters": counts.total(shape),
         "N": counts.non_embedding(shape),
         "text": str(store.path),
@@ -103,7 +103,7 @@ def open_text(model: any_model.Model, text: Sequence[str], cache: str) -> data.T
     folder = Path(os.path.expanduser(cache))
     files = {"source": "files", "files": FilesConfig(validation=tuple(text))} if text else {}
     if model.published:
-        tokenizer = TokenizerConfig(kind="json", path=str(model.source))
+        tokenizer = TokenizerConfig(kind="json", path=model.source)
     else:
         spec = model.tokenizer().spec
         tokenizer = TokenizerConfig(kind=spec[0], path=spec[1], end_of_text=spec[2])  # type: ignore[arg-type]

@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if values["dry-run"] != "true":
         cli.join(values)
     with distributed.agreed():
-        config = inputs.identify(config)
-    _print(_description(config))
+        run = inputs.resolve(config)
+    _print(_description(run.config))
     if values["dry-run"] == "true":
         return 0
     process.cache_compilations()
-    record = _follow(config, values["workdir"], values["fork"])
+    record = _follow(run, values["workdir"], values["fork"])
     found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
     _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
     return 0
@@ -66,7 +66,7 @@ def _print(rows: dict[str, str]) -> None:
     Console().print(table, highlight=False)
 
 
-def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
+def _follow(run: Any, workdir: str, fork: str) -> Any:
     """Trains, and says how far it is."""
     from distill.training import loop
 
@@ -75,7 +75,7 @@ def _follow(config: ExperimentConfig, workdir: str, fork: str) -> Any:
         def tell(now: loop.Progress) -> None:
             show(now.step, now.steps, f"loss {now.loss:.4f}  {now.tokens_per_second / 1e3:,.1f}k tokens/s")
 
-        return loop.train(config, workdir, fork=fork or None, on_progress=tell)
+        return loop.train(run, workdir, fork=fork or None, on_progress=tell)
 
 
 if __name__ == "__main__":

@@ -45,29 +45,28 @@ def process(workdir: Path, seeds: int) -> None:
     """Trains every row from its first step, in this process, and writes runs.csv."""
     from distill.study import workers
     from distill.system import process as runtime
-    from distill.training import inputs as lesson
-    from distill.training import loop
+    from distill.training import inputs, loop
 
     runtime.compile_quickly()
     runtime.cache_compilations()
     config = _config(seeds)
-    store, lessons = lesson.open_store(config, workdir), {}
+    store, teachers = inputs.open_store(config, workdir), {}
     for task in matrix.expand(config, workdir):
         teacher = task.config.teacher.run
-        if teacher and teacher not in lessons:
-            lessons[teacher] = workers.open_lesson(task.config, store)
+        if teacher and teacher not in teachers:
+            teachers[teacher] = workers.open_teacher(task.config, store)
         folder = workdir / "runs" / task.run
-        record = loop.train(task.config, folder, store=store, lesson=lessons.get(teacher))
+        record = loop.train(task.config, folder, store=store, teacher=teachers.get(teacher))
         RunTable(workdir / "runs.csv").append([record])
 
 
 def commands(workdir: Path, seeds: int) -> None:
     """A launch.train for every row, and runs.csv of their results."""
     from distill.records.runs import load_record
-    from distill.training import inputs as lesson
+    from distill.training import inputs
 
     config = _config(seeds)
-    lesson.open_store(config, workdir)
+    inputs.open_store(config, workdir)
     shared = (f"--config.data.cache={workdir / 'data'}",)
     plain = set(to_text(build(ExperimentConfig, {})).splitlines())
     for task in matrix.expand(config, workdir):

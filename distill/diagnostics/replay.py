@@ -16,8 +16,8 @@ from distill.config import ConfigError, ExperimentConfig
 from distill.model import sharding
 from distill.records.checkpoints import Checkpoints
 from distill.training import step as steps
-from distill.training.inputs import make_loader, open_store
-from distill.training.teachers import open_lesson
+from distill.training.inputs import make_loader, open_store, resolve
+from distill.training.teachers import open_teacher
 from distill.types import Batch
 
 
@@ -56,10 +56,10 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[int, int], Non
         raise ConfigError(f"--step={step}: the run in {workdir} has steps 0 to {config.steps - 1}")
     store = open_store(config, workdir)
     with jax.set_mesh(sharding.make(config.mesh)):
-        lesson = open_lesson(store, config)
+        source = open_teacher(resolve(config, store), store)
         loader, structure = make_loader(config, store, config.data.split), steps.shape(config)
-        read = lesson.reader(config.data.split) if lesson else None
-        teacher = lesson.params if lesson and config.teacher.signal != "memory" else None
+        read = source.signal_reader(config.data.split) if source else None
+        teacher = source.step_argument if source else None
 
         def fetch(at: int) -> Batch:
             batch = loader.batches(at, 1)
@@ -67,7 +67,7 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[int, int], Non
                 batch = dataclasses.replace(batch, signal=read(loader.windows(at)[None]))
             return sharding.place(batch, jax.sharding.get_mesh(), leading=1)
 
-        state = steps.init_state(config, lesson.teachers[0].config.model if lesson else None)
+        state = steps.init_state(config, source.teachers[0].config.model if source else None)
         with Checkpoints(workdir / "checkpoints", readonly=True) as checkpoints:
             found = checkpoints.newest(state.stored(), before=step)
         start, state = (found[0], state.restored(found[1])) if found else (0, state)

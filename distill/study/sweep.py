@@ -120,7 +120,7 @@ def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where:
                 run = tree.replace(run, field, tree.parse(ExperimentConfig, field, text))
             store = stores.get(run.data) or data.open_store(run.data, run.data.cache or workdir / "data")
             stores[run.data] = store
-            run = inputs.identify(run, store)
+            run = inputs.resolve(run, store).config
         except ConfigError as error:
             raise ConfigError(f"sweep: {name}: {error}") from None
         planned = Planned(

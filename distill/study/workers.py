@@ -127,7 +127,7 @@ class _Memory:
     def __init__(self, workdir: Path):
         self._workdir = workdir
         self._stores: dict[Any, Any] = {}
-        self._lessons: OrderedDict[Any, Any] = OrderedDict()
+        self._teachers: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
 
     def train(self, tasks: Sequence[Planned], send: Callable[[Any], None]) -> None:
@@ -156,8 +156,8 @@ class _Memory:
 
         try:
             with self._lock:
-                store, lesson = self._shared(config)
-            record = train.train(config, folder, store=store, lesson=lesson, trunk=trunk, on_progress=tell, pack=pack)
+                store, teacher = self._shared(config)
+            record = train.train(config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=tell, pack=pack)
             with self._lock:
                 tabulate(self._workdir, record, folder)
             send(Done(run=task.run, record=record))
@@ -173,36 +173,38 @@ class _Memory:
                 pack.leave()
 
     def _shared(self, config: ExperimentConfig) -> tuple[Any, Any]:
-        """The token store, and the lesson, that runs of this process have in common."""
-        from distill.training import inputs as lessons
+        """The token store and the teacher that runs of this process share; None where a run opens its own teacher."""
+        from distill.training import inputs
 
         key = dataclasses.replace(config.data, split="student")
         if key not in self._stores:
-            self._stores[key] = lessons.open_store(config, self._workdir)
+            self._stores[key] = inputs.open_store(config, self._workdir)
         store = self._stores[key]
-        return store, self._lesson(config, store) if config.teacher.sources else None
+        # A store of signals is checked against the steps of one run.
+        shared = config.teacher.sources and config.teacher.signal != "stored"
+        return store, self._teacher(config, store) if shared else None
 
-    def _lesson(self, config: ExperimentConfig, store: Any) -> Any:
-        # What a lesson depends on; a student's size, rate and objective are not among it.
+    def _teacher(self, config: ExperimentConfig, store: Any) -> Any:
+        # What an open teacher depends on; a student's size, rate and objective are not part of it.
         key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
-        if key not in self._lessons:
-            self._lessons[key] = open_lesson(config, store)
-        self._lessons.move_to_end(key)
+        if key not in self._teachers:
+            self._teachers[key] = open_teacher(config, store)
+        self._teachers.move_to_end(key)
         limit = config.teacher.memory_gib * 2**30
-        while len(self._lessons) > 1 and sum(lesson.bytes for lesson in self._lessons.values()) > limit / 2:
-            self._lessons.popitem(last=False)
-        return self._lessons[key]
+        while len(self._teachers) > 1 and sum(teacher.bytes for teacher in self._teachers.values()) > limit / 2:
+            self._teachers.popitem(last=False)
+        return self._teachers[key]
 
 
-def open_lesson(config: ExperimentConfig, store: Any) -> Any:
+def open_teacher(config: ExperimentConfig, store: Any) -> Any:
     """A teacher that may serve several runs, on the mesh that they all make."""
     import jax
 
     from distill.model import sharding
-    from distill.training import inputs as lessons
+    from distill.training import inputs, teachers
 
     with jax.set_mesh(sharding.make(config.mesh)):
-        return lessons.Lesson(store, config)
+        return teachers.open_teacher(inputs.resolve(config, store), store)
 
 
 def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:

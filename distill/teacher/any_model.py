@@ -10,15 +10,14 @@ from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.interop import tokenizer_files
 from distill.interop.source import is_model, open_source
 from distill.interop.tokenizer_files import TokenizerFiles
-from distill.teacher import load as online
-from distill.teacher.load import Teacher
+from distill.teacher import load as teachers
+from distill.teacher.load import LoadedTeacher
 
 
-@dataclasses.dataclass(frozen=True)
-class Model(Teacher):
-    """A model with what travels beside its weights; `published` where somebody else made it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model(LoadedTeacher):
+    """A model with what travels beside its weights; `published` is true of a model that is no run of this project."""
 
-    source: Path
     published: bool
 
     def tokenizer_files(self, tokenizer: str = "") -> TokenizerFiles:
@@ -35,7 +34,7 @@ class Model(Teacher):
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the model reads. Raises ConfigError where a run's is no longer to be found."""
         if self.published:
-            return tokenizers.load(("json", str(self.source), ""))
+            return tokenizers.load(("json", self.source, ""))
         kind = self.config.data.tokenizer.kind
         if kind == "bytes" and self.config.data.source in ("embedded", "files", "tfds"):
             return tokenizers.load(("bytes", "", ""))
@@ -43,10 +42,8 @@ class Model(Teacher):
 
     def store(self) -> data.TokenStore:
         """The token store of a run."""
-        found = data.open_store(self.config.data, self.config.data.cache or self.source / "data")
-        if isinstance(found, data.Mixture):
-            found = found.stores[0]
-        return found
+        store = data.open_store(self.config.data, self.config.data.cache or Path(self.source) / "data")
+        return store.stores[0] if isinstance(store, data.Mixture) else store
 
     @property
     def context(self) -> int:
@@ -60,5 +57,7 @@ def load(source: str) -> Model:
     """The model at `source`, on the current mesh. Raises DistillError."""
     if not source:
         raise ConfigError("no model was given; wanted a finished run's workdir, a model's directory or a GGUF file")
-    found = online.load(source)
-    return Model(found.config, found.record, found.params, Path(source), is_model(source))
+    model = teachers.load(source)
+    return Model(
+        source=source, config=model.config, record=model.record, params=model.params, published=is_model(source)
+    )

@@ -24,7 +24,7 @@ def _log_probs(teacher: Transformer | TeacherMixture, batch: Batch) -> jax.Array
     return jax.nn.log_softmax(logits, axis=-1).astype(jnp.float16)
 
 
-class MemorySignal:
+class InMemorySignals:
     """Log-probabilities (float16) by window id, filled as windows are asked for.
 
     float16 keeps a log-probability to three digits, far below the noise between seeds. `read_windows` is the loader's

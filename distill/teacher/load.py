@@ -1,4 +1,4 @@
-"""A teacher: its config, its record and its parameters, found in the workdir of a run or in a published model."""
+"""A trained model as a teacher: config, record and parameters, from a run's workdir or a published model."""
 
 import dataclasses
 from pathlib import Path
@@ -14,25 +14,30 @@ from distill.system import cloud
 from distill.teacher import pretrained
 
 
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """What is known of a model that teaches, whether or not it is loaded."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherInfo:
+    """A trained model without its parameters: where it lies, its config, and the record of its training."""
 
+    source: str
     config: ExperimentConfig
     record: RunRecord
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher(Known):
-    """A trained model that teaches."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadedTeacher(TeacherInfo):
+    """A trained model with its parameters."""
 
     params: Transformer
 
 
-def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
-    """The config and the record of the finished run, or the published model, in `source`; ConfigError for neither."""
+def read_info(source: str | Path) -> TeacherInfo:
+    """The config and the record of the finished run, or of the published model, in `source`; no parameters.
+
+    Raises ConfigError where `source` holds neither.
+    """
     if pretrained.is_model(source):
-        return pretrained.find(source)
+        config, published = pretrained.describe(source)
+        return TeacherInfo(source=str(source), config=config, record=published)
     path = cloud.pulled(source)
     record = load_record(path / "result.json")
     if record is None or not (path / "config.txt").exists():
@@ -40,14 +45,25 @@ def find(source: str | Path) -> tuple[ExperimentConfig, RunRecord]:
             f"{str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
             "model (no config.json); give the workdir of a run, a model's directory or a GGUF file"
         )
-    return from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt")), record
+    config = from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt"))
+    return TeacherInfo(source=str(source), config=config, record=record)
 
 
-def load(source: str | Path, dtype: Precision = "float32") -> Teacher:
-    """The teacher in `source`, with its parameters placed on the current mesh, rounded to `dtype`."""
-    config, record = find(source)
-    if pretrained.is_model(source):
-        return Teacher(config=config, record=record, params=lower(pretrained.load(source), dtype))
+def load(source: str | Path, dtype: Precision = "float32") -> LoadedTeacher:
+    """The trained model in `source`, with its parameters on the current mesh in `dtype`.
+
+    Raises ConfigError where there is none, CheckpointError where a run's last checkpoint is gone.
+    """
+    info = read_info(source)
+    params = load_parameters(info, dtype)
+    return LoadedTeacher(source=info.source, config=info.config, record=info.record, params=params)
+
+
+def load_parameters(info: TeacherInfo, dtype: Precision = "float32") -> Transformer:
+    """The parameters of a known model, placed on the current mesh and rounded to `dtype`."""
+    if pretrained.is_model(info.source):
+        return lower(pretrained.load(info.source), dtype)
+    config = info.config
     abstract = jax.eval_shape(lambda key: Transformer(config.model, key), jax.random.key(0))
     device_mesh = jax.sharding.get_mesh()
     like = jax.tree.map(
@@ -56,11 +72,11 @@ def load(source: str | Path, dtype: Precision = "float32") -> Teacher:
         ),
         abstract,
     )
-    with Checkpoints(cloud.Workdir(source).checkpoints, readonly=True) as checkpoints:
+    with Checkpoints(cloud.Workdir(info.source).checkpoints, readonly=True) as checkpoints:
         if config.steps not in checkpoints.steps():
             raise CheckpointError(
                 f"{checkpoints.directory}: the last checkpoint (step {config.steps}) is gone, only "
-                f"{checkpoints.steps()} are left; delete {source}/result.json to train it again"
+                f"{checkpoints.steps()} are left; delete {info.source}/result.json to train it again"
             )
         params = checkpoints.restore(config.steps, {"params": like})["params"]
-    return Teacher(config=config, record=record, params=lower(params, dtype))
+    return lower(params, dtype)

@@ -1,4 +1,4 @@
-"""A model that somebody else made as a teacher: what a record of a run would say of it, as far as anybody knows."""
+"""A published model (Hugging Face, GGUF) as a teacher, with the record of training that a run would have."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from distill.records.runs import RunRecord
 is_model = interop.is_model
 
 
-def find(path: str | Path) -> tuple[ExperimentConfig, RunRecord]:
-    """Its config and its record, heads read and no weights.
+def describe(path: str | Path) -> tuple[ExperimentConfig, RunRecord]:
+    """The model's config and record, from the headers of its files: no weights are read.
 
-    N follows from the shapes. How many tokens it saw is not known: D is 0. Its losses are NaN until they are measured
-    on somebody's text (L_T is, on the student's).
+    N follows from the shapes. The number of training tokens is not known: D is 0. Losses are NaN, for they depend on
+    the text; L_T is measured on the student's validation set. Raises InteropError for files that cannot be read.
     """
     source, model = open_source(path)
     run, nan = fingerprint(source, model), float("nan")
@@ -54,12 +54,12 @@ def find(path: str | Path) -> tuple[ExperimentConfig, RunRecord]:
 
 
 def load(path: str | Path) -> Transformer:
-    """Its parameters on the current mesh."""
+    """The model's parameters, on the current mesh."""
     return interop.load(path).params
 
 
 def _tokenizer(path: str | Path) -> str:
-    """The name that a store of its tokens has; '' where it came without a tokenizer that can be read."""
+    """The name of its tokenizer, as a token store has it; '' where there is no tokenizer that can be read."""
     try:
         return SubwordTokenizer(str(path), "none").name
     except DataError:

@@ -29,8 +29,8 @@ from distill.teacher.signals.fidelity import Fidelity
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT
 from distill.teacher.signals.spec import SignalSpec
-from distill.training.inputs import Lesson, identify, make_loader, open_store
-from distill.training.teachers import data_of
+from distill.training.inputs import make_loader, open_store, resolve
+from distill.training.teachers import OnlineTeacher, data_of
 from distill.types import Batch, HiddenStates, TeacherSignal
 
 CHUNK_TOKENS = 8192  # of one forward pass of the teacher, on one device
@@ -76,13 +76,15 @@ def make(
         config, teacher=dataclasses.replace(config.teacher, signal="online", store="", stored="")
     )
     store = open_store(config, out.parent)
-    config = identify(config, store)
+    run = resolve(config, store)
+    config = run.config
     with process.sole(out), jax.set_mesh(sharding.make(config.mesh)):
-        lesson = Lesson(store, config)
-        teacher = lesson.teachers[0].params
+        source = OnlineTeacher(run, store)
+        teacher = source.model
+        assert isinstance(teacher, Transformer)  # config.teacher.source names one
         loader = make_loader(config, store, config.data.split)
         windows, extent = _windows(config, loader, every)
-        recipe = _recipe(config, signal, store, lesson, extent, max(shard_tokens // config.seq_len, 1))
+        recipe = _recipe(config, signal, store, source, extent, max(shard_tokens // config.seq_len, 1))
         if (out / manifest.MANIFEST).exists():
             found = manifest.read(out)
             writer.same(out, found["recipe"], recipe)
@@ -95,7 +97,7 @@ def make(
             "files": _files(out, signal, teacher),
             "shards": shards,
             "bytes_per_token": sum(s["size"] for s in shards) / (len(windows) * config.seq_len),
-            "teacher": _teacher(config, store, lesson),
+            "teacher": _teacher(config, store, source),
         }
         opened = SignalStore(out, found=tree)
         tree["fidelity"] = _fidelity(opened, teacher, loader, windows)
@@ -118,18 +120,18 @@ def _recipe(
     config: ExperimentConfig,
     signal: SignalSpec,
     store: TokenStore | Mixture,
-    lesson: Lesson,
+    source: OnlineTeacher,
     extent: dict[str, int],
     shard_windows: int,
 ) -> dict[str, Any]:
-    taught = lesson.teachers[0].config
+    taught = source.teachers[0].config
     return {
         "signal": {"kind": signal.kind, **signal.parameters},
         "codec": codec.NUMBERS,
         "tau": 1.0,
         "teacher": {
             "run": config.teacher.run,
-            "checkpoint": _checkpoint(config, lesson),
+            "checkpoint": _checkpoint(config, source),
             "vocab_size": taught.model.tokens,
             "d_model": taught.model.d_model,
             # Stores from before teachers had a precision name none.
@@ -141,14 +143,14 @@ def _recipe(
     }
 
 
-def _checkpoint(config: ExperimentConfig, lesson: Lesson) -> str:
+def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
     """Names the teacher's very weights: the hash of its checkpoint's hashes; a published model's run is one already."""
-    steps = lesson.teachers[0].config.steps
+    steps = source.teachers[0].config.steps
     sealed = cloud.Workdir(config.teacher.source).checkpoints / str(steps) / "params" / checksums.NAME
-    return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else lesson.run
+    return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else source.run
 
 
-def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, lesson: Lesson) -> dict[str, Any]:
+def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> dict[str, Any]:
     """What a student reports of its teacher, which it may never meet."""
     evaluation = store.evaluation(
         "validation",
@@ -158,9 +160,9 @@ def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, lesson: Less
         completions_only=config.data.completions_only,
     )
     return {
-        "config": configs.to_text(lesson.teachers[0].config),
-        "record": dataclasses.asdict(lesson.teachers[0].record),
-        "validation": {"tokens": config.eval.tokens, "loss": lesson.loss(evaluation, config)},
+        "config": configs.to_text(source.teachers[0].config),
+        "record": dataclasses.asdict(source.teachers[0].record),
+        "validation": {"tokens": config.eval.tokens, "loss": source.loss(evaluation, config)},
     }
 
 

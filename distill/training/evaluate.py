@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,15 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from distill.data.store.store import Evaluation
 from distill.losses import divergences, targets
 from distill.model import sharding
 from distill.system import distributed
-from distill.training.step import Teacher, teach
-from distill.types import Batch, TeacherSignal
+from distill.teacher.observe import Teacher, teacher_signal
+from distill.types import Batch, HiddenStates, SparseSignal, TeacherSignal
 
 ECE_BINS = 21  # as the paper's Appendix on calibration counts them
+
+# From window ids [...] to the signals of these windows [..., S, ...], as a batch carries them.
+SignalReader = Callable[[NDArray[np.int64]], SparseSignal | HiddenStates | TeacherSignal]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
         "bin_hits": jnp.sum(member * hit[..., None], axis=(0, 1)),
         "bin_confidence": jnp.sum(member * confidence[..., None], axis=(0, 1)),
     }
-    signal = teach(teacher, batch)
+    signal = teacher_signal(teacher, batch)
     if isinstance(signal, TeacherSignal):
         log_probs = targets.align(signal.log_probs, params.config.vocab_size, params.config.tokens)
         log_probs = jax.sharding.reshard(log_probs, sharding.ACT_BSD)
@@ -63,12 +68,13 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
 
 
 def evaluate(
-    params: Teacher, evaluation: Evaluation, batch_size: int, teacher: Teacher | None = None, signal: Any = None
+    params: Teacher,
+    evaluation: Evaluation,
+    batch_size: int,
+    teacher: Teacher | None = None,
+    signal: SignalReader | None = None,
 ) -> Scores:
-    """Scores of a model on the current mesh, beside an online teacher or a stored `signal` of these windows.
-
-    `signal` maps window ids [B] to log-probabilities [B, S, V] (teacher.MemorySignal.read).
-    """
+    """Scores of a model on the current mesh, compared with an online `teacher`, or with the `signal` of its windows."""
     device_mesh = jax.sharding.get_mesh()
     index, count = distributed.share(device_mesh)
     parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]

@@ -23,12 +23,12 @@ from distill.losses import features
 from distill.losses.features import Projector
 from distill.losses.sums import Sum
 from distill.model import sharding, transformer
-from distill.teacher.mixture import TeacherMixture
+from distill.teacher.observe import Teacher, observe
 from distill.training import guard, objective, on_policy, optim
 from distill.training.guard import Guard
-from distill.types import Batch, Head, HiddenSignal, HiddenStates, Signal, TeacherSignal
+from distill.types import Batch, Head
 
-Teacher = transformer.Transformer | TeacherMixture
+Metrics = dict[str, Any]  # scalars by name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,36 +122,6 @@ def init_state(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
     return draw(canonical, teacher.d_model if teacher else 0, key, optim.hyper(config))
 
 
-def teach(teacher: Teacher | None, batch: Batch, fused: bool = False) -> Signal | None:
-    """The teacher's word on a batch: stored with it, computed now, or None for supervised training.
-
-    Now, it is a distribution, or with `fused` the hidden states and the head that it follows from.
-    """
-    return _observe(teacher, batch, fused, ())[0]
-
-
-def _observe(
-    teacher: Teacher | Head | None, batch: Batch, fused: bool, layers: tuple[int, ...]
-) -> tuple[Signal | None, tuple[Any, ...]]:
-    """The teacher's word, and its hidden states after some layers, out of one forward pass."""
-    if isinstance(batch.signal, HiddenStates):
-        assert isinstance(teacher, Head)
-        # float32 at least, whatever they were stored in: a product of two such numbers is then exact.
-        hidden = batch.signal.hidden.astype(jnp.promote_types(batch.signal.hidden.dtype, jnp.float32))
-        return HiddenSignal(hidden=hidden, head=teacher.head_vd), ()
-    if batch.signal is not None or teacher is None or isinstance(teacher, Head):
-        return batch.signal, ()
-    place = {"segment": batch.segment, "position": batch.position}
-    if isinstance(teacher, TeacherMixture):
-        signal = teacher.hidden_signal(batch.inputs, **place) if fused else None
-        return lax.stop_gradient(signal or TeacherSignal(log_probs=teacher(batch.inputs, **place))), ()
-    hidden, states = teacher.states(layers, batch.inputs, **place)
-    if fused:
-        return lax.stop_gradient((HiddenSignal(hidden=hidden, head=teacher.head_vd), states))
-    log_probs = jax.nn.log_softmax(teacher.logits(hidden), axis=-1)
-    return lax.stop_gradient((TeacherSignal(log_probs=log_probs), states))
-
-
 def train_step(
     structure: StepShape, state: TrainState, teacher: Teacher | Head | None, batch: Batch
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -200,7 +170,7 @@ def gradients(
 
     def loss_sum(trained: tuple[transformer.Transformer, Projector | None], part: Batch) -> tuple[Any, dict[str, Sum]]:
         params, projector = trained
-        signal, read = _observe(teacher, part, wanted.fused, theirs)
+        signal, read = observe(teacher, part, wanted.fused, theirs)
         hidden, kept = params.states(mine, part.inputs, segment=part.segment, position=part.position)
         distance = None if projector is None else features.distance(wanted.feature_loss, projector, kept, read)
         if wanted.fused:

@@ -1,91 +1,216 @@
-"""What a student learns from where the teacher's signals are stored: it never meets the teacher while it trains."""
+"""The three ways a teacher reaches its student, behind one protocol: `TeacherSource`.
+
+config.teacher.signal    class            where the teacher runs
+online                   OnlineTeacher    inside every step
+memory                   CachedTeacher    once a window, in this process; the batch carries its log-probabilities
+stored                   StoredTeacher    earlier, in launch.cache; the batch carries what the store holds
+"""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from numpy.typing import NDArray
 
 from distill import config as configs
-from distill.config import ExperimentConfig
+from distill.config import ConfigError, ExperimentConfig, counts
 from distill.data.mixture import Mixture
 from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import TokenStore
 from distill.errors import SignalError
-from distill.model import sharding as mesh
+from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.records import runs
-from distill.teacher.load import Known
+from distill.teacher import load
+from distill.teacher.in_memory import InMemorySignals
+from distill.teacher.load import TeacherInfo
+from distill.teacher.mixture import TeacherMixture
+from distill.teacher.observe import Teacher
 from distill.teacher.signals import manifest
 from distill.teacher.signals.reader import SignalStore
-from distill.training.evaluate import Scores, evaluate
-from distill.training.inputs import Lesson, check, make_loader
-from distill.types import Head, HiddenStates, SparseSignal, TeacherSignal
+from distill.training.evaluate import Scores, SignalReader, evaluate
+from distill.training.inputs import ResolvedRun, check_vocabulary, make_loader, mixture_run
+from distill.types import Head
 
 
-class StoredLesson:
-    """A store of signals, checked against what the student reads and minimises.
+class TeacherSource(Protocol):
+    """A run's teacher, on the current mesh: what the step needs of it, and what the student's record says of it."""
 
-    `params` is what a step needs of the teacher beside the batch: its head, where hidden states are stored. The
-    teacher itself is loaded after training, to judge the student, if config.teacher.source says where it is.
+    @property
+    def run(self) -> str:
+        """The teacher's fingerprint; of a mixture, all fingerprints and their weights."""
+
+    @property
+    def teachers(self) -> tuple[TeacherInfo, ...]:
+        """Config and record of every teacher."""
+
+    @property
+    def step_argument(self) -> Teacher | Head | None:
+        """What the step takes beside the batch: the teacher, the head of stored hidden states, or nothing."""
+
+    def step_flops(self, seq_len: int) -> float:
+        """FLOPs per token of the teacher's forward pass inside the step."""
+
+    def signal_reader(self, split: str) -> SignalReader | None:
+        """Maps window ids of a split to the signals that a batch carries; None where the teacher runs in the step."""
+
+    def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
+        """The student's scores on a validation set, with kl and agreement where the teacher can be run on it."""
+
+    def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float | None:
+        """L_T, the teacher's own loss (nats per token) on the student's validation set; None where it is not known."""
+
+    @property
+    def bytes(self) -> int:
+        """Host memory that cached signals take."""
+
+
+class OnlineTeacher:
+    """One teacher, or a mixture of several, that runs inside every step."""
+
+    def __init__(self, run: ResolvedRun, store: TokenStore | Mixture):
+        """Raises DistillError where a teacher is gone, or does not share the student's vocabulary."""
+        config = run.config
+        self.teachers = run.teachers
+        for teacher in self.teachers:
+            check_vocabulary(teacher, store, config)
+        models = tuple(load.load_parameters(teacher, config.teacher.dtype) for teacher in self.teachers)
+        weights = [weight for _, weight in config.teacher.sources]
+        self.model: Teacher = (
+            models[0] if len(models) == 1 else TeacherMixture(models=models, weights=jnp.asarray(weights, jnp.float32))
+        )
+        self.run = mixture_run([(teacher.record.run, weight) for teacher, weight in zip(self.teachers, weights)])
+        self.step_argument: Teacher | Head | None = self.model
+        self._store, self._config = store, config
+        self._losses: dict[tuple[int, int], float] = {}
+
+    def step_flops(self, seq_len: int) -> float:
+        return sum(counts.forward_flops(teacher.config.model, seq_len) for teacher in self.teachers)
+
+    def signal_reader(self, split: str) -> SignalReader | None:
+        return None
+
+    def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
+        return evaluate(params, evaluation, self._config.eval.batch_size, teacher=self.model)
+
+    def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float:
+        """L_T, computed once for each validation set."""
+        key = (len(evaluation.windows), config.seq_len)
+        if key not in self._losses:
+            self._losses[key] = evaluate(self.model, evaluation, config.eval.batch_size).loss
+        return self._losses[key]
+
+    @property
+    def bytes(self) -> int:
+        return 0
+
+
+class CachedTeacher(OnlineTeacher):
+    """Teachers whose log-probabilities are computed once a window and kept in memory, for every student that asks."""
+
+    def __init__(self, run: ResolvedRun, store: TokenStore | Mixture):
+        """Raises ConfigError in a run of several processes, and as OnlineTeacher does."""
+        if jax.process_count() > 1:
+            raise ConfigError(
+                "config.teacher.signal='memory' keeps a window in the process that computed it, but the next epoch "
+                "gives the window to another process; with several, use 'online' or 'stored' (launch.cache)"
+            )
+        super().__init__(run, store)
+        self.step_argument = None
+        self._signals: dict[str, InMemorySignals] = {}
+
+    def step_flops(self, seq_len: int) -> float:
+        return 0.0
+
+    def signal_reader(self, split: str) -> SignalReader:
+        return self.cached_signals(split).read
+
+    def cached_signals(self, split: str) -> InMemorySignals:
+        """The signals of the windows of a split."""
+        if split not in self._signals:
+            c = self._config
+            loader = make_loader(c, self._store, split)
+            self._signals[split] = InMemorySignals(
+                self.model, loader.read, loader.window_count, c.seq_len, c.teacher.memory_gib
+            )
+        return self._signals[split]
+
+    def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
+        read = self.signal_reader("validation")
+        return evaluate(params, evaluation, self._config.eval.batch_size, signal=read)
+
+    @property
+    def bytes(self) -> int:
+        return sum(signals.bytes for signals in self._signals.values())
+
+
+class StoredTeacher:
+    """A store of signals, checked against the data that the student reads and the target that it minimises.
+
+    The teacher itself is loaded only after training, to score the student, and only if the config says where it lies.
     """
 
-    def __init__(self, store: TokenStore | Mixture, student: ExperimentConfig):
+    def __init__(self, run: ResolvedRun, store: TokenStore | Mixture):
         """Raises DistillError where the store is damaged, or made for another teacher, other data or another target."""
-        where = student.teacher.store
-        self._store, self._config = store, student
-        self.signals = SignalStore(where, student.objective)
-        known = self.signals.manifest
-        manifest.compare(where, known["recipe"]["data"], data_of(student, store), "data of")
-        config = configs.from_text(ExperimentConfig, known["teacher"]["config"], f"{where}: teacher")
-        record = runs.RunRecord(**known["teacher"]["record"])
-        self.teachers = (Known(config=config, record=record),)
-        self.run = record.run
-        check(where, self.teachers[0], store, student)
-        missing = self.signals.missing(make_loader(student, store, student.data.split).distinct(student.steps))
+        self._run, self._store = run, store
+        config = run.config
+        path = config.teacher.store
+        self.signals = SignalStore(path, config.objective)
+        contents = self.signals.manifest
+        manifest.compare(path, contents["recipe"]["data"], data_of(config, store), "data of")
+        teacher = TeacherInfo(
+            source=path,
+            config=configs.from_text(ExperimentConfig, contents["teacher"]["config"], f"{path}: teacher"),
+            record=runs.RunRecord(**contents["teacher"]["record"]),
+        )
+        check_vocabulary(teacher, store, config)
+        self.teachers: tuple[TeacherInfo, ...] = (teacher,)
+        self.run = teacher.record.run
+        missing = self.signals.missing(make_loader(config, store, config.data.split).distinct(config.steps))
         if len(missing):
             raise SignalError(
-                f"{where}: holds no signal of {len(missing)} of the windows that this run reads (the first is "
+                f"{path}: holds no signal of {len(missing)} of the windows that this run reads (the first is "
                 f"{missing[0]}); {self.signals.extent}"
             )
         head = self.signals.head
-        self.params = None if head is None else Head(head_vd=_placed(head))
+        self.step_argument: Teacher | Head | None = None if head is None else Head(head_vd=_placed(head))
 
-    def reader(self, split: str) -> Any:
-        """The signal of windows, by their ids."""
-        del split  # the store is of one, and was checked to be of this
+    def step_flops(self, seq_len: int) -> float:
+        return 0.0
 
-        def read(windows: NDArray[np.int64]) -> SparseSignal | HiddenStates | TeacherSignal:
-            return self.signals.read(windows)
-
-        return read
+    def signal_reader(self, split: str) -> SignalReader:
+        return self.signals.read  # of the one split that it holds, which was checked
 
     @functools.cached_property
-    def _online(self) -> Lesson | None:
-        return Lesson(self._store, self._config) if self._config.teacher.sources else None
+    def _online(self) -> OnlineTeacher | None:
+        return OnlineTeacher(self._run, self._store) if self._run.teachers else None
 
     def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
-        """The student's scores; beside its teacher's where that can be loaded, else without kl and agreement."""
         if self._online:
             return self._online.scores(params, evaluation)
-        return evaluate(params, evaluation, self._config.eval.batch_size)
+        return evaluate(params, evaluation, self._run.config.eval.batch_size)
 
     def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float | None:
-        """L_T: by the teacher itself, or as it stands in the store for this validation set; None for another."""
+        """L_T: computed where the teacher can be loaded, else from the store if it is of the same validation set."""
         if self._online:
             return self._online.loss(evaluation, config)
-        known = self.signals.manifest["teacher"]["validation"]
-        return known["loss"] if known["tokens"] == config.eval.tokens else None
+        validation = self.signals.manifest["teacher"]["validation"]
+        return validation["loss"] if validation["tokens"] == config.eval.tokens else None
+
+    @property
+    def bytes(self) -> int:
+        return 0
 
 
 def _placed(head: NDArray[Any]) -> jax.Array:
-    sharding = jax.NamedSharding(jax.sharding.get_mesh(), mesh.STORED["head_vd"])
-    return jax.make_array_from_callback(head.shape, sharding, lambda part: head[part])
+    place = jax.NamedSharding(jax.sharding.get_mesh(), sharding.STORED["head_vd"])
+    return jax.make_array_from_callback(head.shape, place, lambda part: head[part])
 
 
 def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> dict[str, Any]:
-    """What a signal's windows are windows of; a student's must be the same."""
+    """What the windows of a signal are windows of; a student's must be the same."""
     return {
         "store": store.fingerprint,
         "tokenizer": store.tokenizer_name,
@@ -97,8 +222,14 @@ def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> dict[str, 
     }
 
 
-def open_lesson(store: TokenStore | Mixture, config: ExperimentConfig) -> Lesson | StoredLesson | None:
-    """What teaches in this config; None where nobody does."""
-    if config.teacher.signal == "stored":
-        return StoredLesson(store, config)
-    return Lesson(store, config) if config.teacher.sources else None
+def open_teacher(run: ResolvedRun, store: TokenStore | Mixture) -> TeacherSource | None:
+    """The teacher of a run, opened on the current mesh as config.teacher.signal says; None for supervised training."""
+    signal = run.config.teacher.signal
+    if signal != "stored" and not run.teachers:
+        return None
+    kinds: dict[str, Callable[[ResolvedRun, TokenStore | Mixture], TeacherSource]] = {
+        "online": OnlineTeacher,
+        "memory": CachedTeacher,
+        "stored": StoredTeacher,
+    }
+    return kinds[signal](run, store)

@@ -30,8 +30,8 @@ def finished(tiny, tmp_path):
 
 
 def test_a_finished_run_is_found_by_its_workdir(finished, tiny):
-    config, found = load.find(finished[1])
-    assert config == tiny and found == record(tiny)
+    info = load.read_info(finished[1])
+    assert info.config == tiny and info.record == record(tiny) and info.source == str(finished[1])
 
 
 def test_its_parameters_come_back_on_the_mesh_of_the_student(finished, tiny, mesh_of, assert_trees_equal):
@@ -48,7 +48,7 @@ def test_an_unfinished_run_teaches_nobody(finished):
     _, workdir = finished
     (workdir / "result.json").unlink()
     with pytest.raises(ConfigError, match="no finished run .no result.json. and no .*; give the workdir of") as error:
-        load.find(workdir)
+        load.read_info(workdir)
     assert str(workdir) in str(error.value)
 
 

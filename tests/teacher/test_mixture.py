@@ -133,7 +133,7 @@ def test_a_run_of_several_teachers_names_and_counts_them_all(small, teachers, st
 
 
 def test_a_mixture_is_named_by_content_and_weights(small, teachers, store, tmp_path):
-    name = lambda config: configs.fingerprint(inputs.identify(config))
+    name = lambda config: configs.fingerprint(inputs.resolve(config).config)
     want = name(student_of(small, teachers))
     assert name(student_of(small, teachers, weights=(7, 3))) == want
     assert name(student_of(small, teachers[::-1], weights=(0.3, 0.7))) == want

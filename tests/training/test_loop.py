@@ -1,16 +1,18 @@
 """The loop end to end on a generated language: resumed, branched, distilled, refused; every comparison bit for bit."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from distill import config as configs
-from distill.config import ConfigError, DistillError, TeacherConfig, counts
+from distill.config import ConfigError, DistillError, InitConfig, TeacherConfig, counts
 from distill.errors import DataError
 from distill.records import logger
 from distill.records.checkpoints import Checkpoints
+from distill.teacher import load
 from distill.training import inputs, loop
 from distill.training.step import init_state
 
@@ -182,15 +184,28 @@ def test_memory_and_online_agree_where_documents_are_packed(student, store, tmp_
     assert stored.kl == pytest.approx(online.kl, rel=5e-3, abs=1e-4)
 
 
+def test_a_teacher_and_its_store_are_read_once_a_run(small, whole, store, tmp_path, monkeypatch):
+    """By the command that describes a run and then trains it, too (launch/train.py)."""
+    read = []
+    monkeypatch.setattr(load, "read_info", lambda source, real=load.read_info: read.append(source) or real(source))
+    student = dataclasses.replace(small, teacher=TeacherConfig(source=str(whole[1])), init=InitConfig(source="init"))
+    shutil.copytree(whole[1], tmp_path / "init")
+    monkeypatch.chdir(tmp_path)
+    run = inputs.resolve(student)
+    assert read == ["init", str(whole[1])]
+    record = loop.train(run, tmp_path / "student", store=store)
+    assert len(read) == 2 and record.teacher == run.config.teacher.run == whole[0].run
+
+
 def test_the_teacher_enters_by_its_own_name(student, whole, tmp_path):
-    named = inputs.identify(student)
+    named = inputs.resolve(student).config
     assert named.teacher.run == whole[0].run
     assert configs.fingerprint(named) != configs.fingerprint(student)
     wrong = dataclasses.replace(student, teacher=dataclasses.replace(student.teacher, run="0123456789ab"))
     with pytest.raises(ConfigError, match=f"teacher.run=0123456789ab, but .* holds run {whole[0].run}"):
-        inputs.identify(wrong)
+        inputs.resolve(wrong)
     with pytest.raises(ConfigError, match="there is no finished run"):
-        inputs.identify(dataclasses.replace(student, teacher=TeacherConfig(source=str(tmp_path))))
+        inputs.resolve(dataclasses.replace(student, teacher=TeacherConfig(source=str(tmp_path))))
 
 
 def test_a_workdir_of_another_run_is_refused_by_the_field_that_makes_it_another(small, whole, store):

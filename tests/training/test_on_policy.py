@@ -168,7 +168,7 @@ def test_what_cannot_be_had_is_refused(tiny, changes, words):
 
 def test_without_a_teacher_there_is_nobody_to_judge(tiny):
     with pytest.raises(ConfigError, match="give config.teacher.source"):
-        inputs.identify(with_own(tiny, 0.5))
+        inputs.resolve(with_own(tiny, 0.5))
 
 
 def test_own_batches_are_counted(tiny):

@@ -59,12 +59,13 @@ def generate(
         store = data.open_store(config.data, config.data.cache or output / "data")
         if not isinstance(store, TokenStore):
             raise ConfigError("data.source='mixture': prompts come from one store; generate from each")
-        teacher, record = load.find(config.teacher)
+        teacher = load.read_info(config.teacher)
+        record = teacher.record
         _check(config, store, record.tokenizer)
         config = dataclasses.replace(config, run=record.run, data=config.data.identified(store.fingerprint))
         _claim(output, config)
         prompts = Prompts(store, config)
-        written = _write(config, output, store, prompts, teacher.model, on_progress)
+        written = _write(config, output, store, prompts, teacher.config.model, on_progress)
         maker = {"teacher": record.run, "N": record.N, "D": record.D, "flops": written["flops"]}
         source = CompletionSource(output / JOURNAL, config, store, keep, maker)
         built = completions.build(output / STORE, source, store)

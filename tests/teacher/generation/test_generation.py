@@ -111,7 +111,7 @@ def test_every_prompt_is_completed_as_often_as_asked_by_its_own_draws(wanted, te
 
 def test_the_manifest_counts_what_was_written(done, teacher):
     manifest, output = done
-    found, model = records(output), load.find(teacher)[0].model
+    found, model = records(output), load.read_info(teacher).config.model
     lengths = [len(r["ids"]) for r in found]
     assert (manifest["tokens"], manifest["prompt_tokens"]) == (sum(lengths), 300 * 16)
     assert manifest["flops"] == sum(counts.forward_flops(model, 16 + n) * (16 + n) for n in lengths)
@@ -144,7 +144,7 @@ def test_a_student_trains_on_them_and_its_record_says_who_wrote_them(done, teach
         *("--config.tokens=2048", "--config.seq_len=32", "--config.eval.tokens=512", "--config.mesh.data=1"),
     ]
     assert launch_train.main([*flags, f"--workdir={tmp_path}"]) == 0
-    record, made = load_record(tmp_path / "result.json"), load.find(teacher)[1]
+    record, made = load_record(tmp_path / "result.json"), load.read_info(teacher).record
     assert (record.kind, record.teacher) == ("generated", made.run)
     assert (record.N_T, record.D_T, record.flops_teacher) == (made.N, made.D, manifest["flops"])
     assert record.L_T is None and record.loss < np.log(256)

@@ -143,11 +143,11 @@ def test_several_students_read_one_store_at_once(made):
 
 
 def test_what_is_stored_is_part_of_a_run_and_where_is_not(student, made, tmp_path):
-    config = inputs.identify(reading(student, "topk", made("topk")))
+    config = inputs.resolve(reading(student, "topk", made("topk"))).config
     assert config.teacher.stored == "topk top_k=4" and config.teacher.run
     moved = shutil.copytree(made("topk"), tmp_path / "moved")
-    assert configs.fingerprint(inputs.identify(reading(student, "topk", moved))) == configs.fingerprint(config)
-    other = inputs.identify(reading(student, "sampled", made("sampled")))
+    assert configs.fingerprint(inputs.resolve(reading(student, "topk", moved)).config) == configs.fingerprint(config)
+    other = inputs.resolve(reading(student, "sampled", made("sampled"))).config
     assert other.teacher.stored == "sampled draws=16 proposal=1.0 seed=0"
     again = dataclasses.replace(other, objective=config.objective)
     assert configs.fingerprint(again) != configs.fingerprint(config)
@@ -167,7 +167,7 @@ def test_a_config_that_names_another_signal_or_teacher_is_refused(student, made)
 def refused(config, store, match):
     device_mesh = loop.sharding.make(config.mesh)
     with jax.set_mesh(device_mesh), pytest.raises(DistillError, match=match):
-        teachers.StoredLesson(store, config)
+        teachers.StoredTeacher(inputs.resolve(config), store)
 
 
 def test_other_data_tokens_and_targets_are_refused_with_both_sides(student, made, tmp_path):
@@ -194,7 +194,7 @@ def test_another_teacher_is_refused(student, made, tmp_path):
     config = reading(student, "topk", made("topk"))
     config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, source=str(tmp_path / "other")))
     with pytest.raises(ConfigError, match="holds run"):
-        inputs.identify(config)
+        inputs.resolve(config)
 
 
 # ---- making
@@ -241,7 +241,7 @@ def test_all_windows_of_a_split(student, tmp_path):
     longer = dataclasses.replace(student, tokens=40 * 4 * 16)
     config = reading(longer, "argmax", tmp_path / "all")
     with jax.set_mesh(loop.sharding.make(config.mesh)):
-        teachers.StoredLesson(store, config)
+        teachers.StoredTeacher(inputs.resolve(config), store)
     with pytest.raises(SignalError, match=rf"window {kept['of']}; its data have {kept['of']} windows"):
         SignalStore(tmp_path / "all").read(np.array([kept["of"]]))
 
@@ -264,9 +264,8 @@ def test_the_manifest_says_what_the_store_is(student, made):
     store = inputs.open_store(student, "")
     assert recipe["data"] == teachers.data_of(student, store) and recipe["tau"] == 1.0
     assert recipe["signal"] == {"kind": "topk", "top_k": 4}
-    assert (
-        recipe["teacher"]["run"] == inputs.identify(student).teacher.run and len(recipe["teacher"]["checkpoint"]) == 64
-    )
+    assert recipe["teacher"]["run"] == inputs.resolve(student).config.teacher.run
+    assert len(recipe["teacher"]["checkpoint"]) == 64
     size = sum(shard["size"] for shard in found["shards"])
     assert found["bytes_per_token"] == pytest.approx(size / (24 * 16))
     assert found["fidelity"]["gradient_cosine"] > 0.9 and 0 < found["fidelity"]["kl"] < 0.3

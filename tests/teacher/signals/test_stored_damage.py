@@ -19,9 +19,9 @@ from tests.teacher.signals.conftest import reading
 def everything(folder, config, store):
     """All that a student does with a store."""
     identify_stored(config.teacher)
-    found = teachers.StoredLesson(store, config)
+    found = teachers.StoredTeacher(inputs.resolve(config), store)
     loader = inputs.make_loader(config, store, "student")
-    return found.reader("student")(loader.distinct(config.steps))
+    return found.signal_reader("student")(loader.distinct(config.steps))
 
 
 def test_every_byte_of_a_store_is_vouched_for(student, made, tmp_path):

@@ -1,0 +1,77 @@
+"""The record of a finished run: a row of runs.csv."""
+
+import datetime
+import os
+import platform
+
+import jax
+
+from distill import config as configs
+from distill.config import ExperimentConfig, counts
+from distill.data.mixture import Mixture
+from distill.data.store.store import TokenStore
+from distill.model.transformer import Transformer
+from distill.records.runs import RunRecord
+from distill.system import process
+from distill.training.evaluate import evaluate
+from distill.training.inputs import make_loader
+from distill.training.teachers import TeacherSource
+
+
+def now() -> str:
+    """This moment in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def run_record(
+    config: ExperimentConfig,
+    params: Transformer,
+    store: TokenStore | Mixture,
+    teacher: TeacherSource | None,
+    start: str,
+) -> RunRecord:
+    """Evaluates the trained student beside its teacher, and counts its tokens, parameters and FLOPs.
+
+    A run on text that a model generated names that model as its teacher.
+    """
+    evaluation = store.evaluation(
+        "validation",
+        config.seq_len,
+        config.eval.tokens,
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+    batch_size = config.eval.batch_size
+    scores = teacher.scores(params, evaluation) if teacher else evaluate(params, evaluation, batch_size)
+    teachers = teacher.teachers if teacher else ()
+    maker = getattr(store, "maker", {})
+    flops = [counts.run_flops(config, t.config.model, t.record.D) for t in teachers] or [counts.run_flops(config)]
+    return RunRecord(
+        run=configs.fingerprint(config),
+        kind="distillation" if teacher else "generated" if maker else "supervised",
+        N=counts.non_embedding(config.model),
+        D=counts.training_tokens(config),
+        D_unique=make_loader(config, store, config.data.split).unique_tokens(config.steps),
+        loss=scores.loss,
+        loss_se=scores.loss_se,
+        L_T=teacher.loss(evaluation, config) if teacher else None,
+        teacher=teacher.run if teacher else maker.get("teacher"),
+        N_T=sum(t.record.N for t in teachers) if teachers else maker.get("N"),
+        D_T=(sum(t.record.D for t in teachers) if teachers else maker.get("D")) or None,  # 0: a published model's
+        flops_student=flops[0].student,
+        flops_teacher=sum(cost.teacher_forward for cost in flops) + maker.get("flops", 0.0),
+        lambda_=config.objective.lambda_ if teacher else None,
+        tau=config.objective.temperature if teacher else None,
+        seed=config.seed,
+        trunk=configs.trunk_fingerprint(config),
+        model=f"{config.model.d_model}x{config.model.n_layers}",
+        tokenizer=store.tokenizer_name,
+        bits_per_byte=scores.bits_per_byte,
+        kl=scores.kl,
+        agreement=scores.agreement,
+        ece=scores.ece,
+        start=start,
+        end=now(),
+        machine=f"{jax.device_count()} x {jax.devices()[0].device_kind} {platform.machine()}, {os.cpu_count()} cores",
+        commit=process.commit(),
+    )

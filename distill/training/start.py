@@ -1,0 +1,107 @@
+"""Where a run starts: its workdir claimed for it, the run that it forks from, and its first state."""
+
+import dataclasses
+from pathlib import Path
+
+from distill import config as configs
+from distill.config import ConfigError, ExperimentConfig
+from distill.model import warm_start
+from distill.records.checkpoints import Checkpoints
+from distill.system import cloud, distributed, files
+from distill.teacher import load
+from distill.training import step as steps
+from distill.training.inputs import ResolvedRun
+from distill.training.teachers import TeacherSource
+
+
+def claim(workdir: cloud.Workdir, config: ExperimentConfig) -> None:
+    """Writes config.txt, or checks that the one there names the same run.
+
+    Raises ConfigError, naming every field that differs, for the workdir of another run.
+    """
+    path, text = workdir.path / "config.txt", configs.to_text(config)
+    run = configs.fingerprint(config)
+    if path.exists():
+        # A study's config has more fields than an experiment's; only those of the experiment identify the run.
+        there = configs.from_text(type(config), path.read_text("utf-8"), str(path))
+        if configs.fingerprint(there) != run:
+            old, new = dict(configs.identity(there)), dict(configs.identity(config))
+            keys = [key for key in configs.to_flat(config) if old.get(key) != new.get(key)]
+            old, new = configs.to_flat(there), configs.to_flat(config)
+            changes = ", ".join(f"config.{key} was {old[key]!r} and is now {new[key]!r}" for key in keys)
+            raise ConfigError(
+                f"{workdir}: this workdir belongs to another run: {changes}; use the old values to continue it, or "
+                f"another --workdir, which may begin where this one is: --fork={workdir}"
+            )
+    if distributed.first():
+        files.atomic_write(path, f"# run {run}\n{text}")
+        workdir.push("config.txt")
+    elif not distributed.appears(path):
+        raise ConfigError(
+            f"{workdir}: process 0 wrote config.txt but this process cannot see it; use a shared file system"
+        )
+
+
+def forked(run: ResolvedRun, workdir: Path, fork: str | Path | None) -> ResolvedRun:
+    """The run with config.forked = RUN@STEP, the checkpoint that it begins with: chosen at its first start, then kept.
+
+    Raises ConfigError where `fork` holds no run or no checkpoint before the end of this one, and where the run in
+    `workdir` began otherwise.
+    """
+    if not fork:
+        return run
+    config = run.config
+    origin, path = cloud.pulled(fork) / "config.txt", workdir / "config.txt"
+    if not origin.exists():
+        raise ConfigError(f"--fork={fork}: there is no run (no config.txt); give the workdir of one")
+    parent = configs.fingerprint(configs.from_text(type(config), origin.read_text("utf-8"), str(origin)))
+    if path.exists():
+        begun = configs.from_text(type(config), path.read_text("utf-8"), str(path)).forked
+        if begun.partition("@")[0] != parent:
+            raise ConfigError(
+                f"--fork={fork}: {workdir} holds a run already, which began with {begun or 'fresh weights'} and not "
+                f"with {parent}; continue it without --fork or with the one it had, or use another --workdir"
+            )
+        return dataclasses.replace(run, config=dataclasses.replace(config, forked=begun))
+    with Checkpoints(cloud.Workdir(fork).checkpoints, readonly=True) as checkpoints:
+        if not (kept := checkpoints.steps()):
+            raise ConfigError(f"--fork={fork}: this run has no checkpoint yet; start a fresh run instead")
+    if kept[-1] >= config.steps:
+        raise ConfigError(
+            f"--fork={fork}: its last checkpoint is of step {kept[-1]}, and config.tokens={config.tokens} is "
+            f"{config.steps} steps; give more tokens (those of the origin count)"
+        )
+    return dataclasses.replace(run, config=dataclasses.replace(config, forked=f"{parent}@{kept[-1]}"))
+
+
+def first_state(
+    run: ResolvedRun,
+    teacher: TeacherSource | None,
+    checkpoints: Checkpoints,
+    trunk: Checkpoints | None,
+    fork: str | Path | None,
+) -> steps.TrainState:
+    """The furthest state there is: of this run, else of its trunk before the decay, else of the run it forks from.
+
+    Without any of them, fresh weights, or those of the model that config.init names.
+    """
+    config = run.config
+    # Feature losses have one teacher.
+    state = steps.init_state(config, teacher.teachers[0].config.model if teacher else None)
+    checkpoint = checkpoints.newest(state.stored())
+    if checkpoint is None and trunk:
+        checkpoint = trunk.newest(state.stored(), before=config.stable_steps)
+    if checkpoint is None and config.forked:
+        if not fork:
+            raise ConfigError(
+                f"config.forked={config.forked!r} has no checkpoint of its own yet; give --fork=WORKDIR again"
+            )
+        step = int(config.forked.partition("@")[2])
+        with Checkpoints(cloud.Workdir(fork).checkpoints, readonly=True) as origin:
+            checkpoint = step, origin.restore(step, state.stored())
+    if checkpoint is not None:
+        return state.restored(checkpoint[1])
+    if run.init:
+        weights = warm_start.inherit(config.init, config.model, load.load_parameters(run.init))
+        return dataclasses.replace(state, params=weights)
+    return state
