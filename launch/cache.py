@@ -20,11 +20,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill.config import ConfigError, ExperimentConfig, parse
 from distill.system import process
 from launch.support import cli, progress
+
+if TYPE_CHECKING:
+    from distill.teacher.signals.manifest import Manifest
+    from distill.teacher.signals.spec import SignalSpec
 
 _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _follow(config: ExperimentConfig, signal: Any, out: str, every: bool, shard_tokens: int) -> dict[str, Any]:
+def _follow(config: ExperimentConfig, signal: "SignalSpec", out: str, every: bool, shard_tokens: int) -> "Manifest":
     """Makes the store, and says how far it is."""
     from distill.training import cache
 
@@ -66,7 +70,7 @@ def _follow(config: ExperimentConfig, signal: Any, out: str, every: bool, shard_
         return cache.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=tell)
 
 
-def _describe(out: str, manifest: dict[str, Any]) -> None:
+def _describe(out: str, manifest: "Manifest") -> None:
     recipe, fidelity = manifest["recipe"], manifest["fidelity"]
     windows, signal = recipe["windows"], recipe["signal"]
     numbers = " ".join(f"{name}={value}" for name, value in signal.items() if name != "kind")

@@ -210,7 +210,7 @@ def fill(folder: Path, signal: SignalSpec, vocab: int, windows: int, seq_len: in
         some.append(SparseSignal(ids=ids, log_probs=falling.astype(np.float32)))  # type: ignore[arg-type]
     packed = [extract.record(signal, order.astype(np.int64), one, 0) for one in some]
     recipe = {
-        "codec": codec.NUMBERS,
+        "codec": codec.CONSTANTS,
         "signal": {"kind": signal.kind, **signal.parameters},
         "teacher": {"vocab_size": vocab, "d_model": 1},
         "data": {"seq_len": seq_len},

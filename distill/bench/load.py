@@ -92,7 +92,7 @@ def make_store(folder: Path, shards: int = 10_000) -> None:
     packed = [codec.pack(codec.Ragged(np.full(16, 8), r, np.full(r.shape, 7), np.full(16, 3))) for r in ranks]
     signal = SignalSpec(kind="topk", top_k=8)
     recipe = {
-        "signal": {"kind": signal.kind, **signal.parameters}, "codec": codec.NUMBERS, "tau": 1.0,
+        "signal": {"kind": signal.kind, **signal.parameters}, "codec": codec.CONSTANTS, "tau": 1.0,
         "teacher": {"run": "made up", "checkpoint": "", "vocab_size": 400, "d_model": 8},
         "data": {"seq_len": 16}, "shard_windows": 1,
         "windows": {"count": shards, "of": shards, "samples": 0, "seed": 0},

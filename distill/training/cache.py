@@ -25,12 +25,21 @@ from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.system import checksums, cloud, files, process
 from distill.teacher.signals import codec, extract, manifest, writer
-from distill.teacher.signals.fidelity import Fidelity
+from distill.teacher.signals.fidelity import Fidelity, FidelityResult
+from distill.teacher.signals.manifest import (
+    FileEntry,
+    Manifest,
+    Recipe,
+    RecipeTeacher,
+    RecipeWindows,
+    TeacherEntry,
+    data_of,
+)
 from distill.teacher.signals.reader import SignalStore
-from distill.teacher.signals.shard import FORMAT
+from distill.teacher.signals.shard import FORMAT, ShardEntry
 from distill.teacher.signals.spec import SignalSpec
 from distill.training.inputs import make_loader, open_store, resolve
-from distill.training.teachers import OnlineTeacher, data_of
+from distill.training.teachers import OnlineTeacher
 from distill.types import Batch, HiddenStates, TeacherSignal
 
 CHUNK_TOKENS = 8192  # of one forward pass of the teacher, on one device
@@ -58,7 +67,7 @@ def make(
     every: bool = False,
     shard_tokens: int = SHARD_TOKENS,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Manifest:
     """The manifest of the store at `out`, made, completed or found there.
 
     `every` stores all windows of config.data.split instead of those that config.tokens of training read.
@@ -91,7 +100,7 @@ def make(
             return found
         writer.claim(out, recipe)
         shards = _write(out, recipe, signal, teacher, loader, windows, on_progress)
-        tree = {
+        tree: Manifest = {
             "format": FORMAT,
             "recipe": recipe,
             "files": _files(out, signal, teacher),
@@ -99,14 +108,14 @@ def make(
             "bytes_per_token": sum(s["size"] for s in shards) / (len(windows) * config.seq_len),
             "teacher": _teacher(config, store, source),
         }
-        opened = SignalStore(out, found=tree)
+        opened = SignalStore(out, unwritten=tree)
         tree["fidelity"] = _fidelity(opened, teacher, loader, windows)
         manifest.write(out, tree)
         (out / writer.RECIPE).unlink()
         return tree
 
 
-def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], dict[str, int]]:
+def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], RecipeWindows]:
     """The windows to store, rising, and the words for them in the recipe."""
     total = loader.window_count
     windows = np.arange(total) if every else loader.distinct(config.steps)
@@ -121,22 +130,23 @@ def _recipe(
     signal: SignalSpec,
     store: TokenStore | Mixture,
     source: OnlineTeacher,
-    extent: dict[str, int],
+    extent: RecipeWindows,
     shard_windows: int,
-) -> dict[str, Any]:
+) -> Recipe:
     taught = source.teachers[0].config
+    teacher: RecipeTeacher = {
+        "run": config.teacher.run,
+        "checkpoint": _checkpoint(config, source),
+        "vocab_size": taught.model.tokens,
+        "d_model": taught.model.d_model,
+    }
+    if config.teacher.dtype != "float32":  # stores from before teachers had a precision name none
+        teacher["dtype"] = config.teacher.dtype
     return {
         "signal": {"kind": signal.kind, **signal.parameters},
-        "codec": codec.NUMBERS,
+        "codec": codec.CONSTANTS,
         "tau": 1.0,
-        "teacher": {
-            "run": config.teacher.run,
-            "checkpoint": _checkpoint(config, source),
-            "vocab_size": taught.model.tokens,
-            "d_model": taught.model.d_model,
-            # Stores from before teachers had a precision name none.
-            **({} if config.teacher.dtype == "float32" else {"dtype": config.teacher.dtype}),
-        },
+        "teacher": teacher,
         "data": data_of(config, store),
         "windows": extent,
         "shard_windows": shard_windows,
@@ -150,7 +160,7 @@ def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
     return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else source.run
 
 
-def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> dict[str, Any]:
+def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> TeacherEntry:
     """What a student reports of its teacher, which it may never meet."""
     evaluation = store.evaluation(
         "validation",
@@ -176,13 +186,13 @@ def _chunk(seq_len: int, vocab_size: int, windows: int) -> int:
 
 def _write(
     out: Path,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     signal: SignalSpec,
     teacher: Transformer,
     loader: Loader,
     windows: NDArray[np.int64],
     on_progress: Callable[[Progress], None],
-) -> list[dict[str, Any]]:
+) -> list[ShardEntry]:
     device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
     computed: dict[int, Any] = {}  # the first chunk, which ranks the ids before anything is packed
 
@@ -238,19 +248,15 @@ def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
     return rank
 
 
-def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, Any]:
+def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, FileEntry]:
     """The files beside the shards, with their digests; writes the head that hidden states need."""
-    described: dict[str, Any] = {}
+    digest = lambda name: hashlib.sha256((out / name).read_bytes()).hexdigest()
     if signal.kind == "hidden":
         dtype = teacher.config.dtype
         head = np.asarray(teacher.head_vd.astype(dtype))
         files.atomic_write(out / manifest.HEAD, head.tobytes())
-        described[manifest.HEAD] = {"dtype": dtype, "shape": list(head.shape)}
-    elif signal.sparse:
-        described[manifest.ORDER] = {}
-    for name, known in described.items():
-        known["sha256"] = hashlib.sha256((out / name).read_bytes()).hexdigest()
-    return described
+        return {manifest.HEAD: {"dtype": dtype, "shape": list(head.shape), "sha256": digest(manifest.HEAD)}}
+    return {manifest.ORDER: {"sha256": digest(manifest.ORDER)}} if signal.sparse else {}
 
 
 @jax.jit
@@ -261,7 +267,7 @@ def _whole(teacher: Transformer, batch: Batch) -> Any:
     return jax.nn.log_softmax(logits[..., : teacher.config.tokens], axis=-1)
 
 
-def _fidelity(opened: SignalStore, teacher: Transformer, loader: Loader, windows: NDArray[np.int64]) -> dict[str, Any]:
+def _fidelity(opened: SignalStore, teacher: Transformer, loader: Loader, windows: NDArray[np.int64]) -> FidelityResult:
     """Stored records beside the teacher's whole distribution, in windows spread over the store."""
     device_mesh = jax.sharding.get_mesh()
     positions = min(loader.seq_len, PROBE_POSITIONS)

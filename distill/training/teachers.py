@@ -159,7 +159,7 @@ class StoredTeacher:
         path = config.teacher.store
         self.signals = SignalStore(path, config.objective)
         contents = self.signals.manifest
-        manifest.compare(path, contents["recipe"]["data"], data_of(config, store), "data of")
+        manifest.compare(path, contents["recipe"]["data"], manifest.data_of(config, store), "data of")
         teacher = TeacherInfo(
             source=path,
             config=configs.from_text(ExperimentConfig, contents["teacher"]["config"], f"{path}: teacher"),
@@ -207,19 +207,6 @@ class StoredTeacher:
 def _placed(head: NDArray[Any]) -> jax.Array:
     place = jax.NamedSharding(jax.sharding.get_mesh(), sharding.STORED["head_vd"])
     return jax.make_array_from_callback(head.shape, place, lambda part: head[part])
-
-
-def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> dict[str, Any]:
-    """What the windows of a signal are windows of; a student's must be the same."""
-    return {
-        "store": store.fingerprint,
-        "tokenizer": store.tokenizer_name,
-        "tokenizer_hash": store.tokenizer_hash,
-        "split": config.data.split,
-        "seq_len": config.seq_len,
-        "packing": config.data.packing,
-        "completions_only": config.data.completions_only,
-    }
 
 
 def open_teacher(run: ResolvedRun, store: TokenStore | Mixture) -> TeacherSource | None:

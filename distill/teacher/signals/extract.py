@@ -1,7 +1,6 @@
-"""What is stored of a teacher, cut out of it on the devices and packed on the host."""
+"""Computes the signal to store from a teacher on the devices, and packs it on the host."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +15,34 @@ from distill.teacher.signals import codec
 from distill.teacher.signals.spec import GRAIN, SignalSpec
 from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
 
-# From this vocabulary on, logits exist a few positions at a time.
+# For vocabularies of this size and larger, logits are materialised for a few positions at a time.
 WHOLE_VOCABULARY = 16_384
-_PADDING = 2**23  # a rank beyond every vocabulary
+_PADDING = 2**23  # a rank larger than that of any token
+
+
+# What `extract` returns: hidden states [B, S, D], log-probabilities [B, S, V], or a sparse signal.
+Extracted = SparseSignal | Float[Array, "B S D"] | Float[Array, "B S V"]
 
 
 def uniform(signal: SignalSpec, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
-    """The numbers [B, S, draws] that the draws of these windows come from: by seed and window, on any machine."""
+    """Uniform numbers [B, S, draws] for the draws of these windows; a function of seed and window id alone.
+
+    Kinds other than 'sampled' draw nothing and get zeros [B, S, 1].
+    """
     if signal.kind != "sampled":
         return np.zeros((len(windows), seq_len, 1), np.float32)
     return np.stack([_generator(signal, w).random((seq_len, signal.draws), np.float32) for w in windows])
 
 
-def _generator(signal: SignalSpec, window: Any, jumps: int = 0) -> np.random.Generator:
+def _generator(signal: SignalSpec, window: int | np.integer, jumps: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[signal.seed, int(window)]).jumped(jumps))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Any:
-    """The signal of a batch before it is packed: an array of hidden states or log-probabilities, or a SparseSignal.
+def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Extracted:
+    """The signal of a batch before packing: an array of hidden states or log-probabilities, or a SparseSignal.
 
-    Of draws, the log-probabilities are the logs of their importances p / q.
+    For draws, `log_probs` are the logs of their importances p / q.
     """
     hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
     if signal.kind == "hidden":
@@ -53,6 +59,7 @@ def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Flo
 
 
 def of_logits(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
+    """The sparse signal of a batch from its (unnormalised) log-probabilities."""
     if signal.kind == "argmax":
         return targets.argmax(log_probs)
     if signal.kind == "sampled":
@@ -67,15 +74,15 @@ def of_logits(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Flo
 
 
 def sample(log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"], proposal: float) -> SparseSignal:
-    """One token for each uniform number, drawn from q = p^proposal / Z, with log(p / q); an id may come twice.
+    """Draws one token per uniform number from q = p^proposal / Z, with log(p / q); an id may occur twice.
 
-    The cumulative distribution is inverted by bisection: log2(V) reads a draw instead of V.
+    The cumulative distribution is inverted by bisection: log2(V) reads per draw instead of V.
     """
     size = log_probs.shape[-1]
     tempered = proposal * log_probs
     cumulative = jnp.cumsum(jax.nn.softmax(tempered, axis=-1), axis=-1)
     cumulative = cumulative / cumulative[..., -1:]
-    below = jnp.zeros_like(uniform, jnp.int32)  # how many entries are known to be at most the number
+    below = jnp.zeros_like(uniform, jnp.int32)  # how many cumulative entries are known to be <= the number
     for power in reversed(range(size.bit_length())):
         further = below + 2**power
         reached = jnp.take_along_axis(cumulative, jnp.minimum(further, size) - 1, axis=-1)
@@ -87,16 +94,19 @@ def sample(log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"], pro
     return SparseSignal(ids=ids, log_probs=importance + jax.nn.logsumexp(tempered, axis=-1, keepdims=True))
 
 
-def count(found: Any, vocab_size: int) -> NDArray[np.int64]:
-    """How often each id occurs in a sparse signal."""
-    return np.bincount(found.ids[found.log_probs > LOG_ZERO / 2], minlength=vocab_size)
+def count(signal: SparseSignal, vocab_size: int) -> NDArray[np.int64]:
+    """How often each id occurs in a sparse signal [vocab_size]."""
+    ids, log_probs = np.asarray(signal.ids), np.asarray(signal.log_probs)
+    return np.bincount(ids[log_probs > LOG_ZERO / 2], minlength=vocab_size)
 
 
-def record(signal: SignalSpec, rank: NDArray[np.integer], found: Any, window: int) -> tuple[int, bytes]:
-    """One window's signal packed, and the most entries that one of its tokens has; `rank` is the rank of each id."""
-    if not signal.sparse:
-        return 0, codec.pack_dense(found)
-    ids, values = np.asarray(found.ids), np.asarray(found.log_probs)
+def record(
+    signal: SignalSpec, rank: NDArray[np.integer], extracted: SparseSignal | NDArray[np.floating], window: int
+) -> tuple[int, bytes]:
+    """(largest number of entries of a token, packed bytes) of one window's signal; `rank` maps ids to ranks."""
+    if not isinstance(extracted, SparseSignal):
+        return 0, codec.pack_dense(extracted)
+    ids, values = np.asarray(extracted.ids), np.asarray(extracted.log_probs)
     if signal.kind == "sampled":
         ragged = _counted(signal, rank[ids], values, window)
         return int(ragged.lengths.max()), codec.pack(ragged)
@@ -112,17 +122,22 @@ def record(signal: SignalSpec, rank: NDArray[np.integer], found: Any, window: in
     return int(lengths.max()), codec.pack(codec.Ragged(lengths, ranks, codec.quantise(values), rest))
 
 
-def _counted(signal: SignalSpec, ranks: NDArray[Any], importance: NDArray[Any], window: int) -> codec.Ragged:
-    """Draws as distinct tokens with whole numbers for weights: counts, or where the proposal is not the teacher GRAIN
-    times the summed importances, rounded up or down at random so that their mean is exact."""
+def _counted(
+    signal: SignalSpec, ranks: NDArray[np.integer], importance: NDArray[np.floating], window: int
+) -> codec.Ragged:
+    """Draws as distinct tokens with integer weights.
+
+    A weight is a count where the proposal is the teacher itself; otherwise GRAIN times the sum of the importances,
+    rounded up or down at random so that the expectation is exact.
+    """
     size, draws = ranks.shape
     rising = np.argsort(ranks, axis=1, kind="stable")
-    ranks, importance = (np.take_along_axis(x, rising, axis=1) for x in (ranks, importance))
-    place = np.cumsum(np.diff(ranks, axis=1, prepend=-1) != 0, axis=1) - 1
+    ranks, importance = np.take_along_axis(ranks, rising, axis=1), np.take_along_axis(importance, rising, axis=1)
+    column = np.cumsum(np.diff(ranks, axis=1, prepend=-1) != 0, axis=1) - 1
     rows = np.arange(size)[:, None]
-    flat = (rows * draws + place).reshape(-1)
+    flat = (rows * draws + column).reshape(-1)
     distinct = np.full((size, draws), _PADDING, np.int64)
-    distinct[rows, place] = ranks
+    distinct[rows, column] = ranks
     if signal.proposal == 1:
         weights = np.bincount(flat, minlength=size * draws).reshape(size, draws)
     else:

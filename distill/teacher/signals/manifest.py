@@ -1,45 +1,136 @@
-"""What a store of signals says of itself, and whether it is of the data, the tokenizer and the teacher that ask for it.
+"""The manifest of a store of signals: what it holds, and whether it fits the data, tokenizer and teacher of a run.
 
-manifest.json is written last: a folder without one is no store yet. Its first line seals it: the sha256 of the whole
-text with zeros where that stands, so that an edit of any byte is noticed.
-
-recipe      all that decides the content: the signal, the teacher (run, hash of its checkpoint), the data (fingerprint
-            of the token store, tokenizer, split, length, packing), the windows kept
-teacher     its record and its model, for what a student reports; its own loss on the validation set
-shards      file, size, windows, first window, bytes of payload, most entries a token, digest of the index
-fidelity    how close the stored signal comes to the whole distribution, on a few windows
+manifest.json is written last: a folder without one is an unfinished store. Its first line is a seal: the sha256 of the
+whole text with zeros in place of the seal, so that an edit of any byte is detected.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
+from distill.config import ExperimentConfig
+from distill.data.mixture import Mixture
+from distill.data.store.store import TokenStore
 from distill.errors import SignalError
+from distill.model.quantize import Precision
 from distill.system import files
 from distill.system.files import loads
-from distill.teacher.signals.shard import FORMAT
+from distill.teacher.signals.fidelity import FidelityResult
+from distill.teacher.signals.shard import FORMAT, ShardEntry
 
 MANIFEST = "manifest.json"
 HEAD, ORDER = "head.bin", "order.bin"
-_LARGEST = 1 << 24  # tokens of a window, of a vocabulary, entries of a window: more is nobody's
+# Tokens of a window, of a vocabulary, or entries of a window; larger values are rejected as corrupt.
+_LARGEST = 1 << 24
 
 
-def text(tree: Mapping[str, Any]) -> str:
+class RecipeTeacher(TypedDict):
+    """The teacher of a recipe: the fingerprint of its run, and a hash that names its very weights."""
+
+    run: str
+    checkpoint: str
+    vocab_size: int
+    d_model: int
+    dtype: NotRequired[Precision]  # absent: float32
+
+
+class RecipeData(TypedDict):
+    """What the windows of a store are windows of."""
+
+    store: str  # fingerprint of the token store
+    tokenizer: str
+    tokenizer_hash: str
+    split: str
+    seq_len: int
+    packing: str
+    completions_only: bool
+
+
+class RecipeWindows(TypedDict):
+    """Which windows are stored: `count` of `of`, those that the first `samples` samples of data.seed=`seed` read."""
+
+    count: int
+    of: int
+    samples: int
+    seed: int
+
+
+class Recipe(TypedDict):
+    """All that determines the content of a store; its digest names the store in every shard."""
+
+    signal: dict[str, int | float | str]
+    codec: dict[str, int | float]
+    tau: float
+    teacher: RecipeTeacher
+    data: RecipeData
+    windows: RecipeWindows
+    shard_windows: int
+
+
+class TeacherValidation(TypedDict):
+    """The teacher's own loss, in nats, on the validation set of `tokens` tokens."""
+
+    tokens: int
+    loss: float
+
+
+class TeacherEntry(TypedDict):
+    """What a student reports of its teacher, which need not be at hand: config, record, validation loss."""
+
+    config: str
+    record: dict[str, Any]
+    validation: TeacherValidation
+
+
+class FileEntry(TypedDict):
+    """A file beside the shards; dtype and shape are those of HEAD."""
+
+    sha256: str
+    dtype: NotRequired[str]
+    shape: NotRequired[list[int]]
+
+
+class Manifest(TypedDict):
+    """The content of manifest.json."""
+
+    format: int
+    recipe: Recipe
+    files: dict[str, FileEntry]
+    shards: list[ShardEntry]
+    bytes_per_token: float
+    teacher: NotRequired[TeacherEntry]
+    fidelity: NotRequired[FidelityResult]
+
+
+def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> RecipeData:
+    """What a signal's windows are windows of; the config of a student of the store must give the same."""
+    return {
+        "store": store.fingerprint,
+        "tokenizer": store.tokenizer_name,
+        "tokenizer_hash": store.tokenizer_hash,
+        "split": config.data.split,
+        "seq_len": config.seq_len,
+        "packing": config.data.packing,
+        "completions_only": config.data.completions_only,
+    }
+
+
+def text(tree: Mapping[str, object]) -> str:
     return json.dumps(tree, indent=1, sort_keys=True) + "\n"
 
 
-def parse(path: Any) -> dict[str, Any]:
-    """The tree of a JSON file. Raises ValueError where it holds none."""
+def parse(path: Path) -> dict[str, object]:
+    """The object in a JSON file. Raises ValueError where the file holds something else."""
     tree = loads(path.read_text("utf-8"))
     if not isinstance(tree, dict):
-        raise ValueError(f"got {type(tree).__name__}, wanted fields")
+        raise ValueError(f"got {type(tree).__name__}, wanted an object")
     return tree
 
 
-def digest(tree: Mapping[str, Any]) -> str:
-    """Names a tree by its content."""
+def digest(tree: Mapping[str, object]) -> str:
+    """A hash of a tree's content, independent of the order of its keys."""
     return hashlib.sha256(text(tree).encode()).hexdigest()
 
 
@@ -51,51 +142,50 @@ def _seal(body: str) -> str:
     return hashlib.sha256(_sealed("0" * 64, body).encode()).hexdigest()
 
 
-def write(folder: Any, tree: dict[str, Any]) -> None:
-    """Writes the manifest, whole or not at all."""
-    body = text(tree).removeprefix("{\n")
+def write(folder: Path, manifest: Mapping[str, object]) -> None:
+    """Writes the manifest atomically."""
+    body = text(manifest).removeprefix("{\n")
     files.atomic_write(folder / MANIFEST, _sealed(_seal(body), body))
 
 
-def read(folder: Any) -> dict[str, Any]:
-    """The manifest of a finished store. Raises SignalError where there is none, or it is not as it was written."""
+def read(folder: Path) -> Manifest:
+    """The manifest of a finished store. Raises SignalError where there is none, or it was changed."""
     path = folder / MANIFEST
     try:
         content = path.read_text("utf-8")
         tree = loads(content)
     except FileNotFoundError:
         raise SignalError(
-            f"{folder}: there is no {MANIFEST}, so this is no finished store of signals; `python -m launch.cache` "
-            "makes one, or goes on with one that was interrupted"
+            f"{folder}: there is no {MANIFEST}, so this is not a finished store of signals; `python -m launch.cache` "
+            "makes one and resumes an interrupted one"
         ) from None
     except (ValueError, OSError) as error:
         raise SignalError(f"{path}: cannot be read ({error}); delete the store and run launch.cache again") from None
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         got = tree.get("format") if isinstance(tree, dict) else tree
         raise SignalError(f"{path}: got format {got!r}, wanted {FORMAT}; run launch.cache again")
-    tree.pop("seal", None)  # where it is not the first line, the text differs
+    tree.pop("seal", None)  # compared below, as part of the text
     body = content.partition("\n")[2]
     if content != _sealed(_seal(body), body):
         raise SignalError(f"{path}: was changed after it was written (its seal is broken); run launch.cache again")
     try:
-        _check(tree)
+        return _checked(cast(Manifest, tree))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SignalError(f"{path}: describes no store ({error!r:.100}); run launch.cache again") from None
-    return tree
 
 
-def _check(tree: Mapping[str, Any]) -> None:
-    """Raises ValueError or the like for a tree that says what no store can be: a seal is anybody's to make."""
+def _checked(tree: Manifest) -> Manifest:
+    """The tree, typed. Raises ValueError or the like for impossible values: anyone can compute a valid seal."""
 
-    def number(place: Mapping[str, Any], name: str, most: int = 2**62) -> None:
-        value = place[name]
+    def number(fields: Mapping[str, object], name: str, most: int = 2**62) -> None:
+        value = fields[name]
         if type(value) is not int or not 0 <= value <= most:
             raise ValueError(f"{name} is {value!r:.40}")
 
     recipe, shards = tree["recipe"], tree["shards"]
-    for name in ("signal", "codec", "teacher", "data", "windows"):
-        if not isinstance(recipe[name], dict):
-            raise ValueError(f"{name} is {recipe[name]!r:.40}")
+    for part in (recipe["signal"], recipe["codec"], recipe["teacher"], recipe["data"], recipe["windows"]):
+        if not isinstance(part, dict):
+            raise ValueError(f"a part of the recipe is {part!r:.40}")
     number(recipe["data"], "seq_len", _LARGEST)
     for name in ("vocab_size", "d_model"):
         number(recipe["teacher"], name, _LARGEST)
@@ -114,14 +204,15 @@ def _check(tree: Mapping[str, Any]) -> None:
         raise ValueError("a file without its sha256")
     for name in (*tree["files"], *(shard["file"] for shard in shards)):
         if Path(name).name != name or "\x00" in name:
-            raise ValueError(f"{name!r:.40} is no name of a file in it")
+            raise ValueError(f"{name!r:.40} is not the name of a file in the folder")
+    return tree
 
 
-def compare(where: Any, kept: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
-    """Raises SignalError for the first field of `wanted` that the store holds otherwise."""
+def compare(where: object, stored: Mapping[str, object], wanted: Mapping[str, object], what: str) -> None:
+    """Raises SignalError for the first field of `wanted` in which the store differs."""
     for name, value in wanted.items():
-        if kept.get(name) != value:
+        if stored.get(name) != value:
             raise SignalError(
-                f"{where}: was made for {what} {name}={kept.get(name)!r}, and this run has {value!r}; use the store "
+                f"{where}: was made for {what} {name}={stored.get(name)!r}, and this run has {value!r}; use the store "
                 "that belongs to it, or make one with launch.cache"
             )

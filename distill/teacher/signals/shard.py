@@ -1,13 +1,13 @@
-"""One file of a signal store: records that say what they are, an index, and a digest for every byte.
+"""One file of a signal store: self-describing records, an index, and digests that cover every byte.
 
     line       {"format", "shard", "store"} as JSON, ended by a newline
     records    window (i64), size (u32), most (u32), blake2b-128 (16 bytes), then `size` bytes of payload
     index      window (i64), offset (u64), size (u32), most (u32) of each record
     footer     offset of the index (u64), records (u64), blake2b-128 of line and index
 
-A record's digest covers its window and its payload, and is keyed by store and shard, so that a record or a file that
-lies where another belongs is found as surely as a flipped bit. A shard grows under the name NAME.part; a killed writer
-leaves whole records and at most one torn one, which the next writer cuts off.
+A record's digest covers its window and its payload and is keyed by store and shard, so that a record or a file in the
+place of another is detected like a flipped bit. A shard grows under the name NAME.part; a killed writer leaves complete
+records and at most one incomplete one, which the next writer truncates.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,20 @@ INDEX = np.dtype([("window", "<i8"), ("offset", "<u8"), ("size", "<u4"), ("most"
 HOW = "the store is damaged: delete it and run launch.cache again"
 
 
+class ShardEntry(TypedDict):
+    """What a store's manifest keeps of a finished shard."""
+
+    file: str
+    size: int  # bytes
+    windows: int
+    first: int  # the lowest window id
+    payload: int  # bytes of all payloads
+    most: int  # the largest number of entries of a token
+    digest: str  # of the header line and the index
+
+
 class Name(NamedTuple):
-    """Which shard of which store a file is."""
+    """Identifies a shard: its store and its number."""
 
     store: str  # the digest of the store's recipe
     shard: int
@@ -46,14 +58,15 @@ class Name(NamedTuple):
         return json.dumps({"format": FORMAT, "shard": self.shard, "store": self.store}).encode() + b"\n"
 
     def digest(self, *parts: bytes) -> bytes:
-        found = hashlib.blake2b(digest_size=16, key=f"{self.store[:32]}-{self.shard}".encode())
+        """A digest of the parts, keyed by this name."""
+        hasher = hashlib.blake2b(digest_size=16, key=f"{self.store[:32]}-{self.shard}".encode())
         for part in parts:
-            found.update(part)
-        return found.digest()
+            hasher.update(part)
+        return hasher.digest()
 
 
 class ShardWriter:
-    """Appends records to NAME.part, going on after the whole ones that a killed writer left there."""
+    """Appends records to NAME.part, after the complete ones that an interrupted writer left there."""
 
     def __init__(self, folder: Path, name: Name):
         self.name, self.path = name, folder / f"{name.file}.part"
@@ -67,11 +80,11 @@ class ShardWriter:
 
     @property
     def windows(self) -> list[int]:
-        """The windows that are in it."""
+        """The windows written so far."""
         return [entry[0] for entry in self._index]
 
     def _recover(self) -> int:
-        """Where the last whole record ends; 0 where not even the first line is whole."""
+        """The end of the last complete record; 0 where not even the header line is complete."""
         content = self.path.read_bytes()
         if not content.startswith(self.name.line):
             return 0
@@ -86,16 +99,17 @@ class ShardWriter:
         return at
 
     def append(self, window: int, most: int, payload: bytes) -> None:
+        """Appends one record; `most` is the largest number of entries of one of its tokens."""
         self._index.append((window, self._file.tell(), len(payload), most))
         digest = _record_digest(self.name, window, len(payload), most, payload)
         self._file.write(_RECORD.pack(window, len(payload), most, digest) + payload)
 
     def flush(self) -> None:
-        """Hands everything to the system, which keeps it whatever happens to this process."""
+        """Hands everything to the operating system, which keeps it if this process dies."""
         self._file.flush()
 
-    def finish(self) -> dict[str, Any]:
-        """Writes the index, gives the file its name, and returns what the manifest keeps of it."""
+    def finish(self) -> ShardEntry:
+        """Writes the index, renames the file to its final name, and returns its entry of the manifest."""
         start = self._file.tell()
         index = np.array(self._index, INDEX).tobytes()
         digest = self.name.digest(self.name.line, index)
@@ -111,10 +125,10 @@ class ShardWriter:
 
 
 class Shard:
-    """The index of a finished shard; records are read when they are asked for."""
+    """A finished shard: the index is read on opening, records on request."""
 
-    def __init__(self, path: Any, name: Name):
-        """`path` is a pathlib or epath path. Raises SignalError unless line, index and footer are whole."""
+    def __init__(self, path: Path, name: Name):
+        """`path` is a pathlib or epath path. Raises SignalError unless header line, index and footer are intact."""
         self.path, self.name = path, name
         try:
             with path.open("rb") as file:
@@ -134,23 +148,23 @@ class Shard:
         if name.digest(line, content) != digest:
             raise SignalError(f"{path}: the index does not match its digest; {HOW}")
         self.digest, self.size = digest.hex(), end
-        self.index: NDArray[Any] = np.frombuffer(content, INDEX)
+        self.index: NDArray[np.void] = np.frombuffer(content, INDEX)  # [records]
 
-    def spans(self, places: Sequence[int]) -> list[tuple[Any, int, int]]:
-        """(path, first byte, last byte + 1) of the records at these places of the index."""
-        offsets, sizes = (self.index[name][list(places)].tolist() for name in ("offset", "size"))
+    def spans(self, rows: Sequence[int]) -> list[tuple[Path, int, int]]:
+        """(path, first byte, last byte + 1) of the records at these rows of the index."""
+        offsets, sizes = (self.index[name][list(rows)].tolist() for name in ("offset", "size"))
         return [(self.path, start, start + _RECORD.size + size) for start, size in zip(offsets, sizes)]
 
-    def read(self, places: Sequence[int], contents: Sequence[bytes] | None = None) -> list[bytes]:
-        """The payloads of the records at these places of the index, out of their `contents` where these were read.
+    def read(self, rows: Sequence[int], contents: Sequence[bytes] | None = None) -> list[bytes]:
+        """The payloads of the records at these rows of the index; `contents` are their bytes where already fetched.
 
-        Raises SignalError for the first that differs.
+        Raises SignalError for the first record that does not match its digest.
         """
-        found = []
+        payloads = []
         try:
             with self.path.open("rb") if contents is None else contextlib.nullcontext() as file:
-                for i, place in enumerate(places):
-                    window, offset, size, most = self.index[place].tolist()
+                for i, row in enumerate(rows):
+                    window, offset, size, most = self.index[row].tolist()
                     if contents is not None:
                         content = contents[i]
                     elif file is not None:
@@ -163,17 +177,17 @@ class Shard:
                             f"{self.path}: the record of window {window} (bytes {offset}..{end}) does not match its "
                             f"digest; {HOW}"
                         )
-                    found.append(content[_RECORD.size :])
+                    payloads.append(content[_RECORD.size :])
         except OSError as error:
             raise SignalError(f"{self.path}: cannot be read ({error.strerror or error}); {HOW}") from None
-        return found
+        return payloads
 
 
-def entry(path: Any, name: Name) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """What the manifest keeps of a finished shard (name, bytes, windows, most entries a token, digest); its windows."""
+def entry(path: Path, name: Name) -> tuple[ShardEntry, NDArray[np.int64]]:
+    """The manifest's entry of a finished shard, and its windows [records]."""
     shard = Shard(path, name)
     windows = shard.index["window"]
-    found = {
+    described: ShardEntry = {
         "file": name.file,
         "size": shard.size,
         "windows": len(windows),
@@ -182,7 +196,7 @@ def entry(path: Any, name: Name) -> tuple[dict[str, Any], NDArray[np.int64]]:
         "most": int(shard.index["most"].max()),
         "digest": shard.digest,
     }
-    return found, windows
+    return described, windows
 
 
 def _record_digest(name: Name, window: int, size: int, most: int, payload: bytes) -> bytes:

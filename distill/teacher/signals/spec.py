@@ -1,7 +1,7 @@
-"""What may be stored of a teacher, and which objectives it serves."""
+"""The kinds of teacher signal that can be stored, and which objectives each one is sufficient for."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from distill.config.exactness import TABLE
 from distill.errors import SignalError
 from distill.types import LOG_ZERO
 
-# The weight of a draw, where the proposal is not the teacher itself, is kept in this fraction of 1 / draws.
+# Where the proposal is not the teacher itself, a draw's weight is stored in units of 1 / (GRAIN * draws).
 GRAIN = 16
 _PARAMETERS = {
     "topk": ("top_k",),
@@ -19,48 +19,75 @@ _PARAMETERS = {
     "sampled": ("draws", "proposal", "seed"),
     "hidden": ("dtype",),
 }
+Kind = Literal["topk", "topp", "sampled", "hidden", "argmax", "full"]
+Dtype = Literal["float16", "bfloat16", "float32"]
+
+
+class SpecFields(TypedDict, total=False):
+    """The fields of `SignalSpec`, any of them."""
+
+    kind: Kind
+    top_k: int
+    top_p: float
+    floor: int
+    draws: int
+    proposal: float
+    seed: int
+    dtype: Dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SignalSpec:
-    """A kind of signal and its numbers; everything is what the teacher says at tau = 1.
+    """A kind of signal and its parameters. All kinds store the teacher's distribution at tau = 1.
 
-    topk     the `top_k` likeliest tokens, and the mass of all others
-    topp     the fewest likeliest tokens that hold `top_p` of the mass, but at least `floor` and at most `top_k`
-    sampled  `draws` tokens drawn from q ~ p^proposal, each with its importance p / q (2503.16870); the cross-entropy
-             under these weights, and its gradient, are the full ones on average
-    hidden   the last hidden states, in `dtype`, and once the head: the whole distribution
-    argmax   the likeliest token
+    topk     the `top_k` most likely tokens, and the total mass of the others
+    topp     the smallest set of most likely tokens with mass `top_p`, at least `floor` and at most `top_k` of them
+    sampled  `draws` tokens drawn from q ~ p^proposal, each with its importance p / q (arXiv 2503.16870); the
+             cross-entropy under these weights and its gradient are unbiased estimates of the full ones
+    hidden   the last hidden states in `dtype`, and the head once per store: the whole distribution
+    argmax   the most likely token
     full     every log-probability, in float16: for tests and small vocabularies
+
+    Raises ConfigError for a parameter outside its range.
     """
 
-    kind: Literal["topk", "topp", "sampled", "hidden", "argmax", "full"] = "topk"
+    kind: Kind = "topk"
     top_k: int = 128
     top_p: float = 0.9
     floor: int = 1
     draws: int = 50
     proposal: float = 1.0
     seed: int = 0
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Dtype = "float16"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         def expect(name: str, holds: bool, wanted: str) -> None:
             if not holds:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, wanted {wanted}")
 
         expect("top_k", 1 <= self.top_k < 2**16, "1 to 65535")
-        expect("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1")
+        expect("top_p", 0 < self.top_p <= 1, "above 0 and at most 1")
         expect("floor", 1 <= self.floor <= self.top_k, f"1 to top_k = {self.top_k}")
         expect("draws", 1 <= self.draws < 4096, "1 to 4095")
         expect("proposal", 0.5 <= self.proposal <= 2, "0.5 to 2 (1 draws from the teacher itself)")
 
     @classmethod
-    def of(cls, objective: ObjectiveConfig, **given: Any) -> "SignalSpec":
-        """The signal that an objective's target reads, with what is `given` instead."""
-        kind = "hidden" if objective.target == "soft" else objective.target
-        read = {"top_k": objective.top_k, "top_p": objective.top_p, "draws": objective.draws}
-        wanted = {"kind": kind} | {name: read[name] for name in _PARAMETERS.get(kind, ()) if name in read}
-        return cls(**(given if given.get("kind", kind) != kind else wanted | given))
+    def of(cls, objective: ObjectiveConfig, **overrides: Unpack[SpecFields]) -> "SignalSpec":
+        """The signal that an objective's target reads, with these fields overridden.
+
+        Another kind than the target's takes no parameters from the objective.
+        """
+        kind: Kind = "hidden" if objective.target == "soft" else objective.target
+        if overrides.get("kind", kind) != kind:
+            return cls(**overrides)
+        fields: SpecFields = {"kind": kind}
+        if kind in ("topk", "topp"):
+            fields["top_k"] = objective.top_k
+        if kind == "topp":
+            fields["top_p"] = objective.top_p
+        if kind == "sampled":
+            fields["draws"] = objective.draws
+        return cls(**(fields | overrides))
 
     @property
     def sparse(self) -> bool:
@@ -68,20 +95,20 @@ class SignalSpec:
 
     @property
     def label(self) -> str:
-        """Kind and the numbers that it reads: enters a student's identity as config.teacher.stored."""
+        """Kind and parameters as text: part of a student's identity, as config.teacher.stored."""
         return " ".join([self.kind, *(f"{name}={value}" for name, value in self.parameters.items())])
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """Those that this kind reads."""
+    def parameters(self) -> dict[str, int | float | str]:
+        """The parameters that this kind reads."""
         return {name: getattr(self, name) for name in _PARAMETERS.get(self.kind, ())}
 
     def check_serves(self, objective: ObjectiveConfig, where: str) -> None:
-        """Raises SignalError, with both sides, unless this signal holds all that the objective's target reads."""
+        """Raises SignalError, naming what is stored and what is needed, unless this signal suffices for the target."""
         target, k = objective.target, objective.top_k
         if self.kind in ("hidden", "full"):
             return
-        kept = {
+        sufficient = {
             "topk": (target == "topk" and k <= self.top_k)
             or (target == "topp" and k <= self.top_k)
             or target == "argmax",
@@ -93,25 +120,25 @@ class SignalSpec:
         }[self.kind]
         row = {"sampled": "sampled", "argmax": "argmax"}.get(self.kind, "truncated")
         cell = TABLE[objective.divergence, row, not objective.tempered]
-        if kept:
+        if sufficient:
             return
-        wanted = {
+        needed = {
             "soft": f"the whole distribution at tau={objective.temperature:g}",
             "topk": f"top_k={k}",
             "topp": f"top_p={objective.top_p:g} of top_k={k}",
             "sampled": f"draws={objective.draws}",
-            "argmax": "the likeliest token",
+            "argmax": "the most likely token",
         }[target]
         why = f" ({cell.reason})" if cell.verdict == "refused" else ""
         raise SignalError(
-            f"{where}: holds {self.label!r} at tau=1, but objective.target={target!r} reads {wanted}{why}; set "
+            f"{where}: holds {self.label!r} at tau=1, but objective.target={target!r} reads {needed}{why}; set "
             "config.objective to what the store holds, or store another signal"
         )
 
     def select(
-        self, ids: NDArray[Any], log_probs: NDArray[Any], objective: ObjectiveConfig | None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The part of a sparse signal that an objective's target reads; all of it where they match."""
+        self, ids: NDArray[np.integer], log_probs: NDArray[np.floating], objective: ObjectiveConfig | None
+    ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
+        """The part of a sparse signal [..., K] that an objective's target reads; all of it where they match."""
         target = objective.target if objective else self.kind
         if objective is None or target == "sampled" or self.kind == "argmax":
             return ids, log_probs
@@ -120,7 +147,7 @@ class SignalSpec:
             return ids, log_probs
         k = 1 if target == "argmax" else min(objective.top_k, ids.shape[-1])
         falling = np.argsort(-log_probs, axis=-1, kind="stable")[..., :k]
-        ids, log_probs = (np.take_along_axis(x, falling, axis=-1) for x in (ids, log_probs))
+        ids, log_probs = np.take_along_axis(ids, falling, axis=-1), np.take_along_axis(log_probs, falling, axis=-1)
         if target == "argmax":
             return ids, np.zeros_like(log_probs)
         if target == "topp":

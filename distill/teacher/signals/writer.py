@@ -1,13 +1,12 @@
-"""Writes the shards of a store: computing overlaps packing, and a killed writer's work is gone on with.
+"""Writes the shards of a store: computation overlaps packing, and writing resumes after a kill.
 
-Which window lies where follows from the recipe alone: shard i holds the windows i n .. (i + 1) n - 1 of the rising list
-of those to keep. So what is there already says where to go on; it is checked, and neither computed again nor doubled.
+The recipe alone determines which window is in which shard: shard i holds the windows i n .. (i + 1) n - 1 of the rising
+list of those to store. So the files that exist say where to resume; they are checked, and not computed again.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,43 +15,35 @@ from distill.data.loader import prefetch
 from distill.errors import SignalError
 from distill.system import files
 from distill.teacher.signals import manifest
-from distill.teacher.signals.shard import HOW, Name, ShardWriter, entry
+from distill.teacher.signals.manifest import Recipe
+from distill.teacher.signals.shard import HOW, Name, ShardEntry, ShardWriter, entry
 
 RECIPE = "recipe.json"
+T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a store is: windows done of all, of them `kept` by an earlier, interrupted call."""
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Claims an empty folder for this recipe, or checks that an interrupted store in it is of the same recipe.
 
-    done: int
-    total: int
-    kept: int
-    tokens: int  # a window
-
-
-def claim(folder: Path, recipe: dict[str, Any]) -> None:
-    """Takes an empty folder for this recipe, or one that was interrupted while it was made for the same.
-
-    Raises SignalError, naming what differs, for a folder of another recipe, or of something else.
+    Raises SignalError, naming what differs, for a folder of another recipe or with other content.
     """
     path = folder / RECIPE
     if path.exists():
         try:
-            kept = manifest.parse(path)
+            stored = manifest.parse(path)
         except ValueError as error:
             raise SignalError(f"{path}: cannot be read ({error}); delete the folder and start again") from None
-        same(folder, kept, recipe)
+        same(folder, stored, recipe)
         return
-    strangers = [item.name for item in folder.iterdir() if item.name != "lock"] if folder.exists() else []
-    if strangers:
-        raise SignalError(f"{folder}: exists and is no store of signals ({strangers[0]}); give another --out")
+    others = [item.name for item in folder.iterdir() if item.name != "lock"] if folder.exists() else []
+    if others:
+        raise SignalError(f"{folder}: exists and is no store of signals ({others[0]}); give another --out")
     files.atomic_write(path, manifest.text(recipe))
 
 
-def same(folder: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises SignalError, naming both sides, for the first field in which two recipes differ."""
-    old, new = _flat(kept), _flat(wanted)
+def same(folder: Path, stored: Mapping[str, object], wanted: Mapping[str, object]) -> None:
+    """Raises SignalError, naming both values, for the first field in which two recipes differ."""
+    old, new = _flat(stored), _flat(wanted)
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             raise SignalError(
@@ -61,8 +52,8 @@ def same(folder: Path, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
             )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
@@ -75,16 +66,18 @@ def write(
     *,
     per_shard: int,
     per_chunk: int,
-    compute: Callable[[NDArray[np.int64]], Any],
-    pack: Callable[[Any, int, int], tuple[int, bytes]],
+    compute: Callable[[NDArray[np.int64]], T],
+    pack: Callable[[T, int, int], tuple[int, bytes]],
     on_progress: Callable[[int, int], None] = lambda done, kept: None,
-) -> list[dict[str, Any]]:
-    """Writes the records of `windows` (rising) and returns what the manifest keeps of each shard.
+) -> list[ShardEntry]:
+    """Writes the records of `windows` (rising) and returns the manifest's entry of each shard.
 
     compute(chunk of windows) runs in a thread, up to two chunks ahead of pack(result, row, window) -> (most, payload).
     Chunks always begin at a multiple of `per_chunk`, so that a window's signal never depends on an interruption.
+    on_progress gets the windows done, and how many of them an earlier, interrupted call had written.
+    Raises SignalError for a shard in the folder that does not hold the windows its recipe gives it.
     """
-    entries: list[dict[str, Any]] = []
+    entries: list[ShardEntry] = []
     plan = [windows[start : start + per_shard] for start in range(0, len(windows), per_shard)]
     for i, expected in enumerate(plan):
         name = Name(store, i)
@@ -102,12 +95,12 @@ def write(
                 writer = _begin(folder, Name(store, len(entries)), plan[len(entries)])
         first = done // per_chunk
         starts = range(first * per_chunk, len(windows), per_chunk) if done < len(windows) else range(0)
-        for start, found in prefetch(lambda start: (start, compute(windows[start : start + per_chunk])), starts):
+        for start, computed in prefetch(lambda start: (start, compute(windows[start : start + per_chunk])), starts):
             for row, window in enumerate(windows[start : start + per_chunk].tolist()):
                 if start + row < done:
                     continue
                 assert writer is not None
-                writer.append(window, *pack(found, row, window))
+                writer.append(window, *pack(computed, row, window))
                 done += 1
                 if done % per_shard == 0 and done < len(windows):
                     entries.append(writer.finish())
@@ -123,16 +116,16 @@ def write(
     return entries
 
 
-def _finished(folder: Path, name: Name, expected: NDArray[np.int64]) -> dict[str, Any]:
-    """The entry of a shard that is there. Raises SignalError where it does not hold what it should."""
-    found, windows = entry(folder / name.file, name)
+def _finished(folder: Path, name: Name, expected: NDArray[np.int64]) -> ShardEntry:
+    """The entry of an existing shard. Raises SignalError unless it holds the expected windows."""
+    described, windows = entry(folder / name.file, name)
     if not np.array_equal(windows, expected):
         raise SignalError(f"{folder / name.file}: does not hold the windows that its recipe gives it; {HOW}")
-    return found
+    return described
 
 
 def _begin(folder: Path, name: Name, expected: NDArray[np.int64]) -> ShardWriter:
-    """A writer that stands after the whole records of an interrupted one."""
+    """A writer positioned after the complete records of an interrupted one."""
     writer = ShardWriter(folder, name)
     if writer.windows != expected[: len(writer.windows)].tolist():
         writer.close()

@@ -111,9 +111,9 @@ def test_ids_cost_what_their_rarity_says():
 def test_a_payload_of_something_else_is_named():
     payload = codec.pack(ragged(0, 8, 6, 100, symbols=50))
     for broken in (payload[:-1], payload + b"x", b"", payload[4:], b"\xff" * 40):
-        with pytest.raises(SignalError, match="written otherwise"):
+        with pytest.raises(SignalError, match="does not match the codec"):
             codec.unpack(broken, 8, 6)
-    with pytest.raises(SignalError, match="written otherwise"):
+    with pytest.raises(SignalError, match="does not match the codec"):
         codec.unpack(payload, 7, 6)
-    with pytest.raises(SignalError, match="written otherwise"):
+    with pytest.raises(SignalError, match="does not match the codec"):
         codec.unpack_dense(codec.pack_dense(np.zeros((2, 2), np.float32)), (2, 3), np.dtype(np.float32))

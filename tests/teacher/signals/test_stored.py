@@ -215,7 +215,7 @@ def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkey
     for _ in range(4):
         with pytest.raises(Stop):
             cache.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16, on_progress=stop)
-        with pytest.raises(SignalError, match="no finished store"):
+        with pytest.raises(SignalError, match="not a finished store"):
             SignalStore(tmp_path / "parts")
     with pytest.raises(SignalError, match="begun with signal.draws=16, and this call has 17"):
         cache.make(student, SignalSpec(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
@@ -262,7 +262,7 @@ def test_the_manifest_says_what_the_store_is(student, made):
     found = manifest.read(made("topk"))
     recipe = found["recipe"]
     store = inputs.open_store(student, "")
-    assert recipe["data"] == teachers.data_of(student, store) and recipe["tau"] == 1.0
+    assert recipe["data"] == manifest.data_of(student, store) and recipe["tau"] == 1.0
     assert recipe["signal"] == {"kind": "topk", "top_k": 4}
     assert recipe["teacher"]["run"] == inputs.resolve(student).config.teacher.run
     assert len(recipe["teacher"]["checkpoint"]) == 64
