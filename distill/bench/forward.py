@@ -31,10 +31,11 @@ from distill.model import decode, sharding
 _IMPORT = """
 import json, resource, sys, time
 import jax
-from distill import interop, mesh
+from distill import interop
+from distill.model import sharding
 from distill.config import MeshConfig
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-with jax.set_mesh(mesh.make(MeshConfig(data=1), jax.devices()[:1])):
+with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
     before, start, cpu = peak(), time.perf_counter(), time.process_time()
     model = interop.load(sys.argv[1])
     jax.block_until_ready(model.params)

@@ -1,7 +1,7 @@
 """Models under EleutherAI's lm-evaluation-harness (extra lm_eval).
 
 from lm_eval import simple_evaluate
-from distill.interop.harness import Harness
+from distill.training.lm_eval import Harness
 
 simple_evaluate(model=Harness(params, tokenizer, context=512), tasks=["lambada_openai"])
 """

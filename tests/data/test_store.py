@@ -20,8 +20,8 @@ from distill.data.store.blocks import BLOCK, BlockReader, BlockWriter
 BUILD = """
 import json, sys, time
 from distill import data
-from distill.data.build import build_store
-from distill.data.config import DataConfig, FilesConfig
+from distill.data.store.build import build_store
+from distill.config.data import DataConfig, FilesConfig
 from distill.data.corpus import make_recipe
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from distill.system import process as runtime
 
 HOLD = """
 import sys, time
-from distill import runtime
+from distill.system import process as runtime
 with runtime.sole(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -97,8 +97,8 @@ def test_what_has_saved_itself_ends_with_its_own_code():
     """As srun --kill-on-bad-exit does to the last task, when the first has ended with 75."""
     code = (
         "import atexit, sys, time\n"
-        "from distill import runtime\n"
-        "from launch import cli\n"
+        "from distill.system import process as runtime\n"
+        "from launch.support import cli\n"
         "atexit.register(lambda: (print('ending', flush=True), time.sleep(2)))\n"
         "def main(argv):\n"
         "    raise runtime.Preempted('saved')\n"

@@ -118,7 +118,7 @@ READ = """
 import hashlib, sys
 import numpy as np
 from distill.config import ObjectiveConfig
-from distill.teacher.store import SignalStore
+from distill.teacher.signals.reader import SignalStore
 store = SignalStore(sys.argv[1], ObjectiveConfig(target="topk", top_k=4))
 windows = np.setdiff1d(np.arange(10_000), store.missing(np.arange(10_000)))
 assert len(windows) == 24
