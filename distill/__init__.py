@@ -1,1 +1,3 @@
 """distill: logit distillation and its scaling law in JAX."""
+
+__version__ = "0.1.0"

@@ -1,19 +1,14 @@
-"""Stores what a teacher says, once, for every student that will learn from it.
+"""Stores a teacher's signal once, for every student that will learn from it.
 
-    python -m launch.cache --config=configs/signals.py:topk --config.teacher.source=runs/teacher --out=stores/topk
-    python -m launch.train --config=configs/signals.py:topk --config.teacher.store=stores/topk --workdir=runs/student
+--config is that of the students: its data, seq_len and tokens say which windows are stored, its objective what is
+stored of them unless --kind says otherwise, and its mesh computes them. The same command resumes an interrupted store.
 
---config is that of the students: its data, seq_len and tokens say which windows are stored (--windows=all: all of the
-split), its objective what is stored of them, unless --kind says otherwise; its mesh computes them. The same command
-goes on with a store that was interrupted.
-
---kind=topk     the --top_k=128 likeliest tokens and the mass of the others
-       topp     the fewest that hold --top_p=0.9, at least --floor=1 and at most --top_k=128
-       sampled  --draws=50 tokens drawn from p^--proposal=1.0, by --seed=0; the loss under them is unbiased
-       hidden   the last hidden states, in --dtype=float16, and the head: everything
-       argmax, full
-
---verify reads every byte of the store at --out and compares every digest.
+--kind=topk     the --top_k most probable tokens and the mass of the others
+       topp     the fewest that hold --top_p of the mass, at least --floor and at most --top_k
+       sampled  --draws tokens drawn from p^--proposal by --seed; the loss under them is unbiased
+       hidden   the last hidden states, in --dtype, and the head: everything
+       argmax   the most probable token
+       full     the whole distribution
 """
 
 import sys
@@ -22,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.config import ConfigError, ExperimentConfig, parse
+from distill.config import ExperimentConfig
+from distill.config.flags import Parser, at_least, number
 from distill.system import process
 from launch.support import cli, progress
 
@@ -30,31 +26,54 @@ if TYPE_CHECKING:
     from distill.teacher.signals.manifest import Manifest
     from distill.teacher.signals.spec import SignalSpec
 
+EXAMPLES = (
+    "distill cache --config=configs/signals.py:topk --config.teacher.source=runs/teacher --out=stores/topk",
+    "distill cache --config.teacher.source=runs/teacher --kind=sampled --draws=20 --out=stores/sampled",
+    "distill cache --out=stores/topk --verify",
+)
+_KINDS = ("topk", "topp", "sampled", "hidden", "argmax", "full")
 _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
 
+def parser() -> Parser:
+    parser = cli.experiment_parser("cache", __doc__, EXAMPLES)
+    add = parser.group("the store")
+    add("--out", "--output", required=True, metavar="DIR", help="folder of the store")
+    add(
+        "--windows", default="run", choices=("run", "all"), help="those that a run of this config reads, or the split's"
+    )
+    add("--shard_tokens", type=at_least(1), default=262_144, metavar="N", help="tokens of one file")
+    add("--verify", action="store_true", help="read every byte of the store at --out and compare every digest")
+    add = parser.group("what is stored", "without --kind, what the config's objective asks for")
+    add("--kind", choices=_KINDS, help="see above")
+    add("--top_k", type=at_least(1), metavar="N", help="of topk and topp (default 128)")
+    add("--top_p", type=number, metavar="P", help="of topp (default 0.9)")
+    add("--floor", type=at_least(1), metavar="N", help="of topp (default 1)")
+    add("--draws", type=at_least(1), metavar="N", help="of sampled (default 50)")
+    add("--proposal", type=number, metavar="POWER", help="of sampled (default 1.0)")
+    add("--seed", type=at_least(0), metavar="N", help="of sampled (default 0)")
+    add("--dtype", choices=("float16", "bfloat16", "float32"), help="of hidden (default float16)")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    flags: dict[str, str | None] = {"out": None, "kind": "", "windows": "run", "shard_tokens": "262144"}
-    flags |= dict.fromkeys(_NUMBERS, "") | {"verify": "false"}
-    config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
+    flags = parser().parse_args(argv)
+    config = cli.config_of(ExperimentConfig, flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.teacher.signals.reader import SignalStore
     from distill.teacher.signals.spec import SignalSpec
 
-    if values["windows"] not in ("run", "all"):
-        raise ConfigError(f"--windows={values['windows']}: wanted run (what a run of this config reads) or all")
-    if values["verify"] == "true":
+    if flags.verify:
         began = time.monotonic()
-        store = SignalStore(values["out"])
+        store = SignalStore(flags.out)
         store.verify()
-        print(f"{values['out']}: every record matches its digest ({time.monotonic() - began:.1f} s)")
-        _describe(values["out"], store.manifest)
+        print(f"{flags.out}: every record matches its digest ({time.monotonic() - began:.1f} s)")
+        _describe(flags.out, store.manifest)
         return 0
-    given = {name: parse(SignalSpec, name, values[name]) for name in ("kind", *_NUMBERS) if values[name]}
+    given = {name: value for name in ("kind", *_NUMBERS) if (value := getattr(flags, name)) is not None}
     signal = SignalSpec.of(config.objective, **given)
-    shard_tokens = parse(ExperimentConfig, "tokens", values["shard_tokens"])
     process.cache_compilations()
-    _describe(values["out"], _follow(config, signal, values["out"], values["windows"] == "all", shard_tokens))
+    _describe(flags.out, _follow(config, signal, flags.out, flags.windows == "all", flags.shard_tokens))
     return 0
 
 

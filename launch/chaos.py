@@ -1,13 +1,10 @@
 """Kills commands of this package at random moments, again and again, and shows that nothing is lost.
 
-    python -m launch.chaos [--kills=100] [--seed=0] [--only=train,study,...] [--out=docs/campaigns/chaos.jsonl]
-
 The kills are shared among the scenarios; half of them wait until a file is being written. Every command that was
 killed is run again to its end, which must be, bit for bit, that of a run that was left alone. A line a scenario is
 added to --out: seed, commit, kills, seconds. Exits with 2 where anything was lost, and keeps what it found.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -18,17 +15,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from distill.bench import chaos
 from distill.config import ConfigError, nearest
+from distill.config.flags import Parser, at_least
 from distill.system import process
 from launch.support import cli
 
+EXAMPLES = (
+    "distill chaos --kills=5 --only=train",
+    "distill chaos --kills=100 --seed=3 --out=docs/campaigns/chaos.jsonl",
+    "distill chaos --kills=20 --only=cache,tokenize",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("chaos", __doc__, examples=EXAMPLES)
+    add = parser.group("the campaign")
+    add("--kills", type=at_least(0), default=100, metavar="N", help="SIGKILLs, shared among the scenarios")
+    add("--seed", type=int, default=0, metavar="N", help="of the moments of the kills")
+    add("--only", default="", metavar="NAME,...", help=f"scenarios, of {', '.join(chaos.SCENARIOS)}")
+    add("--out", "--output", type=Path, metavar="FILE", help="a .jsonl to which a line a scenario is added")
+    return parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.chaos", allow_abbrev=False, description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs, shared among the scenarios")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--only", default="", help=f"comma-separated; of {', '.join(chaos.SCENARIOS)}")
-    parser.add_argument("--out", type=Path, help="a .jsonl to which a line a scenario is added")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     names = flags.only.split(",") if flags.only else list(chaos.SCENARIOS)
     for name in names:
         if name not in chaos.SCENARIOS:

@@ -1,11 +1,7 @@
 """What a step would cost on machines that are not there: memory, FLOPs, collectives, and whether it fits.
 
-    python -m launch.dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e
-
---chip=v5e|v5p asks the TPU compiler itself, which needs no TPU but takes minutes (pip install -e '.[tpu-compiler]');
-any other chip of config/chips.py (h100, b200, v6e, ...) is a model, and the output says so. --teacher is a row of the
-paper's ladder, a workdir or a published model; without it config.teacher.source, or no teacher. --mesh replaces
-config.mesh. --emit-config=FILE writes the config for launch.train. Exit code 1: it does not fit.
+For v5e and v5p the TPU compiler itself is asked, which needs no TPU but takes minutes (pip install -e
+'.[tpu-compiler]'); any other chip is a model, and the output says so. Exit code 1: the step does not fit.
 """
 
 import dataclasses
@@ -18,15 +14,37 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, chips, nearest
+from distill.config.flags import Parser
 from distill.config.ladder import PAPER_LADDER, paper_model
 from launch.support import cli
 
+EXAMPLES = (
+    "distill dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e",
+    "distill dryrun --config=configs/train.py:546M --mesh=data=8 --chip=h100",
+    "distill dryrun --config=configs/train.py:1.82B --mesh=fsdp=16 --chip=v5p --emit-config=mine.py",
+)
+
+
+def parser() -> Parser:
+    parser = cli.experiment_parser("dryrun", __doc__, EXAMPLES)
+    add = parser.group("the machine")
+    add("--chip", required=True, choices=chips.CHIPS, help="of which accelerator")
+    add("--mesh", default="", metavar="AXIS=N,...", help="chips along data, fsdp, tensor, in place of config.mesh")
+    add(
+        "--teacher",
+        default="",
+        metavar="MODEL",
+        help="a row of the paper's ladder, a workdir or a published model, in place of config.teacher.source",
+    )
+    add("--emit-config", default="", metavar="FILE", help="write the config for `distill train`")
+    return parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = {"mesh": "", "chip": None, "teacher": "", "emit-config": ""}
-    config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
-    chip = chips.find(values["chip"])
-    config = dataclasses.replace(config, mesh=_mesh(values["mesh"], config.mesh))
+    flags = parser().parse_args(argv)
+    config = cli.config_of(ExperimentConfig, flags)
+    chip = chips.find(flags.chip)
+    config = dataclasses.replace(config, mesh=_mesh(flags.mesh, config.mesh))
     count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
     # Not at the top: libtpu reads its settings when JAX loads it, and a mistyped flag needs neither.
     from distill.diagnostics.dryrun import compiler
@@ -41,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from distill.diagnostics.dryrun import report
 
-    teacher = _teacher(values["teacher"] or config.teacher.source)
+    teacher = _teacher(flags.teacher or config.teacher.source)
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -55,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in report.rows(found):
         table.add_row(*row)
     Console().print(table, highlight=False)
-    if values["emit-config"]:
-        report.write_config(config, Path(values["emit-config"]), teacher is not None)
-        print(f"wrote {values['emit-config']}")
+    if flags.emit_config:
+        report.write_config(config, Path(flags.emit_config), teacher is not None)
+        print(f"wrote {flags.emit_config}")
     return 0 if found.fits else 1
 
 

@@ -1,9 +1,5 @@
 """How good a model is on any text: loss, bits per byte, calibration, and how close it is to a teacher.
 
-    python -m launch.evaluate --model=runs/student --teacher=runs/teacher
-    python -m launch.evaluate --model=models/qwen --teacher=models/qwen-large --text='texts/*.txt' --seq_len=512
-    python -m launch.evaluate --model=SmolLM2-135M-Instruct.Q4_1.gguf --tokens=16384 --json
-
 A model is a finished run's workdir, a Hugging Face directory or a GGUF file. Without --text it is the model's own
 validation text (a run's), or that of the embedded corpus. Text is cut into windows of --seq_len, so that the first
 tokens of a window are predicted from little; bits per byte compare across tokenizers, nats per token do not.
@@ -16,43 +12,54 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
-from distill import data
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
-from distill.config.tree import parse_count
-from distill.data.tokenizers.tokenizer import same_tokens
-from distill.model import sharding
+from distill.config.flags import Parser, at_least
 from distill.system import process
-from distill.teacher import any_model
-from distill.training.evaluate import evaluate
 from launch.support import cli
+
+if TYPE_CHECKING:
+    from distill.data import TokenStore
+    from distill.teacher.any_model import Model
 
 CACHE = "~/.cache/distill/stores"
 
 
+EXAMPLES = (
+    "distill evaluate --model=runs/student --teacher=runs/teacher",
+    "distill evaluate --model=models/qwen --teacher=models/qwen-large --text='texts/*.txt' --seq_len=512",
+    "distill evaluate --model=SmolLM2-135M-Instruct.Q4_1.gguf --tokens=16K --json",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("evaluate", __doc__, examples=EXAMPLES)
+    add = parser.group("the models")
+    add("--model", required=True, metavar="MODEL", help="a finished run, a model's directory or a GGUF file")
+    add("--teacher", default="", metavar="MODEL", help="likewise: KL(teacher, model) and agreement")
+    add = parser.group("the text")
+    add("--text", nargs="+", default=(), metavar="GLOB", help="globs of .txt, .jsonl or .parquet files")
+    add("--tokens", type=at_least(1), default=65_536, metavar="N", help="tokens to predict, in evenly spaced windows")
+    add("--seq_len", type=at_least(0), default=0, metavar="N", help="tokens of a window; 0: that of the run, or 512")
+    add("--batch_size", type=at_least(1), default=8, metavar="N", help="windows computed at once")
+    add("--cache", default=CACHE, metavar="DIR", help="where tokenized text is kept")
+    add = parser.group("what is printed")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m launch.evaluate",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", required=True, help="a finished run, a model's directory or a GGUF file")
-    parser.add_argument("--teacher", default="", help="likewise: KL(teacher, model) and agreement")
-    parser.add_argument("--text", nargs="+", default=(), help="globs of .txt, .jsonl or .parquet files")
-    parser.add_argument(
-        "--tokens", type=parse_count, default=65_536, help="tokens to predict, in evenly spaced windows"
-    )
-    parser.add_argument("--seq_len", type=int, default=0, help="0: that of the run, or 512")
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--cache", default=CACHE, help="where tokenized text is kept")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
+    # Not at the top: --help and a mistyped flag need no JAX.
+    import jax
+
+    from distill.model import sharding
+
     process.cache_compilations()
     with jax.set_mesh(sharding.make(MeshConfig())):
         found = measure(flags)
@@ -70,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     """The scores by name, and what was measured on what."""
+    import jax
+
+    from distill.data.tokenizers.tokenizer import same_tokens
+    from distill.teacher import any_model
+    from distill.training.evaluate import evaluate
+
     model = any_model.load(flags.model)
     store = open_text(model, flags.text, flags.cache)
     teacher = any_model.load(flags.teacher) if flags.teacher else None
@@ -77,7 +90,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
         if one and not same_tokens(one.record.tokenizer, store.tokenizer_name):
             raise ConfigError(
                 f"{one.source} reads {one.record.tokenizer!r} tokens and the text is {store.tokenizer_name!r} tokens; "
-                "a model is judged, and compared with another, on its own tokens alone"
+                "give a text in its own tokens, or compare models that share a tokenizer"
             )
     seq_len = flags.seq_len or (512 if model.published else model.config.seq_len)
     evaluation = store.evaluation("validation", seq_len, flags.tokens)
@@ -96,8 +109,10 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     return found | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
 
 
-def open_text(model: any_model.Model, text: Sequence[str], cache: str) -> data.TokenStore:
+def open_text(model: "Model", text: Sequence[str], cache: str) -> "TokenStore":
     """The text in the model's tokens: files, or a run's own store, or the embedded corpus."""
+    from distill import data
+
     if not text and not model.published:
         return model.store()
     folder = Path(os.path.expanduser(cache))

@@ -1,14 +1,5 @@
-"""Fits a scaling law to a table of runs: estimates, intervals, a status, held-out error; a law file and a figure.
+"""Fits a scaling law to a table of runs: estimates, intervals, a status, held-out error; a law file and a figure."""
 
-python -m launch.fit --table=runs.csv --law=supervised --out=supervised.json
-python -m launch.fit --table=runs.csv --law=distillation --supervised=table --cluster=trunk --out=law.json
-python -m launch.fit --table=apple --law=distillation-limit --holdout='L_S<=2.3' --out=law.json
-python -m launch.fit --table=theirs.csv --law=chinchilla --columns=N=params,D=tokens,L=val_loss --delta=1e-3
-python -m launch.fit --table=apple --law=distillation-limit --delta=1e-5,1e-4,1e-3,1e-2,1e-1   # the path, no law file
-python -m launch.fit --table=runs.csv --forms=mine.py --law=saturating --out=law.json          # a form of your own
-"""
-
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +7,27 @@ from typing import Any
 
 from distill import laws
 from distill.config import ConfigError
+from distill.config.flags import Parser
 from distill.laws.forms import registry
 from distill.laws.planning import lawfile
 from distill.laws.uncertainty import text as summary
 from distill.system import process
 from launch.support import cli
 
+EXAMPLES = (
+    "distill fit --table=runs.csv --law=supervised --out=supervised.json",
+    "distill fit --table=runs.csv --law=distillation --supervised=table --cluster=trunk --out=law.json",
+    "distill fit --table=apple --law=distillation-limit --holdout='L_S<=2.3' --out=law.json",
+    "distill fit --table=theirs.csv --law=chinchilla --columns=N=params,D=tokens,L=val_loss --delta=1e-3",
+    "distill fit --table=apple --law=distillation-limit --delta=1e-5,1e-4,1e-3,1e-2,1e-1",
+    "distill fit --table=runs.csv --forms=mine.py --law=saturating --out=law.json",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the table, fits, bootstraps, prints; writes nothing unless all of it succeeded."""
     began = time.perf_counter()
-    flags = _parser().parse_args(argv)
+    flags = parser().parse_args(argv)
     deltas = _deltas(flags.delta)
     if len(deltas) > 1 and (flags.out or flags.objective != "huber"):
         raise ConfigError(f"--delta={flags.delta}: a path of deltas is for huber and prints only; wanted one delta")
@@ -83,14 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.fit",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+def parser() -> Parser:
+    parser = Parser("fit", __doc__, examples=EXAMPLES)
+    add = parser.group("the table and the law")
     add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple, micro)")
     add("--law", default="distillation", help="a form: supervised, distillation, distillation-limit, chinchilla, ...")
     add("--forms", default="", help="a Python file with forms of your own, imported first")
@@ -98,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--columns", default="", help="the law's names for the table's columns: N=params,D=tokens")
     add("--rows", default="", help="fit only the rows of a rule: 'N_S >= 1e9 and D_S < 1e12'")
     add("--holdout", default="", help="a rule of rows to predict instead of fitting: 'L_S<=2.3'")
+    add = parser.group("how it is fitted")
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
     add("--delta", default="1e-3", help="of Huber's function on log losses (default 1e-3); several print the path")
     add("--starts", default="random", choices=("random", "published"), help="published: the paper's grid as well")
@@ -107,9 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--cluster", default="", help="a column of runs that are not independent: trunk, teacher, model")
     add("--level", type=float, default=0.9, help="of the intervals (default 0.9)")
     add("--units", default="check", choices=("check", "asis"), help="asis accepts unusual magnitudes")
-    add("--seed", type=int, default=0)
-    add("--out", default="", help="the law file to write (JSON), with a figure beside it (PNG)")
-    add("--figures", default="yes", choices=("yes", "no"))
+    add("--seed", type=int, default=0, help="of random starts and resamples")
+    add = parser.group("what is written")
+    add("--out", "--output", default="", help="the law file to write (JSON), with a figure beside it (PNG)")
+    add("--figures", default="yes", choices=("yes", "no"), help="a PNG beside the law file")
     return parser
 
 

@@ -1,10 +1,8 @@
 """Runs the notebooks from a clean kernel and keeps their outputs; points their badges at one repository.
 
-python -m launch.notebooks                         executes notebooks/*.ipynb in place
-python -m launch.notebooks --repository=owner/repo writes notebooks/repository.txt and every badge and install line
+Without --repository it executes notebooks/*.ipynb in place.
 """
 
-import argparse
 import os
 import re
 import tempfile
@@ -14,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DistillError
+from distill.config.flags import Parser
 from launch.support import cli
+
+EXAMPLES = (
+    "distill notebooks",
+    "distill notebooks --only=fit_laws",
+    "distill notebooks --repository=owner/repo",
+)
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SETTING = FOLDER / "repository.txt"
@@ -37,7 +42,7 @@ def execute(path: Path, timeout: int = 600) -> Any:
             notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
         try:
-            # A test session's fake devices are no business of the notebook's kernel.
+            # XLA_FLAGS: a test session's fake devices must not reach the notebook's kernel.
             client.execute(env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"})
         except CellExecutionError as error:
             raise NotebookError(f"{path.name}: a cell failed: {str(error).strip().splitlines()[-1]}") from None
@@ -54,15 +59,23 @@ def point(text: str, repository: str) -> str:
     return _PLACE.sub(lambda match: match.group(1) + repository, text)
 
 
+def parser() -> Parser:
+    parser = Parser("notebooks", __doc__, examples=EXAMPLES)
+    add = parser.group("the notebooks")
+    add("--only", default="", metavar="NAME", help="one notebook, such as fit_laws")
+    add(
+        "--repository",
+        default="",
+        metavar="OWNER/REPO",
+        help="write it into notebooks/repository.txt, every badge and install line, and execute nothing",
+    )
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    flags = parser().parse_args(argv)
     import nbformat
 
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.notebooks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repository", default="", help="owner/repo for the badges and install lines")
-    parser.add_argument("--only", default="", help="name of one notebook, such as fit_laws")
-    flags = parser.parse_args(argv)
     if flags.repository:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", flags.repository):
             raise NotebookError(f"--repository={flags.repository}: wanted owner/repo")

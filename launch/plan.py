@@ -1,16 +1,10 @@
-"""Distil or pretrain, from which teacher, for how long, at what cost, and how sure are we?
+"""Distil or pretrain, from which teacher, for how long, at what cost, and how sure are we?"""
 
-python -m launch.plan --N_S=1e9 --compute=1e22 --scenario=teacher_inference
-python -m launch.plan --law=law.json --N_S=1e8:1e10 --loss=2.2 --served=1e12
-python -m launch.plan --N_S=546e6 --compute=1e21 --teachers=7B:7e9:2.0,1B:1e9:2.3
-python -m launch.plan --N_S=1e9 --compute=3e20 --emit-config=out --ladder=paper
-"""
-
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.config.flags import Parser
 from distill.laws.forms import registry
 from distill.laws.planning import recipe as emit
 from distill.laws.planning.lawfile import read
@@ -22,9 +16,16 @@ from distill.report.law import planner_page as page
 from distill.system import process
 from launch.support import cli
 
+EXAMPLES = (
+    "distill plan --N_S=1e9 --compute=1e22 --scenario=teacher_inference",
+    "distill plan --law=law.json --N_S=1e8:1e10 --loss=2.2 --served=1e12",
+    "distill plan --N_S=546e6 --compute=1e21 --teachers=7B:7e9:2.0,1B:1e9:2.3",
+    "distill plan --N_S=1e9 --compute=3e20 --emit-config=out --ladder=paper",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = _parser().parse_args(argv)
+    flags = parser().parse_args(argv)
     process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
@@ -62,14 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.plan",
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+def parser() -> Parser:
+    parser = Parser("plan", __doc__, examples=EXAMPLES)
+    add = parser.group("the law and the question")
     add("--law", default="paper", help="`paper`, or a law file made by launch.fit (default paper)")
     add("--forms", default="", help="a Python file with the law's form, where it is one of your own")
     add("--N_S", help="student size, or LEAST:MOST to choose it from")
@@ -83,10 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--unique", type=float, default=UNLIMITED, help="distinct tokens of each of teacher and student")
     add("--served", type=float, default=0.0, help="tokens that the student generates in its life")
     prices = Prices()
+    add = parser.group("hours and money")
     add("--peak_flops", type=float, default=prices.peak_flops, help="of one accelerator (default an H100's bf16)")
     add("--mfu", type=float, default=prices.mfu, help="share of the peak that training reaches")
     add("--hourly", type=float, default=prices.hourly, help="price of an accelerator-hour")
-    add("--accelerators", type=int, default=prices.accelerators)
+    add("--accelerators", type=int, default=prices.accelerators, help="that train at once")
+    add = parser.group("what is written")
     add("--emit-config", default="", metavar="DIR", help="write the configs that carry the plan out")
     add("--ladder", default="paper", help=f"model sizes to snap to: {', '.join(LADDERS)}")
     add("--page", default="", metavar="FILE", help="write the interactive page of the law instead of a plan")

@@ -1,13 +1,10 @@
 """Computes one step of a run again and shows what is out of the ordinary in it; the run itself is not touched.
 
-    python -m launch.replay --workdir=DIR --step=N
-
 Prints the step's losses, each sequence of its batch with its loss and gradient norm (the worst first, with its text),
 and each parameter with its norm and its gradient's. Steps count from 0; the ones between the last checkpoint and N are
 computed again first.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -16,15 +13,27 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from distill.config.flags import Parser, at_least
 from distill.system import process
 from launch.support import cli
 
+EXAMPLES = (
+    "distill replay --workdir=runs/student --step=0",
+    "distill replay --workdir=runs/student --step=480",
+    "python -m launch.replay --workdir runs/student --step 480",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("replay", __doc__, examples=EXAMPLES)
+    add = parser.group("the step")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run")
+    add("--step", required=True, type=at_least(0), metavar="N", help="the step, from 0")
+    return parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.replay", allow_abbrev=False, description=__doc__.split("\n")[0])
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--step", type=int, required=True, help="the step, from 0")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
     from distill.diagnostics.replay import replay
 
     process.cache_compilations()

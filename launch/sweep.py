@@ -1,19 +1,10 @@
 """Runs a config with some of its fields varied: every combination is a run. Run again, it does what is left.
 
-    python -m launch.sweep --config=configs/train.py --sweep='model.n_layers=2,4,6' \\
-        --sweep='objective.temperature=logspace(0.5,4,5)' --sweep='seed=range(0,2)' --workdir=DIR [--config.FIELD=VALUE]
-    python -m launch.sweep ... --zip='model.d_model=32,64;optim.learning_rate=1e-2,5e-3'
-
---sweep=FIELD=VALUES crosses with all others; --zip=FIELD=VALUES;FIELD=VALUES changes its fields together. VALUES is a
-list of values, range(start,stop), linspace(from,to,n) and logspace(from,to,n), by equal factors.
---where='N < 1e5 and C < 1e12' keeps combinations by N, D, C (FLOPs) and the swept fields.
---dry-run lists the runs with N, D, FLOPs and, from what the finished runs took or from --rate (FLOPs/s of a worker),
-their time; with --price (an hour of a worker) their cost.
---backend=local runs them on --workers=N processes, each on its own cores (default: one a core), up to --pack=N runs of
-one shape together (seeds, rates, temperatures: one program with an axis more, for an accelerator that a small model
-leaves idle; on a CPU it gains nothing); print prints a launch.train command for each that is not finished; slurm
-submits those as an array, with the flags of launch/slurm.sh in --slurm='--gpus-per-node=1 --time=4:00:00'. After
-either, --backend=local collects what finished.
+VALUES is a list of values, range(start,stop), linspace(from,to,n) and logspace(from,to,n), by equal factors.
+--backend=local runs on --workers processes, each on its own cores, up to --pack runs of one shape together (seeds,
+rates, temperatures: one program with an axis more, for an accelerator that a small model leaves idle; on a CPU it gains
+nothing); print prints a `distill train` command for each run that is not finished; slurm submits those as an array.
+After either, --backend=local collects what finished.
 
 Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and losses) in --workdir.
 """
@@ -21,51 +12,56 @@ Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and 
 import sys
 from collections.abc import Sequence
 
-from distill.config import ConfigError, ExperimentConfig, nearest, parse
+from distill.config import ExperimentConfig
+from distill.config.flags import Parser, at_least, number
 from launch.support import cli
 
-_FLAGS: dict[str, str | None] = {
-    "workdir": None, "where": "", "backend": "local", "workers": "0", "pack": "1", "rate": "0", "price": "0",
-    "slurm": "", "dry-run": "false",
-}  # fmt: skip
+EXAMPLES = (
+    "distill sweep --workdir=runs/rates --sweep='optim.learning_rate=logspace(1e-3,1e-1,5)' --sweep='seed=range(0,2)'",
+    "distill sweep --workdir=runs/sizes --zip='model.d_model=32,64;optim.learning_rate=1e-2,5e-3' --dry-run",
+    "distill sweep --workdir=runs/deep --sweep='model.n_layers=2,4,6' --where='N < 1e5 and C < 1e12' --workers=2",
+)
+
+
+def parser() -> Parser:
+    parser = cli.experiment_parser("sweep", __doc__, EXAMPLES)
+    add = parser.group("the runs")
+    add("--workdir", required=True, metavar="DIR", help="folder of the sweep")
+    add("--sweep", dest="axes", action="append", default=[], metavar="FIELD=VALUES", help="crosses with all others")
+    add("--zip", dest="axes", action="append", metavar="FIELD=VALUES;FIELD=VALUES", help="changes its fields together")
+    add("--where", default="", metavar="RULE", help="keeps combinations by N, D, C (FLOPs) and the swept fields")
+    add("--dry-run", action="store_true", help="list the runs with N, D, FLOPs and, if a rate is known, their time")
+    add = parser.group("how they are carried out")
+    add("--backend", default="local", choices=("local", "slurm", "print"), help="where the runs run")
+    add("--workers", type=at_least(0), default=0, metavar="N", help="processes; 0: one a core")
+    add("--pack", type=at_least(1), default=1, metavar="N", help="runs of one shape that a worker trains together")
+    add("--slurm", default="", metavar="FLAGS", help="of launch/slurm.sh: '--gpus-per-node=1 --time=4:00:00'")
+    add("--rate", type=at_least(0, number), default=0.0, metavar="FLOPS", help="of a worker a second, for --dry-run")
+    add("--price", type=at_least(0, number), default=0.0, metavar="PRICE", help="of an hour of a worker, for --dry-run")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
-    lines = [a.partition("=")[2] for a in argv if a.startswith(("--sweep=", "--zip="))]
-    rest = [a for a in argv if not a.startswith(("--sweep=", "--zip="))]
-    config, flags = cli.configured(ExperimentConfig, rest, __doc__ or "", "configs/train.py", _FLAGS)
+    flags = parser().parse_args(argv)
+    config = cli.config_of(ExperimentConfig, flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.study import sweep
 
-    if flags["backend"] not in sweep.BACKENDS:
-        hint = nearest(flags["backend"], sweep.BACKENDS)
-        raise ConfigError(f"--backend={flags['backend']}: wanted one of {', '.join(sweep.BACKENDS)}.{hint}")
     return sweep.run(
         config,
-        [sweep.axis(line) for line in lines],
-        flags["workdir"],
-        where=flags["where"],
-        backend=flags["backend"],
-        n_workers=parse(ExperimentConfig, "tokens", flags["workers"]),
-        pack=parse(ExperimentConfig, "tokens", flags["pack"]),
-        rate=_number("rate", flags["rate"]),
-        price=_number("price", flags["price"]),
-        source=next((a.partition("=")[2] for a in rest if a.startswith("--config=")), "configs/train.py"),
-        overrides=[a for a in rest if a.startswith("--config.")],
-        slurm=flags["slurm"],
-        dry_run=flags["dry-run"] == "true",
+        [sweep.axis(line) for line in flags.axes],
+        flags.workdir,
+        where=flags.where,
+        backend=flags.backend,
+        n_workers=flags.workers,
+        pack=flags.pack,
+        rate=flags.rate,
+        price=flags.price,
+        source=flags.config,
+        overrides=[f"--config.{path}={text}" for path, text in flags.overrides],
+        slurm=flags.slurm,
+        dry_run=flags.dry_run,
     )
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise ConfigError(f"--{name}={text}: wanted a positive number")
-    return value
 
 
 if __name__ == "__main__":

@@ -1,24 +1,43 @@
 """Text to a token store, in one command; run it again after an interruption and it continues.
 
-    python -m launch.tokenize --output=stores/mine 'texts/**/*.txt' more.jsonl.gz
-    python -m launch.tokenize --output=stores/bpe --tokenizer.kind=bpe --tokenizer.vocab_size=8192 'texts/*.txt'
-    python -m launch.tokenize --output=stores/c4 --source=tfds --tfds.name=c4/en
-    python -m launch.tokenize --output=stores/mine --verify
-
-Any field of DataConfig is a flag (docs/guide/data.md lists them). Train on the store with
---config.data.source=tokens --config.data.tokens=stores/mine.
+Train on the store with --config.data.source=tokens --config.data.tokens=STORE.
 """
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from distill import config, data
+from distill import config
+from distill.config import DataConfig
+from distill.config.flags import Parser, at_least, tree_of
 from launch.support import cli
+
+if TYPE_CHECKING:
+    from distill.data import TokenStore
+
+EXAMPLES = (
+    "distill tokenize --out=stores/mine 'texts/**/*.txt' more.jsonl.gz",
+    "distill tokenize --out=stores/bpe --tokenizer.kind=bpe --tokenizer.vocab_size=8192 'texts/*.txt'",
+    "distill tokenize --out=stores/c4 --source=tfds --tfds.name=c4/en",
+    "distill tokenize --out=stores/mine --verify",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("tokenize", __doc__, examples=EXAMPLES, fields=DataConfig, prefixes=("", "data.", "config.data."))
+    add = parser.group("from and to")
+    add("files", nargs="*", metavar="GLOB", help="globs of .txt, .jsonl or .parquet files (sets --source=files)")
+    add("--out", "--output", required=True, metavar="DIR", help="folder of the store")
+    add("--workers", type=at_least(0), default=os.cpu_count() or 1, metavar="N", help="processes that encode; 0: none")
+    add("--verify", action="store_true", help="read all of an existing store and check its hashes")
+    parser.group(
+        "the text and the tokens",
+        "every field of DataConfig is a flag (docs/guide/config.md): --columns.text=body, --tokenizer.kind=bpe, ...",
+    )
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,50 +45,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distill.data.corpus import make_recipe, open_at
     from distill.data.progress import shown
 
-    parser = argparse.ArgumentParser(
-        "python -m launch.tokenize", allow_abbrev=False, description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("files", nargs="*", help="globs of .txt, .jsonl or .parquet files (sets --source=files)")
-    parser.add_argument("--output", required=True, help="folder of the store")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that encode (0: none)")
-    parser.add_argument("--verify", action="store_true", help="read all of an existing store and check its hashes")
-    known, fields = parser.parse_known_intermixed_args(argv)
-    if known.verify:
-        return verify(Path(known.output))
-    wanted = read_config(known.files, fields)
+    flags = parser().parse_args(argv)
+    if flags.verify:
+        return verify(Path(flags.out))
+    wanted = read_config(flags.files, flags.overrides)
     began = time.monotonic()
-    with shown(known.output) as report:
-        store = open_at(Path(known.output), make_recipe(wanted), workers=known.workers, on_progress=report)
+    with shown(flags.out) as report:
+        store = open_at(Path(flags.out), make_recipe(wanted), workers=flags.workers, on_progress=report)
     describe(store, time.monotonic() - began)
     return 0
 
 
-def read_config(files: Sequence[str], flags: Sequence[str]) -> data.DataConfig:
-    """The DataConfig of a command line: --a.b=value flags, and files as positional arguments."""
-    tree: dict[str, Any] = {"source": "files", "files": {"paths": tuple(files)}} if files else {}
-    for flag in flags:
-        path, equals, text = flag.removeprefix("--").partition("=")
-        if not flag.startswith("--") or not equals:
-            raise config.ConfigError(f"{flag}: wanted --field=value")
-        value = config.parse(data.DataConfig, path, text)
-        node = tree
-        *parents, last = path.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return config.build(data.DataConfig, tree)
+def read_config(files: Sequence[str], overrides: Sequence[tuple[str, str]]) -> DataConfig:
+    """The DataConfig of a command line: what its flags override, and files as positional arguments."""
+    tree = tree_of(overrides, DataConfig)
+    if files:
+        tree = {"source": "files", **tree, "files": {**tree.get("files", {}), "paths": tuple(files)}}
+    return config.build(DataConfig, tree)
 
 
 def verify(path: Path) -> int:
+    from distill.data import TokenStore
+
     began = time.monotonic()
-    store = data.TokenStore(path)
+    store = TokenStore(path)
     store.verify()
     size = sum(file["size"] for entry in store.manifest["splits"].values() for file in entry["files"].values())
     print(f"{path}: all {size:,} bytes match their hashes ({time.monotonic() - began:.1f} s)")
     return 0
 
 
-def describe(store: data.TokenStore, seconds: float) -> None:
+def describe(store: "TokenStore", seconds: float) -> None:
     """A table of splits, and what was dropped or mended."""
     print(f"{store.path}: {store.tokenizer_name}, vocabulary {store.vocab_size}, {store.fingerprint[:12]}")
     for name, split in store.splits.items():

@@ -1,13 +1,7 @@
 """Trains one run and prints its result.
 
-    python -m launch.train --config=configs/train.py:micro --workdir=DIR [--config.FIELD=VALUE ...]
-
 With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The same command continues a run that was
-interrupted; a finished run is not run again. --fork=OTHER_WORKDIR begins a new run with the whole state of another's
-last checkpoint, under whatever else the flags say. --dry-run prints what would run: N, D, FLOPs, fingerprint.
-
-Several processes train together with --cluster=slurm|jobset|tpu, or --coordinator=HOST:PORT --processes=N --process=I;
-launch/local.sh, launch/slurm.sh, launch/tpu_pod.sh and launch.gke start them so.
+interrupted; a finished run is not run again. Ctrl-C, a closed terminal and a preemption notice save the run first.
 """
 
 import dataclasses
@@ -20,25 +14,42 @@ from rich.table import Table
 
 from distill import config as configs
 from distill.config import ExperimentConfig, counts
+from distill.config.flags import Parser
 from distill.system import distributed, process
 from launch.support import cli, progress
 
+EXAMPLES = (
+    "distill train --workdir=runs/teacher --config.data.split=teacher",
+    "distill train --workdir=runs/student --config.teacher.source=runs/teacher --config.tokens=1M",
+    "distill train --config=configs/train.py:546M --config.mesh.fsdp=8 --workdir=runs/large --dry-run",
+)
+
+
+def parser() -> Parser:
+    parser = cli.experiment_parser("train", __doc__, EXAMPLES)
+    add = parser.group("the run")
+    add("--workdir", required=True, metavar="DIR", help="folder of the run, or gs://BUCKET/FOLDER")
+    add("--fork", default="", metavar="DIR", help="begin with the whole state of that run's last checkpoint")
+    add("--dry-run", action="store_true", help="print what would run (N, D, FLOPs, fingerprint) and stop")
+    cli.add_processes(parser)
+    return parser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    flags = {"workdir": None, "dry-run": "false", "fork": "", **cli.PROCESSES}
-    config, values = cli.configured(ExperimentConfig, argv, __doc__ or "", "configs/train.py", flags)
+    flags = parser().parse_args(argv)
+    config = cli.config_of(ExperimentConfig, flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.training import inputs
 
-    if values["dry-run"] != "true":
-        cli.join(values)
+    if not flags.dry_run:
+        cli.join(flags)
     with distributed.agreed():
         run = inputs.resolve(config)
     _print(_description(run.config))
-    if values["dry-run"] == "true":
+    if flags.dry_run:
         return 0
     process.cache_compilations()
-    record = _follow(run, values["workdir"], values["fork"])
+    record = _follow(run, flags.workdir, flags.fork)
     found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
     _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
     return 0

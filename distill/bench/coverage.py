@@ -8,7 +8,6 @@ them, and of a new noisy run there. One JSON line a repetition is appended at on
 started again; the summary is printed and written beside the log. 400 repetitions know a coverage of 90% to +-1.5%.
 """
 
-import argparse
 import dataclasses
 import json
 import time
@@ -19,6 +18,7 @@ import numpy as np
 
 from distill import laws
 from distill.config import ConfigError, nearest
+from distill.config.flags import Parser
 from distill.system import process
 
 LEVEL = 0.9
@@ -174,7 +174,7 @@ def summarise(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the campaign of one case or of all."""
-    parser = argparse.ArgumentParser(prog="launch.bench coverage", description=__doc__.splitlines()[0])
+    parser = Parser("bench coverage", __doc__)
     parser.add_argument("--case", default="all", help=f"all, or one of {', '.join(CASES)}")
     parser.add_argument("--repetitions", type=int, default=400)
     parser.add_argument("--resamples", type=int, default=400)

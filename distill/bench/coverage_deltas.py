@@ -7,12 +7,12 @@ fitted in two stages with every delta, and its predictions are compared with the
 the table, and at four times its budgets. With --resamples the 90% intervals of the law there are counted as well.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 
 from distill import laws
+from distill.config.flags import Parser
 from distill.system.progress import meter
 
 SUPERVISED, STUDENT = laws.paper()
@@ -73,7 +73,7 @@ def repeat(seed: int, objective: laws.Objective, resamples: int, tail: float = n
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints, by delta, the mean error of the law (and its coverage) inside and beyond the table."""
-    parser = argparse.ArgumentParser(prog="launch.bench coverage_deltas", description=__doc__.splitlines()[0])
+    parser = Parser("bench coverage_deltas", __doc__)
     parser.add_argument("--repetitions", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=0)
     parser.add_argument("--tail", type=float, default=np.inf, help="degrees of freedom of the noise, above 2")

@@ -7,7 +7,6 @@ own threads on all cores, against a whole build from a file (start the workers, 
 Both are given in wall time and in seconds of CPU, which a busy machine disturbs less.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import numpy as np
 
 from distill import data
 from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
+from distill.config.flags import Parser
 from distill.data.corpus import make_recipe, open_at
 from distill.data.sources import embedded
 from distill.data.store.blocks import BLOCK, BlockWriter, hash_path
@@ -31,7 +31,7 @@ from distill.data.tokenizers.subword import train_bpe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.bench data", description=__doc__.split("\n")[0])
+    parser = Parser("bench data", __doc__)
     parser.add_argument("--megabytes", type=float, default=24.0)
     parser.add_argument("--vocab_size", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=3)

@@ -9,7 +9,6 @@ alternate in one process; figures are medians. A prefill is what it takes to the
 plain sum over 512 MiB, for a token of one sequence reads every weight once.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.config import ConfigError, DecodeConfig, MeshConfig, ModelConfig, counts, nearest
+from distill.config.flags import Parser
 from distill.model import decode, sharding
 from distill.model.transformer import Transformer
 
@@ -157,7 +157,7 @@ def report(name: str, batch: int, prompt: int, new: int, repeats: int, transform
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line a shape, batch and route."""
-    parser = argparse.ArgumentParser(prog="launch.bench decode", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench decode", __doc__)
     parser.add_argument("--shapes", default="micro,smollm2", help="of " + ", ".join(SHAPES))
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--prompt", type=int, default=64)

@@ -7,12 +7,12 @@ the inputs of the candidates and the fit of the pilot, never a loss it has not p
 maximises the determinant of the information, is the usual alternative.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 
 from distill import laws
+from distill.config.flags import Parser
 from distill.laws.fitting import identify, table
 from distill.system.progress import meter
 
@@ -36,7 +36,7 @@ def d_optimal(fit: laws.Fit, candidates: laws.Table, count: int) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the mean relative error on the strong students for each way of choosing."""
-    parser = argparse.ArgumentParser(prog="launch.bench design", description=__doc__.splitlines()[0])
+    parser = Parser("bench design", __doc__)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     flags = parser.parse_args(argv)

@@ -3,12 +3,12 @@
 python -m launch.bench errors
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 
 from distill import laws
+from distill.config.flags import Parser
 
 
 def additive_formula() -> tuple[float, float]:
@@ -49,7 +49,7 @@ def divided_by_length(longest: int = 2048, documents: int = 100_000) -> tuple[fl
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the three numbers."""
-    argparse.ArgumentParser(prog="launch.bench errors", description=__doc__.splitlines()[0]).parse_args(argv)
+    Parser("bench errors", __doc__).parse_args(argv)
     right, wrong = additive_formula()
     print(f"additive formula: {wrong:.2%} held-out error against {right:.3%} of Eq. 8, {wrong / right:.0f} times worse")
     said = ", ".join(f"{gain:.4f} nats at mean logit {mean:g}" for mean, gain in padded_vocabulary().items())

@@ -7,7 +7,6 @@ Peers run a sample of the resamples and are scaled to all; everything alternates
 slows both. A table in ../shared/data or $DISTILL_DATA is used where present, else a seeded twin of 240 rows.
 """
 
-import argparse
 import csv
 import importlib.util
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from distill import laws
 from distill.bench import fit_peers
 from distill.config import ConfigError, nearest
+from distill.config.flags import Parser
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import solved_rows
 from distill.laws.forms.law import Law
@@ -176,7 +176,7 @@ def scaling() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one part or all."""
     parts = ("all", "chinchilla", "students", "scaling")
-    parser = argparse.ArgumentParser(prog="launch.bench fit", description=__doc__.splitlines()[0])
+    parser = Parser("bench fit", __doc__)
     parser.add_argument("--part", default="all", help=", ".join(parts))
     parser.add_argument("--resamples", type=int, default=4096)
     parser.add_argument("--sample", type=int, default=400, help="resamples that the slow peers run")

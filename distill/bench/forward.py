@@ -26,6 +26,7 @@ import numpy as np
 
 from distill import interop
 from distill.config import ConfigError, MeshConfig, counts
+from distill.config.flags import Parser
 from distill.model import decode, sharding
 
 _IMPORT = """
@@ -47,7 +48,7 @@ with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line a part."""
-    parser = argparse.ArgumentParser(prog="launch.bench forward", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench forward", __doc__)
     parser.add_argument("--model", required=True, help="a Hugging Face directory or a GGUF file")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq_len", type=int, default=512)

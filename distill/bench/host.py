@@ -12,7 +12,6 @@ start       a run that was ended, started again: seconds from the command to its
 All but `start` run in this process on one core (an accelerator: one device), as a worker of a study does.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from distill.bench.step import SHAPES, spread
 from distill.bench.step_peers import CALL
 from distill.config import ConfigError, ExperimentConfig, LoopConfig, MeshConfig, nearest
+from distill.config.flags import Parser
 from distill.system import process
 
 LONGEST = 600.0  # seconds that a start may take
@@ -169,7 +169,7 @@ def start(shape: str, rounds: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line a shape and part."""
-    parser = argparse.ArgumentParser(prog="launch.bench host", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench host", __doc__)
     parser.add_argument("--shapes", default="micro-25K,micro-1.2M")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)

@@ -10,7 +10,6 @@ metrics  ten million lines of a metrics.jsonl (2.3 GB): plotted, the process's m
 What is looked at is made up first, which is not counted.
 """
 
-import argparse
 import hashlib
 import os
 import resource
@@ -24,6 +23,7 @@ import numpy as np
 
 from distill import laws
 from distill.config import ConfigError
+from distill.config.flags import Parser
 from distill.laws.planning import lawfile
 from distill.records import metrics
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
@@ -167,7 +167,7 @@ _PARTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], dict[str, float
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the seconds of each part beside its goal; returns 1 where one was missed."""
-    parser = argparse.ArgumentParser(prog="launch.bench load", allow_abbrev=False, description=__doc__)
+    parser = Parser("bench load", __doc__)
     parser.add_argument("--part", default="runs,store,metrics")
     parser.add_argument("--folder", default="", help="where things are made; kept, and taken as they are if there")
     flags = parser.parse_args(argv)

@@ -10,7 +10,6 @@ Liger's published figures (V = 128256, 8192 tokens, width 4096) and runs it wher
 for a TPU that need not be there (it needs libtpu).
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from distill.config import ConfigError, MeshConfig
 from distill.config.exactness import DIVERGENCES
+from distill.config.flags import Parser
 from distill.losses import divergences, fused
 from distill.losses.fused import FusedShape
 from distill.model import sharding
@@ -145,7 +145,7 @@ def tpu_mesh(topology: str) -> jax.sharding.Mesh:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line a vocabulary."""
-    parser = argparse.ArgumentParser(prog="launch.bench loss", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench loss", __doc__)
     parser.add_argument("--vocab", default="256,32768,128256,151936", help="sizes, separated by commas")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--width", type=int, default=64)

@@ -6,7 +6,6 @@ One process on one core (of an accelerator: on one device). Every size takes its
 tokens/s of all its runs, and the median and range of the ratio to a run alone, round by round.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from distill.bench.step import SHAPES
 from distill.bench.step_peers import CALL
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, nearest
+from distill.config.flags import Parser
 from distill.system import process
 
 
@@ -45,7 +45,7 @@ def _prepare(shape: str, size: int) -> Callable[[], Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a line a shape and size."""
-    parser = argparse.ArgumentParser(prog="launch.bench pack", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench pack", __doc__)
     parser.add_argument("--shapes", default="micro-7K,micro-25K,micro-100K")
     parser.add_argument("--sizes", default="2,4,8")
     parser.add_argument("--rounds", type=int, default=5)

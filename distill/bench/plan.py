@@ -6,7 +6,6 @@ SLSQP is what the paper used: N_T, D_S and D_T in [1e6, 1e17] with the budget as
 The two alternate case by case in one process; SLSQP's time on the whole grid is its mean per case times the cases.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distill import laws
+from distill.config.flags import Parser
 from distill.laws.planning.scenarios import SCENARIOS, Flops, Scenario
 from distill.report.paper.curves import BUDGETS, SIZES, curves
 
@@ -63,7 +63,7 @@ def slsqp(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the time of the whole grid, cold and warm, the ratio to SLSQP, and the worst of L_S - SLSQP's L_S."""
-    parser = argparse.ArgumentParser(prog="launch.bench plan", description=__doc__.splitlines()[0])
+    parser = Parser("bench plan", __doc__)
     parser.add_argument("--cases", type=int, default=24, help="cases given to SLSQP (default 24)")
     parser.add_argument("--starts", type=int, default=50, help="random starts of SLSQP (default 50)")
     parser.add_argument("--seed", type=int, default=0)

@@ -7,7 +7,6 @@ tokens that it wrote, with their standard errors over the texts, in nats. Beside
 on the whole windows, the same for every student, however it was trained.
 """
 
-import argparse
 import math
 import os
 import statistics
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.config import DecodeConfig, ExperimentConfig, MeshConfig, ModelConfig, OnPolicyConfig
+from distill.config.flags import Parser
 from distill.diagnostics import profile
 from distill.losses import divergences as losses
 from distill.model import decode, sharding
@@ -62,7 +62,7 @@ def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line a student."""
-    parser = argparse.ArgumentParser(prog="launch.bench policy", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench policy", __doc__)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--students", required=True, help="workdirs, separated by commas")
     parser.add_argument("--prompts", type=int, default=512)

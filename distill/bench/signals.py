@@ -8,7 +8,6 @@ Seconds are of CPU, by this process, from the opened store to the record. Finish
 again (their seconds are then nothing).
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import DataConfig, ExperimentConfig, ModelConfig, ObjectiveConfig, TeacherConfig, parse
+from distill.config.flags import Parser
 from distill.system import process
 from distill.teacher.signals.spec import SignalSpec
 from distill.training import cache, loop
@@ -110,7 +110,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m launch.bench signals", description=(__doc__ or "").split("\n")[0])
+    parser = Parser("bench signals", __doc__)
     parser.add_argument("--tokens", default="250K")
     parser.add_argument("--teacher_tokens", default="1M")
     parser.add_argument("--seeds", type=int, default=3)

@@ -14,7 +14,6 @@ of our step (the same update): a smaller one stays in a core's cache. Where it d
 greatest common divisor is taken, and printed.
 """
 
-import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -31,6 +30,7 @@ from typing import Any
 
 from distill.bench.step_peers import Job
 from distill.config import ConfigError, ModelConfig, counts, nearest
+from distill.config.flags import Parser
 
 
 def _micro(width: int, layers: int) -> ModelConfig:
@@ -179,7 +179,7 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints a block a shape and layout."""
-    parser = argparse.ArgumentParser(prog="launch.bench step", description=(__doc__ or "").splitlines()[0])
+    parser = Parser("bench step", __doc__)
     parser.add_argument("--shapes", default="micro-25K,micro-200K,micro-1.2M,micro-200K-32,micro-1.2M-32")
     parser.add_argument("--peers", default="eager,compiled")
     parser.add_argument("--layout", default="", help="pinned, whole or both; default: pinned up to 2M parameters")

@@ -10,7 +10,6 @@ timed, so compilation is cached; then they alternate, each in fresh processes an
 first run's start to the last one's end: the study's laws and report come after.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -22,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 
 from distill.config import ExperimentConfig, StudyExperimentConfig, build, to_text
+from distill.config.flags import Parser
 from distill.records.runs import RunTable
 from distill.study import matrix
 
@@ -99,7 +99,7 @@ def _seconds(route: str, seeds: int) -> tuple[float, int]:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m launch.bench study", description=__doc__)
+    parser = Parser("bench study", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--peers", default=",".join(_PEERS))

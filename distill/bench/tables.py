@@ -7,7 +7,6 @@ The others: Chinchilla (245 digitised points), Gadre et al. (104 runs, three tra
 (the best learning rate per size and budget), steplaw (the best learning rate and batch size).
 """
 
-import argparse
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 
 from distill import laws
 from distill.config import ConfigError, nearest
+from distill.config.flags import Parser
 
 STUDENT_FORMS = ("distillation", "distillation-limit", "overtaking", "additive")
 
@@ -89,7 +89,7 @@ def _best(cells: Sequence[Mapping[str, str]], N: str, D: str, loss: str) -> laws
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line a form and table."""
-    parser = argparse.ArgumentParser(prog="launch.bench tables", description=__doc__.splitlines()[0])
+    parser = Parser("bench tables", __doc__)
     parser.add_argument("--part", default="apple", help="apple or others")
     flags = parser.parse_args(argv)
     if flags.part not in ("apple", "others"):

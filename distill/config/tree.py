@@ -80,6 +80,15 @@ def build(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
         raise (error if path in str(error) else ConfigError(f"{path}: {error}")) from None
 
 
+def paths(cls: type, prefix: str = "") -> Iterator[str]:
+    """The dotted path of every field of a config class that holds a value, in the order of the dataclasses."""
+    for name, hint in _hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from paths(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 def parse(cls: type, path: str, text: str) -> Any:
     """The value that a command line's `--config.PATH=TEXT` means for that field of `cls`.
 

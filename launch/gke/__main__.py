@@ -1,12 +1,7 @@
 """Runs a command as a JobSet on GKE, on TPU slices or on GPU nodes.
 
-    python -m launch.gke --name=student --image=IMAGE --tpu=v5e --topology=4x4 [--slices=1] -- \\
-        python -m launch.train --workdir=gs://BUCKET/student ...
-    python -m launch.gke --name=student --image=IMAGE --gpu=h100 --nodes=2 -- python -m launch.train ...
-
---queue=NAME hands it to that local queue of Kueue. The command gets --cluster=tpu or --cluster=jobset where there are
-several hosts. A host that is taken away, or a notice (exit code 75), starts all again; other failures do so at most
---restarts times. --dry-run prints the manifest; without it, it goes to kubectl apply.
+The command gets --cluster=tpu or --cluster=jobset where there are several hosts. A host that is taken away, or a notice
+(exit code 75), starts all again; other failures do so at most --restarts times.
 """
 
 import argparse
@@ -21,6 +16,7 @@ from pathlib import Path
 from string import Template
 
 from distill.config import ConfigError
+from distill.config.flags import Parser, at_least
 from launch.support import cli
 
 # Name of the node label and chips a host, for slices of more than one host.
@@ -34,25 +30,40 @@ GPUS = {"a100": "nvidia-tesla-a100", "h100": "nvidia-h100-80gb", "h200": "nvidia
 GPUS_PER_NODE = 8
 
 
+EXAMPLES = (
+    "distill gke --name=student --image=IMAGE --tpu=v5e --topology=4x4 -- distill train --workdir=gs://BUCKET/student",
+    "distill gke --name=student --image=IMAGE --gpu=h100 --nodes=2 -- distill train --workdir=gs://BUCKET/student",
+    "distill gke --name=student --image=IMAGE --tpu=v6e --topology=2x4 --dry-run -- distill train --workdir=gs://B/s",
+)
+
+
+def parser() -> Parser:
+    parser = Parser("gke", __doc__, examples=EXAMPLES)
+    add = parser.group("the job")
+    add("--name", required=True, metavar="NAME", help="lower-case letters, digits and '-', at most 40")
+    add("--image", required=True, metavar="IMAGE", help="the container, made from launch/gke/Dockerfile")
+    add("--dry-run", action="store_true", help="print the manifest; without it, it goes to kubectl apply")
+    add("--restarts", type=at_least(0), default=10, metavar="N", help="after failures other than a notice")
+    add("--grace", type=at_least(1), default=120, metavar="SECONDS", help="from the notice to the end, for saving")
+    add = parser.group("the machines", "one of --tpu and --gpu")
+    add("--tpu", choices=TPUS, help="slices of this TPU")
+    add("--topology", default="", metavar="AxB[xC]", help="of --tpu: chips of a slice, such as 4x4")
+    add("--slices", type=at_least(1), default=1, metavar="N", help="of --tpu")
+    add("--gpu", choices=GPUS, help=f"nodes of {GPUS_PER_NODE} of this GPU")
+    add("--nodes", type=at_least(1), default=1, metavar="N", help="of --gpu")
+    add = parser.group("the cluster")
+    add("--queue", default="", metavar="NAME", help="the local queue of Kueue that gets it")
+    add("--namespace", default="default", metavar="NAME", help="of Kubernetes")
+    add("--service-account", default="default", metavar="NAME", help="that may use the bucket")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     split = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser("launch.gke", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--image", required=True)
-    parser.add_argument("--tpu", choices=TPUS)
-    parser.add_argument("--topology", default="")
-    parser.add_argument("--slices", type=int, default=1)
-    parser.add_argument("--gpu", choices=GPUS)
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--queue", default="")
-    parser.add_argument("--namespace", default="default")
-    parser.add_argument("--service-account", default="default")
-    parser.add_argument("--restarts", type=int, default=10)
-    parser.add_argument("--grace", type=int, default=120)
-    parser.add_argument("--dry-run", action="store_true")
-    manifest = render(parser.parse_args(argv[:split]), argv[split + 1 :])
-    if "--dry-run" in argv[:split]:
+    flags = parser().parse_args(argv[:split])
+    manifest = render(flags, argv[split + 1 :])
+    if flags.dry_run:
         print(manifest, end="")
         return 0
     try:
@@ -81,8 +92,6 @@ def render(given: argparse.Namespace, command: Sequence[str]) -> str:
     else:
         jobs, pods, device, cluster, per_host = 1, given.nodes, "nvidia.com/gpu", "jobset", GPUS_PER_NODE
         selector = {"cloud.google.com/gke-accelerator": GPUS[given.gpu]}
-    if min(jobs, pods, given.restarts + 1, given.grace) < 1:
-        raise ConfigError("launch.gke: --slices, --nodes and --grace are at least 1, --restarts at least 0")
     several = [f"--cluster={cluster}"] if jobs * pods > 1 else []
     exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if given.tpu else {}
     template = Template(Path(__file__).with_name("jobset.yaml").read_text("utf-8"))

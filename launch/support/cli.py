@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from distill.config import ConfigError, DistillError, build, nearest, parse
+from distill.config import ConfigError, DistillError, ExperimentConfig, build, flags, nearest, parse
 from distill.system import distributed, process
 
 T = TypeVar("T")
@@ -37,15 +37,14 @@ _FILES = {
 INSTALLED = Path(__file__).resolve().parents[2]
 
 
-# Flags of a command that may run as several processes.
-PROCESSES: dict[str, str | None] = {"cluster": "", "coordinator": "", "processes": "", "process": ""}
+DEFAULT = "configs/train.py"  # the config of a command line that names none
 
 
-def join(values: Mapping[str, str]) -> None:
-    """Makes this process one of several, where the flags of PROCESSES say so; call it before JAX is used."""
-    given = [values[name] for name in PROCESSES]
-    if any(given):
-        distributed.join(distributed.find(given[0], given[1], given[2], given[3]))
+def join(given: Any) -> None:
+    """Makes this process one of several, where its flags say so; call it before JAX is used."""
+    values = given.cluster, given.coordinator, given.processes, given.process
+    if any(values):
+        distributed.join(distributed.find(*values))
 
 
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -100,49 +99,44 @@ def _place(error: BaseException) -> str:
     return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
-def configured(
-    cls: type[T], argv: Sequence[str] | None, usage: str, default: str, flags: Mapping[str, str | None]
-) -> tuple[T, dict[str, str]]:
-    """The frozen config and the other flags of a command line.
+def experiment_parser(
+    command: str, about: str | None, examples: Sequence[str], cls: type = ExperimentConfig, default: str = DEFAULT
+) -> flags.Parser:
+    """The parser of a command whose subject is a config: --config=FILE[:PRESET] and a flag for each field."""
+    parser = flags.Parser(command, about, examples=examples, fields=cls)
+    config = parser.group(
+        "the config", "any field is a flag: --config.optim.learning_rate=5e-3 (docs/guide/config.md lists them)"
+    )
+    config("--config", default=default, metavar="FILE[:PRESET]", help="a config file, and one of its presets")
+    return parser
 
-    `--config=FILE[:ARG]` names the config file, `--config.a.b=VALUE` overrides a field, and `flags` lists the other
-    flags with their defaults (None: must be given; "false": a switch, which needs no value). `--help` prints `usage`.
-    Raises ConfigError for anything else.
-    """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    if "--help" in argv or "-h" in argv:
-        print(usage.strip())
-        raise SystemExit(0)
-    values: dict[str, str] = {name: value for name, value in flags.items() if value is not None}
-    source, overrides = default, []
-    for argument in argv:
-        name, separator, value = argument.removeprefix("--").partition("=")
-        if flags.get(name) == "false" and not separator:
-            separator, value = "=", "true"
-        if not argument.startswith("--") or not separator:
-            raise ConfigError(f"got {argument!r}, wanted --name=value (see --help)")
-        if name == "config":
-            source = value
-        elif name.startswith("config."):
-            overrides.append((name.removeprefix("config."), value))
-        elif name in flags:
-            values[name] = value
-        else:
-            names = [*flags, "config"]
-            raise ConfigError(f"there is no flag --{name} (value {value!r}).{nearest(name, names)}")
-    for name in flags:
-        if name not in values:
-            raise ConfigError(f"--{name}=... is missing (see --help)")
-    tree = read(source)
+
+def add_processes(parser: flags.Parser) -> None:
+    """The flags of a command that may run as several processes."""
+    add = parser.group("several processes", "as launch/local.sh, slurm.sh, tpu_pod.sh and `distill gke` start them")
+    add("--cluster", default="", choices=distributed.CLUSTERS, help="where to ask for the other processes")
+    add("--coordinator", default="", metavar="HOST:PORT", help="where process 0 listens")
+    add("--processes", default="", metavar="N", help="how many there are")
+    add("--process", default="", metavar="I", help="which of them this one is, from 0")
+
+
+def resolve(cls: type[T], argv: Sequence[str], default: str = DEFAULT) -> T:
+    """The frozen config of a command line that has no other flags. Raises ConfigError."""
+    return config_of(cls, experiment_parser("", "", (), cls, default).parse_args(argv))
+
+
+def config_of(cls: type[T], given: Any) -> T:
+    """The frozen config of parsed flags: the file's, with what the command line overrides. Raises ConfigError."""
+    tree = read(given.config)
     with tree.unlocked():
-        for path, text in overrides:
+        for path, text in given.overrides:
             value = parse(cls, path, text)
             *parents, last = path.split(".")
             node = tree
             for parent in parents:
                 node = node[parent]
             node[last] = value
-    return build(cls, tree.to_dict()), values
+    return build(cls, tree.to_dict())
 
 
 def read(source: str) -> ConfigDict:

@@ -9,7 +9,7 @@ from configs import study as study_config
 from distill import config as configs
 from distill.config import ExperimentConfig, StudyExperimentConfig, build
 from distill.study import matrix
-from launch import fit, tokenize
+from launch import fit, tokenize, train
 from launch.support import cli
 from tests.fuzz.harness import FIRST, Reader
 
@@ -50,9 +50,8 @@ def _flags(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
 
     def call(case: bytes) -> Any:
         argv = [line for line in _text(case).split("\n") if line not in ("-h", "--help")]
-        flags: dict[str, str | None] = {"workdir": None, "dry-run": "false", "fork": ""}
-        config, values = cli.configured(ExperimentConfig, argv, "", "configs/train.py", flags)
-        return configs.fingerprint(config), values
+        flags = train.parser().parse_args(argv)
+        return configs.fingerprint(cli.config_of(ExperimentConfig, flags)), sorted(vars(flags).items())
 
     return call, [
         b"--workdir=w\n--config.tokens=250K\n--config.optim.learning_rate=5e-3\n--config.data.split=teacher",
@@ -96,7 +95,9 @@ def _columns(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
 
     def call(case: bytes) -> Any:
         columns, deltas, *rest = [*_text(case).split("\n"), "1"] if b"\n" not in case else _text(case).split("\n")
-        return fit._columns(columns), fit._deltas(deltas), tokenize.read_config(["a.txt"], rest)
+        words = [word for word in rest if word not in ("-h", "--help")]
+        flags = tokenize.parser().parse_args(["--out=store", "a.txt", *words])
+        return fit._columns(columns), fit._deltas(deltas), tokenize.read_config(flags.files, flags.overrides)
 
     return call, [
         b"N=params,D=tokens\n1e-3,1e-2\n--tokenizer.kind=bpe\n--tokenizer.vocab_size=300\n--columns.prompt={a} {b}",

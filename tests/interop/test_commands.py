@@ -10,7 +10,7 @@ from distill import interop
 from distill.config import ConfigError, ExperimentConfig, InitConfig, build, parse
 from distill.model import warm_start
 from distill.records.runs import load_record
-from distill.teacher import any_model
+from distill.teacher import any_model, conversion
 from distill.training import loop
 from launch import convert
 from launch import evaluate as launch_evaluate
@@ -52,7 +52,7 @@ def exported(run, tmp_path_factory):
 
 def test_a_student_of_written_text_has_a_card_too(run):
     record = dataclasses.replace(load_record(run / "result.json"), kind="generated", teacher="aa", N_T=12_000)
-    found = convert.facts(dataclasses.replace(any_model.load(str(run)), record=record))
+    found = conversion.facts(dataclasses.replace(any_model.load(str(run)), record=record))
     assert found["teacher"] == "aa, N = 12,000" and found["KL(teacher, student)"] == "not measured"
 
 

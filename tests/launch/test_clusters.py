@@ -208,7 +208,7 @@ def test_the_jobs_inside_are_valid_for_kubernetes():
         (["--tpu=v5e"], "--topology=: wanted the slice's chips"),
         (["--tpu=v5e", "--topology=1x1"], "its 1 chips are no multiple of 4"),
         (["--tpu=v5e", "--topology=4x4", "--gpu=h100"], "one of --tpu and --gpu"),
-        (["--gpu=h100", "--nodes=0"], "are at least 1"),
+        (["--gpu=h100", "--nodes=0"], "--nodes: got '0', wanted at least 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments, message, capsys):

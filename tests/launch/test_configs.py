@@ -30,7 +30,7 @@ PRESETS += [(ExperimentConfig, "configs/base.py")]
 
 
 def resolve(cls, source):
-    return cli.configured(cls, [f"--config={source}"], "", source, {})[0]
+    return cli.resolve(cls, [f"--config={source}"])
 
 
 @pytest.mark.parametrize("cls, source", PRESETS, ids=lambda value: value if isinstance(value, str) else "")
@@ -81,7 +81,7 @@ def test_the_paper_presets_have_the_papers_recipe():
         (launch_train, ["--workdir=w", "--config.microbatches=3"], ["microbatches=3", "batch_size=4"]),
         (launch_train, ["--workdir=w", "--config.tokens=10"], ["tokens=10", "at least 512"]),
         (launch_train, ["--workdir=w", "--config.teacher.source=nowhere", "--dry-run"], ["nowhere", "no finished run"]),
-        (launch_train, ["--workdri=w"], ["--workdri", "Did you mean 'workdir'"]),
+        (launch_train, ["--workdri=w"], ["--workdri", "Did you mean --workdir?"]),
         (launch_train, [], ["--workdir=... is missing"]),
         (launch_train, ["--workdir=w", "stray"], ["'stray'", "--name=value"]),
         (
@@ -132,9 +132,8 @@ def test_overrides_reach_every_kind_of_field():
         "--config.tokens=2.5e5",
         "--config.model.tied=true",
     ]
-    config, flags = cli.configured(StudyExperimentConfig, [*argv, "--dry-run"], "", "", {"dry-run": "false"})
+    config = cli.resolve(StudyExperimentConfig, argv)
     assert (config.study.seeds, config.tokens, config.model.tied) == ((1, 2), 250_000, True)
-    assert flags == {"dry-run": "true"}
 
 
 def test_a_dry_run_prints_and_writes_nothing(capsys, tmp_path, monkeypatch):

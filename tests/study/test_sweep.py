@@ -12,6 +12,7 @@ from distill.config import ConfigError, ExperimentConfig, build, fingerprint
 from distill.records.runs import RunTable
 from distill.study import sweep
 from launch import sweep as launch_sweep
+from launch import train as launch_train
 from launch.support import cli
 
 TINY = [
@@ -33,7 +34,7 @@ TINY = [
 
 @pytest.fixture
 def config():
-    return cli.configured(ExperimentConfig, ["--config=configs/train.py:micro", *TINY], "", "", {})[0]
+    return cli.resolve(ExperimentConfig, ["--config=configs/train.py:micro", *TINY])
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,8 @@ def test_other_backends_say_what_is_left(swept, capsys):
     assert len(lines) == 4
     words = shlex.split(lines[0])
     assert words[:3] == ["python", "-m", "launch.train"] and "--config.optim.weight_decay=0.01" in words
-    _, values = cli.configured(ExperimentConfig, words[3:], "", "", {"workdir": None})
-    assert values["workdir"].startswith(str(workdir / "runs"))
+    values = launch_train.parser().parse_args(words[3:])
+    assert values.workdir.startswith(str(workdir / "runs"))
     assert cli.guard(launch_sweep.main, command(workdir, "--backend=print")[3:]) == 0
     assert capsys.readouterr().out == "\n"
 

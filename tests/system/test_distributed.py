@@ -40,7 +40,7 @@ def alone(flags, tmp_path_factory):
 
 
 def configured(flags):
-    return cli.configured(ExperimentConfig, flags, "", "", {})[0]
+    return cli.resolve(ExperimentConfig, flags)
 
 
 @pytest.fixture

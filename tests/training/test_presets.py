@@ -25,7 +25,7 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiled once and run for a mom
 
 
 def preset(name):
-    return cli.configured(ExperimentConfig, [f"--config=configs/objectives.py:{name}"], "", "", {})[0].objective
+    return cli.resolve(ExperimentConfig, [f"--config=configs/objectives.py:{name}"]).objective
 
 
 @pytest.fixture(scope="module")

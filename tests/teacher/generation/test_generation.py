@@ -46,7 +46,7 @@ def teacher(tmp_path_factory):
     """A byte model of a few steps on the embedded text."""
     workdir, make = tmp_path_factory.mktemp("teacher"), loop.sharding.make
     flags = ["--config.tokens=4096", "--config.seq_len=32", "--config.eval.tokens=512", "--config.data.split=teacher"]
-    config = cli.configured(configs.ExperimentConfig, flags, "", "configs/train.py", {})[0]
+    config = cli.resolve(configs.ExperimentConfig, flags)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.sharding, "make", lambda config: make(config, jax.devices()[:1]))
         loop.train(config, workdir)
