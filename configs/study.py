@@ -11,6 +11,8 @@ micro            532 runs: two-layer models of 7K to 222K parameters (teachers t
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
 entropy          118 runs on a random language whose entropy is known: how near does the fitted E come to it?
+lambda           388 runs: lambda times the teacher's strength times size times budget, two seeds, on the text of `micro`
+stored           160 runs: top-k and random draws of a teacher's distribution beside the whole, over sizes and budgets
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
 
@@ -28,7 +30,7 @@ from configs import base, train
 from distill.config import ConfigError, StudyExperimentConfig, ladder, nearest
 
 PROTOCOLS = ("fixed-M", "isoflop", "A", "B", "C")
-PRESETS = ("smoke", "micro", "entropy", "ablations", *PROTOCOLS, *(f"paper-{name}" for name in PROTOCOLS))
+PRESETS = ("smoke", "micro", "lambda", "stored", "entropy", "ablations", *PROTOCOLS, *(f"paper-{name}" for name in PROTOCOLS))
 MICRO = {"p": 16, "q": 24, "c": 32, "r": 48, "s": 64, "t": 96, "u": 160}  # widths; two layers
 
 
@@ -75,6 +77,27 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.supervised = ("p q c r s @ 250K 500K 1M 2M 4M",)
             config.study.distilled = ("c@1M s@4M > p q c r @ 250K 500K 1M 2M",)
             config.study.seeds = (0, 1)
+        elif arg == "lambda":
+            config.study.models = _micro_models()
+            config.study.teachers = ("c @ 250K 500K 1M", "t @ 1M 4M")
+            config.study.supervised = ("p c s @ 250K 1M 4M",)  # lambda = 0: the same whoever teaches
+            config.study.distilled = ("c@250K c@500K c@1M t@1M t@4M > p c s @ 250K 1M 4M",)
+            config.study.ablations = ("lambda_ = 0.25 0.5 0.75 1",)
+            config.study.seeds = (0, 1)
+            config.optim.learning_rate = 14e-3  # the best on every budget
+            config.teacher.memory_gib = 2.5  # 4M tokens of 256 log-probabilities are 2 GiB
+            config.data.update(source="tokens", tokens="stores/prose")
+        elif arg == "stored":
+            config.study.models = _micro_models()
+            config.study.teachers = ("c @ 1M", "t @ 4M")
+            config.study.supervised = ("p c s @ 250K 1M",)
+            config.study.distilled = ("c@1M t@4M > p c s @ 250K 1M",)
+            config.study.ablations = ("target = soft topk:4 topk:16 topk:64 sampled:4 sampled:12",)
+            config.objective.tail = "renormalise"
+            config.study.seeds = (0, 1)
+            config.optim.learning_rate = 14e-3
+            config.teacher.memory_gib = 1.0
+            config.data.update(source="tokens", tokens="stores/prose")
         elif arg == "micro":
             config.study.models = _micro_models()
             config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M", "c t @ 1M # 2 3")
