@@ -11,6 +11,7 @@ Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and 
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from distill.config import ExperimentConfig
 from distill.config.flags import Parser, at_least, number
@@ -47,10 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.study import sweep
 
-    return sweep.run(
-        config,
-        [sweep.axis(line) for line in flags.axes],
-        flags.workdir,
+    options = sweep.SweepOptions(
         where=flags.where,
         backend=flags.backend,
         n_workers=flags.workers,
@@ -58,10 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate=flags.rate,
         price=flags.price,
         source=flags.config,
-        overrides=[f"--config.{path}={text}" for path, text in flags.overrides],
+        overrides=tuple(f"--config.{path}={text}" for path, text in flags.overrides),
         slurm=flags.slurm,
+        slurm_script=Path(__file__).with_name("slurm.sh"),
         dry_run=flags.dry_run,
     )
+    return sweep.run(config, [sweep.axis(line) for line in flags.axes], flags.workdir, options)
 
 
 if __name__ == "__main__":

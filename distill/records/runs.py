@@ -96,10 +96,12 @@ class Table:
 
     def load(self) -> list[Any]:
         """All whole rows. Raises TableError for columns or cells that do not fit."""
-        if not self.path.exists():
-            return []
+        return self.parse(self.path.read_bytes()) if self.path.exists() else []
+
+    def parse(self, content: bytes) -> list[Any]:
+        """All whole rows of this table's file content; a line without its end is left out. Raises TableError."""
         try:
-            text = self.path.read_bytes().decode("utf-8")
+            text = content.decode("utf-8")
             lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
         except (csv.Error, ValueError) as error:
             raise TableError(f"{self.path}: not a CSV file in UTF-8 ({error})") from None

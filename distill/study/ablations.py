@@ -12,7 +12,7 @@ _NEEDS = {"topk": "top_k", "topp": "top_p", "sampled": "draws", "jensen_shannon"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class AblationSetting:
     """One value of one field, as it was written, and the objective that it makes."""
 
     field: str
@@ -20,12 +20,12 @@ class Setting:
     objective: ObjectiveConfig
 
 
-def settings(config: StudyExperimentConfig) -> list[Setting]:
+def settings(config: StudyExperimentConfig) -> list[AblationSetting]:
     """Every setting in the order of the lines. Raises ConfigError, naming the line and what the objective refuses."""
     return [setting for line in config.study.ablations for setting in _line(config.objective, line)]
 
 
-def _line(base: ObjectiveConfig, line: str) -> list[Setting]:
+def _line(base: ObjectiveConfig, line: str) -> list[AblationSetting]:
     field, separator, values = (part.strip() for part in line.partition("="))
     if not separator or not values:
         raise ConfigError(
@@ -37,7 +37,9 @@ def _line(base: ObjectiveConfig, line: str) -> list[Setting]:
             f"config.study.ablations: {line!r} names {field!r}, which is no field of config.objective."
             f"{nearest(field, names)}"
         )
-    return [Setting(field=field, value=value, objective=_set(base, line, field, value)) for value in values.split()]
+    return [
+        AblationSetting(field=field, value=value, objective=_set(base, line, field, value)) for value in values.split()
+    ]
 
 
 def _set(base: ObjectiveConfig, line: str, field: str, value: str) -> ObjectiveConfig:

@@ -1,21 +1,22 @@
-"""From a study's table to its laws, its predictions, its advice and its report."""
+"""From a study's table to its laws, its predictions and its plan."""
 
 import dataclasses
 import datetime
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from distill import data, laws
 from distill.config import DistillError, StudyExperimentConfig, counts
+from distill.laws.fitting.table import make_table
 from distill.laws.planning import lawfile
 from distill.laws.planning import text as plan_text
 from distill.records.predictions import Prediction, PredictionTable
-from distill.records.runs import RunTable
+from distill.records.runs import RunRecord, RunTable
+from distill.records.study_table import StudyTable
 from distill.report.study.results import FittedLaw
-from distill.study.matrix import Planned, models
-from distill.system.files import atomic_write
+from distill.study.matrix import PlannedRun, models
+from distill.system.files import atomic_write, loads
 
 LEVEL = 0.9
 # About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/guide/laws.md, "Objective").
@@ -23,54 +24,60 @@ DELTA = 1e-2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Laws:
-    """Both laws of a study with the bootstrap by trunk; None where the table is too small, and `why`."""
+class StudyLaws:
+    """Both laws of a study with the bootstrap by trunk; None where the table is too small, and `reasons` why."""
 
     supervised: laws.Fit | None = None
     distillation: laws.Fit | None = None
     supervised_boot: laws.Bootstrap | None = None
     boot: laws.Bootstrap | None = None
-    why: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
-def fit(config: StudyExperimentConfig, workdir: Path) -> Laws:
-    """Fits Eq. 1, then Eq. 8 on top of it, to the runs so far; saves both to WORKDIR/laws.
+def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
+    """Fits Eq. 1, then Eq. 8 on top of it, to the runs of the table; saves both to WORKDIR/laws.
 
     A law that the table is too small for is left out, with the reason.
     """
     if config.study.ablations:
-        return Laws(why=("this study varies the objective, and a law is of one objective",))
-    table_path = workdir / "runs.csv"
-    if not table_path.exists():
-        return Laws(why=("there is no finished run yet",))
-    table = laws.load_table(table_path)
+        return StudyLaws(reasons=("this study varies the objective, and a law is of one objective",))
+    if not table.runs:
+        return StudyLaws(reasons=("there is no finished run yet",))
+    columns, folder = law_table(table), table.workdir / "laws"
     supervised = supervised_boot = distillation = boot = None
-    why: list[str] = []
+    reasons: list[str] = []
     resampling: dict[str, Any] = {"resamples": config.study.resamples, "cluster": "trunk"}
     try:
-        supervised = laws.fit("supervised", table, delta=DELTA, units=False)
+        supervised = laws.fit("supervised", columns, delta=DELTA, units=False)
         supervised_boot = laws.bootstrap(supervised, **resampling)
-        lawfile.write(workdir / "laws" / "supervised.json", supervised, supervised_boot, level=LEVEL)
-        distillation = laws.fit("distillation", table, supervised=supervised.law, delta=DELTA, units=False)
+        lawfile.write(folder / "supervised.json", supervised, supervised_boot, level=LEVEL)
+        distillation = laws.fit("distillation", columns, supervised=supervised.law, delta=DELTA, units=False)
         boot = laws.bootstrap((supervised, distillation), **resampling)
         lawfile.write(
-            workdir / "laws" / "distillation.json",
+            folder / "distillation.json",
             distillation,
             boot,
             first=supervised,
             level=LEVEL,
-            region=region_of(workdir),
+            region=region_of(table),
             flops=flops_of(config),
         )
     except laws.LawError as error:
-        why.append(str(error))
-    return Laws(
+        reasons.append(str(error))
+    return StudyLaws(
         supervised=supervised,
         distillation=distillation,
         supervised_boot=supervised_boot,
         boot=boot,
-        why=tuple(why),
+        reasons=tuple(reasons),
     )
+
+
+def law_table(table: StudyTable) -> laws.Table:
+    """The columns that laws are fitted to; equal to `laws.load_table` of the same file."""
+    rows = [dataclasses.astuple(run) for run in table.runs]
+    names = RunTable(table.path).columns
+    return make_table(names, rows, str(table.path), table.sha256, lines=range(2, 2 + len(rows)))
 
 
 def flops_of(config: StudyExperimentConfig) -> laws.Flops:
@@ -81,59 +88,61 @@ def flops_of(config: StudyExperimentConfig) -> laws.Flops:
     )
 
 
-def region_of(workdir: Path) -> laws.Region:
+def region_of(table: StudyTable) -> laws.Region:
     """What the finished runs cover."""
-    records = RunTable(workdir / "runs.csv").load()
-    alone = [r for r in records if r.kind == "supervised"]
-    taught = [r for r in records if r.kind == "distillation"]
     return laws.Region.of(
-        N=[r.N for r in alone],
-        D=[r.D for r in alone],
-        N_S=[r.N for r in taught],
-        D_S=[r.D for r in taught],
-        L_T=[r.L_T for r in taught],
+        N=[run.N for run in table.supervised],
+        D=[run.D for run in table.supervised],
+        N_S=[run.N for run in table.distilled],
+        D_S=[run.D for run in table.distilled],
+        L_T=[run.L_T for run in table.distilled],
     )
 
 
-def predict(found: Laws, tasks: Sequence[Planned], workdir: Path) -> int:
-    """Writes down, before they start, what the laws so far say of these runs; returns how many were predicted."""
-    losses = {r.run: r.loss for r in RunTable(workdir / "runs.csv").load()}
+def predict(fitted: StudyLaws, tasks: Sequence[PlannedRun], table: StudyTable) -> int:
+    """Records, before they start, the losses that the laws predict for these runs; returns the number of predictions.
+
+    `table` gives the losses of their teachers. A run for which there is no law yet is not predicted.
+    """
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    predictions = []
-    for task in tasks:
-        N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
-        L_T = losses.get(task.config.teacher.run)
-        if task.config.teacher.run:
-            if found.boot is None or L_T is None:
-                continue
-            said, law = found.boot.predict(level=LEVEL, N_S=N, D_S=D, L_T=L_T), "distillation"
-        elif found.supervised_boot is not None:
-            said, law = found.supervised_boot.predict(level=LEVEL, N=N, D=D), "supervised"
-        else:
-            continue
-        # An interval of percentiles need not hold the estimate itself; the ledger wants it to.
-        estimate = float(said.estimate)
-        lower, upper = min(float(said.low), estimate), max(float(said.high), estimate)
-        predictions.append(
-            Prediction(
-                run=task.run,
-                N=N,
-                D=D,
-                L_T=L_T,
-                predicted=estimate,
-                lower=lower,
-                upper=upper,
-                level=LEVEL,
-                law=law,
-                made=made,
-            )  # fmt: skip
-        )
-    PredictionTable(workdir / "predictions.csv").add(predictions)
-    return len(predictions)
+    predictions = [_predict(fitted, task, table, made) for task in tasks]
+    known = [prediction for prediction in predictions if prediction is not None]
+    PredictionTable(table.workdir / "predictions.csv").add(known)
+    return len(known)
 
 
-def truth(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
-    """One sentence where the text is a language of known entropy, else '': its rate beside the E of Eq. 1, in nats."""
+def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) -> Prediction | None:
+    N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
+    teacher = table.by_fingerprint.get(task.config.teacher.run)
+    if not task.config.teacher.run:
+        boot, law, L_T = fitted.supervised_boot, "supervised", None
+        inputs: dict[str, float] = {"N": N, "D": D}
+    elif teacher is not None:
+        boot, law, L_T = fitted.boot, "distillation", teacher.loss
+        inputs = {"N_S": N, "D_S": D, "L_T": teacher.loss}
+    else:
+        return None
+    if boot is None:
+        return None
+    interval = boot.predict(level=LEVEL, **inputs)
+    # An interval of percentiles need not contain the estimate itself; predictions.csv requires it.
+    estimate = float(interval.estimate)
+    return Prediction(
+        run=task.run,
+        N=N,
+        D=D,
+        L_T=L_T,
+        predicted=estimate,
+        lower=min(float(interval.low), estimate),
+        upper=max(float(interval.high), estimate),
+        level=LEVEL,
+        law=law,
+        made=made,
+    )
+
+
+def entropy_sentence(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
+    """The entropy rate of a generated language beside the fitted E of Eq. 1, in nats; '' for any other text."""
     law = next((law for law in fitted if not law.distilled and "E" in law.intervals), None)
     if config.data.source != "generated" or law is None:
         return ""
@@ -142,42 +151,43 @@ def truth(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
     return f"The language's entropy is {rate:.4f} nats a token; E is fitted as {E:.4f} [{low:.4f}, {high:.4f}]."
 
 
-def concluded(workdir: Path) -> bool:
-    """Whether the laws and the advice were already drawn from this very table."""
-    plan, law = workdir / "laws" / "plan.json", workdir / "laws" / "distillation.json"
+def is_up_to_date(table: StudyTable) -> bool:
+    """Whether the saved laws and plan were made from this very table."""
+    plan, law = table.workdir / "laws" / "plan.json", table.workdir / "laws" / "distillation.json"
     if not plan.exists() or not law.exists():
         return False
-    fitted = json.loads(law.read_text("utf-8"))["table"]["sha256"]
-    return fitted == laws.load_table(workdir / "runs.csv").digest
+    try:
+        return bool(loads(law.read_text("utf-8"))["table"]["sha256"] == table.sha256)
+    except (ValueError, KeyError, TypeError):
+        return False  # a damaged law file: it is written again
 
 
-def advise(config: StudyExperimentConfig, found: Laws, workdir: Path) -> str:
+def advise(config: StudyExperimentConfig, fitted: StudyLaws, table: StudyTable) -> str:
     """One sentence: the best teacher and budget for the asked student, from the study's own laws and teachers.
 
-    Also writes WORKDIR/laws/plan.json.
+    Also writes WORKDIR/laws/plan.json. Raises DistillError where study.ask_model is not among study.models.
     """
-    if found.supervised is None or found.distillation is None:
-        return "No advice: " + " ".join(found.why)
-    records = RunTable(workdir / "runs.csv").load()
-    taught = [r for r in records if r.kind == "distillation"]
-    names = {r.teacher for r in taught}
-    zoo = [laws.Teacher(name=f"{r.model} of {r.D:,d} tokens", N=r.N, L=r.loss) for r in records if r.run in names]
+    if fitted.supervised is None or fitted.distillation is None:
+        return "No advice: " + " ".join(fitted.reasons)
     sizes = {name: counts.non_embedding(model) for name, model in models(config).items()}
     asked = config.study.ask_model
     if asked and asked not in sizes:
         raise DistillError(f"config.study.ask_model={asked!r} is not among study.models: {', '.join(sizes)}")
-    size = sizes[asked] if asked else max(r.N for r in taught)
-    tokens = config.study.ask_tokens or 2 * max(r.D for r in taught)
-    advice = laws.plan(
-        found.supervised.law,
-        found.distillation.law,
-        N_S=float(size),
-        tokens=float(tokens),
+    plan = laws.plan(
+        fitted.supervised.law,
+        fitted.distillation.law,
+        N_S=float(sizes[asked] if asked else max(run.N for run in table.distilled)),
+        tokens=float(config.study.ask_tokens or 2 * max(run.D for run in table.distilled)),
         scenario="best_case",
-        boot=found.boot,
+        boot=fitted.boot,
         flops=flops_of(config),
-        teachers=zoo,
-        region=region_of(workdir),
+        teachers=[_teacher(run) for run in table.teachers],
+        region=region_of(table),
     )
-    atomic_write(workdir / "laws" / "plan.json", json.dumps(plan_text.to_dict(advice), indent=1) + "\n")
-    return advice.sentence()
+    text = json.dumps(plan_text.to_dict(plan), indent=1)
+    atomic_write(table.workdir / "laws" / "plan.json", text + "\n")
+    return plan.sentence()
+
+
+def _teacher(run: RunRecord) -> laws.Teacher:
+    return laws.Teacher(name=f"{run.model} of {run.D:,d} tokens", N=run.N, L=run.loss)

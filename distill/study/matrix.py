@@ -24,11 +24,11 @@ from distill.study import ablations
 Split = Literal["teacher", "student"]
 
 # The stage of the students of the largest budget: all other runs end before they start.
-LAST = 2
+LAST_STAGE = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedRun:
     """One run of a study. Its `stage`: 0 without a teacher, 1 students, LAST students of the largest budget.
 
     In an ablation, `base` names the student that is varied and `settings` the (field, value) pairs that this run
@@ -63,11 +63,11 @@ def models(config: StudyExperimentConfig) -> Mapping[str, ModelConfig]:
     return types.MappingProxyType(found)
 
 
-def expand(config: StudyExperimentConfig, workdir: Path) -> list[Planned]:
+def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
     """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
     models(config)  # a wrong size is an error even where no line uses it
     ablations.settings(config)  # and so is a wrong setting
-    found: dict[str, Planned] = {}
+    found: dict[str, PlannedRun] = {}
     lines = {field: _seeded(config, field) for field in ("teachers", "supervised", "distilled")}
     for seed in sorted({seed for seeded in lines.values() for _, seeds in seeded for seed in seeds}):
         mine = {field: [line for line, seeds in seeded if seed in seeds] for field, seeded in lines.items()}
@@ -93,7 +93,9 @@ def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[
     return found
 
 
-def _group(config: StudyExperimentConfig, field: str, lines: list[str], seed: int, split: Split) -> Iterator[Planned]:
+def _group(
+    config: StudyExperimentConfig, field: str, lines: list[str], seed: int, split: Split
+) -> Iterator[PlannedRun]:
     for line in lines:
         names, separator, budgets = line.partition("@")
         if not separator:
@@ -104,8 +106,8 @@ def _group(config: StudyExperimentConfig, field: str, lines: list[str], seed: in
 
 
 def _students(
-    config: StudyExperimentConfig, lines: list[str], teachers: dict[str, Planned], seed: int, workdir: Path
-) -> Iterator[Planned]:
+    config: StudyExperimentConfig, lines: list[str], teachers: dict[str, PlannedRun], seed: int, workdir: Path
+) -> Iterator[PlannedRun]:
     for line in lines:
         by, separator, rest = line.partition(">")
         names, at, budgets = rest.partition("@")
@@ -134,10 +136,10 @@ def _students(
                 if config.study.ablations:
                     yield from _ablated(config, student, run)
                 else:
-                    yield _plan(student, run, stage=LAST if run.tokens == largest else 1)
+                    yield _plan(student, run, stage=LAST_STAGE if run.tokens == largest else 1)
 
 
-def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[Planned]:
+def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[PlannedRun]:
     """The student as it is and under every setting; settings that make the same run are one."""
     plain = _plan(student, run, stage=1)
     found = {plain.run: dataclasses.replace(plain, base=student)}
@@ -205,7 +207,7 @@ def _experiment(
     return ExperimentConfig(**shared | {"teacher": TeacherConfig()} | changed)
 
 
-def _plan(name: str, config: ExperimentConfig, stage: int) -> Planned:
+def _plan(name: str, config: ExperimentConfig, stage: int) -> PlannedRun:
     name = name if config.seed == 0 else f"{name}#{config.seed}"
     run, trunk = configs.fingerprint(config), configs.trunk_fingerprint(config)
-    return Planned(name=name, config=config, run=run, trunk=trunk, stage=stage)
+    return PlannedRun(name=name, config=config, run=run, trunk=trunk, stage=stage)

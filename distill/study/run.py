@@ -1,11 +1,10 @@
 """A study from its config to its report, in one call that may be killed and repeated at any moment."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,16 +12,21 @@ from rich.table import Table
 from distill import config as configs
 from distill import data
 from distill.config import ConfigError, StudyExperimentConfig, counts
-from distill.study import ablations, matrix, scheduler, workers
+from distill.records.study_table import StudyTable
+from distill.study import ablations, matrix
+from distill.study.execute import execute, print_failures
 from distill.system import files, process
+
+if TYPE_CHECKING:
+    from distill.study.analysis import StudyLaws
 
 
 def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False, command: str = "") -> int:
     """Runs what is left of a study, fits its laws and writes its report; returns 1 where runs failed, else 0.
 
-    Before the largest students start, the laws so far predict them (the prediction ledger). Leaves config.txt, data/,
+    Before the largest students start, the laws fitted so far predict them (predictions.csv). Leaves config.txt, data/,
     runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`, and study.json: the
-    `command` that was given and the names of all planned runs, so that a report can tell what is missing.
+    `command` that was given and the names of all planned runs. Raises ConfigError for a matrix without a run.
     """
     console, workdir = Console(), Path(workdir).resolve()
     tasks = matrix.expand(config, workdir)
@@ -39,71 +43,94 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     began = time.monotonic()
     store = data.open_store(config.data, config.data.cache or workdir / "data")
     config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
-    tasks = matrix.expand(config, workdir)  # anew: text from outside the package is part of what a run is
+    tasks = matrix.expand(config, workdir)  # again: the fingerprint of outside text is part of a run's
     files.atomic_write(workdir / "config.txt", configs.to_text(config))
-    note: dict[str, Any] = {"command": command, "planned": {task.run: task.name for task in tasks}}
-    note["ablated"] = {
-        task.run: {"base": task.base, "settings": task.settings, "plain": task.config.objective == config.objective}
-        for task in tasks
-        if task.base
-    }
-    varied = ablations.settings(config)
-    note["values"] = {s.field: [t.value for t in varied if t.field == s.field] for s in varied}
-    files.atomic_write(workdir / "study.json", json.dumps(note, indent=1) + "\n")
-    done = workers.collect(workdir, tasks)
-    todo = [task for task in tasks if task.run not in done]
-    console.print(f"{len(tasks)} runs, {len(tasks) - len(todo)} of them finished, in {workdir}", highlight=False)
-
-    found: Any = None  # the laws so far
-    said_last = False
-
-    def before_start(starting: Sequence[matrix.Planned]) -> None:
-        """Predicts runs just before they start: the last stage from all others, and what is added to a study that has
-        a law already from what was finished when this call began. A run that had begun before is not predicted."""
-        nonlocal found, said_last
-        last = starting[0].stage == matrix.LAST
-        if said_last or not (last or found or (workdir / "laws" / "supervised.json").exists()):
-            return
-        from distill.study import analysis as conclude  # jax, and seconds
-
-        if last or found is None:
-            process.cache_compilations()
-            found = conclude.fit(config, workdir)
-        asked = [t for t in todo if t.stage == matrix.LAST] if last else starting
-        new = [t for t in asked if not (workdir / "runs" / t.run / "config.txt").exists()]
-        said = conclude.predict(found, new, workdir)
-        if last:
-            said_last = True
-            console.print(f"predicted {said} runs before they start", highlight=False)
-
-    outcome = scheduler.run_all(tasks, done, workdir, config.study.workers, before_start, console, config.study.pack)
-    _conclude(config, workdir, console)
+    outcome = execute(
+        tasks,
+        workdir,
+        console,
+        note={"command": command, **_ablation_note(config, tasks)},
+        n_workers=config.study.workers,
+        pack=config.study.pack,
+        before_start=_Predictor(config, workdir, tasks, console),
+    )
+    _analyse(config, workdir, console)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
-    for name, line in outcome.failed.items():
-        console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
-    return 1 if outcome.failed else 0
+    return print_failures(outcome, console)
 
 
-def _conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
-    from distill.report.study import results, terminal
-    from distill.report.study import write as page
-    from distill.study import analysis as conclude
+def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun]) -> dict[str, Any]:
+    """What a report of an ablation needs: what every run stands for, and the values of every field in their order."""
+    varied = ablations.settings(config)
+    return {
+        "ablated": {
+            task.run: {"base": task.base, "settings": task.settings, "plain": task.config.objective == config.objective}
+            for task in tasks
+            if task.base
+        },
+        "values": {s.field: [t.value for t in varied if t.field == s.field] for s in varied},
+    }
 
-    if not (workdir / "runs.csv").exists():
+
+class _Predictor:
+    """Predicts runs just before they start, so that nothing of a run can be in its prediction.
+
+    The last stage is predicted from all other runs, when its first run starts. Runs that are added to a study that has
+    a law already are predicted from the runs that were finished when this call began. A run that has begun in an
+    earlier call is not predicted.
+    """
+
+    def __init__(
+        self, config: StudyExperimentConfig, workdir: Path, tasks: Sequence[matrix.PlannedRun], console: Console
+    ):
+        self._config, self._workdir, self._tasks, self._console = config, workdir, tasks, console
+        self._laws: StudyLaws | None = None
+        self._predicted_last = False
+
+    def __call__(self, starting: Sequence[matrix.PlannedRun]) -> None:
+        last = starting[0].stage == matrix.LAST_STAGE
+        has_law = self._laws is not None or (self._workdir / "laws" / "supervised.json").exists()
+        if self._predicted_last or not (last or has_law):
+            return
+        from distill.study import analysis  # imports JAX, which takes seconds
+
+        table = StudyTable.read(self._workdir / "runs.csv")
+        if last or self._laws is None:
+            process.cache_compilations()
+            self._laws = analysis.fit(self._config, table)
+        asked = [task for task in self._tasks if task.stage == matrix.LAST_STAGE] if last else starting
+        new = [task for task in asked if task.run not in table.by_fingerprint and not self._has_begun(task)]
+        n_predicted = analysis.predict(self._laws, new, table)
+        if last:
+            self._predicted_last = True
+            self._console.print(f"predicted {n_predicted} runs before they start", highlight=False)
+
+    def _has_begun(self, task: matrix.PlannedRun) -> bool:
+        return (self._workdir / "runs" / task.run / "config.txt").exists()
+
+
+def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
+    """Laws, plan and report of the finished runs, made anew where the table has changed; prints their short form."""
+    from distill.report.study import results, terminal, write
+    from distill.study import analysis
+
+    table = StudyTable.read(workdir / "runs.csv")
+    if not table.runs:
         return
-    path = workdir / "report" / "index.html"
-    if not (path.exists() and conclude.concluded(workdir)):
+    page, current = workdir / "report" / "index.html", analysis.is_up_to_date(table)
+    if not (page.exists() and current):
         process.cache_compilations()
-        conclude.advise(config, conclude.fit(config, workdir), workdir)
-        path = page.write(workdir)
-    found = results.load(workdir)
-    console.print(terminal.summary(found))
-    if said := conclude.truth(config, found.laws):
-        console.print(said, highlight=False)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+        analysis.advise(config, analysis.fit(config, table), table)
+    study = results.load(table)
+    if not (page.exists() and current):
+        write.write(study)
+    console.print(terminal.summary(study))
+    if sentence := analysis.entropy_sentence(config, study.laws):
+        console.print(sentence, highlight=False)
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _listing(tasks: list[matrix.Planned]) -> Table:
+def _listing(tasks: list[matrix.PlannedRun]) -> Table:
     table = Table(title=f"{len(tasks)} runs, {sum(t.flops for t in tasks):.3g} FLOPs of training", title_justify="left")
     for name in ("run", "fingerprint", "stage", "N", "D", "FLOPs"):
         table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")

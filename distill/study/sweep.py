@@ -4,13 +4,11 @@ import csv
 import dataclasses
 import io
 import itertools
-import json
 import re
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,18 +16,18 @@ from rich.table import Table
 
 from distill import config as configs
 from distill import data
-from distill.config import ConfigError, ExperimentConfig, counts, tree
+from distill.config import ConfigError, DataConfig, ExperimentConfig, counts, tree
 from distill.laws import from_arrays
 from distill.records import runs
-from distill.study import scheduler, workers
-from distill.study.matrix import Planned
+from distill.records.study_table import StudyTable
+from distill.study.execute import execute, print_failures
+from distill.study.matrix import PlannedRun
 from distill.system import files, process
 from distill.system.numbers import duration
 from distill.training import inputs
 
 BACKENDS = ("local", "slurm", "print")
 _SPACES: dict[str, Callable[..., np.ndarray]] = {"linspace": np.linspace, "logspace": np.geomspace}
-_LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ def axis(line: str) -> Axis:
         columns[field] = [value for item in re.split(r",(?![^()]*\))", text) for value in _values(field, item.strip())]
     lengths = {field: len(values) for field, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{field} {n}" for field, n in lengths.items())
-        raise ConfigError(f"sweep: fields that change together need as many values each; got {found}")
+        counted = ", ".join(f"{field} {n}" for field, n in lengths.items())
+        raise ConfigError(f"sweep: fields that change together need equally many values; got {counted}")
     return Axis(fields=tuple(columns), rows=tuple(zip(*columns.values())))
 
 
@@ -73,11 +71,11 @@ def _values(field: str, item: str) -> list[str]:
             return [str(n) for n in range(*(tree.parse_count(text.strip()) for text in arguments))]
         low, high = (_number(text.strip()) for text in arguments[:2])
         (count,) = (tree.parse_count(text.strip()) for text in arguments[2:])
-        found = _SPACES[name](low, high, count).tolist()
+        values = _SPACES[name](low, high, count).tolist()
     except (TypeError, ValueError) as error:
-        shape = "range(start,stop[,step])" if name == "range" else f"{name}(from,to,n)"
-        raise ConfigError(f"sweep: {field}: cannot read {item!r} ({error}); wanted {shape}") from None
-    return [_text(field, value) for value in found]
+        wanted = "range(start,stop[,step])" if name == "range" else f"{name}(from,to,n)"
+        raise ConfigError(f"sweep: {field}: cannot read {item!r} ({error}); wanted {wanted}") from None
+    return [_text(field, value) for value in values]
 
 
 def _number(text: str) -> float:
@@ -98,128 +96,147 @@ def _text(field: str, value: float) -> str:
     return text
 
 
-def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where: str = "") -> list[Planned]:
+def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where: str = "") -> list[PlannedRun]:
     """Every combination once, the last axis fastest; `where` is a rule over N, D, C (FLOPs) and the swept fields.
 
-    Raises ConfigError where a value is impossible, naming the combination.
+    Raises ConfigError where a value is impossible, naming the combination, and where no combination is left.
     """
-    fields = [field for each in axes for field in each.fields]
-    if repeated := [field for field in fields if fields.count(field) > 1]:
-        raise ConfigError(f"sweep: {repeated[0]} is swept twice")
-    short = {field: field.rpartition(".")[2].rstrip("_") for field in fields}
-    if len(set(short.values())) < len(fields):
-        short = {field: field for field in fields}
-    found: dict[str, Planned] = {}
-    stores: dict[Any, Any] = {}
+    names = _short_names([field for each in axes for field in each.fields])
+    planned: dict[str, PlannedRun] = {}
+    stores: dict[DataConfig, data.TokenStore | data.Mixture] = {}
     for rows in itertools.product(*(each.rows for each in axes)):
-        texts = [text for row in rows for text in row]
-        name = " ".join(f"{short[field]}={text}" for field, text in zip(fields, texts)) or "as it is"
+        settings = tuple(zip(names, (text for row in rows for text in row)))
+        name = " ".join(f"{names[field]}={text}" for field, text in settings) or "as it is"
         run = config
         try:
-            for field, text in zip(fields, texts):
+            for field, text in settings:
                 run = tree.replace(run, field, tree.parse(ExperimentConfig, field, text))
-            store = stores.get(run.data) or data.open_store(run.data, run.data.cache or workdir / "data")
-            stores[run.data] = store
-            run = inputs.resolve(run, store).config
+            if run.data not in stores:
+                stores[run.data] = data.open_store(run.data, run.data.cache or workdir / "data")
+            run = inputs.resolve(run, stores[run.data]).config
         except ConfigError as error:
             raise ConfigError(f"sweep: {name}: {error}") from None
-        planned = Planned(
-            name=name,
-            config=run,
-            run=configs.fingerprint(run),
-            trunk=configs.trunk_fingerprint(run),
-            stage=0,
-            settings=tuple(zip(fields, texts)),
-        )
-        found.setdefault(planned.run, planned)
-    tasks = list(found.values())
-    if where and tasks:
-        columns: dict[str, Any] = {"N": [], "D": [], "C": []}
-        columns |= {short[field]: [] for field in fields}
-        for task in tasks:
-            columns["N"].append(float(counts.non_embedding(task.config.model)))
-            columns["D"].append(float(counts.training_tokens(task.config)))
-            columns["C"].append(task.flops)
-            for field, text in task.settings:
-                value = tree.parse(ExperimentConfig, field, text)
-                columns[short[field]].append(float(value) if type(value) in (int, float) else text)
-        kept = from_arrays(**columns).matching(where)
-        tasks = [task for task, keep in zip(tasks, kept) if keep]
+        fingerprint, trunk = configs.fingerprint(run), configs.trunk_fingerprint(run)
+        task = PlannedRun(name=name, config=run, run=fingerprint, trunk=trunk, stage=0, settings=settings)
+        planned.setdefault(fingerprint, task)
+    tasks = _matching(list(planned.values()), names, where) if where else list(planned.values())
     if not tasks:
         raise ConfigError(f"sweep: no combination is left by --where={where!r}")
     return tasks
 
 
+def _short_names(fields: list[str]) -> dict[str, str]:
+    """Every swept field's last part, without a trailing underscore, or the whole field where two would be equal."""
+    if repeated := [field for field in fields if fields.count(field) > 1]:
+        raise ConfigError(f"sweep: {repeated[0]} is swept twice")
+    short = {field: field.rpartition(".")[2].rstrip("_") for field in fields}
+    return short if len(set(short.values())) == len(fields) else {field: field for field in fields}
+
+
+def _matching(tasks: list[PlannedRun], names: dict[str, str], where: str) -> list[PlannedRun]:
+    """The tasks that meet a rule such as 'N < 1e6 and learning_rate > 0.01'."""
+    if not tasks:
+        return []
+    columns: dict[str, list[float | str]] = {name: [] for name in ("N", "D", "C", *names.values())}
+    for task in tasks:
+        columns["N"].append(float(counts.non_embedding(task.config.model)))
+        columns["D"].append(float(counts.training_tokens(task.config)))
+        columns["C"].append(task.flops)
+        for field, text in task.settings:
+            value = tree.parse(ExperimentConfig, field, text)
+            columns[names[field]].append(float(value) if type(value) in (int, float) else text)
+    return [task for task, keep in zip(tasks, from_arrays(**columns).matching(where)) if keep]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a sweep is run.
+
+    where: a rule over N, D, C (FLOPs) and the swept fields that a combination must meet. n_workers: processes (0: one
+    a core). pack: runs of one shape that a worker trains together. rate: FLOPs a second of a worker, for the listing
+    (0: as the finished runs had). price: of an hour of a worker, in any currency. source, overrides: the config file
+    and the flags of the config, for the commands of other backends. slurm: flags of `slurm_script`, which submits an
+    array of commands.
+    """
+
+    where: str = ""
+    backend: str = "local"  # one of BACKENDS
+    n_workers: int = 0
+    pack: int = 1
+    rate: float = 0.0
+    price: float = 0.0
+    source: str = "configs/train.py"
+    overrides: tuple[str, ...] = ()
+    slurm: str = ""
+    slurm_script: Path | None = None
+    dry_run: bool = False
+
+
 def run(
-    config: ExperimentConfig,
-    axes: Sequence[Axis],
-    workdir: str | Path,
-    *,
-    where: str = "",
-    backend: str = "local",
-    n_workers: int = 0,
-    pack: int = 1,
-    rate: float = 0.0,
-    price: float = 0.0,
-    source: str = "configs/train.py",
-    overrides: Sequence[str] = (),
-    slurm: str = "",
-    dry_run: bool = False,
+    config: ExperimentConfig, axes: Sequence[Axis], workdir: str | Path, options: SweepOptions = SweepOptions()
 ) -> int:
     """Runs what is left of a sweep and tabulates it: runs/, runs.csv, curves.csv and sweep.csv in `workdir`.
 
-    A worker trains up to `pack` runs of one shape together. `rate` is what a worker does in FLOPs a second (0: as the
-    finished runs did), `price` what it costs an hour.
-    Returns 1 where runs failed, else 0; they are tried again by the same call.
+    Returns 1 where runs failed, else 0; the same call tries them again. Raises ConfigError for an impossible value.
     """
     console, workdir = Console(), Path(workdir).resolve()
-    tasks = expand(config, axes, workdir, where)
-    if dry_run:
-        console.print(listing(tasks, workdir, rate, price, n_workers))
+    tasks = expand(config, axes, workdir, options.where)
+    if options.dry_run:
+        console.print(listing(tasks, workdir, options))
         return 0
-    if backend != "local":
-        left = [task for task in tasks if runs.load_record(workdir / "runs" / task.run / "result.json") is None]
-        lines = [shlex.join(command(task, workdir, source, overrides)) for task in left]
-        if backend == "print" or not lines:
-            print("\n".join(lines))
-            return 0
-        path = workdir / "commands.txt"
-        files.atomic_write(path, "\n".join(lines) + "\n")
-        script = ["bash", str(_LAUNCH / "slurm.sh"), f"--array={path}", *shlex.split(slurm)]
-        return subprocess.run(script).returncode
+    if options.backend != "local":
+        return _submit(tasks, workdir, options)
     with process.sole(workdir):
-        note = {"command": shlex.join(overrides), "planned": {task.run: task.name for task in tasks}}
-        files.atomic_write(workdir / "study.json", json.dumps(note, indent=1) + "\n")
-        done = workers.collect(workdir, tasks)
-        n = n_workers or len(process.cores())
-        outcome = scheduler.run_all(tasks, done, workdir, n, lambda _: None, console, pack)
+        outcome = execute(
+            tasks,
+            workdir,
+            console,
+            note={"command": shlex.join(options.overrides)},
+            n_workers=options.n_workers or len(process.cores()),
+            pack=options.pack,
+        )
         table = _tabulate(tasks, workdir)
     if table:
         console.print(table)
-    for name, line in outcome.failed.items():
-        console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
-    return 1 if outcome.failed else 0
+    return print_failures(outcome, console)
 
 
-def command(task: Planned, workdir: Path, source: str, overrides: Sequence[str]) -> list[str]:
+def _submit(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> int:
+    """Prints a command for each run that is left, or submits them to Slurm as one array."""
+    left = [task for task in tasks if runs.load_record(workdir / "runs" / task.run / "result.json") is None]
+    lines = [shlex.join(command(task, workdir, options)) for task in left]
+    if options.backend == "print" or not lines:
+        print("\n".join(lines))
+        return 0
+    if options.slurm_script is None:
+        raise ConfigError("sweep: the slurm backend needs the script that submits an array (launch/slurm.sh)")
+    path = workdir / "commands.txt"
+    files.atomic_write(path, "\n".join(lines) + "\n")
+    script = ["bash", str(options.slurm_script), f"--array={path}", *shlex.split(options.slurm)]
+    return subprocess.run(script).returncode
+
+
+def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]:
     """The launch.train of one run, with the folder in which the sweep will look for it."""
-    given = [*overrides, *(f"--config.{field}={text}" for field, text in task.settings)]
+    folder = workdir / "runs" / task.run
+    flags = [*options.overrides, *(f"--config.{field}={text}" for field, text in task.settings)]
     if not task.config.data.cache:
-        given.append(f"--config.data.cache={workdir / 'data'}")
-    return ["python", "-m", "launch.train", f"--config={source}", *given, f"--workdir={workdir / 'runs' / task.run}"]
+        flags.append(f"--config.data.cache={workdir / 'data'}")
+    return ["python", "-m", "launch.train", f"--config={options.source}", *flags, f"--workdir={folder}"]
 
 
-def listing(tasks: Sequence[Planned], workdir: Path, rate: float, price: float, n_workers: int) -> Table:
+def listing(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> Table:
     """What would run, how long a worker takes and what it costs; '-' where no rate is known."""
-    known = runs.RunTable(workdir / "runs.csv").runs() if (workdir / "runs.csv").exists() else {}
-    rate = rate or _rate(list(known.values()))
+    finished = StudyTable.read(workdir / "runs.csv")
+    known, price, n_workers = finished.by_fingerprint, options.price, max(options.n_workers, 1)
+    rate = options.rate or _rate(finished.runs)
     left = [task for task in tasks if task.run not in known]
     total = sum(task.flops for task in left)
-    seconds = total / rate / max(n_workers, 1) if rate else None
     title = f"{len(tasks)} runs, {len(tasks) - len(left)} of them finished; {total:.3g} FLOPs of training left"
-    if seconds is not None:
-        title += f", about {duration(seconds)} on {max(n_workers, 1)} workers of {rate:.3g} FLOPs/s"
-        title += f", {seconds / 3600 * price * max(n_workers, 1):.2f} to pay" if price else ""
+    if rate:
+        seconds = total / rate / n_workers
+        title += f", about {duration(seconds)} on {n_workers} workers of {rate:.3g} FLOPs/s"
+        title += f", {seconds / 3600 * price * n_workers:.2f} to pay" if price else ""
     table = Table(title=title, title_justify="left")
     for name in ("run", "fingerprint", "N", "D", "FLOPs", "time", *(("cost",) if price else ())):
         table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")
@@ -239,9 +256,9 @@ def _rate(records: Sequence[runs.RunRecord]) -> float:
     return float(np.median(rates)) if rates else 0.0
 
 
-def _tabulate(tasks: Sequence[Planned], workdir: Path) -> Table | None:
+def _tabulate(tasks: Sequence[PlannedRun], workdir: Path) -> Table | None:
     """The finished runs by their settings, lowest loss first, on screen and as sweep.csv."""
-    records = runs.RunTable(workdir / "runs.csv").runs() if (workdir / "runs.csv").exists() else {}
+    records = StudyTable.read(workdir / "runs.csv").by_fingerprint
     finished = sorted((t for t in tasks if t.run in records), key=lambda task: records[task.run].loss)
     if not finished:
         return None

@@ -1,8 +1,8 @@
-"""Worker processes, each held to its own cores: two on a core each beat one on both at small sizes.
+"""Worker processes of a study, each on its own cores: at small sizes two on a core each beat one on both.
 
-A worker takes one run at a time, or a pack of them (pack.py), tells how they go, writes finished runs into the tables
-itself, and keeps what the next ones may need: the token store, compiled steps, and its teachers' signals up to
-`teacher.memory_gib`.
+A worker trains one run at a time, or several together (distill/training/vmapped.py). It sends its progress, writes
+finished runs into the tables itself, and keeps what later runs may need: the token store, compiled steps, and the
+signals of its teachers up to `teacher.memory_gib`.
 """
 
 import dataclasses
@@ -11,24 +11,28 @@ import signal
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.config import DistillError, ExperimentConfig
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
-from distill.study.matrix import Planned
+from distill.study.matrix import PlannedRun
 from distill.system import process
 
-# Seconds that a run has for saving itself when its study is asked to end.
+if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
+    from distill.records.logger import Progress
+    from distill.training.vmapped import Pack
+
+# Seconds that a run has to save its state when its study is asked to end.
 GRACE = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Moment:
-    """How far a run is, as its worker tells it."""
+class ProgressMessage:
+    """How far a run has come; the loss of its last steps in nats per token."""
 
     run: str
     step: int
@@ -38,76 +42,90 @@ class Moment:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Done:
-    """A finished run."""
+class FinishedMessage:
+    """A run that finished, and its row."""
 
     run: str
     record: RunRecord
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Failed:
-    """A run that ended with an error: one line for the screen, and all of it for error.txt."""
+class FailedMessage:
+    """A run that ended with an error: one line for the screen, the whole text for error.txt."""
 
     run: str
     line: str
     detail: str
 
 
+Message = ProgressMessage | FinishedMessage | FailedMessage
+
+
 class Worker:
-    """A process that takes runs through a pipe."""
+    """A process that takes runs through a pipe; `compiled` holds the compile keys of what it has trained."""
 
-    def __init__(self, processors: list[int], workdir: Path):
+    def __init__(self, cores: list[int], workdir: Path):
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, processors, workdir), daemon=True)
+        self.pipe, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end, cores, workdir), daemon=True)
         self.process.start()
-        theirs.close()
-        self.tasks: dict[str, Planned] = {}  # under way
-        self.moments: dict[str, Moment] = {}
+        far_end.close()
+        self.tasks: dict[str, PlannedRun] = {}  # under way, by fingerprint
+        self.progress: dict[str, ProgressMessage] = {}
         self.teacher = ""
-        self.shapes: set[Any] = set()
+        self.compiled: set[Hashable] = set()
 
-    def give(self, tasks: Sequence[Planned]) -> None:
-        self.tasks, self.moments, self.teacher = {task.run: task for task in tasks}, {}, tasks[0].config.teacher.run
-        self.shapes.add(shape(tasks[0]))
+    def assign(self, tasks: Sequence[PlannedRun]) -> None:
+        """Sends runs to the process: one, or several to be trained together."""
+        self.tasks, self.progress, self.teacher = {task.run: task for task in tasks}, {}, tasks[0].config.teacher.run
+        self.compiled.add(compile_key(tasks[0]))
         self.pipe.send(list(tasks))
 
+    def receive(self) -> list[Message]:
+        """The next message; where the process has died, a FailedMessage for each of its runs. Blocks until then."""
+        try:
+            return [self.pipe.recv()]
+        except (EOFError, ConnectionError):
+            self.process.join(5)
+            line = f"its process ended (exit code {self.process.exitcode}); possibly out of memory"
+            return [FailedMessage(run=run, line=line, detail=line) for run in self.tasks]
+
     def stop(self) -> None:
-        self.process.terminate()  # a run that is under way saves itself first
+        """Ends the process; a run under way saves itself first, for which it has GRACE seconds."""
+        self.process.terminate()
         self.process.join(GRACE)
         if self.process.is_alive():
             self.process.kill()
 
 
-def shape(task: Planned) -> Any:
-    """What a worker has compiled once it has done this task."""
-    wanted = task.config.objective
-    return task.config.model, bool(task.config.teacher.run), wanted.divergence, wanted.target, wanted.tempered
+def compile_key(task: PlannedRun) -> Hashable:
+    """What decides which program a run compiles: runs of equal keys share it within a worker."""
+    c = task.config
+    return c.model, bool(c.teacher.run), c.objective.divergence, c.objective.target, c.objective.tempered
 
 
-def packable(task: Planned) -> Any:
-    """What runs must share to be trained together: all that is compiled, and the lengths of their calls of steps."""
+def vmap_key(task: PlannedRun) -> Hashable:
+    """What runs that train together must share: everything compiled, and the lengths of their calls of steps."""
     from distill.training import step
 
     c = task.config
-    # A signal in memory comes with the batch; any other is of a teacher that all must share.
+    # A signal in memory comes with the batch; for any other all must share the teacher.
     teacher = dataclasses.replace(c.teacher, source="", run="") if c.teacher.signal == "memory" else c.teacher
     lengths = c.batch_size, c.seq_len, c.steps, c.stable_steps, c.loop
     return step.shape(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
 
 
-def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
-    """The life of a worker process."""
+def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
+    """The main function of a worker process: trains what comes through the pipe until it closes."""
     process.die_with_parent()
-    process.hold(processors)
+    process.hold(cores)
     process.compile_quickly()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent catches Ctrl-C and ends its workers
     process.cache_compilations()
-    memory, lock = _Memory(workdir), threading.Lock()
+    trainer, lock = _Trainer(workdir), threading.Lock()
 
-    def send(message: Moment | Done | Failed) -> None:
-        with lock:  # runs of a pack speak from their threads
+    def send(message: Message) -> None:
+        with lock:  # runs that train together send from threads of their own
             pipe.send(message)
 
     while True:
@@ -116,13 +134,13 @@ def _serve(pipe: Connection, processors: list[int], workdir: Path) -> None:
         except EOFError:
             return
         try:
-            memory.train(tasks, send)
+            trainer.train(tasks, send)
         except process.Preempted:
             return
 
 
-class _Memory:
-    """What a worker keeps from run to run."""
+class _Trainer:
+    """Trains the runs of one worker process and keeps what the next ones can use: token stores and teachers."""
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
@@ -130,8 +148,8 @@ class _Memory:
         self._teachers: OrderedDict[Any, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def train(self, tasks: Sequence[Planned], send: Callable[[Any], None]) -> None:
-        """Trains one run, or several together, and sends what becomes of each. Raises Preempted when asked to end."""
+    def train(self, tasks: Sequence[PlannedRun], send: Callable[[Message], None]) -> None:
+        """Trains one run, or several together, and sends the result of each. Raises Preempted when asked to end."""
         # Imported here, after the process has been held to its cores.
         from distill.training.vmapped import Pack
 
@@ -145,29 +163,31 @@ class _Memory:
                 future.result()
         process.forget_programs()
 
-    def _one(self, task: Planned, send: Callable[[Any], None], pack: Any = None) -> None:
+    def _one(self, task: PlannedRun, send: Callable[[Message], None], pack: "Pack | None" = None) -> None:
         from distill.training import loop as train
 
         config, folder = task.config, self._workdir / "runs" / task.run
         trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
 
-        def tell(p: Any) -> None:
-            send(Moment(run=task.run, **dataclasses.asdict(p)))
+        def send_progress(progress: "Progress") -> None:
+            send(ProgressMessage(run=task.run, **dataclasses.asdict(progress)))
 
         try:
             with self._lock:
                 store, teacher = self._shared(config)
-            record = train.train(config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=tell, pack=pack)
+            record = train.train(
+                config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=send_progress, pack=pack
+            )
             with self._lock:
                 tabulate(self._workdir, record, folder)
-            send(Done(run=task.run, record=record))
+            send(FinishedMessage(run=task.run, record=record))
         except process.Preempted:
             raise
         except DistillError as error:
-            send(Failed(run=task.run, line=str(error), detail=str(error)))
-        except Exception as error:  # a study outlives any of its runs, whatever went wrong inside
+            send(FailedMessage(run=task.run, line=str(error), detail=str(error)))
+        except Exception as error:  # whatever fails inside a run, the study goes on
             line = f"{type(error).__name__}: {error}".splitlines()[0]
-            send(Failed(run=task.run, line=line, detail=traceback.format_exc()))
+            send(FailedMessage(run=task.run, line=line, detail=traceback.format_exc()))
         finally:
             if pack:
                 pack.leave()
@@ -207,8 +227,8 @@ def open_teacher(config: ExperimentConfig, store: Any) -> Any:
         return teachers.open_teacher(inputs.resolve(config, store), store)
 
 
-def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:
-    """The finished runs, by their result.json; a row that a killed worker did not get to write is written now."""
+def collect(workdir: Path, tasks: Sequence[PlannedRun]) -> set[str]:
+    """The fingerprints of the finished runs, by their result.json; adds the rows that a killed worker did not write."""
     known = RunTable(workdir / "runs.csv").runs()
     for task in tasks:
         record = load_record(workdir / "runs" / task.run / "result.json")
@@ -219,7 +239,7 @@ def collect(workdir: Path, tasks: Sequence[Planned]) -> set[str]:
 
 
 def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
-    """Writes a finished run into runs.csv and its losses into curves.csv, each once."""
+    """Adds a finished run to runs.csv and its losses to curves.csv, unless they are there."""
     from distill.records.logger import read_metrics
 
     curves = CurveTable(workdir / "curves.csv")

@@ -8,28 +8,28 @@ import pytest
 from configs import study as study_config
 from distill.config import StudyExperimentConfig, build
 from distill.study import matrix, scheduler, workers
-from distill.study.matrix import LAST, Planned
+from distill.study.matrix import LAST_STAGE, PlannedRun
 
 
 @dataclasses.dataclass
 class Player:
-    """What `_choose` sees of a worker."""
+    """What `pick_next` sees of a worker."""
 
     teacher: str = ""
-    shapes: set = dataclasses.field(default_factory=set)
+    compiled: set = dataclasses.field(default_factory=set)
 
 
-def play(tasks: list[Planned], n: int) -> dict[str, tuple[float, float]]:
+def play(tasks: list[PlannedRun], n: int) -> dict[str, tuple[float, float]]:
     """(start, end) of every run on `n` workers."""
     waiting, team, busy = list(tasks), [Player() for _ in range(n)], {}
     now, spans = 0.0, {}
     while waiting or busy:
         for i, player in enumerate(team):
-            chosen = [] if i in busy else scheduler._choose(waiting, player, [task for _, task in busy.values()])
+            chosen = [] if i in busy else scheduler.pick_next(waiting, player, [task for _, task in busy.values()])
             for task in chosen:
                 waiting.remove(task)
                 player.teacher = task.config.teacher.run
-                player.shapes.add(workers.shape(task))
+                player.compiled.add(workers.compile_key(task))
                 busy[i] = now + task.flops, task
                 spans[task.run] = now, now + task.flops
         assert busy, "nothing may start, and something waits"
@@ -39,7 +39,7 @@ def play(tasks: list[Planned], n: int) -> dict[str, tuple[float, float]]:
 
 
 @pytest.fixture(scope="module")
-def tasks() -> list[Planned]:
+def tasks() -> list[PlannedRun]:
     return matrix.expand(build(StudyExperimentConfig, study_config.get_config("smoke").to_dict()), Path("w"))
 
 
@@ -54,7 +54,7 @@ def test_every_run_starts_after_what_it_needs(tasks, n):
         for other in tasks:
             if other.trunk == task.trunk and other.config.tokens < task.config.tokens:
                 assert spans[other.run][1] <= begin
-            if task.stage == LAST > other.stage:
+            if task.stage == LAST_STAGE > other.stage:
                 assert spans[other.run][1] <= begin
 
 
@@ -64,9 +64,9 @@ def test_students_do_not_wait_for_runs_that_they_do_not_need(tasks):
     assert min(spans[task.run][0] for task in tasks if task.stage == 1) < alone
 
 
-def choose(*names: str, waiting: list[Planned], **worker: str) -> str:
+def choose(*names: str, waiting: list[PlannedRun], **worker: str) -> str:
     """The first choice of a new worker among the named runs."""
-    (chosen,) = scheduler._choose([t for t in waiting if t.name in names], Player(**worker), [])
+    (chosen,) = scheduler.pick_next([t for t in waiting if t.name in names], Player(**worker), [])
     return chosen.name
 
 

@@ -110,7 +110,7 @@ def test_what_is_added_to_a_study_is_predicted_before_it_starts(finished, tmp_pa
 
 def test_laws_are_fitted_at_the_start_and_before_the_last_stage(tmp_path, monkeypatch):
     """In a study that has a law already; a run that had begun in an earlier call is not predicted any more."""
-    config, fits, said = study(), [], []
+    config, fits, predicted = study(), [], []
     (tmp_path / "laws").mkdir()
     (tmp_path / "laws" / "supervised.json").touch()
     tasks = matrix.expand(config, tmp_path)
@@ -118,17 +118,17 @@ def test_laws_are_fitted_at_the_start_and_before_the_last_stage(tmp_path, monkey
     (tmp_path / "runs" / begun.run).mkdir(parents=True)
     (tmp_path / "runs" / begun.run / "config.txt").touch()
 
-    def run_all(tasks, done, workdir, n_workers, before_start, console, pack):
+    def run_all(tasks, done, workdir, console, *, n_workers, pack, before_start):
         for task in tasks:
             before_start([task])
         return scheduler.Outcome(finished=(), failed={})
 
     monkeypatch.setattr(scheduler, "run_all", run_all)
-    monkeypatch.setattr(analysis, "fit", lambda config, workdir: fits.append(len(said)) or "laws")
-    monkeypatch.setattr(analysis, "predict", lambda found, new, workdir: said.extend(t.run for t in new) or len(new))
+    monkeypatch.setattr(analysis, "fit", lambda config, table: fits.append(len(predicted)) or "laws")
+    monkeypatch.setattr(analysis, "predict", lambda laws, new, table: predicted.extend(t.run for t in new) or len(new))
     assert study_module.run(config, tmp_path) == 0
     assert fits == [0, 16 + 19]
-    assert sorted(said) == sorted({task.run for task in tasks} - {begun.run})
+    assert sorted(predicted) == sorted({task.run for task in tasks} - {begun.run})
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_table(finished, tmp_path):
@@ -243,9 +243,9 @@ def test_a_fitted_E_stands_beside_the_entropy_of_a_generated_language():
     # One context, so that the entropy is that of a single distribution.
     config = study(data={"source": "generated", "generated": {"depth": 0, "symbols": 5}})
     p = data.make_language(config.data.generated).emission[0]
-    said = analysis.truth(config, fitted)
+    said = analysis.entropy_sentence(config, fitted)
     assert f"is {-(p * np.log(p)).sum():.4f} nats" in said and f"fitted as {supervised.E:.4f} [1.1000, 1.4000]" in said
-    assert analysis.truth(study(), fitted) == "" and analysis.truth(config, fitted[:1]) == ""
+    assert analysis.entropy_sentence(study(), fitted) == "" and analysis.entropy_sentence(config, fitted[:1]) == ""
 
 
 def test_the_bench_of_studies_has_the_rows_that_it_says():
@@ -325,7 +325,7 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     small = dataclasses.replace(teacher.config.model, vocab_size=100)
     broken = dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, model=small))
     tasks = [broken if task is teacher else task for task in tasks]
-    outcome = scheduler.run_all(tasks, set(), tmp_path, 1, lambda tasks: None, Console(quiet=True))
+    outcome = scheduler.run_all(tasks, set(), tmp_path, Console(quiet=True), n_workers=1)
     assert outcome.finished == ("a@2K",), outcome.failed
     assert "vocabulary of 256" in outcome.failed["a@2K"]
     assert outcome.failed["a@2K>a@2K"] == "not run: it needs a@2K, which failed"
@@ -334,6 +334,6 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     table = RunTable(tmp_path / "runs.csv")
     (finished,) = table.load()
     sound = matrix.expand(config, tmp_path)
-    again = scheduler.run_all(sound, set(table.runs()), tmp_path, 1, lambda tasks: None, Console(quiet=True))
+    again = scheduler.run_all(sound, set(table.runs()), tmp_path, Console(quiet=True), n_workers=1)
     assert again.failed == {} and len(again.finished) == 2
     assert table.load()[0] == finished and set(table.runs()) == {task.run for task in sound}

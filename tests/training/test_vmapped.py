@@ -161,7 +161,7 @@ def test_what_may_be_packed(tmp_path):
     config = build(ExperimentConfig, TINY)
 
     def key(line):
-        return [workers.packable(task) for task in sweep.expand(config, [sweep.axis(line)], tmp_path, "")]
+        return [workers.vmap_key(task) for task in sweep.expand(config, [sweep.axis(line)], tmp_path, "")]
 
     for line in ("seed=0,1", "optim.learning_rate=1e-2,1e-3", "objective.temperature=2,4", "optim.weight_decay=0,0.1"):
         one, other = key(line)

@@ -26,7 +26,7 @@ _TITLES = ("student's $L_S$ (nats per token)", "KL(teacher, student)", "ECE of t
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class ComparedSetting:
     """One student under one value of a field: its runs, and what they differ by in loss from the student as it is."""
 
     base: str
@@ -56,7 +56,7 @@ def fields(found: Results) -> list[str]:
     return list(dict.fromkeys(field for one in found.ablated for field, _ in one.settings))
 
 
-def compare(found: Results, field: str) -> list[Setting]:
+def compare(found: Results, field: str) -> list[ComparedSetting]:
     """Every student under every value of a field, in the order of its line."""
     plain = {(one.base, one.run.seed): one.run.loss for one in found.ablated if one.plain}
     groups: dict[tuple[str, str], list[Ablated]] = {}
@@ -66,7 +66,7 @@ def compare(found: Results, field: str) -> list[Setting]:
             groups.setdefault((one.base, value), []).append(one)
     places = {value: i for i, value in enumerate(order)}
     return [
-        Setting(
+        ComparedSetting(
             base=base,
             value=value,
             plain=group[0].plain,
@@ -159,7 +159,7 @@ def _field(found: Results, field: str, pictures: dict[str, tuple[bytes, bytes]])
     return text + page.table(caption, columns, rows)
 
 
-def verdict(name: str, settings: Sequence[Setting]) -> str:
+def verdict(name: str, settings: Sequence[ComparedSetting]) -> str:
     """For every student, the best value and whether it beats the student as it is by two standard errors."""
     parts = []
     for base in dict.fromkeys(setting.base for setting in settings):

@@ -14,7 +14,8 @@ from distill.config import DistillError
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law
 from distill.records.predictions import Prediction, PredictionTable
-from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
+from distill.records.runs import CurvePoint, CurveTable, RunRecord
+from distill.records.study_table import StudyTable
 from distill.system.files import loads
 
 
@@ -122,18 +123,21 @@ class Results:
         return next((law for law in self.laws if law.distilled == distilled), None)
 
 
-def load(workdir: str | Path) -> Results:
-    """Reads a study's workdir, or the runs of a table alone (a file, such as `laws.shipped("micro")`).
+def load(source: str | Path | StudyTable) -> Results:
+    """Reads what a study left: `source` is its workdir, its table read already, or a table alone.
 
-    Raises ReportError without finished runs, DistillError for a damaged file.
+    A table alone is a file, such as `laws.shipped("micro")`. Raises ReportError without finished runs, DistillError
+    for a damaged file.
     """
-    alone = Path(workdir).is_file()
-    path = Path(workdir) if alone else Path(workdir) / "runs.csv"
-    workdir = path.parent
-    runs = tuple(RunTable(path).load())
+    alone = not isinstance(source, StudyTable) and Path(source).is_file()
+    if isinstance(source, StudyTable):
+        table = source
+    else:
+        table = StudyTable.read(source if alone else Path(source) / "runs.csv")
+    path, workdir, runs = table.path, table.workdir, table.runs
     if not runs:
-        found = "has no finished run" if path.exists() else "does not exist"
-        raise ReportError(f"{path} {found}; wanted the workdir of a study (python -m launch.study makes one)")
+        problem = "has no finished run" if path.exists() else "does not exist"
+        raise ReportError(f"{path} {problem}; wanted the workdir of a study (python -m launch.study makes one)")
     _refuse_nonsense(path, runs)
     if alone:
         return Results(workdir=workdir, runs=runs)
@@ -192,8 +196,8 @@ def _plan(path: Path) -> Advice | None:
         return None
     try:
         bill, other = tree["bill"], tree["supervised"]
-        compute = sum(float(bill[part]) for part in ("student", "logits", "teacher", "serving"))
-        cheaper = compute < float(other["compute"])
+        compute = sum(_finite_or_inf(bill[part]) for part in ("student", "logits", "teacher", "serving"))
+        cheaper = compute < _finite_or_inf(other["compute"])
         return Advice(
             sentence=str(tree["sentence"]),
             scenario=str(tree["scenario"]),
@@ -201,12 +205,17 @@ def _plan(path: Path) -> Advice | None:
             N_S=float(tree["N_S"]),
             L_S=float(tree["L_S"]),
             compute=compute,
-            supervised_L=float(other["L"]),
-            supervised_compute=float(other["compute"]),
-            distil=cheaper if tree["constraint"] == "loss" else float(tree["L_S"]) < float(other["L"]),
+            supervised_L=_finite_or_inf(other["L"]),
+            supervised_compute=_finite_or_inf(other["compute"]),
+            distil=cheaper if tree["constraint"] == "loss" else float(tree["L_S"]) < _finite_or_inf(other["L"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as damage:
         raise ReportError(f"{path}: damaged ({damage!r}); delete it and run the study again") from None
+
+
+def _finite_or_inf(value: float | None) -> float:
+    """A number of a plan; JSON has null for one that is infinite."""
+    return math.inf if value is None else float(value)
 
 
 def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[Ablated, ...]:

@@ -16,12 +16,14 @@ from distill.system.files import atomic_write
 Draw = Callable[[Theme], Any]
 
 
-def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
-    """Writes the report and returns its path; `on_progress(done, all, figure)` is told of every figure.
+def write(source: str | Path | Results, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
+    """Writes the report of a workdir, or of its results read already, and returns the page's path.
+
+    Calls `on_progress(done, all, figure)` before every figure.
 
     Raises ReportError where there is nothing to report or the folder cannot be written.
     """
-    found = results.load(workdir)
+    found = source if isinstance(source, Results) else results.load(source)
     counted = findings.find(found)
     folder = found.workdir / "report"
     pictures: dict[str, tuple[bytes, bytes]] = {}

@@ -1,0 +1,42 @@
+"""What a study and a sweep share: the tasks that are left, run on workers, and what is said of those that failed."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from distill.study import scheduler, workers
+from distill.study.matrix import PlannedRun
+from distill.system.files import atomic_write
+
+
+def execute(
+    tasks: Sequence[PlannedRun],
+    workdir: Path,
+    console: Console,
+    *,
+    note: Mapping[str, Any],
+    n_workers: int,
+    pack: int = 1,
+    before_start: Callable[[Sequence[PlannedRun]], None] = lambda _: None,
+) -> scheduler.Outcome:
+    """Runs the tasks that are not finished yet; the arguments are those of `scheduler.run_all`.
+
+    Writes study.json first: `note`, and the name of every task by its fingerprint, so that a report can tell what is
+    missing. Raises Preempted when the system, or Ctrl-C, asks this process to end.
+    """
+    planned = {task.run: task.name for task in tasks}
+    atomic_write(workdir / "study.json", json.dumps({**note, "planned": planned}, indent=1) + "\n")
+    done = workers.collect(workdir, tasks)
+    n_done = sum(task.run in done for task in tasks)
+    console.print(f"{len(tasks)} runs, {n_done} of them finished, in {workdir}", highlight=False)
+    return scheduler.run_all(tasks, done, workdir, console, n_workers=n_workers, pack=pack, before_start=before_start)
+
+
+def print_failures(outcome: scheduler.Outcome, console: Console) -> int:
+    """A line for each failed run; returns the exit status: 1 where runs failed, else 0."""
+    for name, line in outcome.failed.items():
+        console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
+    return 1 if outcome.failed else 0
