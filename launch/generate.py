@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill import config
 from distill.config import ConfigError, nearest
@@ -19,6 +19,10 @@ from distill.config.flags import Parser, tree_of
 from distill.config.generation import GenerationConfig
 from distill.system import process
 from launch.support import cli, progress
+
+if TYPE_CHECKING:
+    from distill.teacher.generation.generate import Manifest
+    from distill.teacher.generation.store import Filter
 
 EXAMPLES = (
     "distill generate --teacher=runs/teacher --out=runs/hard --every=64 --decode.new_tokens=96",
@@ -63,7 +67,7 @@ def read(argv: Sequence[str] | None) -> tuple[GenerationConfig, Any]:
     return config.build(GenerationConfig, tree, "flags"), flags
 
 
-def load_filter(source: str) -> Any:
+def load_filter(source: str) -> "Filter":
     """The function that FILE.py:NAME or MODULE:NAME names, imported as the user's own. Raises ConfigError."""
     place, _, name = source.rpartition(":")
     try:
@@ -85,7 +89,7 @@ def load_filter(source: str) -> Any:
     return found
 
 
-def follow(wanted: GenerationConfig, out: str, keep: Any) -> dict[str, Any]:
+def follow(wanted: GenerationConfig, out: str, keep: "Filter | None") -> "Manifest":
     """Generates, and says how far it is."""
     from distill.teacher.generation import generate
 

@@ -1,20 +1,41 @@
-"""completions.jsonl: a line a completion, in batches that are there as a whole or not at all."""
+"""completions.jsonl: one line per completion, appended in batches that are either complete or absent."""
 
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 from distill.errors import DistillError
 from distill.system.files import loads
 
 
+class Record(TypedDict):
+    """One completion, as a line of the journal."""
+
+    prompt: str
+    completion: str
+    finish: Literal["stop", "length"]
+    log_prob: float  # mean over the completion's tokens, in nats
+    split: str
+    document: int
+    start: int  # of the prompt, in tokens of the split
+    sample: int
+    seed: int
+    teacher: str
+    temperature: float
+    top_k: int
+    top_p: float
+    new_tokens: int
+    prompt_ids: list[int]
+    ids: list[int]
+
+
 class Journal:
-    """Appends batches of lines; what a kill left of an unfinished batch is cut off when it is opened again."""
+    """Appends batches of lines; an incomplete batch that a kill left is truncated when the file is opened again."""
 
     def __init__(self, path: Path, sizes: Sequence[int]):
-        """`sizes` are the lines of every batch to come. `done` says how many batches are there."""
+        """`sizes`: the number of lines of every batch. `done` and `lines` count the complete batches and lines."""
         self.path, self.done, self.lines = path, 0, 0
         self._file = open(path, "ab+")  # noqa: SIM115 - held as long as this
         self._file.seek(0)
@@ -32,22 +53,22 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def append(self, records: Sequence[dict[str, Any]]) -> None:
-        """Writes one batch and sees it to the disk."""
+    def append(self, records: Sequence[Record]) -> None:
+        """Writes one batch and syncs it to the disk."""
         self._file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a whole file. DistillError, naming the line, where one cannot be read."""
+def read(path: Path) -> Iterator[Record]:
+    """The records of a whole file. Raises DistillError, naming the line, for one that cannot be read."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = loads(line)
                 if not isinstance(record, dict):
-                    raise ValueError("no object")
-                yield record
+                    raise ValueError(f"got {type(record).__name__}, wanted an object")
+                yield cast(Record, record)
             except ValueError as error:
                 raise DistillError(
                     f"{path}, line {number}: cannot be read ({error}); delete it to generate again"

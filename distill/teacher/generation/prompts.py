@@ -1,4 +1,4 @@
-"""Prompts out of a token store: where each lies, in batches of one width."""
+"""Prompts from a token store: their positions, and batches of prompts of one width."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _NARROWEST = 16
 
 @dataclasses.dataclass(frozen=True)
 class PromptPosition:
-    """Prompts of one split, each [n]: the document it is from, its first token in the split, its length."""
+    """Positions of the prompts of one split, each [n]: document, first token in the split, length in tokens."""
 
     split: str
     document: NDArray[np.int64]
@@ -25,14 +25,17 @@ class PromptPosition:
 
 
 class Prompts:
-    """All prompts of a generation, numbered through; `left_out` counts those that were too long or empty."""
+    """All prompts of a generation, numbered from 0; `left_out` counts those that were too long or empty.
+
+    Raises DataError where the store gives no prompt.
+    """
 
     def __init__(self, store: TokenStore, config: GenerationConfig):
         names = [config.data.split] + ["validation"] * (config.held_out == "completions")
         self._store, self._width = store, config.prompt_tokens
         self.left_out = 0
-        self.places = [self._find(store.split(name), config) for name in names]
-        self._first = np.cumsum([0] + [len(place.start) for place in self.places])
+        self._positions = [self._find(store.split(name), config) for name in names]
+        self._first = np.cumsum([0] + [len(position.start) for position in self._positions])
         if not len(self):
             raise DataError(
                 f"{store.path}: split {config.data.split!r} gave no prompt ({self.left_out} left out); wanted documents"
@@ -45,20 +48,20 @@ class Prompts:
     def where(self, prompt: int) -> tuple[str, int, int, int]:
         """(split, document, first token, length) of a prompt."""
         part = int(np.searchsorted(self._first, prompt, "right")) - 1
-        place, i = self.places[part], prompt - self._first[part]
-        return place.split, int(place.document[i]), int(place.start[i]), int(place.length[i])
+        position, i = self._positions[part], prompt - self._first[part]
+        return position.split, int(position.document[i]), int(position.start[i]), int(position.length[i])
 
     def read(self, prompt: int) -> NDArray[np.int32]:
-        """Its tokens."""
+        """The tokens of a prompt [length]."""
         split, _, start, length = self.where(prompt)
         return self._store.split(split).read_span(start, start + length).astype(np.int32)
 
     def batches(self, size: int, per_prompt: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(width, [(prompt, sample), ...]) of every batch, in an order that never changes; `size` items at most.
+        """(width, [(prompt, sample), ...]) of every batch, in a fixed order; at most `size` items each.
 
         Prompts of similar length share a batch, padded to a power of two, so that few shapes are compiled.
         """
-        lengths = np.concatenate([place.length for place in self.places])
+        lengths = np.concatenate([position.length for position in self._positions])
         widths = np.minimum(np.maximum(2 ** np.ceil(np.log2(lengths)).astype(int), _NARROWEST), self._width)
         for width in np.unique(widths).tolist():
             items = [(prompt, i) for prompt in np.flatnonzero(widths == width).tolist() for i in range(per_prompt)]
@@ -82,13 +85,14 @@ class Prompts:
         return PromptPosition(split.name, document[keep], begins[keep], lengths[keep])
 
     def _closed(self, split: Split, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-        """1 where a document's last token is the end of text, which no prompt holds."""
+        """1 where a document's last token is the end of text, which is never part of a prompt."""
         if self._store.end_of_text < 0 or not len(ends):
             return np.zeros(len(ends), np.int64)
         return (split.read(ends - 1, 1)[:, 0] == self._store.end_of_text).astype(np.int64)
 
 
 def _before_completions(split: Split, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of tokens of each document before its first completion."""
     marks = split.read_span(0, split.tokens, "mask")
     first = np.flatnonzero(marks)
     at = np.searchsorted(first, begins)
@@ -99,7 +103,7 @@ def _before_completions(split: Split, begins: NDArray[np.int64], ends: NDArray[n
 def _starts(
     begins: NDArray[np.int64], ends: NDArray[np.int64], config: GenerationConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The document and first token of every prompt: a document's beginning, then whole prompts each `every` tokens."""
+    """Document and first token of every prompt: at a document's beginning, then every `every` tokens where one fits."""
     document, starts = [], []
     for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist())):
         last = max(end - config.prompt_tokens, begin) if config.every else begin

@@ -1,4 +1,4 @@
-"""Completions to a token store in which they alone count, so that a student trains on them like on any text."""
+"""Builds a token store from completions, in which only the completions have weight, for a student to train on."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,21 +19,30 @@ from distill.data.store.store import TokenStore
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.errors import DistillError
 from distill.teacher.generation import journal
+from distill.teacher.generation.journal import Record
 
-Filter = Callable[[dict[str, Any]], bool]
+Filter = Callable[[Record], bool]
+
+
+class Maker(TypedDict):
+    """Who made the completions: the teacher's run, its N and D, and the FLOPs of the generation."""
+
+    teacher: str
+    N: int
+    D: int
+    flops: float
 
 
 class CompletionSource:
     """The kept completions as a source of documents, after the validation text of the store that the prompts are from.
 
-    A completion's document is its prompt and itself, token by token as they were drawn; the prompt does not count.
+    A document is a prompt and its completion, token by token as they were drawn; only the completion has weight.
+    Raises DistillError where no completion passes min_log_prob and the filter.
     """
 
     masked = True
 
-    def __init__(
-        self, path: Path, config: GenerationConfig, prompts: TokenStore, keep: Filter | None, maker: dict[str, Any]
-    ):
+    def __init__(self, path: Path, config: GenerationConfig, prompts: TokenStore, keep: Filter | None, maker: Maker):
         self._path, self._prompts, self._maker = path, prompts, maker
         self._text = config.held_out == "text" and "validation" in prompts.splits
         self.shards = ["validation", "completions"]
@@ -55,12 +64,12 @@ class CompletionSource:
     def share(self) -> float:
         return self._read / max(self._of, 1)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         held_out = self._prompts.fingerprint if self._text else "completions"
         return {"source": "completions", "content": self._digest, "validation": held_out, "maker": self._maker}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
-        # What is held out comes first, so that a completion which equals it is dropped.
+        # Validation documents come first, so that a training completion equal to one of them is dropped.
         held_out = self._validation() if self._text else self._completions(True)
         yield from itertools.islice(held_out if shard == 0 else self._completions(False), skip, None)
 
@@ -81,7 +90,7 @@ class CompletionSource:
                 yield Document(ids=ids, trained=trained, split=record["split"])
 
 
-def _passes(record: dict[str, Any], least: float, keep: Filter | None, where: str) -> bool:
+def _passes(record: Record, least: float, keep: Filter | None, where: str) -> bool:
     if least < 0 and record["log_prob"] < least:
         return False
     if keep is None:
@@ -114,7 +123,7 @@ def build(
 
 
 def _copy(prompts: TokenStore, folder: Path) -> Tokenizer:
-    """The prompts' tokenizer, its file copied into the folder of the new store."""
+    """The prompts' tokenizer, with its file copied into the folder of the new store."""
     kind, path, option = prompts.tokenizer().spec
     if path and Path(path).is_file():
         copied = folder / Path(path).name
