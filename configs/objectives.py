@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import train
 from distill.config import ConfigError, nearest
 
-# What of `config.objective` each sets; docs/guide/objectives.md says what each is worth.
+# What of `config.objective` each sets; docs/results/objectives.md says what each is worth.
 PRESETS: dict[str, dict[str, Any]] = {
     "forward": {},
     "reverse": {"divergence": "reverse"},

@@ -10,7 +10,7 @@ sampled  50 draws, from a store
 hidden   its last hidden states and head, from a store
 
 With --config.teacher.source=runs/teacher as well, a student of a store is compared with its teacher at the end.
-docs/guide/signals.md says what each is worth. 10 to 15 s a preset on one core, compilation included.
+docs/results/signals.md says what each is worth. 10 to 15 s a preset on one core, compilation included.
 """
 
 from typing import Any

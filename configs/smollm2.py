@@ -14,7 +14,7 @@ hard              trained on what the teacher answers (launch.generate), 200K to
 
 All are 10 layers of width 192 with the teacher's head dimension, rotary base and tokenizer (N = 3.9M beside a table of
 9.4M); the first three read 705K tokens of the students' half, one and a half times its 471K. Rates are not tuned.
-docs/guide/models.md has all commands and what came out. On a GPU add --config.model.dtype=bfloat16.
+docs/results/models.md has all commands and what came out. On a GPU add --config.model.dtype=bfloat16.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""Models that others made, in and out: Hugging Face directories and GGUF files ([models](docs/guide/models.md)).
+"""Models that others made, in and out: Hugging Face directories and GGUF files (docs/guide/models.md).
 
 model = interop.load("SmolLM2-135M.Q4_1.gguf")     # or a directory; on the current mesh
 model.config, model.params, model.tokenizer

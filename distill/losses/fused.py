@@ -24,7 +24,7 @@ from distill.losses import divergences
 from distill.model import sharding
 from distill.types import LOG_ZERO, HiddenSignal, MixedSignal, TeacherSignal
 
-# Logits of one chunk: enough to keep a matmul busy, few enough to stay near it. Measured: docs/guide/objectives.md.
+# Logits of one chunk: enough to keep a matmul busy, few enough to stay near it. Measured: docs/results/objectives.md.
 CHUNK_LOGITS = 2**20
 CHUNK_TOKENS = 2048
 LEAST_COLUMNS = 128

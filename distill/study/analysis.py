@@ -19,7 +19,7 @@ from distill.study.matrix import PlannedRun, models
 from distill.system.files import atomic_write, loads
 
 LEVEL = 0.9
-# About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/guide/laws.md, "Objective").
+# About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/results/laws.md, "Which delta").
 DELTA = 1e-2
 
 

@@ -149,11 +149,14 @@ def heed() -> Iterator[Notice]:
 
 
 def commit() -> str:
-    """The commit of this source tree, with + where it has been changed since; the version outside of a checkout."""
+    """The commit of this source tree, with + where it has been changed since; outside a checkout the version, or ''."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=9"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("distill")
+        try:
+            return version("distill")
+        except PackageNotFoundError:  # neither a checkout nor installed: a run is not lost for want of a name
+            return ""

@@ -61,7 +61,7 @@ def shape(config: ObjectiveConfig, model: ModelConfig | None = None) -> Objectiv
     )
 
 
-# 'auto' goes over to the fused losses here, where they take less time and less memory (docs/guide/objectives.md).
+# 'auto' goes over to the fused losses here, where they take less time and less memory (docs/results/objectives.md).
 FUSED_VOCABULARY = 4096
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from distill.errors import SignalError
 
 # Probabilities are stored as round(LEVELS p^(1/POWER)): the error in p grows with p^(2/3), so the relative error is
-# smallest for likely tokens, which dominate the gradient. Measured: docs/guide/signals.md.
+# smallest for likely tokens, which dominate the gradient. Measured: docs/results/signals.md.
 LEVELS, POWER = 160, 3
 REST_STEP = 0.02  # quantisation step of -log(mass of the tail)
 REST_MOST = 1023
