@@ -11,7 +11,7 @@ micro            532 runs: two-layer models of 7K to 222K parameters (teachers t
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
 entropy          118 runs on a random language whose entropy is known: how near does the fitted E come to it?
-lambda           388 runs: lambda times the teacher's strength times size times budget, two seeds, on the text of `micro`
+lambda           388 runs: lambda by the teacher's strength by size by budget, two seeds, on the text of `micro`
 stored           160 runs: top-k and random draws of a teacher's distribution beside the whole, over sizes and budgets
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
@@ -30,7 +30,16 @@ from configs import base, train
 from distill.config import ConfigError, StudyExperimentConfig, ladder, nearest
 
 PROTOCOLS = ("fixed-M", "isoflop", "A", "B", "C")
-PRESETS = ("smoke", "micro", "lambda", "stored", "entropy", "ablations", *PROTOCOLS, *(f"paper-{name}" for name in PROTOCOLS))
+PRESETS = (
+    "smoke",
+    "micro",
+    "lambda",
+    "stored",
+    "entropy",
+    "ablations",
+    *PROTOCOLS,
+    *(f"paper-{name}" for name in PROTOCOLS),
+)
 MICRO = {"p": 16, "q": 24, "c": 32, "r": 48, "s": 64, "t": 96, "u": 160}  # widths; two layers
 
 
