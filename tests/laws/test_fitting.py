@@ -210,9 +210,14 @@ def test_second_derivatives_are_those_of_the_objective(form):
     rows = rows_of(cls, table, dict.fromkeys(cls.given(), SUPERVISED))
     weights, delta = generator.uniform(0.5, 2.0, (3, 20)), 0.05
 
+    low, high = np.array([p.box for p in cls.parameters().values()]).T
+    problem = newton.SearchProblem(
+        form=cls, raw=False, pull=None, exact=True, inputs=rows.inputs, setting=rows.setting, low=low, high=high,
+        delta=delta,
+    )  # fmt: skip
+
     def residual(theta):
-        target = jnp.log(rows.target)[None]
-        return newton.residuals(cls, False, None, theta, rows.inputs, target, rows.given, rows.setting)
+        return newton.residuals(problem, theta, jnp.log(rows.target)[None], dict(rows.given))
 
     @jax.jit
     def both(theta):

@@ -12,7 +12,7 @@ import pytest
 
 from distill import laws
 from distill.laws.forms.law import FORMS
-from distill.laws.forms.parameters import Setting
+from distill.laws.forms.parameters import FitSetting
 
 SUPERVISED, DISTILLATION = laws.paper()
 
@@ -132,7 +132,7 @@ def test_coordinates_round_trip(name):
     form = laws.get(name)
     if form.__module__ != "distill.laws.forms.forms":
         return
-    setting = Setting({key: 20.0 + i for i, key in enumerate(form.inputs)}, typical=3.0, smallest=2.0)
+    setting = FitSetting({key: 20.0 + i for i, key in enumerate(form.inputs)}, typical=3.0, smallest=2.0)
     given = {field: SUPERVISED for field in form.given()}
     theta = np.linspace(0.11, 0.57, len(form.parameters()))
     law = form.unpack(np, theta, setting, given)

@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.laws.fitting.solver import Rows
 from distill.laws.forms.law import Law
-from distill.laws.forms.parameters import Setting
+from distill.laws.forms.parameters import FitSetting
 
 OPEN = 1.0  # standard error, in natural logarithms, from which a direction counts as not fixed
 _STEP = 1e-5
@@ -120,7 +120,7 @@ def _kept(law: Law, along: dict[str, float]) -> tuple[str, ...]:
     )
 
 
-def coordinate_slopes(law: Law, rows: Rows, setting: Setting) -> np.ndarray:
+def coordinate_slopes(law: Law, rows: Rows, setting: FitSetting) -> np.ndarray:
     """d log L / d coordinate [n, p], in the coordinates of a fit with this Setting."""
     form = type(law)
     given = {name: getattr(law, name) for name in law.given()}

@@ -11,19 +11,26 @@ crawls; such problems are solved again with them (`exact`).
 
 Narrow deltas have local minima between rows, so a search may begin with a wider delta, which shrinks whenever the
 current problem is nearly solved. A loop steps a few slots at a time; a slot whose problem is solved takes the next one
-from a queue, so that a stubborn problem holds nobody up.
+from a queue, so that a slow problem delays no other.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill.laws.fitting import objective as ob
+from distill.laws.forms.arrays import Values
 from distill.laws.forms.law import Law
-from distill.laws.forms.parameters import Parameter, Setting
+from distill.laws.forms.parameters import FitSetting, Parameter
+
+if TYPE_CHECKING:  # distill.laws runs with jax, numpy and scipy alone
+    from jaxtyping import Bool, Float, Int
 
 TOLERANCE = 1e-13  # of the predicted decrease, relative to the objective, at which a search ends
 _NEARLY = 1e-3  # the same, to leave a wider delta
@@ -31,7 +38,20 @@ _SHRINK = 0.2  # of delta, from one stage to the next
 _LONGEST = 2.0  # step in any coordinate, all of which are logs, logits or of order one
 FLOOR = 1e-24  # the objective of an exact fit, per unit of weight: rounding
 _LIMIT = 200  # iterations of one problem
-FOUND = ("problem", "theta", "value", "width", "damping", "decrement", "turn")  # of a problem that is solved
+RESULTS = ("problem", "theta", "value", "width", "damping", "decrement", "turn")  # what is kept of a solved problem
+
+# Residuals [C, n] at a list of coordinates, [C] each; and gradient [C, p], H and G [C, p, p] of a damped Newton step.
+Residual: TypeAlias = Callable[[list[jax.Array]], jax.Array]
+System: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
+Quantity: TypeAlias = Callable[[ModuleType, Law], Values]  # a positive number of a law, as a function of (xp, law)
+
+
+class HasLoss(Protocol):
+    """A law, or a pair of laws that are fitted jointly."""
+
+    @property
+    def loss(self) -> Callable[..., Values]:
+        """(xp, *inputs) -> the predicted loss, nats per token."""
 
 
 class Form(Protocol):
@@ -40,45 +60,136 @@ class Form(Protocol):
     def parameters(self) -> dict[str, Parameter]:
         """The declared parameters, one a coordinate."""
 
-    def unpack(self, xp: Any, theta: Any, setting: Setting, given: Mapping[str, Law]) -> Any:
-        """What has a `loss` at the coordinates."""
+    def unpack(
+        self, xp: ModuleType, theta: Sequence[Values] | np.ndarray, setting: FitSetting, given: Mapping[str, Law]
+    ) -> HasLoss:
+        """The law (or pair) at the coordinates theta, one entry a parameter."""
+
+
+# Shapes: C slots, Q entries of the queue, n rows (with padding and the pull), p parameters.
+# The fields of both dataclasses stand in the order in which jax sorts the keys of a dict.
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["inputs", "setting", "low", "high", "delta"],
+    meta_fields=["form", "raw", "pull", "exact"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchProblem:
+    """What all problems of a batch share: the form, the rows' inputs, the box, the objective.
+
+    `raw`: residuals are of losses, not of their logarithms. `pull`: the quantity of a last row of another kind
+    (solver.Rows). `exact`: H holds the rows' own second derivatives. A pytree whose first four fields are static.
+    """
+
+    form: Form
+    raw: bool
+    pull: Quantity | None
+    exact: bool
+    inputs: "tuple[Float[np.ndarray, 'n'], ...]"
+    setting: FitSetting
+    low: "Float[np.ndarray, 'p']"
+    high: "Float[np.ndarray, 'p']"
+    delta: float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Queue:
+    """Problems that wait for a slot: index, start, first delta, weights and targets of rows, laws inside the law."""
+
+    given: dict[str, Law]  # leaves [Q]
+    problem: "Int[np.ndarray, 'Q']"
+    target: "Float[np.ndarray, 'Q n']"
+    theta: "Float[np.ndarray, 'Q p']"
+    weights: "Float[np.ndarray, 'Q n']"
+    width: "Float[np.ndarray, 'Q']"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Problems at work: those of Queue with the state of their searches. `problem` is -1 in an idle slot."""
+
+    G: "Float[jax.Array, 'C p p']"
+    H: "Float[jax.Array, 'C p p']"
+    damping: "Float[jax.Array, 'C']"
+    decrement: "Float[jax.Array, 'C']"
+    done: "Bool[jax.Array, 'C']"
+    given: dict[str, Law]  # leaves [C]
+    gradient: "Float[jax.Array, 'C p']"
+    problem: "Int[jax.Array, 'C']"
+    target: "Float[jax.Array, 'C n']"
+    theta: "Float[jax.Array, 'C p']"
+    turn: "Int[jax.Array, 'C']"
+    value: "Float[jax.Array, 'C']"
+    weights: "Float[jax.Array, 'C n']"
+    width: "Float[jax.Array, 'C']"
+
+
+class _Verdict(NamedTuple):
+    """What the trial of a turn decides, by slot: the first turn, the last stage, little left to win, less than before,
+    the end of the search, the end of the stage."""
+
+    first: "Bool[jax.Array, 'C']"
+    final: "Bool[jax.Array, 'C']"
+    small: "Bool[jax.Array, 'C']"
+    better: "Bool[jax.Array, 'C']"
+    done: "Bool[jax.Array, 'C']"
+    over: "Bool[jax.Array, 'C']"
 
 
 def residuals(
-    form: Form, raw: bool, pull: Any, theta: Any, inputs: Any, target: Any, given: Any, setting: Setting
-) -> Any:
-    """Residuals [C, n] at the coordinates theta, one array [C] each; inputs [n] and target [C, n]."""
-    law = form.unpack(jnp, [coordinate[:, None] for coordinate in theta], setting, given)
-    loss = law.loss(jnp, *(x[None, :] for x in inputs))
-    predicted = loss if raw else jnp.log(loss)
-    if pull is not None:
-        predicted = jnp.concatenate([predicted, jnp.log(pull(jnp, law))], axis=-1)
+    problem: SearchProblem,
+    theta: "list[Float[jax.Array, 'C']]",
+    target: "Float[jax.Array, 'C n']",
+    given: dict[str, Law],
+) -> "Float[jax.Array, 'C n']":
+    """Residuals at the coordinates theta, one array a coordinate; leaves of the given laws are [C, 1]."""
+    law = problem.form.unpack(jnp, [coordinate[:, None] for coordinate in theta], problem.setting, given)
+    loss = law.loss(jnp, *(x[None, :] for x in problem.inputs))
+    predicted = jnp.asarray(loss) if problem.raw else jnp.log(loss)
+    if problem.pull is not None and isinstance(law, Law):
+        predicted = jnp.concatenate([predicted, jnp.log(problem.pull(jnp, law))], axis=-1)
     return predicted - target
 
 
-def linearise(residual: Callable, theta: Any) -> tuple[Any, Any]:
-    """Residuals [C, n] and their slopes [C, p, n] at theta [C, p].
+def linearise(
+    residual: Residual, theta: "Float[jax.Array, 'C p']"
+) -> "tuple[Float[jax.Array, 'C n'], Float[jax.Array, 'C p n']]":
+    """Residuals and their slopes at theta.
 
     One coordinate at a time, so that a slope costs only what depends on its coordinate (a fifth less than one
     linear map pushed along all directions).
     """
     at = list(theta.T)
 
-    def along(k: int) -> Any:
+    def along(k: int) -> jax.Array:
         return jax.jvp(lambda u: residual([*at[:k], u, *at[k + 1 :]]), (at[k],), (jnp.ones_like(at[k]),))[1]
 
     return residual(at), jnp.stack([along(k) for k in range(len(at))], axis=1)
 
 
-def normal(weights: Any, residual: Any, slopes: Any, delta: Any) -> tuple[Any, Any, Any]:
-    """Gradient [C, p], curvature H [C, p, p] and its bound G [C, p, p]."""
+def normal(
+    weights: "Float[jax.Array, 'C n']",
+    residual: "Float[jax.Array, 'C n']",
+    slopes: "Float[jax.Array, 'C p n']",
+    delta: "Float[jax.Array, '#C #n']",
+) -> System:
+    """Gradient, curvature H and its bound G."""
     gradient = jnp.einsum("cn,cpn->cp", weights * ob.psi(jnp, residual, delta), slopes)
     H = jnp.einsum("cn,cpn,cqn->cpq", weights * ob.curvature(jnp, residual, delta), slopes, slopes)
     G = jnp.einsum("cn,cpn,cqn->cpq", weights * ob.majorant(jnp, residual, delta), slopes, slopes)
     return gradient, H, G
 
 
-def _step(gradient: Any, H: Any, G: Any, damping: Any) -> tuple[Any, Any]:
+def _step(
+    gradient: "Float[jax.Array, 'C p']",
+    H: "Float[jax.Array, 'C p p']",
+    G: "Float[jax.Array, 'C p p']",
+    damping: "Float[jax.Array, 'C']",
+) -> "tuple[Float[jax.Array, 'C p'], Float[jax.Array, 'C']]":
     """The damped step [C, p] and the decrease that its quadratic model predicts [C]; nan where unsolvable."""
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(G, axis1=-2, axis2=-1), 1e-300))
     ridge = (1e-13 + 1e-3 * damping)[:, None, None] * jnp.eye(H.shape[-1])[None]
@@ -91,144 +202,187 @@ def _step(gradient: Any, H: Any, G: Any, damping: Any) -> tuple[Any, Any]:
     return step * short[:, None], 0.5 * (half[..., 0] ** 2).sum(-1)
 
 
-def _pin(gradient: Any, H: Any, G: Any, pinned: Any) -> tuple[Any, Any, Any]:
-    """The same system with the coordinates that rest on their box taken out."""
+def _pin(
+    gradient: "Float[jax.Array, 'C p']",
+    H: "Float[jax.Array, 'C p p']",
+    G: "Float[jax.Array, 'C p p']",
+    pinned: "Bool[jax.Array, 'C p']",
+) -> System:
+    """The same system without the coordinates that are held at an end of their box."""
     free = ~pinned
     both = free[:, :, None] & free[:, None, :]
     unit = jnp.where(pinned[:, :, None], jnp.eye(H.shape[-1])[None], 0.0)
     return jnp.where(free, gradient, 0.0), jnp.where(both, H, unit), jnp.where(both, G, unit)
 
 
-def bend(residual: Callable, theta: Any, pulls: Any) -> Any:
-    """The rows' own second derivatives, each times its pull (weight times psi), summed: [C, p, p]."""
+def bend(
+    residual: Residual, theta: "Float[jax.Array, 'C p']", pulls: "Float[jax.Array, 'C n']"
+) -> "Float[jax.Array, 'C p p']":
+    """The rows' own second derivatives, each times its pull (weight times psi), summed over rows."""
     gradient = jax.grad(lambda at: (pulls * residual(at.T)).sum())
     directions = jnp.broadcast_to(jnp.eye(theta.shape[1])[:, None, :], (theta.shape[1], *theta.shape))
     second = jax.vmap(lambda along: jax.jvp(gradient, (theta,), (along,))[1], out_axes=-1)(directions)
     return jnp.where(jnp.isfinite(second).all((-1, -2), keepdims=True), second, 0.0)
 
 
-def idle(queue: dict[str, Any], count: int) -> dict[str, Any]:
+def idle(queue: Queue, count: int) -> Slots:
     """Slots [count] that hold no problem yet; the queue's first entries stand in for one."""
-    slots = jax.tree_util.tree_map(lambda array: jnp.asarray(array[:count]), queue)
-    return slots | fresh(slots["theta"]) | {"problem": jnp.full(count, -1, jnp.int32), "done": jnp.ones(count, bool)}
+    slots = begin(jax.tree_util.tree_map(lambda array: jnp.asarray(array[:count]), queue))
+    return dataclasses.replace(slots, problem=jnp.full(count, -1, jnp.int32), done=jnp.ones(count, bool))
 
 
-@functools.partial(jax.jit, static_argnames=("form", "raw", "pull", "exact"))
-def run(form, raw, pull, exact, slots, queue, count, drain, inputs, setting, box, delta):
-    """Steps the problems in the slots, and those of the queue's first `count` entries as slots come free.
-
-    Returns the slots once the queue is empty (with `drain`, once they are idle too), what was found (FOUND, an entry a
-    problem that was solved) and how many entries of it count.
-    """
-    setting = Setting(*setting)
-    low, high = (edge[None, :] for edge in box)
-
-    def by_row(width):
-        if pull is None:
-            return width[:, None]
-        rows = slots["weights"].shape[1]
-        return jnp.where(jnp.arange(rows)[None] == rows - 1, jnp.inf, width[:, None])
-
-    def advance(s):
-        weights, floor = s["weights"], FLOOR * s["weights"].sum(-1)
-        given = jax.tree_util.tree_map(lambda leaf: leaf[:, None], s["given"])
-
-        def residual_at(at):
-            return residuals(form, raw, pull, at, inputs, s["target"], given, setting)
-
-        def linearised(at):
-            return linearise(residual_at, at)
-
-        def nothing(at):
-            return jnp.zeros_like(weights), jnp.zeros((*at.shape, weights.shape[1]), at.dtype)
-
-        def total(residual, width):
-            return (weights * ob.rho(jnp, residual, by_row(width))).sum(-1)
-
-        first = s["turn"] == 0  # takes no step: it evaluates the start, so that the body is all there is to compile
-        pinned = (s["theta"] <= low) & (s["gradient"] > 0) | (s["theta"] >= high) & (s["gradient"] < 0)
-        step, predicted = _step(*_pin(s["gradient"], s["H"], s["G"], pinned), s["damping"])
-        solvable = jnp.isfinite(step).all(-1)
-        trial = jnp.where(solvable[:, None], jnp.clip(s["theta"] + step, low, high), s["theta"])
-        # Some slot is at work in all turns but the first: a branch is what keeps XLA from working the slopes out again
-        # inside each product of them, which took twice the time.
-        residual, slopes = jax.lax.cond(~s["done"].all(), linearised, nothing, trial)
-        value = total(residual, s["width"])
-        gain = (s["value"] - value) / jnp.maximum(predicted, 1e-300)
-        final = (s["width"] <= delta) & ~first
-        small = predicted <= TOLERANCE * s["value"] + floor
-        better = solvable & (value < s["value"])
-        # At the last digits a step may promise a little and change nothing.
-        stalled = (predicted <= 100 * TOLERANCE * s["value"]) & ~better
-        stopped = (small | stalled) & final & solvable & (s["damping"] < 1e-3)
-        done = s["done"] | stopped | (s["damping"] >= 1e10) | (s["turn"] > _LIMIT)
-        # A stage is over once little is left to win in it; the next one is narrower.
-        over = ~final & ~first & (better & (predicted <= _NEARLY * s["value"]) | small)
-        width = jnp.where(over, jnp.maximum(delta, s["width"] * _SHRINK), s["width"])
-        gradient, H, G = normal(weights, residual, slopes, by_row(width))
-        if exact:
-            H += bend(residual_at, trial, weights * ob.psi(jnp, residual, by_row(width)))
-        finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
-        sound = (better | (over & solvable)) & finite & ~s["done"]
-        eased = jnp.where(gain > 0.5, s["damping"] * 0.1, jnp.where(gain > 0.1, s["damping"], s["damping"] * 3.0))
-        damping = jnp.where(sound, eased, s["damping"] * 6.0)
-        # A short damped step proves nothing: only an undamped one that promises nothing ends the search.
-        damping = jnp.where(small & final, jnp.minimum(damping, 1e-8), damping)
-
-        def pick(new, old):
-            return jnp.where(sound.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-
-        return s | dict(
-            theta=pick(trial, s["theta"]),
-            value=pick(total(residual, width), s["value"]),
-            gradient=pick(gradient, s["gradient"]),
-            H=pick(H, s["H"]),
-            G=pick(G, s["G"]),
-            width=pick(width, s["width"]),
-            damping=jnp.where(done | first, s["damping"], jnp.clip(damping, 1e-12, 1e12)),
-            decrement=jnp.where(s["done"] | first, s["decrement"], predicted / jnp.maximum(s["value"], floor)),
-            done=done,
-            turn=s["turn"] + ~s["done"],
-        )
-
-    def exchange(s, head, solved, found):
-        """Notes what the slots that are done have found, and gives them what the queue holds."""
-        full = s["done"] & (s["problem"] >= 0)
-        place = jnp.where(full, solved + jnp.cumsum(full) - 1, len(found["problem"]))
-        found = {key: found[key].at[place].set(s[key], mode="drop") for key in found}
-        entry = head + jnp.cumsum(s["done"]) - 1
-        taken = s["done"] & (entry < count)
-
-        def take(new, old):
-            return jnp.where(taken.reshape((-1,) + (1,) * (old.ndim - 1)), new[jnp.minimum(entry, len(new) - 1)], old)
-
-        begun = fresh(queue["theta"])
-        s = {key: jax.tree_util.tree_map(take, (queue | begun)[key], s[key]) for key in s}
-        s |= dict(problem=jnp.where(full & ~taken, -1, s["problem"]))
-        return s, head + taken.sum(), solved + full.sum(), found
-
-    def turn(carry):
-        s, head, solved, found = carry
-        s = advance(s)
-        waiting = s["done"] & ((s["problem"] >= 0) | (head < count))
-        return jax.lax.cond(waiting.any(), exchange, lambda *same: same, s, head, solved, found)
-
-    def go_on(carry):
-        s, head, _, _ = carry
-        return (head < count) | drain & (s["problem"] >= 0).any()
-
-    room = len(queue["problem"]) + len(slots["problem"])
-    found = {key: jnp.zeros((room, *slots[key].shape[1:]), slots[key].dtype) for key in FOUND}
-    slots, _, solved, found = jax.lax.while_loop(go_on, turn, (slots, 0, 0, found))
-    return slots, found, solved
-
-
-def fresh(theta: Any) -> dict[str, Any]:
-    """The state in which a search at theta [C, p] begins, less what its problem brings."""
-    count, p = theta.shape
+def begin(queue: Queue) -> Slots:
+    """The state in which the searches of a queue's problems begin."""
+    count, p = queue.theta.shape
     identity = jnp.broadcast_to(jnp.eye(p)[None], (count, p, p))
     # With a dtype: an array of Python's floats has a weak one, for which the same program is compiled once more.
-    each = functools.partial(jnp.full, count, dtype=theta.dtype)
-    state = {"value": each(jnp.inf), "gradient": jnp.zeros_like(theta), "H": identity, "G": identity}
-    state |= {"damping": each(1e-2), "decrement": each(jnp.inf)}
-    return state | {"done": jnp.zeros(count, bool), "turn": jnp.zeros(count, jnp.int32)}
+    each = functools.partial(jnp.full, count, dtype=queue.theta.dtype)
+    return Slots(
+        **{field.name: getattr(queue, field.name) for field in dataclasses.fields(queue)},
+        value=each(jnp.inf),
+        gradient=jnp.zeros_like(queue.theta),
+        H=identity,
+        G=identity,
+        damping=each(1e-2),
+        decrement=each(jnp.inf),
+        done=jnp.zeros(count, bool),
+        turn=jnp.zeros(count, jnp.int32),
+    )
+
+
+@jax.jit
+def run(
+    problem: SearchProblem, slots: Slots, queue: Queue, count: int, drain: bool
+) -> tuple[Slots, dict[str, jax.Array], jax.Array]:
+    """Steps the problems in the slots, and those of the queue's first `count` entries as slots come free.
+
+    Returns the slots once the queue is empty (with `drain`, once they are idle too), the RESULTS of the problems that
+    were solved, an entry each, and how many entries of them count.
+    """
+
+    def exchange(
+        s: Slots, head: jax.Array, solved: jax.Array, results: dict[str, jax.Array]
+    ) -> tuple[Slots, jax.Array, jax.Array, dict[str, jax.Array]]:
+        """Records the results of the slots that are done, and gives them what the queue holds."""
+        full = s.done & (s.problem >= 0)
+        place = jnp.where(full, solved + jnp.cumsum(full) - 1, len(results["problem"]))
+        results = {key: results[key].at[place].set(getattr(s, key), mode="drop") for key in results}
+        entry = head + jnp.cumsum(s.done) - 1
+        taken = s.done & (entry < count)
+
+        def take(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(taken.reshape((-1,) + (1,) * (old.ndim - 1)), new[jnp.minimum(entry, len(new) - 1)], old)
+
+        s = jax.tree_util.tree_map(take, begin(queue), s)
+        s = dataclasses.replace(s, problem=jnp.where(full & ~taken, -1, s.problem))
+        return s, head + taken.sum(), solved + full.sum(), results
+
+    def turn(carry: tuple) -> tuple:
+        s, head, solved, results = carry
+        s = _advance(problem, s)
+        waiting = s.done & ((s.problem >= 0) | (head < count))
+        return jax.lax.cond(waiting.any(), exchange, lambda *same: same, s, head, solved, results)
+
+    def unfinished(carry: tuple) -> jax.Array:
+        s, head, _, _ = carry
+        return (head < count) | drain & (s.problem >= 0).any()
+
+    room = len(queue.problem) + len(slots.problem)
+    empty = {key: jnp.zeros((room, *getattr(slots, key).shape[1:]), getattr(slots, key).dtype) for key in RESULTS}
+    slots, _, solved, results = jax.lax.while_loop(unfinished, turn, (slots, 0, 0, empty))
+    return slots, results, jnp.asarray(solved)
+
+
+def _advance(problem: SearchProblem, s: Slots) -> Slots:
+    """One turn of every slot: a trial step, its value, and the state that follows from it."""
+    weights, floor = s.weights, FLOOR * s.weights.sum(-1)
+    given = jax.tree_util.tree_map(lambda leaf: leaf[:, None], s.given)
+
+    def residual_at(at: list[jax.Array]) -> jax.Array:
+        return residuals(problem, at, s.target, given)
+
+    def linearised(at: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return linearise(residual_at, at)
+
+    def nothing(at: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros_like(weights), jnp.zeros((*at.shape, weights.shape[1]), at.dtype)
+
+    def total(residual: jax.Array, width: jax.Array) -> jax.Array:
+        return (weights * ob.rho(jnp, residual, _by_row(problem, width, weights.shape[1]))).sum(-1)
+
+    trial, predicted, solvable = _propose(problem, s)
+    # Some slot is at work in all turns but the first: a branch is what keeps XLA from working the slopes out again
+    # inside each product of them, which took twice the time.
+    residual, slopes = jax.lax.cond(~s.done.all(), linearised, nothing, trial)
+    value = total(residual, s.width)
+    verdict = _judge(problem, s, value, predicted, solvable, floor)
+    width = jnp.where(verdict.over, jnp.maximum(problem.delta, s.width * _SHRINK), s.width)
+    by_row = _by_row(problem, width, weights.shape[1])
+    gradient, H, G = normal(weights, residual, slopes, by_row)
+    if problem.exact:
+        H += bend(residual_at, trial, weights * ob.psi(jnp, residual, by_row))
+    finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
+    sound = (verdict.better | (verdict.over & solvable)) & finite & ~s.done
+    damping = _next_damping(s, (s.value - value) / jnp.maximum(predicted, 1e-300), sound, verdict)
+
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(sound.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+    held = s.done | verdict.first
+    return dataclasses.replace(
+        s,
+        theta=pick(trial, s.theta),
+        value=pick(total(residual, width), s.value),
+        gradient=pick(gradient, s.gradient),
+        H=pick(H, s.H),
+        G=pick(G, s.G),
+        width=pick(width, s.width),
+        damping=jnp.where(verdict.done | verdict.first, s.damping, damping),
+        decrement=jnp.where(held, s.decrement, predicted / jnp.maximum(s.value, floor)),
+        done=verdict.done,
+        turn=s.turn + ~s.done,
+    )
+
+
+def _by_row(problem: SearchProblem, width: "Float[jax.Array, 'C']", rows: int) -> "Float[jax.Array, 'C #n']":
+    """Delta by slot and row: a pull's rho is a square."""
+    if problem.pull is None:
+        return width[:, None]
+    return jnp.where(jnp.arange(rows)[None] == rows - 1, jnp.inf, width[:, None])
+
+
+def _propose(
+    problem: SearchProblem, s: Slots
+) -> "tuple[Float[jax.Array, 'C p'], Float[jax.Array, 'C'], Bool[jax.Array, 'C']]":
+    """The trial coordinates, the decrease that the model predicts for them, and whether there was a step to take."""
+    low, high = problem.low[None, :], problem.high[None, :]
+    pinned = (s.theta <= low) & (s.gradient > 0) | (s.theta >= high) & (s.gradient < 0)
+    step, predicted = _step(*_pin(s.gradient, s.H, s.G, pinned), s.damping)
+    solvable = jnp.isfinite(step).all(-1)
+    return jnp.where(solvable[:, None], jnp.clip(s.theta + step, low, high), s.theta), predicted, solvable
+
+
+def _judge(
+    problem: SearchProblem, s: Slots, value: jax.Array, predicted: jax.Array, solvable: jax.Array, floor: jax.Array
+) -> _Verdict:
+    """What a trial of this value decides; all arguments but the first are by slot."""
+    first = s.turn == 0  # takes no step: it evaluates the start, so that the body is all there is to compile
+    final = (s.width <= problem.delta) & ~first
+    small = predicted <= TOLERANCE * s.value + floor
+    better = solvable & (value < s.value)
+    # At the last digits a step may promise a little and change nothing.
+    stalled = (predicted <= 100 * TOLERANCE * s.value) & ~better
+    stopped = (small | stalled) & final & solvable & (s.damping < 1e-3)
+    done = s.done | stopped | (s.damping >= 1e10) | (s.turn > _LIMIT)
+    # A stage is over once little is left to win in it; the next one is narrower.
+    over = ~final & ~first & (better & (predicted <= _NEARLY * s.value) | small)
+    return _Verdict(first, final, small, better, done, over)
+
+
+def _next_damping(s: Slots, gain: jax.Array, sound: jax.Array, verdict: _Verdict) -> "Float[jax.Array, 'C']":
+    """Less damping where the decrease was as predicted (`gain` is their ratio), more where the step is rejected."""
+    eased = jnp.where(gain > 0.5, s.damping * 0.1, jnp.where(gain > 0.1, s.damping, s.damping * 3.0))
+    damping = jnp.where(sound, eased, s.damping * 6.0)
+    # A short damped step proves nothing: only an undamped one that promises nothing ends the search.
+    damping = jnp.where(verdict.small & verdict.final, jnp.minimum(damping, 1e-8), damping)
+    return jnp.clip(damping, 1e-12, 1e12)

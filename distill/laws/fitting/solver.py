@@ -11,7 +11,6 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from distill.laws.fitting import newton
 from distill.laws.fitting import objective as ob
 from distill.laws.forms.law import Law
-from distill.laws.forms.parameters import Setting
+from distill.laws.forms.parameters import FitSetting
 
 CERTIFIED = 1e-8  # of the objective: a search that promises no more is solved; far below what one run more changes
 _BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar size share a compiled program
@@ -38,9 +37,9 @@ class Rows:
 
     inputs: tuple[np.ndarray, ...]
     target: np.ndarray
-    setting: Setting
+    setting: FitSetting
     given: Mapping[str, Law] = dataclasses.field(default_factory=dict)
-    pull: Callable[[Any, Law], Any] | None = None
+    pull: newton.Quantity | None = None
 
     def __len__(self) -> int:
         return int(self.target.shape[-1])
@@ -63,7 +62,7 @@ class Solutions:
     def __len__(self) -> int:
         return len(self.objective)
 
-    def take(self, index: Any) -> "Solutions":
+    def take(self, index: np.ndarray) -> "Solutions":
         """The solutions of some problems."""
         return Solutions(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
@@ -87,6 +86,42 @@ def slot_count(n: int, p: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(3e5 / (max(n, 1) * p**2))), 2, 9))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """The problems of one call of `solve`, with padded rows; `slots` are stepped at once, `queue` is a queue's length.
+
+    starts [R, p] lie inside the box; weights and target are [n] or [R, n]; the leaves of `given` scalar or [R].
+    """
+
+    problem: newton.SearchProblem
+    starts: np.ndarray
+    weights: np.ndarray
+    target: np.ndarray
+    given: dict[str, Law]
+    width: float
+    slots: int
+    queue: int
+
+    def entries(self, index: np.ndarray) -> newton.Queue:
+        """The problems at `index`, the last repeated, as a queue."""
+        Q = self.queue
+        index = np.resize(index, Q)
+
+        def each(array: np.ndarray | float, ndim: int) -> np.ndarray:
+            array = np.asarray(array)
+            whole = array[index] if array.ndim == ndim else np.broadcast_to(array, (Q, *array.shape))
+            return whole.astype(np.float64)
+
+        return newton.Queue(
+            problem=index.astype(np.int32),
+            theta=self.starts[index],
+            width=np.full(Q, self.width),
+            weights=each(self.weights, 2),
+            target=each(self.target, 2),
+            given=jax.tree_util.tree_map(lambda leaf: each(leaf, 1), self.given),
+        )
+
+
 def solve(
     form: newton.Form,
     rows: Rows,
@@ -101,45 +136,69 @@ def solve(
     """Solves one problem per start: starts [R, p]; weights [n] or [R, n], of any dtype; objectives as they are summed.
 
     `widen` is the factor of the first delta (1 from a good start, 30 from a random one); `exact` puts the rows' own
-    second derivatives into H, for problems that crawl without; `progress` is told of the problems solved since it
-    was last told.
+    second derivatives into H, for problems that crawl without; `progress` gets the number of problems solved since
+    its last call.
     """
-    starts = np.asarray(starts, np.float64)
-    R, p = starts.shape
+    batch = _batch(form, rows, np.asarray(starts, np.float64), weights, objective, widen, exact)
+    state = _run_queues(batch, progress)
+    with np.errstate(invalid="ignore", over="ignore"):  # of searches that never saw a finite loss
+        left = state["decrement"] * state["value"]
+        solved = left <= CERTIFIED * state["value"] + newton.FLOOR * batch.weights.sum(-1)
+    return Solutions(
+        theta=state["theta"],
+        objective=state["value"],
+        decrement=state["decrement"],
+        iterations=state["turn"].astype(int) - 1,
+        converged=solved & (state["width"] <= batch.problem.delta) & (state["damping"] < 1e-2),
+    )
+
+
+def _batch(
+    form: newton.Form,
+    rows: Rows,
+    starts: np.ndarray,
+    weights: np.ndarray,
+    objective: ob.Objective,
+    widen: float,
+    exact: bool,
+) -> _Batch:
+    """Pads the rows to a multiple of _BLOCK and chooses how many problems are stepped at once."""
     padding = -len(rows) % _BLOCK
-    C = slot_count(len(rows) + padding, p)
+    slots = slot_count(len(rows) + padding, starts.shape[1])
     if exact:  # such problems are few, and each goes its own way
-        C = max(C // 8, 4)
-    Q = 8 * C if jax.default_backend() == "cpu" else C
-    inputs = tuple(np.concatenate([x, np.repeat(x[:1], padding)]) for x in rows.inputs)
+        slots = max(slots // 8, 4)
     tail = 0 if rows.pull is None else 1
-    target, weights = (_padded(np.asarray(x), padding, tail, fill) for x, fill in ((rows.target, 1.0), (weights, 0)))
+    low, high = (np.array(edge) for edge in zip(*(q.box for q in form.parameters().values())))
     delta = np.float64(min(objective.width, 1e6))
-    first = min(delta * widen, 1e6)
-    setting = ({key: np.float64(value) for key, value in rows.setting.centre.items()}, np.float64(rows.setting.typical))
-    box = tuple(np.array(edge) for edge in zip(*(q.box for q in form.parameters().values())))
-    starts = np.clip(starts, *box)
-    shared = (inputs, setting, box, delta)
+    problem = newton.SearchProblem(
+        form=form,
+        raw=objective.raw,
+        pull=rows.pull,
+        exact=exact,
+        inputs=tuple(np.concatenate([x, np.repeat(x[:1], padding)]) for x in rows.inputs),
+        setting=FitSetting(
+            {key: np.float64(value) for key, value in rows.setting.centre.items()}, np.float64(rows.setting.typical)
+        ),
+        low=low,
+        high=high,
+        delta=delta,
+    )
+    return _Batch(
+        problem=problem,
+        starts=np.clip(starts, low, high),
+        weights=_padded(np.asarray(weights), padding, tail, 0),
+        target=_padded(np.asarray(rows.target), padding, tail, 1.0),
+        given=dict(rows.given),
+        width=min(delta * widen, 1e6),
+        slots=slots,
+        queue=8 * slots if jax.default_backend() == "cpu" else slots,
+    )
 
-    def entries(index: np.ndarray) -> dict[str, Any]:
-        """The problems at `index`, the last repeated, as a queue."""
-        index = np.resize(index, Q)
 
-        def each(array: Any, ndim: int) -> np.ndarray:
-            array = np.asarray(array)
-            whole = array[index] if array.ndim == ndim else np.broadcast_to(array, (Q, *array.shape))
-            return whole.astype(np.float64)
-
-        return {
-            "problem": index.astype(np.int32),
-            "theta": starts[index],
-            "width": np.full(Q, first),
-            "weights": each(weights, 2),
-            "target": each(target, 2),
-            "given": jax.tree_util.tree_map(lambda leaf: each(leaf, 1), dict(rows.given)),
-        }
-
-    state = {name: np.zeros(R) for name in newton.FOUND if name != "problem"} | {"theta": starts.copy()}
+def _run_queues(batch: _Batch, progress: Progress | None) -> dict[str, np.ndarray]:
+    """Solves a batch on all workers: newton.RESULTS (less the index) of every problem, in the order of the starts."""
+    R, Q = len(batch.starts), batch.queue
+    state = {name: np.zeros(R) for name in newton.RESULTS if name != "problem"} | {"theta": batch.starts.copy()}
     queues = iter([np.arange(R)[i : i + Q] for i in range(0, R, Q)])
     lock = threading.Lock()
 
@@ -148,16 +207,14 @@ def solve(
             return next(queues, None)
 
     def work() -> None:
-        """Takes queues until none is left; a slot that is at work when its queue ends goes on under the next one."""
+        """Takes queues until none is left; a slot that is at work when its queue ends continues under the next one."""
         index, slots = following(), None
         while index is not None:
-            queue, ahead = entries(index), following()
+            queue, ahead = batch.entries(index), following()
             with jax.enable_x64(True):
-                slots = newton.idle(queue, C) if slots is None else slots
-                slots, found, count = newton.run(
-                    form, objective.raw, rows.pull, exact, slots, queue, len(index), ahead is None, *shared
-                )
-            solved = {name: np.asarray(value)[: int(count)] for name, value in found.items()}
+                slots = newton.idle(queue, batch.slots) if slots is None else slots
+                slots, results, count = newton.run(batch.problem, slots, queue, len(index), ahead is None)
+            solved = {name: np.asarray(value)[: int(count)] for name, value in results.items()}
             with lock:
                 for name, values in state.items():
                     values[solved["problem"]] = solved[name]
@@ -168,16 +225,7 @@ def solve(
     with concurrent.futures.ThreadPoolExecutor(_workers()) as pool:
         for ended in [pool.submit(work) for _ in range(_workers())]:
             ended.result()
-    with np.errstate(invalid="ignore", over="ignore"):  # of searches that never saw a finite loss
-        left = state["decrement"] * state["value"]
-        solved = left <= CERTIFIED * state["value"] + newton.FLOOR * weights.sum(-1)
-    return Solutions(
-        theta=state["theta"],
-        objective=state["value"],
-        decrement=state["decrement"],
-        iterations=state["turn"].astype(int) - 1,
-        converged=solved & (state["width"] <= delta) & (state["damping"] < 1e-2),
-    )
+    return state
 
 
 def _padded(array: np.ndarray, count: int, tail: int, fill: float) -> np.ndarray:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from distill.laws.forms.law import Law, LawError
-from distill.laws.forms.parameters import Setting
+from distill.laws.forms.parameters import FitSetting
 
 # By form: the values of each parameter, in order; exponents and f1 of 0 stand for a small positive number.
 PUBLISHED: dict[str, tuple[tuple[float, ...], ...]] = {
@@ -42,13 +42,13 @@ PUBLISHED: dict[str, tuple[tuple[float, ...], ...]] = {
 _ZERO = 0.02
 
 
-def random(form: type[Law], setting: Setting, count: int, seed: int) -> np.ndarray:
+def random(form: type[Law], setting: FitSetting, count: int, seed: int) -> np.ndarray:
     """Coordinates [count, p] drawn uniformly between the starts that the form declares."""
     low, high = np.array([p.start(setting) for p in form.parameters().values()]).T
     return np.random.default_rng(seed).uniform(low, high, (count, len(low)))
 
 
-def published(form: type[Law], setting: Setting, count: int | None = None, seed: int = 0) -> np.ndarray:
+def published(form: type[Law], setting: FitSetting, count: int | None = None, seed: int = 0) -> np.ndarray:
     """Coordinates of the published grid, or of `count` of its points at random. Raises LawError where none is known."""
     if form.name not in PUBLISHED:
         raise LawError(f"no grid of starts was published for {form.name}; known: {', '.join(PUBLISHED)}.")

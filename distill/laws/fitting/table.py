@@ -22,7 +22,7 @@ import numpy as np
 from distill.config import nearest
 from distill.laws.fitting.solver import Rows
 from distill.laws.forms.law import Law, LawError
-from distill.laws.forms.parameters import Setting
+from distill.laws.forms.parameters import FitSetting
 from distill.system.files import loads
 
 SHIPPED = ("apple", "micro")
@@ -258,7 +258,7 @@ def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = Non
     return Rows(
         inputs=tuple(arrays[name] for name in form.inputs),
         target=target,
-        setting=Setting(centre, float(np.exp(np.log(target).mean())), float(target.min())),
+        setting=FitSetting(centre, float(np.exp(np.log(target).mean())), float(target.min())),
         given=given or {},
     )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import (
+    FitSetting,
     Parameter,
-    Setting,
     bounded,
     coefficient,
     declare,
@@ -91,7 +91,7 @@ class _PowerSum(Law):
     """
 
     @classmethod
-    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
         size, parts, by_model, by_data, log_gamma = (coordinates[k] for k in ("A", "B", "alpha", "beta", "gamma"))
         log_model, log_data = -xp.logaddexp(0.0, -parts), -xp.logaddexp(0.0, parts)
         gamma = xp.exp(log_gamma)
@@ -102,7 +102,7 @@ class _PowerSum(Law):
         return {"A": A, "B": B, "alpha": alpha, "beta": beta, "gamma": gamma} | super()._decode(xp, rest, setting)
 
     @classmethod
-    def _encode(cls, xp: Any, values: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    def _encode(cls, xp: Any, values: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
         n, d = (setting.centre[name] for name in cls.inputs[:2])
         model, data = xp.log(values["A"]) - values["alpha"] * n, xp.log(values["B"]) - values["beta"] * d
         whole = xp.logaddexp(model, data)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.config import DistillError, nearest
-from distill.laws.forms.parameters import KEY, Parameter, Setting
+from distill.laws.forms.parameters import KEY, FitSetting, Parameter
 from distill.system.files import atomic_write, loads
 
 FORMAT = 1
@@ -100,19 +100,19 @@ class Law:
         return {name: getattr(self, name) for name in self.parameters()}
 
     @classmethod
-    def unpack(cls, xp: Any, theta: Any, setting: Setting, given: Mapping[str, "Law"] | None = None) -> Self:
+    def unpack(cls, xp: Any, theta: Any, setting: FitSetting, given: Mapping[str, "Law"] | None = None) -> Self:
         """The law at the coordinates theta[0], theta[1], ... (a sequence over parameters; traceable)."""
         values = cls._decode(xp, dict(zip(cls.parameters(), theta)), setting)
         return cls(**values, **(given or {}))
 
-    def pack(self, setting: Setting) -> np.ndarray:
+    def pack(self, setting: FitSetting) -> np.ndarray:
         """The coordinates of this law, float64 [..., parameters]; a stack of laws keeps its leading axes."""
         values = {name: np.asarray(value, np.float64) for name, value in self.values().items()}
         coordinates = self._encode(np, values, setting)
         return np.stack(np.broadcast_arrays(*(coordinates[name] for name in self.parameters())), axis=-1)
 
     @classmethod
-    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
         """Values of the parameters by name; a form whose coordinates mix its parameters overrides this and _encode."""
         values: dict[str, Any] = {}
         for name in cls._order(list(coordinates)):
@@ -120,7 +120,7 @@ class Law:
         return values
 
     @classmethod
-    def _encode(cls, xp: Any, values: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    def _encode(cls, xp: Any, values: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
         return {name: p.encode(xp, values[name], values, setting) for name, p in cls.parameters().items()}
 
     @classmethod

@@ -19,12 +19,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 KEY = "parameter"
 _WIDE = 100.0  # how far a positive parameter may leave the range of its starts, as a factor
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class FitSetting:
     """What a declaration may know of the table: the mean log of every input, and the size of the target.
 
     Traceable: `centre` and `typical` may be jax arrays; `smallest` serves starts alone.
@@ -45,7 +48,7 @@ class Parameter:
 
     encode: Callable[..., Any]
     decode: Callable[..., Any]
-    start: Callable[[Setting], tuple[float, float]]
+    start: Callable[[FitSetting], tuple[float, float]]
     box: tuple[float, float] = (-math.inf, math.inf)
     needs: tuple[str, ...] = ()
     sign: str = "positive"
@@ -56,15 +59,15 @@ def declare(parameter: Parameter) -> Any:
     return dataclasses.field(metadata={KEY: parameter})
 
 
-def _log(xp: Any, x: Any, values: Any, setting: Setting) -> Any:
+def _log(xp: Any, x: Any, values: Any, setting: FitSetting) -> Any:
     return xp.log(x)
 
 
-def _exp(xp: Any, u: Any, values: Any, setting: Setting) -> Any:
+def _exp(xp: Any, u: Any, values: Any, setting: FitSetting) -> Any:
     return xp.exp(u)
 
 
-def _same(xp: Any, x: Any, values: Any, setting: Setting) -> Any:
+def _same(xp: Any, x: Any, values: Any, setting: FitSetting) -> Any:
     return x
 
 
@@ -94,7 +97,7 @@ def floor() -> Any:
     The scale is linear and ends just above zero, so that data without a floor say so by a bound, not by drifting off.
     """
 
-    def start(setting: Setting) -> tuple[float, float]:
+    def start(setting: FitSetting) -> tuple[float, float]:
         share = setting.smallest / setting.typical
         return 0.3 * share, 0.98 * share
 
@@ -121,10 +124,10 @@ def coefficient(of: str, exponent: str | float, power: str | None = None, share:
     def raised(values: Mapping[str, Any]) -> Any:
         return values[power] if power else 1.0
 
-    def encode(xp: Any, x: Any, values: Mapping[str, Any], setting: Setting) -> Any:
+    def encode(xp: Any, x: Any, values: Mapping[str, Any], setting: FitSetting) -> Any:
         return (xp.log(x) - slope(values) * setting.centre[of]) * raised(values) - xp.log(setting.typical)
 
-    def decode(xp: Any, u: Any, values: Mapping[str, Any], setting: Setting) -> Any:
+    def decode(xp: Any, u: Any, values: Mapping[str, Any], setting: FitSetting) -> Any:
         return xp.exp((u + xp.log(setting.typical)) / raised(values) + slope(values) * setting.centre[of])
 
     needs = tuple(name for name in (exponent, power) if isinstance(name, str))

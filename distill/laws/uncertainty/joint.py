@@ -6,16 +6,17 @@ it, little is lost by the simpler way; where they do not, the students contradic
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 import numpy as np
 
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, make_fit
 from distill.laws.fitting.objective import rho
+from distill.laws.forms.arrays import Values
 from distill.laws.forms.law import Law, LawError
-from distill.laws.forms.parameters import Parameter, Setting
+from distill.laws.forms.parameters import FitSetting, Parameter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class _Pair:
     supervised: Law
     student: Law
 
-    def loss(self, xp: Any, N: Any, D: Any, L_T: Any, student: Any) -> Any:
+    def loss(self, xp: ModuleType, N: Values, D: Values, L_T: Values, student: Values) -> Values:
         return xp.where(student > 0, self.student.loss(xp, N, D, L_T), self.supervised.loss(xp, N, D))
 
 
@@ -40,7 +41,9 @@ class _PairForm:
         first = {f"supervised {name}": p for name, p in self.supervised.parameters().items()}
         return first | self.student.parameters()
 
-    def unpack(self, xp: Any, theta: Any, setting: Setting, given: Mapping[str, Law]) -> _Pair:
+    def unpack(
+        self, xp: ModuleType, theta: Sequence[Values] | np.ndarray, setting: FitSetting, given: Mapping[str, Law]
+    ) -> _Pair:
         count = len(self.supervised.parameters())
         below = self.supervised.unpack(xp, theta[:count], setting)
         inside = dict.fromkeys(self.student.given(), below)
@@ -72,7 +75,7 @@ def fit_jointly(supervised: Fit, student: Fit, *, start_count: int = 32, seed: i
     kind = np.repeat([0.0, 1.0], [n, m])
     target = np.concatenate([supervised.rows.target, student.rows.target])
     first, second = supervised.rows.setting, student.rows.setting
-    setting = Setting(dict(first.centre) | dict(second.centre), first.typical, first.smallest)
+    setting = FitSetting(dict(first.centre) | dict(second.centre), first.typical, first.smallest)
     below = supervised.law.pack(setting)
     above = student.law.pack(setting)
     start = np.concatenate([below, above])
