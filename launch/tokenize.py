@@ -42,8 +42,9 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: every worker process imports this module again, and needs none of it.
-    from distill.data.corpus import make_recipe, open_at
     from distill.data.progress import shown
+
+    from distill.data.corpus import make_recipe, open_at
 
     flags = parser().parse_args(argv)
     if flags.verify:

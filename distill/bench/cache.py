@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill import data
+from distill.bench import turns
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, ObjectiveConfig
 from distill.config.data import DataConfig, TokenizerConfig
 from distill.config.flags import Parser
@@ -270,16 +271,17 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
         return prefetch(lambda i: sharding.place(Batch(tokens, weight, signal=read(i)), place, leading=1), range(calls))
 
     feeds = {"memory": lambda: feed(lambda i: memory[i]), "store": lambda: feed(lambda i: store.read(windows[i]))}
-    wall: dict[str, list[float]] = {name: [] for name in feeds}
-    cpu: dict[str, list[float]] = {name: [] for name in feeds}
-    for repeat in range(repeats + 1):
-        for name in feeds if repeat % 2 else reversed(feeds):
-            began, used = time.perf_counter(), time.process_time()
-            for batches in feeds[name]():
-                state, _ = step.train_steps(structure, state, None, batches, K)
-            jax.block_until_ready(state.params)
-            wall[name] += [time.perf_counter() - began] if repeat else []
-            cpu[name] += [time.process_time() - used] if repeat else []
+
+    def train(batches: Callable[[], Iterator[Any]]) -> tuple[float, float]:
+        nonlocal state
+        began, used = time.perf_counter(), time.process_time()
+        for each in batches():
+            state, _ = step.train_steps(structure, state, None, each, K)
+        jax.block_until_ready(state.params)
+        return time.perf_counter() - began, time.process_time() - used
+
+    found = turns.take_turns({name: functools.partial(train, batches) for name, batches in feeds.items()}, repeats)
+    wall, cpu = ({name: [pair[i] for pair in pairs] for name, pairs in found.items()} for i in (0, 1))
     rate = calls * K * B * S / statistics.median(wall["memory"])
     print(f"  V = {vocab:,d}, top-k {top_k}, width {width}: {rate:,.0f} tokens/s from memory; store over memory, "
           f"{repeats} alternated pairs: wall {_ratio(wall)}, CPU of all threads {_ratio(cpu)}", flush=True)  # fmt: skip

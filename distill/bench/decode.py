@@ -10,6 +10,7 @@ plain sum over 512 MiB, for a token of one sequence reads every weight once.
 """
 
 import dataclasses
+import functools
 import os
 import statistics
 import time
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.bench import turns
 from distill.config import ConfigError, DecodeConfig, MeshConfig, ModelConfig, counts, nearest
 from distill.config.flags import Parser
 from distill.model import decode, sharding
@@ -104,19 +106,21 @@ class Times:
 
 
 def measure(routes: dict[str, Route], new: int, repeats: int) -> dict[str, Times]:
-    """All routes in turns, once each to warm up."""
-    found = {name: Times() for name in routes}
-    for i in range(repeats + 1):
-        for name, run in routes.items():
-            begin = time.perf_counter()
-            run(1)
-            first = time.perf_counter() - begin
-            run(1 + new)
-            whole = time.perf_counter() - begin - first
-            if i:
-                found[name].first.append(first)
-                found[name].token.append(max(whole - first, 1e-9) / new)
-    return found
+    """The times of all routes, which take turns."""
+
+    def seconds(run: Route) -> tuple[float, float]:
+        begin = time.perf_counter()
+        run(1)
+        first = time.perf_counter() - begin
+        run(1 + new)
+        whole = time.perf_counter() - begin - first
+        return first, max(whole - first, 1e-9) / new
+
+    found = turns.take_turns({name: functools.partial(seconds, run) for name, run in routes.items()}, repeats)
+    return {
+        name: Times(first=[first for first, _ in pairs], token=[token for _, token in pairs])
+        for name, pairs in found.items()
+    }
 
 
 def bandwidth() -> float:

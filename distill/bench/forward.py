@@ -15,7 +15,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import interop
+from distill.bench import turns
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.flags import Parser
 from distill.model import decode, sharding
@@ -135,19 +135,12 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
 
 
 def report(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, tokens: int) -> None:
-    """Alternates both, once to warm up and then `repeats` times."""
-    times: list[list[float]] = [[], []]
-    for i in range(repeats + 1):
-        for found, run in zip(times, (ours, theirs)):
-            start = time.perf_counter()
-            run()
-            found += [time.perf_counter() - start] if i else []
-    ratios = [a / b for a, b in zip(*times)]
-    rate = [tokens / statistics.median(found) for found in times]
-    ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+    """Prints the times of both, which take turns: once to warm up and then `repeats` times."""
+    times = turns.take_turns({"ours": turns.timed(ours), "theirs": turns.timed(theirs)}, repeats)
+    each = [f"{name} {_spread(t)}, {tokens / statistics.median(t):,.0f} tokens/s" for name, t in times.items()]
+    ratio = turns.spread(turns.ratios(times["ours"], times["theirs"]))
     print(
-        f"{title}: ours {_spread(times[0])}, {rate[0]:,.0f} tokens/s; theirs {_spread(times[1])}, "
-        f"{rate[1]:,.0f} tokens/s; ours / theirs {ratio}; load {os.getloadavg()[0]:.1f}",
+        f"{title}: {'; '.join(each)}; ours / theirs {ratio}; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 

@@ -24,8 +24,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distill.bench.step import SHAPES, spread
+from distill.bench.step import SHAPES
 from distill.bench.step_peers import CALL
+from distill.bench.turns import spread
 from distill.config import ConfigError, ExperimentConfig, LoopConfig, MeshConfig, nearest
 from distill.config.flags import Parser
 from distill.system import process

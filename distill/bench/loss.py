@@ -10,9 +10,9 @@ Liger's published figures (V = 128256, 8192 tokens, width 4096) and runs it wher
 for a TPU that need not be there (it needs libtpu).
 """
 
+import functools
 import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.bench import turns
 from distill.config import ConfigError, MeshConfig
 from distill.config.exactness import DIVERGENCES
 from distill.config.flags import Parser
@@ -88,20 +89,6 @@ def fill(arguments: Sequence[jax.ShapeDtypeStruct], vocab: int) -> list[jax.Arra
     return [one(like) for like in arguments]
 
 
-def alternate(compiled: dict[str, Any], values: Sequence[Any], repeats: int, seconds: float) -> dict[str, list[float]]:
-    """The seconds of each, in turns, once each to warm up and then `repeats` times or for `seconds`."""
-    found: dict[str, list[float]] = {name: [] for name in compiled}
-    end = time.perf_counter() + seconds
-    for i in range(repeats + 1):
-        for name, run in compiled.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(run(*values))
-            found[name] += [time.perf_counter() - begin] if i else []
-        if i and time.perf_counter() > end:
-            break
-    return found
-
-
 def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, repeats: int, seconds: float) -> None:
     """One line: memory of both routes, and their times where the dense logits fit."""
     arguments = shapes(vocab, tokens, width, dtype)
@@ -116,9 +103,12 @@ def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, rep
         print(line)
         return
     if on_gpu or vocab * tokens <= MOST_LOGITS and vocab * tokens * width <= 2**36:
-        times = alternate(compiled, fill(arguments, vocab), repeats, seconds)
-        middle = {name: 1e3 * statistics.median(found) for name, found in times.items()}
-        ratios = sorted(chunked / dense for dense, chunked in zip(times["dense"], times["fused"]))
+        values = fill(arguments, vocab)
+        wait = lambda route: jax.block_until_ready(route(*values))
+        runs = {name: turns.timed(functools.partial(wait, route)) for name, route in compiled.items()}
+        times = turns.take_turns(runs, repeats, seconds=seconds)
+        middle = {name: 1e3 * statistics.median(each) for name, each in times.items()}
+        ratios = sorted(turns.ratios(times["fused"], times["dense"]))
         line += f"; ms: dense {middle['dense']:8.1f}, fused {middle['fused']:8.1f}, "
         line += f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     else:

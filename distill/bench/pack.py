@@ -6,12 +6,14 @@ One process on one core (of an accelerator: on one device). Every size takes its
 tokens/s of all its runs, and the median and range of the ratio to a run alone, round by round.
 """
 
+import functools
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distill.bench import turns
 from distill.bench.step import SHAPES
 from distill.bench.step_peers import CALL
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, nearest
@@ -75,19 +77,20 @@ def _measure(shape: str, sizes: list[int], rounds: int, seconds: float) -> None:
 
     _, batch, length = SHAPES[shape]
     calls = {size: _prepare(shape, size) for size in sizes}
-    rates: dict[int, list[float]] = {size: [] for size in sizes}
-    for _ in range(rounds):
-        for size, call in calls.items():
-            begin, done = time.perf_counter(), 0
-            while time.perf_counter() - begin < seconds:
-                jax.block_until_ready(call())
-                done += 1
-            rates[size].append(done * size * CALL * batch * length / (time.perf_counter() - begin))
+
+    def rate(size: int) -> float:
+        begin, done = time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds:
+            jax.block_until_ready(calls[size]())
+            done += 1
+        return done * size * CALL * batch * length / (time.perf_counter() - begin)
+
+    each = {str(size): functools.partial(rate, size) for size in sizes}
+    rates = turns.take_turns(each, rounds, warm_up=False)
     print(f"{shape}, {batch} x {length} a run, {jax.devices()[0].device_kind}; load {os.getloadavg()[0]:.1f}")
     for size in sizes:
-        ratios = [a / b for a, b in zip(rates[size], rates[1], strict=True)]
-        spread = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        ratio = turns.spread(turns.ratios(rates[str(size)], rates["1"]))
         print(
-            f"  {size} together: {statistics.median(rates[size]) / 1e3:8.1f} k tokens/s, {spread} times alone",
+            f"  {size} together: {statistics.median(rates[str(size)]) / 1e3:8.1f} k tokens/s, {ratio} times alone",
             flush=True,
         )

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.bench import turns
 from distill.config import DecodeConfig, ExperimentConfig, MeshConfig, ModelConfig, OnPolicyConfig
 from distill.config.flags import Parser
 from distill.diagnostics import profile
@@ -48,16 +49,16 @@ def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
     model = ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False)
     batches = profile.random_batches(ExperimentConfig(model=model), steps)
     teacher = step.init_state(ExperimentConfig(model=model, seed=1)).params
-    times: dict[float, list[float]] = {1e-9: [], 1.0: []}  # one executable: the fraction is traced
-    for i in range(repeats + 1):
-        for fraction, found in times.items():
-            config = ExperimentConfig(model=model, on_policy=OnPolicyConfig(fraction=fraction, prompt_tokens=32))
-            state = step.init_state(config)
-            begin = time.perf_counter()
-            jax.block_until_ready(step.train_steps(step.shape(config), state, teacher, batches, steps))
-            found += [(time.perf_counter() - begin) / steps] if i else []
-    data, own = times.values()
-    return statistics.median(data), [a / b for a, b in zip(own, data)]
+
+    def seconds(fraction: float) -> float:  # one executable serves both: the fraction is traced
+        config = ExperimentConfig(model=model, on_policy=OnPolicyConfig(fraction=fraction, prompt_tokens=32))
+        state = step.init_state(config)
+        begin = time.perf_counter()
+        jax.block_until_ready(step.train_steps(step.shape(config), state, teacher, batches, steps))
+        return (time.perf_counter() - begin) / steps
+
+    times = turns.take_turns({"data": lambda: seconds(1e-9), "own": lambda: seconds(1.0)}, repeats)
+    return statistics.median(times["data"]), turns.ratios(times["own"], times["data"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

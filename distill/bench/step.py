@@ -15,6 +15,7 @@ greatest common divisor is taken, and printed.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -28,7 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.bench import turns
 from distill.bench.step_peers import Job
+from distill.bench.turns import spread
 from distill.config import ConfigError, ModelConfig, counts, nearest
 from distill.config.flags import Parser
 
@@ -127,9 +130,8 @@ def compete(
                 teams[kind] = Contender(kind, shape, layout, microbatches)
             except ConfigError as error:
                 print(f"  {error}", flush=True)
-        for _ in range(rounds):
-            for team in teams.values():
-                team.turn(seconds)
+        each = {kind: functools.partial(team.turn, seconds) for kind, team in teams.items()}
+        turns.take_turns(each, rounds, warm_up=False)
     finally:
         for team in teams.values():
             team.stop()
@@ -162,19 +164,14 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
         if "dispatch" in told:
             line += f", dispatch {1e3 * told['dispatch']:.2f} ms"
         if ours and kind not in ("ours", "distilled"):
-            line += f"; ours / it {spread([a / b for a, b in zip(ours.rates, team.rates)])}"
-            line += f", per processor second {spread([a / b for a, b in zip(ours.efforts, team.efforts)])}"
+            line += f"; ours / it {spread(turns.ratios(ours.rates, team.rates))}"
+            line += f", per processor second {spread(turns.ratios(ours.efforts, team.efforts))}"
         if ours and kind == "distilled":
-            dearer = [a / b for a, b in zip(ours.rates, team.rates)]
+            dearer = turns.ratios(ours.rates, team.rates)
             line += (
                 f"; a step takes {spread(dearer)} times the supervised one, its FLOPs 1.33 times (goal: at most 1.47)"
             )
         print(line, flush=True)
-
-
-def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median, and the range."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
