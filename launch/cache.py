@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from distill.config import ExperimentConfig
 from distill.config.flags import Parser, at_least, number
-from distill.system import process
-from launch.support import cli, progress
+from distill.system import process, progress
+from launch.support import cli
 
 if TYPE_CHECKING:
     from distill.teacher.signals.manifest import Manifest
@@ -81,12 +81,8 @@ def _follow(config: ExperimentConfig, signal: "SignalSpec", out: str, every: boo
     """Makes the store, and says how far it is."""
     from distill.training import cache
 
-    with progress.bar("token", what="the teacher is loaded") as show:
-
-        def tell(now: cache.Progress) -> None:
-            show(now.tokens, now.total, f"{now.added / max(now.seconds, 1e-9):,.0f} tokens/s")
-
-        return cache.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=tell)
+    with progress.bar("loading the teacher") as show:
+        return cache.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
 
 
 def _describe(out: str, manifest: "Manifest") -> None:

@@ -10,13 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from distill.bench import chaos
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser, at_least
-from distill.system import process
+from distill.system import process, progress
 from launch.support import cli
 
 EXAMPLES = (
@@ -42,21 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         if name not in chaos.SCENARIOS:
             raise ConfigError(f"--only: there is no scenario {name!r}.{nearest(name, chaos.SCENARIOS)}")
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("kills", total=flags.kills)
+    with progress.counter("kill", flags.kills) as add:
         for i, name in enumerate(names):
             share = flags.kills // len(names) + (i < flags.kills % len(names))
-            bar.update(task, description=name)
             began, found, lost = time.monotonic(), [], None
             try:
                 for kill in chaos.attack(chaos.SCENARIOS[name], share, flags.seed):
                     found.append(kill)
-                    bar.advance(task)
+                    add(1, name)
             except chaos.Lost as error:
                 lost = error
             line = {
@@ -64,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "while writing": sum(bool(kill.seen) for kill in found), "lost": int(lost is not None),
                 "seconds": round(time.monotonic() - began, 1),
             }  # fmt: skip
-            console.print(", ".join(f"{key} {value}" for key, value in line.items()), highlight=False)
+            print(", ".join(f"{key} {value}" for key, value in line.items()), file=sys.stderr)
             if flags.out:
                 chaos.append(flags.out, [line])
             if lost:

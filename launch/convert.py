@@ -6,12 +6,9 @@
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
 from distill.config import MeshConfig
 from distill.config.flags import Parser
-from distill.system import process
+from distill.system import process, progress
 from launch.support import cli
 
 EXAMPLES = (
@@ -53,14 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         source=flags.source, out=flags.out, dtype=flags.dtype or "", law=flags.law, tokenizer=flags.tokenizer,
         verify=flags.verify,
     )  # fmt: skip
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with (
-        jax.set_mesh(sharding.make(MeshConfig())),
-        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("", total=None)
-        lines = convert(wanted, lambda size, total: bar.update(task, advance=size, total=total))
+    with jax.set_mesh(sharding.make(MeshConfig())), progress.bar("reading the model") as show:
+        lines = convert(wanted, show)
     print("\n".join(lines))
     return 0
 

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, chips, nearest
 from distill.config.flags import Parser
 from distill.config.ladder import PAPER_LADDER, paper_model
+from distill.system import progress
 from launch.support import cli
 
 EXAMPLES = (
@@ -60,10 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distill.diagnostics.dryrun import report
 
     teacher = _teacher(flags.teacher or config.teacher.source)
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        bar.add_task(f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if chip.dims else ""))
+    what = f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if chip.dims else "")
+    with progress.bar(what, transient=True):
         try:
             found = report.dry_run(config, teacher, chip)
         except compiler.DoesNotFit as error:

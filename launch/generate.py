@@ -17,8 +17,8 @@ from distill import config
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser, tree_of
 from distill.config.generation import GenerationConfig
-from distill.system import process
-from launch.support import cli, progress
+from distill.system import process, progress
+from launch.support import cli
 
 if TYPE_CHECKING:
     from distill.teacher.generation.generate import Manifest
@@ -93,12 +93,8 @@ def follow(wanted: GenerationConfig, out: str, keep: "Filter | None") -> "Manife
     """Generates, and says how far it is."""
     from distill.teacher.generation import generate
 
-    with progress.bar("completion") as show:
-
-        def tell(now: generate.Progress) -> None:
-            show(now.done, now.total, f"{now.tokens_per_second:,.0f} tokens/s")
-
-        return generate.generate(wanted, out, keep=keep, on_progress=tell)
+    with progress.bar("loading the teacher") as show:
+        return generate.generate(wanted, out, keep=keep, on_progress=show)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from distill.config.flags import Parser, at_least
-from distill.system import process
+from distill.system import process, progress
 from launch.support import cli
 
 EXAMPLES = (
@@ -38,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     process.cache_compilations()
     console = Console()
-    with Progress(console=Console(stderr=True), disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("steps before it", total=None)
-        found = replay(flags.workdir, flags.step, lambda done, of: bar.update(task, completed=done, total=of))
+    with progress.bar("the steps before it", transient=True) as show:
+        found = replay(flags.workdir, flags.step, show)
     means = ", ".join(f"{name} {value:.6g}" for name, value in found.means.items())
     console.print(f"step {found.step} (from the checkpoint of step {found.start}): {means}", highlight=False)
     worst = sorted(found.sequences, key=lambda s: _badness(s.grad_norm), reverse=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from distill.config import ConfigError
 from distill.config.flags import Parser
+from distill.system import progress
 from launch.support import cli
 
 EXAMPLES = (
@@ -52,18 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not flags.workdir:
         raise ConfigError("--workdir=DIR is needed: the folder of a study or a run")
     from rich.console import Console
-    from rich.progress import Progress
 
     from distill.report.runs import run
     from distill.report.study import terminal, write
 
     console, alone = Console(), run.is_run(flags.workdir)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("report")
-        path = (run if alone else write).write(
-            flags.workdir,
-            on_progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
-        )
+    with progress.bar("report", transient=True) as show:
+        path = (run if alone else write).write(flags.workdir, on_progress=show)
     if not alone:
         console.print(terminal.summary(flags.workdir))
     console.print(f"\n{path}", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from distill import config
 from distill.config import DataConfig
 from distill.config.flags import Parser, at_least, tree_of
+from distill.system import progress
 from launch.support import cli
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: every worker process imports this module again, and needs none of it.
-    from distill.data.progress import shown
-
     from distill.data.corpus import make_recipe, open_at
 
     flags = parser().parse_args(argv)
@@ -51,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verify(Path(flags.out))
     wanted = read_config(flags.files, flags.overrides)
     began = time.monotonic()
-    with shown(flags.out) as report:
-        store = open_at(Path(flags.out), make_recipe(wanted), workers=flags.workers, on_progress=report)
+    with progress.bar(flags.out, transient=True) as show:
+        store = open_at(Path(flags.out), make_recipe(wanted), workers=flags.workers, on_progress=show)
     describe(store, time.monotonic() - began)
     return 0
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from distill import config as configs
 from distill.config import ExperimentConfig, counts
 from distill.config.flags import Parser
-from distill.system import distributed, process
-from launch.support import cli, progress
+from distill.system import distributed, process, progress
+from launch.support import cli
 
 EXAMPLES = (
     "distill train --workdir=runs/teacher --config.data.split=teacher",
@@ -81,12 +81,8 @@ def _follow(run: Any, workdir: str, fork: str) -> Any:
     """Trains, and says how far it is."""
     from distill.training import loop
 
-    with progress.bar("step", shown=distributed.first()) as show:
-
-        def tell(now: loop.Progress) -> None:
-            show(now.step, now.steps, f"loss {now.loss:.4f}  {now.tokens_per_second / 1e3:,.1f}k tokens/s")
-
-        return loop.train(run, workdir, fork=fork or None, on_progress=tell)
+    with progress.bar(shown=distributed.first()) as show:
+        return loop.train(run, workdir, fork=fork or None, on_progress=show)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 from distill import laws
 from distill.config.flags import Parser
-from distill.system.progress import meter
+from distill.system import progress
 
 SUPERVISED, STUDENT = laws.paper()
 NOISE = 0.01
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tail", type=float, default=np.inf, help="degrees of freedom of the noise, above 2")
     flags = parser.parse_args(argv)
     every: dict[str, list[dict[str, list[float]]]] = {name: [] for name in OBJECTIVES}
-    with meter("deltas", flags.repetitions) as tick:
+    with progress.counter("deltas", flags.repetitions) as tick:
         for seed in range(flags.repetitions):
             for name, objective in OBJECTIVES.items():
                 every[name].append(repeat(seed, objective, flags.resamples, flags.tail))

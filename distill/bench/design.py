@@ -14,7 +14,7 @@ import numpy as np
 from distill import laws
 from distill.config.flags import Parser
 from distill.laws.fitting import identify, table
-from distill.system.progress import meter
+from distill.system import progress
 
 PILOT = 12
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return float(np.abs(predicted / strong["L_S"] - 1).mean())
 
     generator = np.random.default_rng(flags.seed)
-    with meter("designs", 3 * flags.repetitions) as tick:
+    with progress.counter("designs", 3 * flags.repetitions) as tick:
         for count in (24, 40, 80):
             found: dict[str, list[float]] = {"random": [], "laws.design": [], "D-optimal": []}
             for _ in range(flags.repetitions):

@@ -14,12 +14,13 @@ from distill.data.sources.columns import Columns
 from distill.data.sources.embedded import Embedded
 from distill.data.sources.files import Files
 from distill.data.sources.language import Generated
-from distill.data.store.build import OnProgress, Progress, StoreRecipe, TextSource, build_store
+from distill.data.store.build import OnProgress, StoreRecipe, TextSource, build_progress, build_store
 from distill.data.store.store import TokenStore
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 from distill.errors import DataError
 from distill.system import cloud
+from distill.system.progress import Rate
 
 
 def open_store(
@@ -182,11 +183,12 @@ def _describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
 
 def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:
     """The text of the training splits, up to about `limit` bytes: no tokenizer here ever saw validation text."""
-    total, held_out = 0, set()
+    total, held_out, speed = 0, set(), Rate()
     for shard in range(len(source.shards)):
         for count, document in enumerate(source.read(shard)):
             if count % 100 == 0:
-                report(Progress(total, 0, count, max(source.share, total / limit), "learning the tokenizer"))
+                share = max(source.share, total / limit)
+                report(build_progress("learning the tokenizer", share, total, 0, speed.update(total)))
             digest = document.digest()
             if document.split == "validation":
                 held_out.add(digest)

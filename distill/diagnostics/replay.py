@@ -15,6 +15,7 @@ from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig
 from distill.model import sharding
 from distill.records.checkpoints import Checkpoints
+from distill.system.progress import Progress
 from distill.training import step as steps
 from distill.training.inputs import make_loader, open_store, resolve
 from distill.training.teachers import open_teacher
@@ -42,7 +43,7 @@ class Replay:
     parameters: dict[str, tuple[float, float]]
 
 
-def replay(workdir: str | Path, step: int, on_progress: Callable[[int, int], None] = lambda done, of: None) -> Replay:
+def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], None] = lambda _: None) -> Replay:
     """Goes from the last whole checkpoint before `step` to it, and through it sequence by sequence; writes nothing.
 
     Raises ConfigError where there is no such run or step.
@@ -73,7 +74,7 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[int, int], Non
         start, state = (found[0], state.restored(found[1])) if found else (0, state)
         for at in range(start, step):
             state, _ = steps.train_steps(structure, state, teacher, fetch(at), 1)
-            on_progress(at + 1 - start, step - start)
+            on_progress(Progress(done=at + 1 - start, total=step - start, unit="step"))
         batch = jax.tree.map(lambda stack: stack[0], fetch(step))
         return _look(structure, state, teacher, batch, loader.windows(step), store, start)
 

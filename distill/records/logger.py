@@ -1,6 +1,5 @@
 """What a run says while it trains: lines of metrics.jsonl, the same for TensorBoard and W&B, and how far it is."""
 
-import dataclasses
 import importlib
 import json
 import time
@@ -15,19 +14,10 @@ from distill.config import ConfigError, ExperimentConfig, chips, counts
 from distill.records import metrics
 from distill.records.tensorboard import Events
 from distill.system import files
+from distill.system.progress import Progress, Rate
 
 # Of a line: when and how fast, which no two runs of one config share.
 CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a run is: steps done of all, the latest training loss (nats per token), tokens per second."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
 
 
 class Meter:
@@ -54,7 +44,8 @@ class Meter:
         self._every = config.loop.log_steps or max(config.steps // 100, 1)
         self._pending: tuple[int, int, Any] | None = None
         self._sums: dict[str, float] = {}
-        self._count, self._began, self._done = 0, time.monotonic(), done
+        self._count, self._rate = 0, Rate()
+        self._first_call: tuple[float, int] | None = None  # when the first call of steps ended, and at which step
         self.step, self.row = done, 0  # how far it has read, and how many updates up to there, in a row, were rejected
         self._tokens = config.batch_size * config.seq_len
         # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
@@ -81,11 +72,18 @@ class Meter:
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count, self.step = self._count + count, step
-        rate = (step - self._done) * self._tokens / max(time.monotonic() - self._began, 1e-9)
-        loss = self._sums["ntp"] / max(self._count - self._sums["rejected"], 1)
-        self._on_progress(Progress(step=step, steps=self._config.steps, loss=loss, tokens_per_second=rate))
+        self._first_call = self._first_call or (time.monotonic(), step)
+        self._report()
         if self._count >= self._every:
             self._write()
+
+    def _report(self) -> None:
+        rate = self._rate.update(self.step)
+        text = f"loss {self._sums['ntp'] / max(self._count - self._sums['rejected'], 1):.4f}"
+        left = (self._config.steps - self.step) / rate if rate else None
+        if rate:
+            text += f"  {rate * self._tokens / 1e3:,.1f}k tokens/s"
+        self._on_progress(Progress(done=self.step, total=self._config.steps, unit="step", text=text, seconds_left=left))
 
     def _write(self) -> None:
         if not self._count:
@@ -96,7 +94,10 @@ class Meter:
         if self._sums["rejected"]:
             line["rejected"] = int(self._sums["rejected"])
         now = time.monotonic()
-        rate = (self.step - self._line_step) * self._tokens / max(now - self._line_time, 1e-9)
+        began, first = self._line_time, self._line_step
+        if self._first_call and first < self._first_call[1] < self.step:  # the first line, without compilation
+            began, first = self._first_call
+        rate = (self.step - first) * self._tokens / max(now - began, 1e-9)
         line["tokens_per_second"] = round(rate, 1)
         line["seconds_left"] = round((self._config.steps - self.step) * self._tokens / rate, 1)
         if self._peak:

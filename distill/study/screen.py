@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from distill.study.matrix import PlannedRun
 from distill.study.workers import FailedMessage, FinishedMessage, Worker
 from distill.system.numbers import duration
+from distill.system.progress import Bar, Progress
 
 
 class StudyScreen:
@@ -18,14 +18,11 @@ class StudyScreen:
 
     def __init__(self, tasks: Sequence[PlannedRun], done: set[str], console: Console):
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), console=console,
-        )  # fmt: skip
         self._total = len(tasks)
         self._count = sum(task.run in done for task in tasks)
-        self._id = self._bar.add_task("runs", total=self._total, completed=self._count)
-        self._live = Live(self._bar, console=console, refresh_per_second=4, transient=True)
+        self._bar = Bar("", console)
+        self._show_count()
+        self._live = Live(self._bar.display, console=console, refresh_per_second=4, transient=True)
         self._began: dict[str, float] = {}
 
     def __enter__(self) -> "StudyScreen":
@@ -40,7 +37,7 @@ class StudyScreen:
     def finish(self, task: PlannedRun, message: FinishedMessage) -> None:
         """Prints the line of a finished run."""
         self._count += 1
-        self._bar.update(self._id, completed=self._count)
+        self._show_count()
         record = message.record
         taught = f", L_T {record.L_T:.4f}" if record.L_T is not None else ""
         seconds = time.monotonic() - self._began.pop(task.run, time.monotonic())
@@ -64,13 +61,14 @@ class StudyScreen:
         if not self._console.is_terminal:
             return
         grid = Table.grid(padding=(0, 2))
-        for task, m in running:
-            if m is None:
+        for task, message in running:
+            if message is None:
                 grid.add_row(task.name, "starting")
                 continue
-            left = (m.steps - m.step) * (task.config.batch_size * task.config.seq_len)
-            grid.add_row(
-                task.name, f"step {m.step:,d}/{m.steps:,d}", f"loss {m.loss:.4f}",
-                f"{m.tokens_per_second / 1e3:,.1f}k tokens/s", f"{duration(left / max(m.tokens_per_second, 1))} left",
-            )  # fmt: skip
-        self._live.update(Group(self._bar, grid))
+            now = message.progress
+            left = f"{duration(now.seconds_left)} left" if now.seconds_left is not None else ""
+            grid.add_row(task.name, now.count(), now.text, left)
+        self._live.update(Group(self._bar.display, grid))
+
+    def _show_count(self) -> None:
+        self._bar.show(Progress(done=self._count, total=self._total, unit="run"))

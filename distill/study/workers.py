@@ -21,9 +21,9 @@ from distill.config import DistillError, ExperimentConfig
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
 from distill.study.matrix import PlannedRun
 from distill.system import process
+from distill.system.progress import Progress
 
 if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
-    from distill.records.logger import Progress
     from distill.training.vmapped import Pack
 
 # Seconds that a run has to save its state when its study is asked to end.
@@ -32,13 +32,10 @@ GRACE = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgressMessage:
-    """How far a run has come; the loss of its last steps in nats per token."""
+    """How far a run has come."""
 
     run: str
-    step: int
-    steps: int
-    loss: float
-    tokens_per_second: float
+    progress: Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,8 +166,8 @@ class _Trainer:
         config, folder = task.config, self._workdir / "runs" / task.run
         trunk = self._workdir / "trunks" / task.trunk if config.optim.schedule == "wsd" else None
 
-        def send_progress(progress: "Progress") -> None:
-            send(ProgressMessage(run=task.run, **dataclasses.asdict(progress)))
+        def send_progress(progress: Progress) -> None:
+            send(ProgressMessage(run=task.run, progress=progress))
 
         try:
             with self._lock:

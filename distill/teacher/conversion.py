@@ -18,6 +18,7 @@ from distill.interop.layout import expected
 from distill.interop.source import open_source
 from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
+from distill.system.progress import Progress
 from distill.teacher import any_model
 
 
@@ -33,10 +34,10 @@ class Conversion:
     verify: bool = False
 
 
-def convert(wanted: Conversion, on_bytes: Callable[[int, int], None] = lambda written, total: None) -> list[str]:
+def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda _: None) -> list[str]:
     """Writes the directory and returns what there is to say of it, a line each. Call it under a mesh.
 
-    `on_bytes` is called with the bytes written since the last call, and those of all weights. Raises InteropError.
+    `on_progress` is called after each tensor. Raises InteropError.
     """
     model = any_model.load(wanted.source)
     dtype = wanted.dtype or stored_dtype(model)
@@ -44,6 +45,13 @@ def convert(wanted: Conversion, on_bytes: Callable[[int, int], None] = lambda wr
     text = card.card(Path(wanted.out).name, facts(model), prediction)
     config = export.published(model.config.model)
     total = sum(math.prod(shape) for _, shape, *_ in _shapes(config)) * (2 if dtype == "bfloat16" else 4)
+    written = 0
+
+    def on_tensor(size: int) -> None:
+        nonlocal written
+        written += size
+        on_progress(Progress(done=written / 1e6, total=total / 1e6, unit="MB"))
+
     export.write(
         wanted.out,
         model.params,
@@ -51,7 +59,7 @@ def convert(wanted: Conversion, on_bytes: Callable[[int, int], None] = lambda wr
         context=model.context,
         dtype=dtype,
         card=text,
-        on_tensor=lambda size: on_bytes(size, total),
+        on_tensor=on_tensor,
     )
     family = open_source(wanted.out)[0].tree["architectures"][0]
     lines = [f"{wanted.out}: {family}, {counts.total(config):,} parameters, {dtype}"]

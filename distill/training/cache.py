@@ -6,7 +6,6 @@ runs while the chunk before is packed and written; a call that was killed is gon
 
 import dataclasses
 import hashlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from distill.errors import SignalError
 from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.system import checksums, cloud, files, process
+from distill.system.progress import Progress, Rate
 from distill.teacher.signals import codec, extract, manifest, writer
 from distill.teacher.signals.fidelity import Fidelity, FidelityResult
 from distill.teacher.signals.manifest import (
@@ -47,16 +47,6 @@ CHUNK_LOGITS = 2**25  # that may exist at once
 SHARD_TOKENS = 2**18
 PROBE_TOKENS = 1024  # of the windows whose fidelity is measured, and of one of them at most
 PROBE_POSITIONS = 256
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Tokens done of all; those that this call added, and its seconds."""
-
-    tokens: int
-    total: int
-    added: int
-    seconds: float
 
 
 def make(
@@ -209,17 +199,12 @@ def _write(
         computed[int(windows[0])] = first = compute(windows[:size])
         _order(out, extract.count(first, teacher.config.tokens))
     rank = _ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
-    began, seq_len = time.monotonic(), loader.seq_len
+    speed, seq_len = Rate(), loader.seq_len
 
     def report(done: int, kept: int) -> None:
-        on_progress(
-            Progress(
-                tokens=done * seq_len,
-                total=len(windows) * seq_len,
-                added=(done - kept) * seq_len,
-                seconds=time.monotonic() - began,
-            )
-        )
+        rate = speed.update(done * seq_len)
+        text = f"{rate:,.0f} tokens/s" if rate else ""
+        on_progress(Progress(done=done * seq_len, total=len(windows) * seq_len, unit="token", text=text))
 
     return writer.write(
         out,

@@ -23,9 +23,10 @@ from distill.data.store.store import TokenStore
 from distill.model import sharding
 from distill.records import runs
 from distill.records.checkpoints import Checkpoints
-from distill.records.logger import Meter, Progress
+from distill.records.logger import Meter
 from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, process
+from distill.system.progress import Progress
 from distill.training import result, start
 from distill.training import step as steps
 from distill.training.inputs import ResolvedRun, make_loader, open_store, resolve

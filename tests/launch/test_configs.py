@@ -17,7 +17,7 @@ from distill import config as configs
 from distill.config import ExperimentConfig, StudyExperimentConfig, ladder
 from launch import study as launch_study
 from launch import train as launch_train
-from launch.support import cli, progress
+from launch.support import cli
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "configs"
 PRESETS = [(ExperimentConfig, f"configs/train.py:{name}") for name in ("micro", *ladder.PAPER_LADDER)]
@@ -143,27 +143,3 @@ def test_a_dry_run_prints_and_writes_nothing(capsys, tmp_path, monkeypatch):
     assert launch_study.main(["--workdir=w", "--dry-run"]) == 0
     assert "46 runs" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())
-
-
-def test_without_a_terminal_progress_is_a_line_each_tenth(monkeypatch, capsys):
-    clock = iter(range(0, 10_000, 2))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress.bar("step") as show:
-        for done in range(20, 101):  # the first 20 were made before an interruption
-            show(done, 100, f"loss {done}")
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in lines] == [f"{done}/100" for done in range(30, 101, 10)]
-    assert lines[0] == "step 30/100  loss 30, about 154 s left"  # 22 s for ten steps
-    with progress.bar("step", shown=False) as show:
-        show(100, 100, "")
-        show(200, 200, "")
-    assert not capsys.readouterr().err
-
-
-def test_a_slow_tenth_is_told_each_minute(monkeypatch, capsys):
-    clock = iter(range(0, 10_000, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress.bar("step") as show:
-        for done in range(10):
-            show(done, 1000, "")
-    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["4/1,000", "8/1,000"]

@@ -270,7 +270,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(tiny, big, store, tmp_path
     whole = train.train(config, tmp_path / "whole", store=store)
 
     def stop(progress):
-        if progress.step >= 10:
+        if progress.done >= 10:
             raise Killed
 
     with pytest.raises(Killed):

@@ -22,7 +22,7 @@ def written(study_dir, tmp_path_factory):
     """(index.html, what on_progress heard) of the whole study."""
     workdir = shutil.copytree(study_dir, tmp_path_factory.mktemp("written") / "<smoke>")
     heard = []
-    return write.write(workdir, lambda *told: heard.append(told)), heard
+    return write.write(workdir, heard.append), heard
 
 
 def test_the_page_holds_every_figure_in_both_themes(written):
@@ -38,8 +38,8 @@ def test_the_page_holds_every_figure_in_both_themes(written):
             with Image.open(path.parent / file) as image:
                 image.verify()
                 assert image.width > 1000
-    assert [told[2] for told in heard] == [*FIGURES, "page"]
-    assert heard[-1][:2] == (6, 6)
+    assert [told.text for told in heard] == [*FIGURES, "page"]
+    assert (heard[-1].done, heard[-1].total) == (6, 6)
 
 
 def test_the_page_reaches_for_nothing_outside(written):

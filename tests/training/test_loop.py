@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_had_not(small, student
     seen = []
 
     def stop(progress):
-        seen.append(progress.step)
+        seen.append(progress.done)
         if len(seen) in (2, 3):  # twice, in the first run and in the second
             raise Killed
 
@@ -150,7 +150,7 @@ def test_a_branch_of_a_trunk_is_the_run_from_scratch_bit_for_bit(small, store, w
     long = dataclasses.replace(small, tokens=small.tokens)
     assert configs.trunk_fingerprint(short) == configs.trunk_fingerprint(long)
     loop.train(short, tmp_path / "short", store=store, trunk=trunk)
-    record = loop.train(long, tmp_path / "long", store=store, trunk=trunk, on_progress=lambda p: steps.append(p.step))
+    record = loop.train(long, tmp_path / "long", store=store, trunk=trunk, on_progress=lambda p: steps.append(p.done))
     assert min(steps) > short.stable_steps == 8, "the branch must start where the trunk stopped"
     assert results(record) == results(whole[0])
     assert_same_end(long, tmp_path / "long", whole[1])

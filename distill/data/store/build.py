@@ -33,6 +33,7 @@ from distill.data.store.store import FORMAT, MANIFEST, VOCABULARY
 from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.errors import DataError
 from distill.system.files import atomic_write
+from distill.system.progress import Progress, Rate
 
 CHUNK_BYTES = 1 << 20  # text encoded in one piece by one worker
 CHUNK_DOCUMENTS = 4096
@@ -57,16 +58,6 @@ class TextSource(Protocol):
     def describe(self) -> dict[str, Any]: ...
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]: ...
-
-
-class Progress(NamedTuple):
-    """What a caller may show while a store is built."""
-
-    bytes: int  # of text, since the beginning of the store
-    tokens: int
-    documents: int
-    share: float  # of the source, 0 to 1
-    stage: str = "tokenizing"
 
 
 OnProgress = Callable[[Progress], None]
@@ -173,11 +164,12 @@ def _build(path: Path, recipe: StoreRecipe, workers: int, on_progress: OnProgres
     writers = {name: SplitWriter(folder, name, dtype, masked, state.sizes.get(name)) for name in SPLITS}
     try:
         seen = _restore_seen(folder, recipe, state)
-        committed = time.monotonic()
+        committed, speed = time.monotonic(), Rate()
         chunks = _chunks(recipe, state, seen)
         for chunk, encoded in _encoded(chunks, tokenizer, dtype, masked, workers):
             _append(writers, state, chunk, encoded)
-            on_progress(_progress(recipe, state, writers))
+            size, tokens = sum(state.bytes.values()), sum(writer.tokens for writer in writers.values())
+            on_progress(build_progress("tokenizing", recipe.source.share, size, tokens, speed.update(size)))
             if time.monotonic() - committed >= commit_seconds:
                 _commit(folder, state, writers)
                 committed = time.monotonic()
@@ -308,13 +300,15 @@ def _commit(folder: Path, state: State, writers: dict[str, SplitWriter]) -> None
     atomic_write(folder / "progress.json", json.dumps(dataclasses.asdict(state), indent=1))
 
 
-def _progress(recipe: StoreRecipe, state: State, writers: dict[str, SplitWriter]) -> Progress:
-    return Progress(
-        bytes=sum(state.bytes.values()),
-        tokens=sum(writer.tokens for writer in writers.values()),
-        documents=state.counts["documents"],
-        share=recipe.source.share,
-    )
+def build_progress(stage: str, share: float, size: int, tokens: int, rate: float | None) -> Progress:
+    """How far a build is, as 'tokenizing 40%  12.3 MB of text, 3.1 Mtok, 4.5 MB/s'.
+
+    share: of the source, 0 to 1; size: bytes of text so far; rate: bytes a second.
+    """
+    parts = [f"{size / 1e6:.1f} MB of text"]
+    parts += [f"{tokens / 1e6:.1f} Mtok"] if tokens else []
+    parts += [f"{rate / 1e6:.1f} MB/s"] if rate else []
+    return Progress(done=share, total=1, unit=stage, text=", ".join(parts))
 
 
 def _finish(

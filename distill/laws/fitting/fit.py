@@ -11,7 +11,7 @@ from distill.laws.fitting import identify, solver, starts, table
 from distill.laws.fitting.objective import Objective
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law, LawError, write_json
-from distill.system.progress import meter
+from distill.system.progress import counter
 
 WIDEN = 30.0  # the factor of the first delta from random starts
 _POLISHED = 8  # of the lowest ends go on with exact second derivatives where the lowest crawls
@@ -121,7 +121,7 @@ def fit(
     if grid:
         points = np.concatenate([points, starts.published(cls, rows.setting)])
     problem = solved_rows(rows, measure)
-    with meter(f"fit {cls.name}", len(points)) as tick:
+    with counter(f"fit {cls.name}", len(points)) as tick:
         found = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
     lowest = np.argsort(found.objective)[:_POLISHED]
     if not found.converged[lowest[0]]:

@@ -21,7 +21,7 @@ from distill.config import nearest
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, solved_rows
 from distill.laws.forms.law import Law, LawError
-from distill.system.progress import meter
+from distill.system import progress
 
 KINDS = ("pairs", "residual", "wild")
 _RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search stood, then from others' solutions
@@ -212,7 +212,7 @@ def refit(
     """Solves `count` variations of a fit (other weights, targets or given laws), the stubborn ones from elsewhere."""
     form, measure = type(one.law), one.minimised
     problem = solved_rows(rows, measure)
-    with meter(f"bootstrap {form.name}", count) as tick:
+    with progress.counter(f"bootstrap {form.name}", count) as tick:
         found = solver.solve(form, problem, np.tile(one.theta, (count, 1)), weights, measure, progress=tick)
         for widen in _RETRIES:
             bad, good = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)

@@ -9,7 +9,7 @@ from distill.config import nearest
 from distill.laws.planning.scenarios import PlanError
 from distill.report.paper import kernel, mapping, optima, protocols, style, surfaces, tables
 from distill.report.paper.scene import Scene
-from distill.system.progress import meter
+from distill.system.progress import counter
 
 FIGURES: dict[str, Callable[[Scene], Any]] = {
     "1": protocols.figure_1,
@@ -73,7 +73,7 @@ def draw(scene: Scene, out: Path, only: Iterable[str] = (), with_mapping: bool =
         wanted = [number for number in wanted if number not in _APPLE_ONLY]
     results = _mapping_results(out) if set(wanted) & set(MAPPING) else {}
     sentences = {}
-    with meter("figures", len(wanted)) as advance, matplotlib.rc_context(style.RULES):
+    with counter("figures", len(wanted)) as advance, matplotlib.rc_context(style.RULES):
         for number in wanted:
             make: Any = MAPPING.get(number) or FIGURES[number]
             style.save(make(results if number in MAPPING else scene), out / f"figure_{int(number):02d}.png")
@@ -94,7 +94,7 @@ def _mapping_results(out: Path) -> dict[str, Any]:
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     config = mapping.Mapping()
-    with meter("mapping problem: students", len(config.widths) + len(config.long_steps)) as advance:
+    with counter("mapping problem: students", len(config.widths) + len(config.long_steps)) as advance:
         results = mapping.run(config, lambda line: advance(1))
     style.write_text(path, json.dumps(results))
     return results

@@ -17,6 +17,7 @@ from distill.report.study.results import ReportError
 from distill.report.theme import THEMES, Theme, new_figure, png
 from distill.system.files import atomic_write
 from distill.system.numbers import si
+from distill.system.progress import Progress
 
 # Panel: its metrics, and whether its axis is logarithmic.
 _PANELS = {
@@ -36,7 +37,7 @@ def is_run(workdir: str | Path) -> bool:
     return (folder / "metrics.jsonl").exists() and not (folder / "runs.csv").exists()
 
 
-def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
+def write(workdir: str | Path, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
     """Writes the page and returns its path. Raises ReportError where there is nothing to report yet."""
     folder = Path(workdir)
     curves = metrics.read(folder / "metrics.jsonl", _NAMES)
@@ -45,7 +46,7 @@ def write(workdir: str | Path, on_progress: Callable[[int, int, str], None] = la
     record, last = load_record(folder / "result.json"), metrics.last(folder / "metrics.jsonl") or {}
     images = []
     for i, theme in enumerate(THEMES):
-        on_progress(i, len(THEMES), "curves")
+        on_progress(Progress(done=i, total=len(THEMES), unit="figure", text="curves"))
         with theme.applied():
             images.append(png(figure(curves, theme)))
     name, state = folder.resolve().name, "finished" if record else f"at step {last['step']:,}, not finished"

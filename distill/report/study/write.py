@@ -12,14 +12,15 @@ from distill.report.study import ablations, findings, law_figures, results, run_
 from distill.report.study.results import ReportError, Results
 from distill.report.theme import THEMES, Theme, png
 from distill.system.files import atomic_write
+from distill.system.progress import Progress
 
 Draw = Callable[[Theme], Any]
 
 
-def write(source: str | Path | Results, on_progress: Callable[[int, int, str], None] = lambda *_: None) -> Path:
+def write(source: str | Path | Results, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
     """Writes the report of a workdir, or of its results read already, and returns the page's path.
 
-    Calls `on_progress(done, all, figure)` before every figure.
+    Calls `on_progress` before every figure.
 
     Raises ReportError where there is nothing to report or the folder cannot be written.
     """
@@ -30,7 +31,7 @@ def write(source: str | Path | Results, on_progress: Callable[[int, int, str], N
     jobs = list(_figures(found))
     try:
         for done, (name, draw) in enumerate(jobs):
-            on_progress(done, len(jobs), name)
+            on_progress(Progress(done=done, total=len(jobs), unit="figure", text=name))
             images = _render(draw)
             if images is None:
                 _remove(folder, name)
@@ -40,7 +41,7 @@ def write(source: str | Path | Results, on_progress: Callable[[int, int, str], N
                 atomic_write(folder / _file(name, theme), image)
         for field in ablations.fields(found):
             atomic_write(folder / f"{ablations.file(field)}.csv", ablations.table(found, field))
-        on_progress(len(jobs), len(jobs), "page")
+        on_progress(Progress(done=len(jobs), total=len(jobs), unit="figure", text="page"))
         atomic_write(folder / "index.html", sections.compose(found, counted, pictures))
     except OSError as error:
         raise ReportError(f"{folder}: the report cannot be written ({error.strerror})") from None

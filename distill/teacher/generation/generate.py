@@ -22,6 +22,7 @@ from distill.model import decode, sharding
 from distill.model.decode import Completions
 from distill.model.transformer import Transformer
 from distill.system import files, process
+from distill.system.progress import Progress, Rate
 from distill.teacher import load
 from distill.teacher.generation import journal
 from distill.teacher.generation import store as completions
@@ -54,15 +55,6 @@ class Manifest(Summary):
     kept: int  # completions in the store
     left_out: int  # prompts that were too long or empty
     store: str  # fingerprint of the token store
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Completions done of all, and the tokens per second of this process."""
-
-    done: int
-    total: int
-    tokens_per_second: float
 
 
 def generate(
@@ -143,7 +135,7 @@ def _write(
     """Generates the completions that the journal lacks; returns the summary of the whole journal."""
     batches = list(prompts.batches(config.batch_size, config.per_prompt))
     sizes = [len(items) for _, items in batches]
-    began, tokens = time.monotonic(), 0
+    began, tokens, speed = time.monotonic(), 0, Rate()
     with Journal(output / JOURNAL, sizes) as written:
         first, done = written.done, written.lines
         if first < len(batches):
@@ -160,8 +152,9 @@ def _write(
                 written.append(records)
                 done += sizes[i]
                 tokens += sum(len(record["ids"]) for record in records)
-                rate = tokens / max(time.monotonic() - began, 1e-9)
-                on_progress(Progress(done=done, total=sum(sizes), tokens_per_second=rate))
+                rate = speed.update(tokens)
+                text = f"{rate:,.0f} tokens/s" if rate else ""
+                on_progress(Progress(done=done, total=sum(sizes), unit="completion", text=text))
     return _summary(output / JOURNAL, model, tokens, time.monotonic() - began)
 
 
