@@ -176,7 +176,7 @@ def test_a_printed_command_is_the_run_that_the_sweep_looks_for(tmp_path, capsys)
     ("flag", "message"),
     [
         ("--backend=slrum", "Did you mean 'slurm'"),
-        ("--price=-1", "wanted a positive number"),
+        ("--price=-1", "wanted at least 0"),
         ("--where=N 1", "cannot read"),
         ("--sweep=model.width=2", "no field 'width'"),
     ],
