@@ -19,3 +19,7 @@ class SignalError(DistillError):
 
 class InteropError(DistillError):
     """A published model that cannot be read here, or a model that cannot be written for others."""
+
+
+class ReportError(DistillError):
+    """A report, page or figure that cannot be made: what is missing or damaged, and what makes it."""

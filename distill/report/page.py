@@ -56,7 +56,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """A table cell: its text, and whether it is good or bad news (told by colour and by the text alike)."""
 
     text: str
@@ -113,12 +113,12 @@ def answers(entries: Iterable[tuple[str, str, str]]) -> str:
     return f'<dl class="answers">{inside}</dl>' if inside else ""
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str | Cell]]) -> str:
+def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str | TableCell]]) -> str:
     """A table that scrolls by itself where the screen is narrow; the first cell of a row is its header."""
     head = "".join(f'<th scope="col"{_class("text" if c.text else "")}>{escape(c.name)}</th>' for c in columns)
     body = []
     for row in rows:
-        cells = [cell if isinstance(cell, Cell) else Cell(text=cell) for cell in row]
+        cells = [cell if isinstance(cell, TableCell) else TableCell(text=cell) for cell in row]
         first, *rest = zip(columns, cells)
         line = f'<th scope="row"{_class("text" if first[0].text else "")}>{escape(first[1].text)}</th>'
         for column, cell in rest:

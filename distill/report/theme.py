@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from distill.system.numbers import si
 
 MARKERS = "osD^vP*Xph"
+LOSS = "loss (nats per token)"
 _WIDTH = 7.6  # inches
 _DPI = 144
 
@@ -108,8 +109,8 @@ def legend(figure: Figure, handles: Sequence[Any], columns: int = 4, title: str 
 
 
 def count_axis(axis: Any) -> None:
-    """Tick labels such as 125K and 1M on a logarithmic axis of sizes or tokens."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    """Tick labels such as 125K and 1M on an axis of sizes or tokens."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: si(value) if value else "0"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -1,5 +1,6 @@
 """Numbers as people read them: sizes, FLOPs, durations, differences, plurals. Standard library only."""
 
+import datetime
 import math
 
 
@@ -38,6 +39,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def utc(time: str | float) -> str:
+    """An ISO time (without a zone: of UTC) or seconds since 1970 as '2026-01-31 12:00:00', in UTC."""
+    if isinstance(time, str):
+        when = datetime.datetime.fromisoformat(time)
+        when = when.astimezone(datetime.UTC) if when.tzinfo else when
+    else:
+        when = datetime.datetime.fromtimestamp(time, datetime.UTC)
+    return when.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def signed(value: float) -> str:

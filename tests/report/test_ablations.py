@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from distill import errors
 from distill.records.runs import RunRecord, RunTable
 from distill.report.study import ablations, results, write
 
@@ -82,5 +83,5 @@ def test_varied_students_stay_out_of_the_rest_of_the_page(workdir):
 def test_a_damaged_note_is_a_line(workdir, tmp_path):
     (tmp_path / "runs.csv").write_bytes((workdir / "runs.csv").read_bytes())
     (tmp_path / "study.json").write_text(json.dumps({"ablated": {"s0#0": {"base": "x"}}}))
-    with pytest.raises(results.ReportError, match="study.json: damaged"):
+    with pytest.raises(errors.ReportError, match="study.json: damaged"):
         results.load(tmp_path)

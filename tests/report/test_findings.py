@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.report.study import findings
+from distill.report.study import findings, prose
 from distill.report.study.findings import Noise
 from distill.report.study.results import Results, load
 from tests.report.conftest import NOISE, rows
@@ -52,19 +52,19 @@ def test_a_baseline_is_the_mean_over_seeds_and_a_teacher_is_none_where_another_r
 def test_a_gap_in_the_middle_is_found_with_its_cost():
     falling = [taught(10, 100, L_T, L_S) for L_T, L_S in ((2.0, 1.9), (1.7, 1.6), (1.4, 1.5))]
     gap = [taught(10, 200, L_T, L_S) for L_T, L_S in ((2.0, 1.8), (1.7, 1.50), (1.4, 1.55))]
-    found = findings.order(findings.cells([*gap, *falling]), QUIET)
+    found = findings.order(findings.student_groups([*gap, *falling]), QUIET)
     assert found is not None
     assert (found.cells, found.pairs, found.agree) == (2, 6, 5)
     assert (found.gaps, found.clear_gaps) == (1, 1)
     assert found.cost == pytest.approx(0.05)
-    loud = findings.order(findings.cells([*gap, *falling]), dataclasses.replace(QUIET, relative=0.05))
+    loud = findings.order(findings.student_groups([*gap, *falling]), dataclasses.replace(QUIET, relative=0.05))
     assert loud is not None and loud.clear_gaps == 0 and loud.gaps == 1
-    assert findings.order(findings.cells(falling[:1]), QUIET) is None
+    assert findings.order(findings.student_groups(falling[:1]), QUIET) is None
 
 
 def test_agreeing_pairs_are_kendalls():
     students = [run for run in rows(noise=0.05) if run.kind == "distillation"]
-    found = findings.order(findings.cells(students), QUIET)
+    found = findings.order(findings.student_groups(students), QUIET)
     assert found is not None
     agree = 0.0
     for _, group in itertools.groupby(sorted(students, key=lambda r: (r.N, r.D)), key=lambda r: (r.N, r.D)):
@@ -114,4 +114,17 @@ def test_flops_are_split_by_purpose_and_none_is_lost():
     students = [run for run in runs if run.kind == "distillation"]
     assert found.teacher_forward == pytest.approx(sum(4.0 * (run.N_T or 0) * run.D for run in students))
     assert found.run_seconds == 50 * len(runs)
-    assert found.seconds == 60 * (len(runs) - 1) + 50
+    assert found.seconds == 50 * len(runs)  # one after the other, with pauses of ten seconds
+
+
+def test_wall_clock_time_counts_runs_side_by_side_once_and_pauses_never():
+    """Two runs of 50 s that overlap by 20 s, one inside the first, and another after a night: 80 + 50 s."""
+    spans = (("12:00:00", "12:00:50"), ("12:00:30", "12:01:20"), ("12:00:10", "12:00:20"), ("23:00:00", "23:00:50"))
+    runs = [
+        dataclasses.replace(run, start=f"2026-01-01T{start}+00:00", end=f"2026-01-01T{end}+00:00")
+        for run, (start, end) in zip(rows(), spans)
+    ]
+    found = findings.costs(runs)
+    assert found.seconds == 130 and found.run_seconds == 50 + 50 + 10 + 50
+    text = prose.costs_sentence(dataclasses.replace(found, seconds=9000.0, run_seconds=19260.0))
+    assert "under way for 2 h 30 min" in text and "would have taken 5 h 21 min" in text

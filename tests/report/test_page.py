@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from distill.report import page
-from distill.report.page import Cell, Column
+from distill.report.page import Column, TableCell
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -45,7 +45,9 @@ HOSTILE = "</td><script>alert('&')</script>\"<b>"
         lambda text: page.section("a", text, ""),
         lambda text: page.contents([("a", text)]),
         lambda text: page.answers([(text, text, text)]),
-        lambda text: page.table(text, [Column(name=text), Column(name=text)], [[text, Cell(text=text, tone="good")]]),
+        lambda text: page.table(
+            text, [Column(name=text), Column(name=text)], [[text, TableCell(text=text, tone="good")]]
+        ),
         lambda text: page.details(text),
         lambda text: page.figure(b"png", b"png", text, text),
         lambda text: page.page(text, []),

@@ -35,6 +35,18 @@ def test_durations(seconds, text):
     assert numbers.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    "time, text",
+    [
+        (1.796e9, "2026-11-30 00:53:20"),
+        ("2026-01-31T12:00:00+02:00", "2026-01-31 10:00:00"),
+        ("2026-01-31T12:00:00", "2026-01-31 12:00:00"),
+    ],
+)
+def test_times_are_of_utc(time, text):
+    assert numbers.utc(time) == text
+
+
 def test_a_study_that_follows_the_law_is_read_as_the_law_says():
     _, found = of(rows(seeds=(0, 1)))
     ordering, small = prose.ordering(found), prose.small_budget(found)

@@ -9,9 +9,9 @@ import pytest
 
 from distill import laws
 from distill.config import DistillError
+from distill.errors import ReportError
 from distill.records.runs import RunTable
 from distill.report.study import results
-from distill.report.study.results import ReportError
 from tests.report.conftest import BUDGETS, DISTILLATION, SUPERVISED, rows
 
 

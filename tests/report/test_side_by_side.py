@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 
+from distill.records import metrics
 from distill.records.runs import RunRecord, load_record
+from distill.report.runs import side_by_side
 from launch import report
 from launch.support import cli
 
@@ -16,6 +18,21 @@ def run(folder, losses, record=None):
     if record:
         (folder / "result.json").write_text(json.dumps(record))
     return folder
+
+
+def test_the_distillation_loss_is_not_called_a_divergence(tmp_path):
+    """`kd` of the forward divergence is a cross-entropy: its KL stands in the legend, from the finished run."""
+    record = {field.name: None for field in dataclasses.fields(RunRecord)} | {"D": 300, "loss": 1.5, "kl": 0.198}
+    lines = [{"step": i, "tokens": 100 * i, "time": float(i), "ntp": 2.0, "kd": 1.82} for i in (1, 2, 3)]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves = [metrics.read(tmp_path / name / "metrics.jsonl", ("ntp", "kd")) for name in ("a", "b")]
+    drawn = side_by_side.figure(["a", "b"], curves, [RunRecord(**record), None])
+    titles = [axes.get_title() for axes in drawn.axes]
+    assert titles == ["next-token loss (nats per token)", "distillation loss (nats per token)"]
+    assert [text.get_text() for text in drawn.axes[1].get_legend().get_texts()] == ["a, KL 0.198", "b"]
+    assert {axes.get_xlabel() for axes in drawn.axes} == {"tokens"}
 
 
 def test_runs_side_by_side(tmp_path, capsys):

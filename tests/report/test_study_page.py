@@ -61,6 +61,7 @@ def test_the_page_tells_what_the_rows_hold(written):
     assert "of 12 later runs fell inside their predicted 90% interval" in text
     assert "MemoryError: <big>" in text
     assert "python -m launch.study --workdir=runs/smoke" in text
+    assert "python -m launch.report --workdir=runs/smoke" in text  # the folder that its command named, not its name
     assert "1 x cpu x86_64, 2 cores" in text and "abc123def" in text
     for run in rows()[-3:]:
         assert f"{run.loss:.4f}" in text

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from distill import config as configs
 from distill.config import ExperimentConfig
+from distill.errors import ReportError
+from distill.records import metrics
 from distill.report.runs import run, watch
-from distill.report.study.results import ReportError
+from distill.report.theme import LIGHT
 
 
 def log(folder, losses, left=90.0, **more):
@@ -36,9 +38,9 @@ def test_a_run_is_drawn_with_its_numbers(tmp_path):
     folder = log(tmp_path / "one", [3.0, 2.0, 1.5, 1.25], mfu=0.5)
     path = folder / "metrics.jsonl"
     shown = text(watch.screen(folder, now=path.stat().st_mtime))
-    for want in ("one: 1:30 left", "ntp 1.25", "mfu 0.5", "tokens_per_second 1234", "3.0000", "1.2500", "█"):
+    for want in ("one: 1 min 30 s left", "ntp 1.25", "mfu 0.5", "tokens_per_second 1234", "3.0000", "1.2500", "█"):
         assert want in shown, want
-    assert "silent for 16:40" in text(watch.screen(folder, now=path.stat().st_mtime + 1000))
+    assert "silent for 16 min 40 s" in text(watch.screen(folder, now=path.stat().st_mtime + 1000))
 
 
 def test_a_study_shows_the_latest_run_first_and_all_in_a_table(tmp_path):
@@ -70,6 +72,18 @@ def test_the_page_of_a_run_holds_curves_numbers_and_config(tmp_path):
     for want in ("Run one", "at step 30, not finished", "data:image/png", "tokens_per_second", "model.d_model"):
         assert want in page, want
     assert "<script" not in page
+    # log() writes a time of 1e9 seconds and 3 more, and 90 seconds left.
+    for want in ("2001-09-09 01:46:43 UTC", "1 min 30 s"):
+        assert f">{want}<" in page, want
+    assert "1e+09" not in page
+
+
+def test_every_panel_of_the_curves_names_its_axis(tmp_path):
+    folder = log(tmp_path / "one", [3.0, 2.0, 1.5])
+    curves = metrics.read(folder / "metrics.jsonl", ("ntp", "grad_norm", "param_norm", "kd", "mfu", "learning_rate",
+                                                     "tokens_per_second"))  # fmt: skip
+    panels = [axes for axes in run.figure(curves, LIGHT).axes if axes.get_visible()]
+    assert len(panels) == 5 and {axes.get_xlabel() for axes in panels} == {"tokens"}
 
 
 def test_a_page_needs_a_line(tmp_path):

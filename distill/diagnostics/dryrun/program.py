@@ -71,16 +71,16 @@ def held(tree: Any) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Flops:
+class StepFlops:
     """FLOPs of the products of one step over all devices: those with weights, and those of attention."""
 
     linear: float
     attention: float
 
 
-def flops(program: Program) -> Flops:
+def flops(program: Program) -> StepFlops:
     """Every product of the traced step as often as it runs, recomputation included; a loop over steps counts once."""
-    return Flops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
+    return StepFlops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
 
 
 def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:

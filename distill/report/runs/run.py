@@ -2,21 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from distill.errors import ReportError
 from distill.records import metrics
 from distill.records.runs import load_record
 from distill.report import page
 from distill.report.page import Column
-from distill.report.study.results import ReportError
-from distill.report.theme import THEMES, Theme, new_figure, png
+from distill.report.theme import THEMES, Theme, count_axis, new_figure, png
 from distill.system.files import atomic_write
-from distill.system.numbers import si
+from distill.system.numbers import duration, utc
 from distill.system.progress import Progress
 
 # Panel: its metrics, and whether its axis is logarithmic.
@@ -51,18 +50,18 @@ def write(workdir: str | Path, on_progress: Callable[[Progress], None] = lambda 
             images.append(png(figure(curves, theme)))
     name, state = folder.resolve().name, "finished" if record else f"at step {last['step']:,}, not finished"
     parts = [f"<header><h1>Run {page.escape(name)}</h1>", page.paragraph(state, "soft") + "</header>"]
-    caption = "Every point is the mean of some steps; the band is their lowest and highest line."
+    caption = "A point is the mean of several lines of metrics.jsonl, the band their lowest and highest."
     drawn = page.figure(images[0], images[1], "curves of the run's metrics over its tokens", caption)
     parts.append(page.section("curves", "Curves", drawn))
-    parts.append(page.section("now", "Its last line", _table("metrics", last)))
+    parts.append(page.section("now", "The last line of metrics.jsonl", _table("metrics", last)))
     if record:
-        parts.append(page.section("result", "Its result", _table("result.json", dataclasses.asdict(record))))
+        parts.append(page.section("result", "The result", _table("result.json", dataclasses.asdict(record))))
     config = dict(
         line.split(" = ", 1)
         for line in (folder / "config.txt").read_text("utf-8").splitlines()
         if " = " in line and not line.startswith("#")
     )
-    parts.append(page.section("config", "Its config", page.details("config.txt", _table("config", config))))
+    parts.append(page.section("config", "The config", page.details("config.txt", _table("config", config))))
     path = folder / "report" / "index.html"
     try:
         atomic_write(path, page.page(f"Run {name}", parts))
@@ -91,15 +90,20 @@ def figure(curves: metrics.Series, theme: Theme) -> Figure:
             axes.set_yscale("log")
         if len(shown[title]) > 1:
             axes.legend()
-        axes.set_title(title)
-        axes.xaxis.set_major_formatter(lambda value, _: si(value) if value else "0")
+        axes.set(title=title, xlabel="tokens")
+        count_axis(axes.xaxis)
     return drawn
 
 
-def _table(caption: str, values: dict[str, Any]) -> str:
-    rows = [
-        (name, f"{value:.6g}" if isinstance(value, float) else str(value))
-        for name, value in values.items()
-        if value is not None
-    ]
+def _table(caption: str, values: Mapping[str, object]) -> str:
+    rows = [(name, _text(name, value)) for name, value in values.items() if value is not None]
     return page.table(caption, [Column(name="name", text=True), Column(name="value", text=True)], rows)
+
+
+def _text(name: str, value: object) -> str:
+    """A value as people read it: times in UTC, durations in units, numbers with six digits."""
+    if name == "time" and isinstance(value, int | float):
+        return f"{utc(value)} UTC"
+    if name == "seconds_left" and isinstance(value, int | float):
+        return duration(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

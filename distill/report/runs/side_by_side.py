@@ -1,4 +1,4 @@
-"""Several runs in one picture and one table: curves over tokens, and what each came to."""
+"""Several runs in one figure and one table: losses over tokens, and the result of each."""
 
 import csv
 import dataclasses
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from distill.errors import ReportError
 from distill.records import metrics
 from distill.records.runs import RunRecord, load_record
-from distill.report.study.results import ReportError
-from distill.report.theme import LIGHT, new_figure, png
+from distill.report.theme import LIGHT, LOSS, Theme, count_axis, new_figure, png
 from distill.system.files import atomic_write
-from distill.system.numbers import si
 
 _SMOOTH = 60  # points a curve
 
 
 def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
-    """Writes OUT.png (loss, and KL to the teacher where there is one) and OUT.csv (a row a run); returns their paths.
+    """Writes OUT.png (next-token and distillation loss) and OUT.csv (a row a run); returns their paths.
 
-    Curves are of training text and of whatever each run trained on; the dots at their ends are validation losses.
+    Curves are training losses; the dots at their ends are validation losses.
     Raises ReportError for a folder without metrics.
     """
     folders = [Path(workdir) for workdir in workdirs]
@@ -32,29 +32,36 @@ def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
             raise ReportError(f"{folder}: there is no metrics.jsonl with a line; wanted the workdir of a run")
     records = [load_record(folder / "result.json") for folder in folders]
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with LIGHT.applied():
-        figure = new_figure(3.4)
-        taught = any(np.isfinite(curve.mean["kd"]).any() for curve in curves)
-        panels = {"ntp": "next-token loss (nats per token)"} | (
-            {"kd": "divergence to the teacher (nats)"} if taught else {}
-        )
-        for axes, (metric, title) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items()):
-            for folder, curve, record, color in zip(folders, curves, records, LIGHT.shades(len(folders))):
-                tokens, values = curve.at["tokens"], curve.mean[metric]
-                if np.isfinite(values).any():
-                    axes.plot(tokens, values, color=color, label=folder.name)
-                    if metric == "ntp" and record:
-                        axes.plot(record.D, record.loss, "o", color=color)
-            axes.set_title(title)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: si(value) if value else "0")
-            axes.xaxis.set_minor_formatter(lambda *_: "")
-            axes.set_xlabel("tokens")
-            axes.legend()
-        atomic_write(path.with_suffix(".png"), png(figure))
+        atomic_write(path.with_suffix(".png"), png(figure([folder.name for folder in folders], curves, records)))
     atomic_write(path.with_suffix(".csv"), _rows(folders, records))
     return [path.with_suffix(".png"), path.with_suffix(".csv")]
+
+
+def figure(
+    names: Sequence[str], curves: Sequence[metrics.Series], records: Sequence[RunRecord | None], theme: Theme = LIGHT
+) -> Figure:
+    """Next-token loss over tokens and, where a run has a teacher, the distillation loss `kd` that it trains on.
+
+    `kd` is whatever config.objective asks for: with the forward divergence a cross-entropy, which holds the teacher's
+    entropy besides the KL divergence. The KL of a finished run, on validation text, stands in the legend.
+    """
+    taught = any(np.isfinite(curve.mean["kd"]).any() for curve in curves)
+    panels = {"ntp": "next-token " + LOSS} | ({"kd": "distillation " + LOSS} if taught else {})
+    drawn = new_figure(3.4)
+    for axes, (metric, title) in zip(drawn.subplots(1, len(panels), squeeze=False).flat, panels.items()):
+        for name, curve, record, color in zip(names, curves, records, theme.shades(len(names))):
+            if not np.isfinite(curve.mean[metric]).any():
+                continue
+            known = metric == "kd" and record is not None and record.kl is not None
+            label = f"{name}, KL {record.kl:.3f}" if known and record else name
+            axes.plot(curve.at["tokens"], curve.mean[metric], color=color, label=label)
+            if metric == "ntp" and record:
+                axes.plot(record.D, record.loss, "o", color=color)
+        axes.set(title=title, xscale="log", xlabel="tokens")
+        count_axis(axes.xaxis)
+        axes.legend()
+    return drawn
 
 
 def _rows(folders: Sequence[Path], records: Sequence[RunRecord | None]) -> str:

@@ -10,9 +10,8 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from distill.config import ConfigError, ExperimentConfig, nearest, parse
-from distill.report.study.results import ReportError
-from distill.report.study.run_figures import LOSS
-from distill.report.theme import LIGHT, MARKERS, label, legend, panels, png
+from distill.errors import ReportError
+from distill.report.theme import LIGHT, LOSS, MARKERS, label, legend, panels, png
 from distill.system.files import atomic_write
 
 _TICKS = 5  # a panel

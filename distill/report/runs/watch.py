@@ -13,8 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from distill.errors import ReportError
 from distill.records import metrics
-from distill.report.study.results import ReportError
+from distill.system.numbers import duration
 
 _NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_second", "seconds_left", "mfu")
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -86,16 +87,8 @@ def _state(run: Followed, now: float) -> str:
     if run.finished:
         return "finished"
     if now - run.changed > 120:
-        return f"silent for {_duration(now - run.changed)}"
-    return f"{_duration(run.last.get('seconds_left', math.nan))} left"
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{rest:02d}"
+        return f"silent for {duration(now - run.changed)}"
+    return f"{duration(run.last.get('seconds_left', math.nan))} left"
 
 
 def _numbers(line: dict[str, float]) -> str:

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 
 from distill.records.runs import RunRecord
 from distill.report import page
-from distill.report.page import Cell, Column
-from distill.report.study.results import Ablated, Results
+from distill.report.page import Column, TableCell
+from distill.report.study.results import AblatedRun, Results
 from distill.report.theme import MARKERS, Theme, legend, new_figure
 from distill.system.numbers import signed
 
@@ -46,22 +46,22 @@ class ComparedSetting:
     @property
     def difference(self) -> tuple[float, float]:
         """Mean difference from the student as it is, and its standard error over pairs of one seed."""
-        found = self.differences
-        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
-        return (statistics.fmean(found) if found else math.nan), error
+        n = len(self.differences)
+        error = statistics.stdev(self.differences) / math.sqrt(n) if n > 1 else math.nan
+        return (statistics.fmean(self.differences) if n else math.nan), error
 
 
-def fields(found: Results) -> list[str]:
+def fields(study: Results) -> list[str]:
     """The varied fields, in the order of the study's lines."""
-    return list(dict.fromkeys(field for one in found.ablated for field, _ in one.settings))
+    return list(dict.fromkeys(field for one in study.ablated for field, _ in one.settings))
 
 
-def compare(found: Results, field: str) -> list[ComparedSetting]:
+def compare(study: Results, field: str) -> list[ComparedSetting]:
     """Every student under every value of a field, in the order of its line."""
-    plain = {(one.base, one.run.seed): one.run.loss for one in found.ablated if one.plain}
-    groups: dict[tuple[str, str], list[Ablated]] = {}
-    order = found.ablation_values.get(field, ())
-    for one in found.ablated:
+    plain = {(one.base, one.run.seed): one.run.loss for one in study.ablated if one.plain}
+    groups: dict[tuple[str, str], list[AblatedRun]] = {}
+    order = study.ablation_values.get(field, ())
+    for one in study.ablated:
         for value in [value for name, value in one.settings if name == field]:
             groups.setdefault((one.base, value), []).append(one)
     places = {value: i for i, value in enumerate(order)}
@@ -79,24 +79,24 @@ def compare(found: Results, field: str) -> list[ComparedSetting]:
     ]
 
 
-def table(found: Results, field: str) -> str:
+def table(study: Results, field: str) -> str:
     """CSV, a row a run: student, value, seed, losses, KL, agreement and ECE of student and teacher."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     own = ("loss", "loss_se", "kl", "agreement", "ece")
     writer.writerow(["student", field.rstrip("_"), "seed", *own, "L_T", "teacher_ece", "run"])
-    for setting in compare(found, field):
+    for setting in compare(study, field):
         for run in setting.runs:
-            teacher = _teacher(found, run)
+            teacher = _teacher(study, run)
             values = [getattr(run, name) for name in own]
             ece = teacher.ece if teacher else ""
             writer.writerow([setting.base, setting.value, run.seed, *values, run.L_T, ece, run.run])
     return text.getvalue()
 
 
-def figure(found: Results, field: str, theme: Theme) -> Figure:
+def figure(study: Results, field: str, theme: Theme) -> Figure:
     """Loss, KL and ECE over the values of a field; faint markers are seeds, bars their means, dotted the teacher."""
-    settings = compare(found, field)
+    settings = compare(study, field)
     values = list(dict.fromkeys(setting.value for setting in settings))
     bases = list(dict.fromkeys(setting.base for setting in settings))
     shades = dict(zip(bases, theme.shades(len(bases))))
@@ -111,7 +111,7 @@ def figure(found: Results, field: str, theme: Theme) -> Figure:
                 ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
             line = "-" if all(map(_is_number, values)) else ""  # only numbers have something between them
             ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
-            said = [t for setting in group for run in setting.runs if (t := _teacher(found, run))]
+            said = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
             if said and measure != "kl":
                 mean = statistics.fmean(getattr(run, measure) for run in said)
                 ax.axhline(mean, color=color, ls=":", lw=1.2)
@@ -126,13 +126,13 @@ def figure(found: Results, field: str, theme: Theme) -> Figure:
     return picture
 
 
-def section(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def section(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
     """The part of the page: a sentence, a figure and a table for every field."""
-    return "".join(_field(found, field, pictures) for field in fields(found))
+    return "".join(_field(study, field, pictures) for field in fields(study))
 
 
-def _field(found: Results, field: str, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    name, settings = field.rstrip("_"), compare(found, field)
+def _field(study: Results, field: str, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    name, settings = field.rstrip("_"), compare(study, field)
     text = page.paragraph(verdict(name, settings))
     if file(field) in pictures:
         alt = f"Three charts over the values of {name}: loss, KL to the teacher, calibration error of the student."
@@ -140,17 +140,17 @@ def _field(found: Results, field: str, pictures: dict[str, tuple[bytes, bytes]])
         text += page.figure(*pictures[file(field)], alt=alt, caption=caption)
     columns = [Column(name="student", text=True), Column(name=name, text=True)]
     columns += [Column(name=n) for n in ("seeds", "L_S", "against as it is", "KL", "agreement", "ECE", "teacher's ECE")]
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TableCell]] = []
     for s in settings:
         mean, error = s.difference
         beyond = not s.plain and abs(mean) > 2 * error
         tone = ("good" if mean < 0 else "bad") if beyond else ""
         words = "as it is" if s.plain else f"{signed(mean)} ± {error:.4f}"
-        teachers = [t.ece for run in s.runs if (t := _teacher(found, run))]
+        teachers = [t.ece for run in s.runs if (t := _teacher(study, run))]
         rows.append(
             [s.base, s.value, str(len(s.runs)), f"{s.mean('loss'):.4f} ± {s.spread('loss'):.4f}",
-             Cell(text=words, tone=tone), f"{s.mean('kl'):.4f}", f"{s.mean('agreement'):.1%}", f"{s.mean('ece'):.2%}",
-             f"{statistics.fmean(teachers):.2%}" if teachers else ""]
+             TableCell(text=words, tone=tone), f"{s.mean('kl'):.4f}", f"{s.mean('agreement'):.1%}",
+             f"{s.mean('ece'):.2%}", f"{statistics.fmean(teachers):.2%}" if teachers else ""]
         )  # fmt: skip
     caption = (
         f"Students by {name}: L_S with its standard deviation over seeds, differences with their standard error over "
@@ -191,5 +191,5 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _teacher(found: Results, run: RunRecord) -> RunRecord | None:
-    return next((other for other in found.runs if other.run == run.teacher), None)
+def _teacher(study: Results, run: RunRecord) -> RunRecord | None:
+    return next((other for other in study.runs if other.run == run.teacher), None)

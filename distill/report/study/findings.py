@@ -57,7 +57,7 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
+class StudentGroup:
     """Students that differ in their teacher alone: (L_T, L_S) from the weakest teacher to the strongest."""
 
     N: int
@@ -67,7 +67,7 @@ class Cell:
 
     @property
     def best(self) -> int:
-        """The place of the lowest student."""
+        """The index of the lowest student."""
         return int(np.argmin([run.loss for run in self.students]))
 
     @property
@@ -92,7 +92,11 @@ class Ordering:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """FLOPs as if every run had been trained from its first step; seconds from the first start to the last end."""
+    """FLOPs as if every run had been trained from its first step, and the time that the runs took.
+
+    seconds: wall-clock time in which at least one run was under way; a pause between two calls of a study is not
+    part of it. run_seconds: the sum over runs.
+    """
 
     student: float
     teacher_forward: float
@@ -128,7 +132,7 @@ class Findings:
 
 
 def find(results: Results) -> Findings:
-    """Counts everything once."""
+    """Counts everything that the report says, once."""
     noise = seed_noise(results)
     paired = pair(results.runs)
     tokens = sorted({p.student.D for p in paired})
@@ -142,7 +146,7 @@ def find(results: Results) -> Findings:
             )
             for D in tokens
         },
-        ordering=order(cells(results.distilled), noise),
+        ordering=order(student_groups(results.distilled), noise),
         beaten=_beaten(results, noise),
         ledger=_ledger(results),
         costs=costs(results.runs),
@@ -190,14 +194,14 @@ def pair(runs: Iterable[RunRecord]) -> tuple[Pair, ...]:
     """Every student beside supervised training of its N and D, where the table has that; by N, D and falling L_T."""
     runs = list(runs)
     alone = baselines(runs)
-    strongest = {cell.students[-1].run for cell in cells(run for run in runs if run.kind == "distillation")}
-    found = []
+    strongest = {group.students[-1].run for group in student_groups(run for run in runs if run.kind == "distillation")}
+    pairs = []
     for run in sorted(runs, key=lambda run: (run.N, run.D, -(run.L_T or 0.0))):
         others = alone.get((run.N, run.D))
         if run.kind == "distillation" and others:
             mean = float(np.mean([other.loss for other in others]))
-            found.append(Pair(student=run, alone=mean, count=len(others), strongest=run.run in strongest))
-    return tuple(found)
+            pairs.append(Pair(student=run, alone=mean, count=len(others), strongest=run.run in strongest))
+    return tuple(pairs)
 
 
 def tally(pairs: Sequence[Pair], noise: Noise) -> Tally:
@@ -212,38 +216,38 @@ def tally(pairs: Sequence[Pair], noise: Noise) -> Tally:
     )
 
 
-def cells(students: Iterable[RunRecord]) -> tuple[Cell, ...]:
+def student_groups(students: Iterable[RunRecord]) -> tuple[StudentGroup, ...]:
     """Students of one N, D, seed and objective, by falling L_T."""
     groups = _grouped(students, lambda run: (run.N, run.D, run.seed, run.model, run.lambda_ or 0.0, run.tau or 0.0))
     return tuple(
-        Cell(N=key[0], D=key[1], seed=key[2], students=tuple(sorted(group, key=lambda run: -(run.L_T or 0.0))))
+        StudentGroup(N=key[0], D=key[1], seed=key[2], students=tuple(sorted(group, key=lambda run: -(run.L_T or 0.0))))
         for key, group in sorted(groups.items())
     )
 
 
-def order(found: Sequence[Cell], noise: Noise) -> Ordering | None:
-    """Counts pairs of teachers; None where no cell has two."""
-    found = [cell for cell in found if len(cell.students) > 1]
-    if not found:
+def order(groups: Sequence[StudentGroup], noise: Noise) -> Ordering | None:
+    """Counts pairs of teachers; None where no group has two."""
+    groups = [group for group in groups if len(group.students) > 1]
+    if not groups:
         return None
     pairs = [
         (weaker, better)
-        for cell in found
-        for i, weaker in enumerate(cell.students)
-        for better in cell.students[i + 1 :]
+        for group in groups
+        for i, weaker in enumerate(group.students)
+        for better in group.students[i + 1 :]
         if better.L_T != weaker.L_T
     ]
     clear = [p for p in pairs if noise.exceeded(p[1].loss - p[0].loss, p[0].loss)]
-    gaps = [cell for cell in found if cell.best < len(cell.students) - 1]
+    gaps = [group for group in groups if group.best < len(group.students) - 1]
     return Ordering(
-        cells=len(found),
+        cells=len(groups),
         pairs=len(pairs),
         agree=sum(better.loss < weaker.loss for weaker, better in pairs),
         clear_pairs=len(clear),
         clear_agree=sum(better.loss < weaker.loss for weaker, better in clear),
         gaps=len(gaps),
-        clear_gaps=sum(noise.exceeded(cell.gap, cell.students[cell.best].loss) for cell in gaps),
-        cost=float(np.mean([cell.gap for cell in gaps])) if gaps else 0.0,
+        clear_gaps=sum(noise.exceeded(group.gap, group.students[group.best].loss) for group in gaps),
+        cost=float(np.mean([group.gap for group in gaps])) if gaps else 0.0,
     )
 
 
@@ -256,11 +260,21 @@ def costs(runs: Sequence[RunRecord]) -> Costs:
         student=sum(run.flops_student for run in runs) - training,
         teacher_forward=sum(run.flops_teacher for run in runs),
         teacher_training=training,
-        seconds=(max(end for _, end in spans) - min(start for start, _ in spans)).total_seconds(),
+        seconds=_covered(spans),
         run_seconds=sum((end - start).total_seconds() for start, end in spans),
         runs=len(runs),
         trunks=len({run.trunk for run in runs}),
     )
+
+
+def _covered(spans: Sequence[tuple[datetime.datetime, datetime.datetime]]) -> float:
+    """Seconds in which at least one of the (start, end) spans was under way."""
+    total, until = datetime.timedelta(), None
+    for start, end in sorted(spans):
+        start = start if until is None else max(start, until)
+        if end > start:
+            total, until = total + (end - start), end
+    return total.total_seconds()
 
 
 def _beaten(results: Results, noise: Noise) -> tuple[int, int]:
@@ -271,13 +285,13 @@ def _beaten(results: Results, noise: Noise) -> tuple[int, int]:
 def _ledger(results: Results) -> Ledger | None:
     if not results.predictions:
         return None
-    found = list(settled(results.predictions, results.runs))
+    predicted = list(settled(results.predictions, results.runs))
     finished = {run.run for run in results.runs}
     return Ledger(
-        inside=sum(prediction.contains(run.loss) for prediction, run in found),
-        total=len(found),
+        inside=sum(prediction.contains(run.loss) for prediction, run in predicted),
+        total=len(predicted),
         level=float(np.mean([prediction.level for prediction in results.predictions])),
-        error=float(np.mean([abs(p.predicted / run.loss - 1) for p, run in found])) if found else math.nan,
+        error=float(np.mean([abs(p.predicted / run.loss - 1) for p, run in predicted])) if predicted else math.nan,
         waiting=len({p.run for p in results.predictions} - finished),
     )
 

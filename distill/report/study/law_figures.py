@@ -89,7 +89,7 @@ def intervals(results: Results, theme: Theme) -> Figure | None:
     return figure
 
 
-def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | None:
+def plan(results: Results, theme: Theme, curves: "PlanCurves | None") -> Figure | None:
     """Loss against compute for one student size, distilled and supervised, with bands and the measured runs."""
     if curves is None:
         return None
@@ -136,7 +136,7 @@ def plan(results: Results, theme: Theme, curves: "Curves | None") -> Figure | No
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Curves:
+class PlanCurves:
     """Expected losses over budgets for one student size: (middle, low, high) of each way to train it."""
 
     N: float
@@ -146,7 +146,7 @@ class Curves:
     banded: bool
 
 
-def plan_curves(results: Results) -> Curves | None:
+def plan_curves(results: Results) -> PlanCurves | None:
     """What the laws expect of the plan's student (or the largest one) over budgets; None without both laws.
 
     Distilled from the study's own teachers, the best for each budget, with their logits free and paid; and, where the
@@ -193,7 +193,7 @@ def plan_curves(results: Results) -> Curves | None:
         split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
         trained = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
         distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, trained)
-    return Curves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
+    return PlanCurves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
 
 
 def _forward(results: Results) -> tuple[np.ndarray, np.ndarray]:

@@ -9,26 +9,26 @@ from distill.system.numbers import duration, flops, plural, si, signed
 _ENOUGH = 5  # pairs beyond noise from which they alone give the verdict
 
 
-def headline(results: Results, found: Findings) -> str:
+def headline(results: Results, findings: Findings) -> str:
     """The planner's advice where a plan was made, else what distillation did for the smallest budget."""
     if results.plan:
         return results.plan.sentence
-    answer = small_budget(found)
+    answer = small_budget(findings)
     return answer[1] if answer else "This study has no student with supervised training of the same N and D beside it."
 
 
-def answers(found: Findings) -> list[tuple[str, str, str]]:
+def answers(findings: Findings) -> list[tuple[str, str, str]]:
     """The study's questions that its rows can answer: (question, verdict, grounds)."""
     asked = (
-        ("Do students of a better teacher end lower, until a gap opens?", ordering(found)),
-        ("Does distillation beat supervised training at small D?", small_budget(found)),
+        ("Do students of a better teacher end lower, until a gap opens?", ordering(findings)),
+        ("Does distillation beat supervised training at small D?", small_budget(findings)),
     )
     return [(question, *answer) for question, answer in asked if answer]
 
 
-def ordering(found: Findings) -> tuple[str, str] | None:
+def ordering(findings: Findings) -> tuple[str, str] | None:
     """(verdict, sentence): do students of a better teacher end lower, until a gap opens?"""
-    o = found.ordering
+    o = findings.ordering
     if o is None or not o.pairs:
         return None
     # Pairs within noise are coin flips: they decide only where there is nothing better.
@@ -42,7 +42,7 @@ def ordering(found: Findings) -> tuple[str, str] | None:
         f"better teacher has the lower student in {o.clear_agree}; of all {o.pairs} pairs in {o.agree} (half would be "
         f"chance). {_gap(o)}"
     )
-    below, clear_below = found.beaten
+    below, clear_below = findings.beaten
     if below:
         text += f" {plural(below, 'student')} ended below the teacher's own loss, {clear_below} of them beyond noise"
         text += ", which Eq. 8 cannot express." if clear_below else "."
@@ -58,13 +58,13 @@ def _gap(o: Ordering) -> str:
     )
 
 
-def small_budget(found: Findings) -> tuple[str, str] | None:
+def small_budget(findings: Findings) -> tuple[str, str] | None:
     """(verdict, sentence): does distillation beat supervised training at the smallest D_S?"""
-    if not found.by_tokens:
+    if not findings.by_tokens:
         return None
     (least, (every, strong)), (most, (_, strong_most)) = (
-        list(found.by_tokens.items())[0],
-        list(found.by_tokens.items())[-1],
+        list(findings.by_tokens.items())[0],
+        list(findings.by_tokens.items())[-1],
     )
     share = strong.wins / strong.pairs if strong.pairs else 0.0
     verdict = "Yes" if share == 1 else "In most cases" if share > 0.5 else "In few cases" if share > 0 else "No"
@@ -82,12 +82,12 @@ def small_budget(found: Findings) -> tuple[str, str] | None:
     return verdict, text
 
 
-def noise(found: Noise) -> str:
+def noise_sentence(noise: Noise) -> str:
     """Where the noise comes from, and what it does not cover."""
-    size = f"{found.relative:.2%} of the loss"
-    if found.source == "seeds":
-        text = f"Noise: {size} (standard deviation), from {found.cells} settings that were run with several seeds."
-    elif found.source == "law":
+    size = f"{noise.relative:.2%} of the loss"
+    if noise.source == "seeds":
+        text = f"Noise: {size} (standard deviation), from {noise.cells} settings that were run with several seeds."
+    elif noise.source == "law":
         text = (
             f"Noise: hardly any setting was run with several seeds, so seed noise is not measured here. {size} "
             "(standard deviation) is taken from the laws' residuals instead, which hold their misfit as well."
@@ -100,9 +100,9 @@ def noise(found: Noise) -> str:
     return f"{text} A difference counts as larger than noise beyond two standard deviations of it."
 
 
-def ledger(found: Findings) -> str | None:
+def ledger(findings: Findings) -> str | None:
     """How often the law's predictions came true."""
-    book = found.ledger
+    book = findings.ledger
     if book is None:
         return None
     if not book.total:
@@ -126,20 +126,20 @@ def binomial_range(n: int, p: float) -> tuple[int, int]:
     return low, high
 
 
-def costs(found: Costs) -> str:
+def costs_sentence(costs: Costs) -> str:
     """FLOPs by purpose and time."""
-    total = found.student + found.teacher_forward + found.teacher_training
+    total = costs.student + costs.teacher_forward + costs.teacher_training
     text = (
-        f"{flops(total)} FLOPs: {flops(found.student)} training students and supervised models, "
-        f"{flops(found.teacher_forward)} teachers' forward passes on the students' tokens, "
-        f"{flops(found.teacher_training)} training teachers."
+        f"{flops(total)} FLOPs: {flops(costs.student)} training students and supervised models, "
+        f"{flops(costs.teacher_forward)} teachers' forward passes on the students' tokens, "
+        f"{flops(costs.teacher_training)} training teachers."
     )
-    if found.trunks < found.runs:
+    if costs.trunks < costs.runs:
         text += (
-            f" This counts every run from its first step; the {found.runs} runs share {found.trunks} trunks, so less "
+            f" This counts every run from its first step; the {costs.runs} runs share {costs.trunks} trunks, so less "
             "was really spent."
         )
     return (
-        f"{text} {duration(found.seconds)} from the first start to the last end; the runs took "
-        f"{duration(found.run_seconds)} in all."
+        f"{text} Runs were under way for {duration(costs.seconds)} of wall-clock time; one after the other they would "
+        f"have taken {duration(costs.run_seconds)}."
     )

@@ -10,17 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.config import DistillError
+from distill.errors import ReportError
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law
 from distill.records.predictions import Prediction, PredictionTable
 from distill.records.runs import CurvePoint, CurveTable, RunRecord
 from distill.records.study_table import StudyTable
 from distill.system.files import loads
-
-
-class ReportError(DistillError):
-    """A report that cannot be written: what is missing, and what makes it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +56,7 @@ class FittedLaw:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Advice:
+class PlanSummary:
     """What a report needs of a plan: the sentence, the student, who pays, the expected losses, the bill (FLOPs)."""
 
     sentence: str
@@ -75,7 +71,7 @@ class Advice:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ablated:
+class AblatedRun:
     """A student of an ablation: which student it varies, and the (field, value) pairs that it stands for."""
 
     base: str
@@ -93,11 +89,11 @@ class Results:
     curves: Mapping[str, tuple[CurvePoint, ...]] = dataclasses.field(default_factory=dict)
     laws: tuple[FittedLaw, ...] = ()
     predictions: tuple[Prediction, ...] = ()
-    plan: "Advice | None" = None
+    plan: "PlanSummary | None" = None
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
     command: str = ""
-    ablated: tuple[Ablated, ...] = ()
+    ablated: tuple[AblatedRun, ...] = ()
     ablation_values: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # of every varied field
 
     @property
@@ -190,7 +186,7 @@ def _object(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _plan(path: Path) -> Advice | None:
+def _plan(path: Path) -> PlanSummary | None:
     tree = _object(path)
     if not tree:
         return None
@@ -198,7 +194,7 @@ def _plan(path: Path) -> Advice | None:
         bill, other = tree["bill"], tree["supervised"]
         compute = sum(_finite_or_inf(bill[part]) for part in ("student", "logits", "teacher", "serving"))
         cheaper = compute < _finite_or_inf(other["compute"])
-        return Advice(
+        return PlanSummary(
             sentence=str(tree["sentence"]),
             scenario=str(tree["scenario"]),
             teacher=str(tree["teacher"]),
@@ -218,12 +214,12 @@ def _finite_or_inf(value: float | None) -> float:
     return math.inf if value is None else float(value)
 
 
-def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[Ablated, ...]:
+def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[AblatedRun, ...]:
     """The finished students of an ablation, by the study's own note."""
     known = note.get("ablated", {})
     try:
         return tuple(
-            Ablated(
+            AblatedRun(
                 base=str(known[run.run]["base"]),
                 run=run,
                 settings=tuple((str(field), str(value)) for field, value in known[run.run]["settings"]),

@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 from distill.records.runs import RunRecord
 from distill.report.study.findings import baselines
 from distill.report.study.results import Results
-from distill.report.theme import MARKERS, Theme, count_ticks, label, legend, padded, panels
+from distill.report.theme import LOSS, MARKERS, Theme, count_ticks, label, legend, padded, panels
 from distill.system.numbers import si
 
-LOSS = "loss (nats per token)"
 _NAMED, _PANELS = 18, 12  # teachers of a legend, sizes of a figure: of hundreds of either nobody can tell one
 
 

@@ -1,95 +1,97 @@
 """The sections of a study's page: findings, tables and figures in the order in which they are read."""
 
+import shlex
+
 from distill.report import page
-from distill.report.page import Cell, Column
+from distill.report.page import Column, TableCell
 from distill.report.study import ablations, prose
 from distill.report.study.findings import Findings
 from distill.report.study.results import Results
-from distill.system.numbers import flops, number, si, signed
+from distill.system.numbers import flops, number, si, signed, utc
 
 
-def compose(found: Results, counted: Findings, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def compose(study: Results, findings: Findings, pictures: dict[str, tuple[bytes, bytes]]) -> str:
     """The HTML of the page; `pictures` holds the (light, dark) PNG of every figure that could be drawn."""
     parts = [
-        ("answers", "What the runs say", _answers(counted)),
-        ("table", "Students, and supervised training of the same size", _table(counted)),
-        ("ablations", "One setting at a time", ablations.section(found, pictures)),
-        ("students", "Better teachers", _picture(found, pictures, "students")),
-        ("tokens", "More tokens", _picture(found, pictures, "tokens") + _by_tokens(counted)),
-        ("laws", "The fitted laws", _laws(found, pictures)),
-        ("ledger", "Predictions made before the runs", _ledger(found, counted)),
-        ("plan", "The plan", _plan(found, pictures)),
-        ("curves", "Learning curves", _picture(found, pictures, "learning")),
-        ("missing", "Failed and missing runs", _missing(found)),
-        ("costs", "Costs and provenance", _provenance(found, counted)),
+        ("answers", "What the runs say", _answers(findings)),
+        ("table", "Students, and supervised training of the same size", _table(findings)),
+        ("ablations", "One setting at a time", ablations.section(study, pictures)),
+        ("students", "Better teachers", _picture(study, pictures, "students")),
+        ("tokens", "More tokens", _picture(study, pictures, "tokens") + _by_tokens(findings)),
+        ("laws", "The fitted laws", _laws(study, pictures)),
+        ("ledger", "Predictions made before the runs", _ledger(study, findings)),
+        ("plan", "The plan", _plan(study, pictures)),
+        ("curves", "Learning curves", _picture(study, pictures, "learning")),
+        ("missing", "Failed and missing runs", _missing(study)),
+        ("costs", "Costs and provenance", _provenance(study, findings)),
     ]
     shown = [part for part in parts if part[2]]
-    name = found.workdir.resolve().name
+    name = study.workdir.resolve().name
     top = [
         f"<header><h1>Study {page.escape(name)}</h1>",
-        page.paragraph(_counts(found), "soft"),
-        page.paragraph(prose.headline(found, counted), "headline"),
+        page.paragraph(_counts(study), "soft"),
+        page.paragraph(prose.headline(study, findings), "headline"),
         page.contents((anchor, title) for anchor, title, _ in shown) + "</header>",
     ]
     return page.page(f"Study {name}", [*top, *(page.section(*part) for part in shown)])
 
 
-def _counts(found: Results) -> str:
-    teachers = {run.teacher for run in found.distilled}
-    tokenizer = ", ".join(sorted({run.tokenizer for run in found.runs}))
+def _counts(study: Results) -> str:
+    teachers = {run.teacher for run in study.distilled}
+    tokenizer = ", ".join(sorted({run.tokenizer for run in study.runs}))
     return (
-        f"{len(found.distilled)} students of {len(teachers)} teachers and {len(found.supervised)} supervised runs; "
+        f"{len(study.distilled)} students of {len(teachers)} teachers and {len(study.supervised)} supervised runs; "
         f"losses are validation cross-entropies in nats per token ({tokenizer})."
     )
 
 
-def _answers(counted: Findings) -> str:
-    book = prose.ledger(counted)
-    text = page.answers(prose.answers(counted))
+def _answers(findings: Findings) -> str:
+    book = prose.ledger(findings)
+    text = page.answers(prose.answers(findings))
     if book:
         text += page.paragraph(f"Predictions: {book}")
-    return text + page.paragraph(prose.noise(counted.noise), "soft")
+    return text + page.paragraph(prose.noise_sentence(findings.noise), "soft")
 
 
-def _table(counted: Findings) -> str:
-    if not counted.pairs:
+def _table(findings: Findings) -> str:
+    if not findings.pairs:
         return ""
     columns = [Column(name=name) for name in ("N", "D", "L_T", "L_S", "supervised", "difference")]
     columns += [Column(name="distilled is", text=True), Column(name="seed")]
-    rows: list[list[str | Cell]] = []
-    for p in counted.pairs:
+    rows: list[list[str | TableCell]] = []
+    for p in findings.pairs:
         run = p.student
-        beyond = counted.noise.exceeded(p.difference, p.alone, p.count)
+        beyond = findings.noise.exceeded(p.difference, p.alone, p.count)
         won = p.difference < 0
         word = ("lower" if won else "higher") + ("" if beyond else ", within noise")
         tone = ("good" if won else "bad") if beyond else ""
         rows.append(
             [si(run.N), si(run.D), f"{run.L_T:.4f}", f"{run.loss:.4f}", f"{p.alone:.4f}",
-             Cell(text=signed(p.difference), tone=tone), Cell(text=word, tone=tone), str(run.seed)]
+             TableCell(text=signed(p.difference), tone=tone), TableCell(text=word, tone=tone), str(run.seed)]
         )  # fmt: skip
     text = "Student loss L_S by size N, tokens D and teacher's loss L_T, beside supervised training of the same N and D"
     made = page.table(text, columns, rows)
     return made if len(rows) <= 60 else page.details(f"All {len(rows)} students", made)
 
 
-def _by_tokens(counted: Findings) -> str:
-    if not counted.by_tokens:
+def _by_tokens(findings: Findings) -> str:
+    if not findings.by_tokens:
         return ""
     names = ("D", "pairs", "distilled wins", "beyond noise", "loses beyond noise", "mean difference",
              "strongest teacher wins", "its mean difference")  # fmt: skip
     rows = [
         [si(D), str(every.pairs), str(every.wins), str(every.wins_beyond), str(every.losses_beyond),
          signed(every.mean), f"{strong.wins} of {strong.pairs}", signed(strong.mean)]
-        for D, (every, strong) in counted.by_tokens.items()
+        for D, (every, strong) in findings.by_tokens.items()
     ]  # fmt: skip
     return page.table("Distilled against supervised training by tokens", [Column(name=n) for n in names], rows)
 
 
-def _picture(found: Results, pictures: dict[str, tuple[bytes, bytes]], name: str) -> str:
+def _picture(study: Results, pictures: dict[str, tuple[bytes, bytes]], name: str) -> str:
     if name not in pictures:
         return ""
     caption, alt = _TEXTS[name]
-    return page.figure(*pictures[name], alt=f"{alt} {_reading(found, name)}".strip(), caption=caption)
+    return page.figure(*pictures[name], alt=f"{alt} {_reading(study, name)}".strip(), caption=caption)
 
 
 _TEXTS = {
@@ -126,25 +128,25 @@ _TEXTS = {
 }  # fmt: skip
 
 
-def _reading(found: Results, name: str) -> str:
+def _reading(study: Results, name: str) -> str:
     """The one number that a reader of the figure would take away."""
     if name in ("students", "tokens"):
-        lowest = min(found.distilled or found.runs, key=lambda run: run.loss)
+        lowest = min(study.distilled or study.runs, key=lambda run: run.loss)
         taught = f" under a teacher of {lowest.L_T:.3f}" if lowest.L_T is not None else ""
         return f"The lowest loss is {lowest.loss:.3f}, at N = {si(lowest.N)} and D = {si(lowest.D)}{taught}."
     if name == "accuracy":
-        said = [f"{law.title} {law.error[0]:.2%}" for law in found.laws if law.error]
+        said = [f"{law.title} {law.error[0]:.2%}" for law in study.laws if law.error]
         return f"Mean relative errors in the sample: {', '.join(said)}." if said else ""
-    if name == "plan" and found.plan:
-        return f"The plan expects {found.plan.L_S:.3f} distilled and {found.plan.supervised_L:.3f} supervised."
+    if name == "plan" and study.plan:
+        return f"The plan expects {study.plan.L_S:.3f} distilled and {study.plan.supervised_L:.3f} supervised."
     return ""
 
 
-def _laws(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    if not found.laws:
+def _laws(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    if not study.laws:
         return page.paragraph("No law was fitted: laws/ holds none.")
     text = ""
-    for law in found.laws:
+    for law in study.laws:
         rows = []
         for name in dict.fromkeys([*law.law.values(), *law.intervals]):
             low, high = law.intervals.get(name, (None, None))
@@ -161,25 +163,25 @@ def _laws(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
             status += f"; {law.failed} of {law.resamples} resamples failed and are left out"
         caption = f"{law.title} ({law.name}, form {law.law.name})"
         text += page.paragraph(status + ".") + page.table(caption, columns, rows)
-    return _picture(found, pictures, "accuracy") + text + _picture(found, pictures, "intervals")
+    return _picture(study, pictures, "accuracy") + text + _picture(study, pictures, "intervals")
 
 
-def _ledger(found: Results, counted: Findings) -> str:
-    book = prose.ledger(counted)
+def _ledger(study: Results, findings: Findings) -> str:
+    book = prose.ledger(findings)
     if book is None:
         return ""
-    finished = {run.run: run for run in found.runs}
-    rows: list[list[str | Cell]] = []
-    for p in found.predictions:
+    finished = {run.run: run for run in study.runs}
+    rows: list[list[str | TableCell]] = []
+    for p in study.predictions:
         run = finished.get(p.run)
         truth = run.loss if run else None
         word = "pending" if truth is None else "inside" if p.contains(truth) else "outside"
         tone = {"inside": "good", "outside": "bad"}.get(word, "")
         rows.append(
-            [found.name(run) if run else found.planned.get(p.run, p.run), si(p.N), si(p.D),
+            [study.name(run) if run else study.planned.get(p.run, p.run), si(p.N), si(p.D),
              "" if p.L_T is None else f"{p.L_T:.4f}",
              f"{p.predicted:.4f}", f"[{p.lower:.4f}, {p.upper:.4f}]", "" if truth is None else f"{truth:.4f}",
-             Cell(text=word, tone=tone), p.made.removesuffix("+00:00").replace("T", " ")]
+             TableCell(text=word, tone=tone), utc(p.made)]
         )  # fmt: skip
     names = ("N", "D", "L_T", "predicted", "interval", "measured")
     columns = [Column(name="run", text=True), *(Column(name=n) for n in names)]
@@ -188,35 +190,42 @@ def _ledger(found: Results, counted: Findings) -> str:
     return page.paragraph(book) + (made if len(rows) <= 30 else page.details(f"All {len(rows)} predictions", made))
 
 
-def _plan(found: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    text = page.paragraph(found.plan.sentence) if found.plan else ""
-    return text + _picture(found, pictures, "plan")
+def _plan(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    text = page.paragraph(study.plan.sentence) if study.plan else ""
+    return text + _picture(study, pictures, "plan")
 
 
-def _missing(found: Results) -> str:
-    if not found.missing:
-        known = f"all {len(found.planned)} planned runs" if found.planned else "every run that was begun"
+def _missing(study: Results) -> str:
+    if not study.missing:
+        known = f"all {len(study.planned)} planned runs" if study.planned else "every run that was begun"
         return page.paragraph(f"None: {known} finished.")
     columns = [Column(name="run", text=True), Column(name="why", text=True)]
-    return page.table("Runs that are not in the table", columns, list(found.missing.items()))
+    return page.table("Runs that are not in the table", columns, list(study.missing.items()))
 
 
-def _provenance(found: Results, counted: Findings) -> str:
-    runs = found.runs
+def _provenance(study: Results, findings: Findings) -> str:
+    runs = study.runs
     facts = [
-        ("command", found.command or "not recorded (study.json is missing)"),
+        ("command", study.command or "not recorded (study.json is missing)"),
         ("machine", "; ".join(sorted({run.machine for run in runs}))),
-        ("commit", ", ".join(sorted({run.commit for run in runs})) + _dirty(found)),
-        ("first start, last end", f"{min(run.start for run in runs)}, {max(run.end for run in runs)}"),
+        ("commit", ", ".join(sorted({run.commit for run in runs})) + _dirty(study)),
+        ("first start, last end (UTC)", f"{utc(min(run.start for run in runs))}, {utc(max(run.end for run in runs))}"),
         ("seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))),
         ("largest run", flops(max(run.flops_student + run.flops_teacher for run in runs)) + " FLOPs"),
         ("files", "runs.csv, curves.csv, laws/, predictions.csv in the study's folder"),
-        ("made again by", f"python -m launch.report --workdir={found.workdir.name}"),
+        ("made again by", f"python -m launch.report --workdir={_workdir(study)}"),
     ]
     columns = [Column(name="what", text=True), Column(name="value", text=True)]
-    return page.paragraph(prose.costs(counted.costs)) + page.table("Provenance", columns, facts)
+    return page.paragraph(prose.costs_sentence(findings.costs)) + page.table("Provenance", columns, facts)
 
 
-def _dirty(found: Results) -> str:
-    changed = any(run.commit.endswith("+") for run in found.runs)
+def _workdir(study: Results) -> str:
+    """The folder as the study's own command named it; without a command, the folder that was read."""
+    flags = shlex.split(study.command) if study.command else []
+    named = [flag.partition("=")[2] for flag in flags if flag.startswith("--workdir=")]
+    return shlex.quote(named[-1] if named else str(study.workdir))
+
+
+def _dirty(study: Results) -> str:
+    changed = any(run.commit.endswith("+") for run in study.runs)
     return " (+: with changes that are not committed)" if changed else ""

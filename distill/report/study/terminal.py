@@ -25,12 +25,12 @@ def summary(source: str | Path | Results | Iterable[RunRecord], *, limit: int = 
     At most `limit` rows of the table are shown. Raises ReportError for a workdir without finished runs.
     """
     if isinstance(source, (str, Path)):
-        found = results.load(source)
+        study = results.load(source)
     elif isinstance(source, Results):
-        found = source
+        study = source
     else:
-        found = Results(workdir=Path(), runs=tuple(source))
-    counted = findings.find(found)
+        study = Results(workdir=Path(), runs=tuple(source))
+    counted = findings.find(study)
     parts: list[RenderableType] = []
     if counted.pairs:
         parts += [students(counted, limit), Text()]
@@ -39,16 +39,16 @@ def summary(source: str | Path | Results | Iterable[RunRecord], *, limit: int = 
     book = prose.ledger(counted)
     if book:
         parts += [Text.assemble(("Predictions: ", "bold"), book), Text()]
-    parts.append(Text(prose.noise(counted.noise), style="dim"))
-    for law in found.laws:
+    parts.append(Text(prose.noise_sentence(counted.noise), style="dim"))
+    for law in study.laws:
         parts += [Text(), fitted(law), _standing(law)]
-    if found.missing:
-        named = ", ".join(f"{name} ({why})" for name, why in list(found.missing.items())[:3])
+    if study.missing:
+        named = ", ".join(f"{name} ({why})" for name, why in list(study.missing.items())[:3])
         parts += [
             Text(),
-            Text(f"{numbers.plural(len(found.missing), 'run')} not in the table: {named}", style="yellow"),
+            Text(f"{numbers.plural(len(study.missing), 'run')} not in the table: {named}", style="yellow"),
         ]
-    advice = found.plan.sentence if found.plan else "none, for a plan needs both laws." if found.laws else ""
+    advice = study.plan.sentence if study.plan else "none, for a plan needs both laws." if study.laws else ""
     if advice:
         parts += [Text(), Text.assemble(("Advice: ", "bold"), advice)]
     return Group(*parts)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from distill.errors import ReportError
 from distill.report.study import ablations, findings, law_figures, results, run_figures, sections
-from distill.report.study.results import ReportError, Results
+from distill.report.study.results import Results
 from distill.report.theme import THEMES, Theme, png
 from distill.system.files import atomic_write
 from distill.system.progress import Progress
@@ -24,11 +25,11 @@ def write(source: str | Path | Results, on_progress: Callable[[Progress], None] 
 
     Raises ReportError where there is nothing to report or the folder cannot be written.
     """
-    found = source if isinstance(source, Results) else results.load(source)
-    counted = findings.find(found)
-    folder = found.workdir / "report"
+    study = source if isinstance(source, Results) else results.load(source)
+    counted = findings.find(study)
+    folder = study.workdir / "report"
     pictures: dict[str, tuple[bytes, bytes]] = {}
-    jobs = list(_figures(found))
+    jobs = list(_figures(study))
     try:
         for done, (name, draw) in enumerate(jobs):
             on_progress(Progress(done=done, total=len(jobs), unit="figure", text=name))
@@ -39,31 +40,31 @@ def write(source: str | Path | Results, on_progress: Callable[[Progress], None] 
             pictures[name] = images
             for theme, image in zip(THEMES, images):
                 atomic_write(folder / _file(name, theme), image)
-        for field in ablations.fields(found):
-            atomic_write(folder / f"{ablations.file(field)}.csv", ablations.table(found, field))
+        for field in ablations.fields(study):
+            atomic_write(folder / f"{ablations.file(field)}.csv", ablations.table(study, field))
         on_progress(Progress(done=len(jobs), total=len(jobs), unit="figure", text="page"))
-        atomic_write(folder / "index.html", sections.compose(found, counted, pictures))
+        atomic_write(folder / "index.html", sections.compose(study, counted, pictures))
     except OSError as error:
         raise ReportError(f"{folder}: the report cannot be written ({error.strerror})") from None
     return folder / "index.html"
 
 
-def _figures(found: Results) -> Iterator[tuple[str, Draw]]:
-    yield "students", lambda theme: run_figures.students(found, theme)
-    yield "tokens", lambda theme: run_figures.tokens(found, theme)
-    yield "accuracy", lambda theme: law_figures.accuracy(found, theme)
-    yield "intervals", lambda theme: law_figures.intervals(found, theme)
+def _figures(study: Results) -> Iterator[tuple[str, Draw]]:
+    yield "students", lambda theme: run_figures.students(study, theme)
+    yield "tokens", lambda theme: run_figures.tokens(study, theme)
+    yield "accuracy", lambda theme: law_figures.accuracy(study, theme)
+    yield "intervals", lambda theme: law_figures.intervals(study, theme)
     curves: list[Any] = []
 
     def plan(theme: Theme) -> Any:
         if not curves:
-            curves.append(law_figures.plan_curves(found))
-        return law_figures.plan(found, theme, curves[0])
+            curves.append(law_figures.plan_curves(study))
+        return law_figures.plan(study, theme, curves[0])
 
     yield "plan", plan
-    yield "learning", lambda theme: run_figures.learning(found, theme)
-    for field in ablations.fields(found):
-        yield ablations.file(field), lambda theme, field=field: ablations.figure(found, field, theme)  # type: ignore[misc]
+    yield "learning", lambda theme: run_figures.learning(study, theme)
+    for field in ablations.fields(study):
+        yield ablations.file(field), lambda theme, field=field: ablations.figure(study, field, theme)  # type: ignore[misc]
 
 
 def _render(draw: Draw) -> tuple[bytes, bytes] | None:
