@@ -126,7 +126,11 @@ def test_the_command_rewrites_the_page(bare, capsys):
 
 @pytest.mark.parametrize(
     "argv, message",
-    [([], "--workdir=DIR is needed"), (["--workdri=x"], "Did you mean 'workdir'"), (["x"], "x is no flag")],
+    [
+        ([], "--workdir=DIR is needed"),
+        (["--workdri=x"], "Did you mean --workdir?"),
+        (["x"], "got 'x', wanted --name=value"),
+    ],
 )
 def test_mistakes_are_one_line(argv, message, capsys):
     from launch.support import cli
