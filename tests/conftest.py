@@ -66,7 +66,7 @@ def one_device_mesh():
 def room_for_programs():
     """Two thousand tests compile more than one process may hold."""
     yield
-    process.forget_programs()
+    process.clear_jit_caches()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from distill.bench.step_peers import CALL
 from distill.bench.turns import spread
 from distill.config import ConfigError, ExperimentConfig, LoopConfig, MeshConfig, nearest
 from distill.config.flags import Parser
-from distill.system import process
+from distill.system import preemption, process
 
 LONGEST = 600.0  # seconds that a start may take
 PARTS = ("loader", "loop", "checkpoint", "start")
@@ -139,7 +139,7 @@ def _seconds(flags: list[str], workdir: Path, cache: Path, after: int) -> float:
             time.sleep(0.01)
         taken = time.perf_counter() - begin
         worker.send_signal(signal.SIGTERM)
-        if worker.wait() != process.REQUEUE:
+        if worker.wait() != preemption.REQUEUE:
             said.seek(0)
             last = (said.read().strip().splitlines() or ["nothing"])[-1]
             raise ConfigError(f"launch.train ended with {worker.returncode} after {taken:.0f} s and said {last!r}")
@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "start" in flags.parts.split(","):  # in processes of their own, on all cores
         for shape in flags.shapes.split(","):
             start(shape, flags.rounds)
-    process.hold(process.cores()[:1])
-    process.compile_quickly()
+    process.pin_to_cores(process.cores()[:1])
+    process.use_fast_cpu_compilation()
     import jax
 
     from distill.model import sharding as mesh

@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = flags.sizes.split(",")
     if flags.rounds < 1 or not all(size.isdecimal() and int(size) > 1 for size in sizes):
         raise ConfigError(f"--sizes={flags.sizes} --rounds={flags.rounds}: wanted whole numbers from 2, and from 1")
-    process.hold(process.cores()[:1])
-    process.compile_quickly()
+    process.pin_to_cores(process.cores()[:1])
+    process.use_fast_cpu_compilation()
     import jax
 
     from distill.model import sharding

@@ -48,9 +48,9 @@ def main() -> int:
     found = json.loads(sys.stdin.readline())
     job = Job(**(found | {"model": ModelConfig(**found["model"]), "cores": tuple(found["cores"])}))
     process.die_with_parent()
-    process.hold(job.cores)
+    process.pin_to_cores(job.cores)
     if job.quick:
-        process.compile_quickly()
+        process.use_fast_cpu_compilation()
     begin = time.perf_counter()
     turn, told = {"matmul": _matmul, "eager": _torch, "compiled": _torch}.get(job.kind, _ours)(job)
     turn()

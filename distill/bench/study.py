@@ -47,7 +47,7 @@ def process(workdir: Path, seeds: int) -> None:
     from distill.system import process as runtime
     from distill.training import inputs, loop
 
-    runtime.compile_quickly()
+    runtime.use_fast_cpu_compilation()
     runtime.cache_compilations()
     config = _config(seeds)
     store, teachers = inputs.open_store(config, workdir), {}

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from distill.config import DistillError
-from distill.system import checksums, cloud, distributed, process
+from distill.system import checksums, cloud, distributed, preemption
 
 
 class CheckpointError(DistillError):
@@ -85,7 +85,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: object, error: object, __: object) -> None:
-        if error is not None and distributed.several() and not isinstance(error, process.Preempted):
+        if error is not None and distributed.several() and not isinstance(error, preemption.Preempted):
             return  # what is being saved waits for processes that may be gone
         try:
             self.wait()

@@ -35,7 +35,7 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = F
     if dry_run:
         console.print(_listing(tasks))
         return 0
-    with process.sole(workdir):
+    with process.folder_lock(workdir):
         return _run(config, workdir, command, console)
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.screen import StudyScreen
 from distill.study.workers import FailedMessage, FinishedMessage, ProgressMessage, Worker, compile_key, vmap_key
-from distill.system import process
+from distill.system import preemption, process
 from distill.system.files import atomic_write
 
 
@@ -51,11 +51,11 @@ def run_all(
     team = _Team(min(n_workers, len(queue.waiting)), workdir)
     screen = StudyScreen(tasks, done, console)
     try:
-        with screen, process.heed() as notice:
+        with screen, preemption.catch_preemption() as flag:
             while queue.waiting or team.running():
-                if notice.given:
-                    raise process.Preempted(
-                        f"{notice.given}: {len(queue.finished)} runs were finished and those under way are saved in "
+                if flag.signal:
+                    raise preemption.Preempted(
+                        f"{flag.signal}: {len(queue.finished)} runs were finished and those under way are saved in "
                         f"{workdir}; run the same command again to continue"
                     )
                 for worker in team.idle():

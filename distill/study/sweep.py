@@ -186,7 +186,7 @@ def run(
         return 0
     if options.backend != "local":
         return _submit(tasks, workdir, options)
-    with process.sole(workdir):
+    with process.folder_lock(workdir):
         outcome = execute(
             tasks,
             workdir,

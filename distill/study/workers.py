@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from distill.config import DistillError, ExperimentConfig
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
 from distill.study.matrix import PlannedRun
-from distill.system import process
+from distill.system import preemption, process
 from distill.system.progress import Progress
 
 if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
@@ -115,8 +115,8 @@ def vmap_key(task: PlannedRun) -> Hashable:
 def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
     """The main function of a worker process: trains what comes through the pipe until it closes."""
     process.die_with_parent()
-    process.hold(cores)
-    process.compile_quickly()
+    process.pin_to_cores(cores)
+    process.use_fast_cpu_compilation()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent catches Ctrl-C and ends its workers
     process.cache_compilations()
     trainer, lock = _Trainer(workdir), threading.Lock()
@@ -132,7 +132,7 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
             return
         try:
             trainer.train(tasks, send)
-        except process.Preempted:
+        except preemption.Preempted:
             return
 
 
@@ -153,12 +153,12 @@ class _Trainer:
         if len(tasks) == 1:
             self._one(tasks[0], send)
         else:
-            with process.heed() as notice, ThreadPoolExecutor(len(tasks)) as pool:
-                pack = Pack(len(tasks), notice)
+            with preemption.catch_preemption() as flag, ThreadPoolExecutor(len(tasks)) as pool:
+                pack = Pack(len(tasks), flag)
                 ended = [pool.submit(self._one, task, send, pack) for task in tasks]
             for future in ended:
                 future.result()
-        process.forget_programs()
+        process.clear_jit_caches()
 
     def _one(self, task: PlannedRun, send: Callable[[Message], None], pack: "Pack | None" = None) -> None:
         from distill.training import loop as train
@@ -178,7 +178,7 @@ class _Trainer:
             with self._lock:
                 tabulate(self._workdir, record, folder)
             send(FinishedMessage(run=task.run, record=record))
-        except process.Preempted:
+        except preemption.Preempted:
             raise
         except DistillError as error:
             send(FailedMessage(run=task.run, line=str(error), detail=str(error)))

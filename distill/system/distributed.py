@@ -104,7 +104,7 @@ def join(place: Place | None) -> None:
     """
     import jax
 
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see runtime.heed
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM; see preemption.catch_preemption
     given: dict[str, Any] = {}
     if place:
         given = {"coordinator_address": place.coordinator, "num_processes": place.count, "process_id": place.index}

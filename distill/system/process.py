@@ -1,4 +1,4 @@
-"""How this process uses its machine: compiled programs kept on disk, cores and folders held, notices heeded."""
+"""How this process uses its machine: the cache of compiled programs, its cores, the lock of its folder."""
 
 import contextlib
 import ctypes
@@ -9,20 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 
 from distill.errors import DistillError
-
-
-class Preempted(DistillError):
-    """The system asked this process to end, and what it had done was saved: run the same command again."""
-
-
-# What a launcher reads as 'requeue this job' (EX_TEMPFAIL of sysexits.h).
-REQUEUE = 75
 
 
 def cache_compilations(directory: str | Path | None = None) -> None:
@@ -45,8 +35,8 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def hold(processors: Iterable[int]) -> None:
-    """Runs this process on these processors only, where the system can; call it before JAX starts its threads."""
+def pin_to_cores(processors: Iterable[int]) -> None:
+    """Runs this process on these processors only, where the system can do that. Call it before JAX starts threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(processors))
 
@@ -58,7 +48,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def compile_quickly() -> None:
+def use_fast_cpu_compilation() -> None:
     """Without an accelerator, compiles at LLVM's level 1; call it before JAX starts.
 
     At micro sizes (widths 16, 32, 64, one run each) a step compiled in 5.4 s instead of 7.5 s and ran as fast, with the
@@ -70,11 +60,11 @@ def compile_quickly() -> None:
         os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {flags}".strip()
 
 
-def forget_programs(most: int = 20_000) -> bool:
-    """Lets go of JAX's compiled programs once this process has `most` memory maps; says whether it did.
+def clear_jit_caches(most: int = 20_000) -> bool:
+    """Clears JAX's in-memory caches of compiled programs once this process has `most` memory maps; whether it did.
 
-    A program compiled for a CPU takes three maps for each of its parts and Linux gives a process 65,530: beyond them it
-    ends in a segmentation fault, after some hundreds of programs. What is used again is loaded from the cache.
+    A program compiled for a CPU takes three maps for each of its parts, and Linux gives a process 65,530. Beyond them
+    it ends in a segmentation fault, after some hundreds of programs. Programs that are used again load from disk.
     """
     import jax
 
@@ -90,11 +80,11 @@ def forget_programs(most: int = 20_000) -> bool:
 
 
 @contextlib.contextmanager
-def sole(folder: str | Path) -> Iterator[None]:
-    """Holds `folder` for this process; the system lets go of it when the process ends, however that happens.
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Locks `folder` for this process; the system releases the lock when the process ends, however that happens.
 
-    Raises DistillError, naming the process that holds it. A network file system must support flock for this to hold
-    between machines; a bucket (gs://) has no locks and is not held.
+    Raises DistillError, naming the process that has the lock. Between machines this needs a network file system with
+    flock; a bucket (gs://) has no locks and is not locked.
     """
     if "://" in str(folder):
         yield
@@ -108,44 +98,12 @@ def sole(folder: str | Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
             raise DistillError(
-                f"{folder}: {holder} is at work in this folder; wait for it, end it, or use another folder"
+                f"{folder} is locked by {holder}; wait for it, stop it, or choose another folder"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
-
-
-class Notice:
-    """Whether the system, or the user with Ctrl-C, has asked this process to end."""
-
-    def __init__(self) -> None:
-        self.given = ""
-
-
-@contextlib.contextmanager
-def heed() -> Iterator[Notice]:
-    """Turns SIGTERM (a preemption notice) and the first Ctrl-C into a Notice, for a loop to read between steps.
-
-    A second SIGTERM changes nothing, so that it cannot break the saving that the first one began; a second Ctrl-C
-    ends the process. Outside of the main thread nothing is turned, for only that one is told of signals.
-    """
-    notice = Notice()
-    if threading.current_thread() is not threading.main_thread():
-        yield notice
-        return
-
-    def receive(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and notice.given:
-            raise KeyboardInterrupt
-        notice.given = signal.Signals(number).name
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield notice
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def commit() -> str:

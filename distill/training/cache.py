@@ -77,7 +77,7 @@ def make(
     store = open_store(config, out.parent)
     run = resolve(config, store)
     config = run.config
-    with process.sole(out), jax.set_mesh(sharding.make(config.mesh)):
+    with process.folder_lock(out), jax.set_mesh(sharding.make(config.mesh)):
         source = OnlineTeacher(run, store)
         teacher = source.model
         assert isinstance(teacher, Transformer)  # config.teacher.source names one

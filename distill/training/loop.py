@@ -25,7 +25,7 @@ from distill.records import runs
 from distill.records.checkpoints import Checkpoints
 from distill.records.logger import Meter
 from distill.records.runs import RunRecord
-from distill.system import cloud, distributed, process
+from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
 from distill.training import result, start
 from distill.training import step as steps
@@ -49,7 +49,7 @@ class RunContext:
     teacher: TeacherSource | None
     checkpoints: Checkpoints
     trunk: Checkpoints | None  # shared by all runs of one trunk
-    preemption: process.Notice
+    preempted: preemption.PreemptionFlag
     on_progress: Callable[[Progress], None]
     train_steps: Callable[..., tuple[steps.TrainState, steps.Metrics]]
 
@@ -82,7 +82,7 @@ def train(
             run = start.forked(resolve(run, store), place.path, fork)
             config = run.config
             if distributed.first():
-                stack.enter_context(process.sole(place.path))
+                stack.enter_context(process.folder_lock(place.path))
             with distributed.in_turn():
                 place.pull()
                 start.claim(place, config)
@@ -90,7 +90,7 @@ def train(
         if finished is not None:
             return finished
         began = result.now()
-        preemption = pack.notice if pack else stack.enter_context(process.heed())
+        preempted = pack.flag if pack else stack.enter_context(preemption.catch_preemption())
         # In this order: the teacher needs the mesh, the state needs the teacher.
         with distributed.agreed():
             device_mesh = sharding.make(config.mesh)
@@ -104,7 +104,7 @@ def train(
             teacher=teacher,
             checkpoints=stack.enter_context(Checkpoints(place.checkpoints, keep=config.loop.keep)),
             trunk=stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None,
-            preemption=preemption,
+            preempted=preempted,
             on_progress=on_progress,
             train_steps=pack.train_steps if pack else steps.train_steps,
         )
@@ -135,7 +135,7 @@ def _loop(run: RunContext, state: steps.TrainState) -> steps.TrainState:
 
     with contextlib.closing(prefetch(_fetcher(run), _calls(done, config))) as calls:
         for first, count, batches in calls:
-            answers = distributed.vote(device_mesh, lambda: bool(run.preemption.given), due)
+            answers = distributed.vote(device_mesh, lambda: bool(run.preempted.signal), due)
             state, sums = run.train_steps(structure, state, teacher_argument, batches, count)
             done = first + count
             meter.add(done, count, sums)
@@ -152,8 +152,8 @@ def _loop(run: RunContext, state: steps.TrainState) -> steps.TrainState:
                 saved = time.monotonic()
             if asked and done < config.steps:
                 run.checkpoints.wait()
-                reason = "asked to end" if distributed.several() else run.preemption.given
-                raise process.Preempted(
+                reason = "asked to end" if distributed.several() else run.preempted.signal
+                raise preemption.Preempted(
                     f"{reason}: step {done} of {config.steps} is saved in {workdir}; run the same command again to "
                     "continue"
                 )

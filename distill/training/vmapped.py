@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill.system import process
+from distill.system import preemption
 from distill.training import step as steps
 from distill.types import Batch
 
@@ -54,13 +54,13 @@ class _Call:
 class Pack:
     """Where `size` runs meet. Each calls `train_steps` in place of step.train_steps, and at its end `leave`.
 
-    `notice` is the caller's as it stood when the members last met: all hear at the same step that they are to end.
+    `flag` is the caller's as it was when the members last met, so that all of them stop at the same step.
     """
 
-    def __init__(self, size: int, notice: process.Notice):
+    def __init__(self, size: int, flag: preemption.PreemptionFlag):
         self._members, self._turn = size, threading.Condition()
         self._calls: list[_Call] = []
-        self._given, self.notice = notice, process.Notice()
+        self._caller_flag, self.flag = flag, preemption.PreemptionFlag()
 
     def train_steps(
         self, structure: steps.StepShape, state: steps.TrainState, teacher: Any, batches: Batch, count: int
@@ -89,7 +89,7 @@ class Pack:
             groups.setdefault(call.key, []).append(call)
         for group in groups.values():
             _take(group)
-        self.notice.given = self._given.given
+        self.flag.signal = self._caller_flag.signal
         self._calls = []
         self._turn.notify_all()
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from distill.config import ConfigError, DistillError, ExperimentConfig, build, flags, nearest, parse
-from distill.system import distributed, process
+from distill.system import distributed, preemption
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def join(given: Any) -> None:
 def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs an entry point; a DistillError becomes one line on stderr and exit code 2, Ctrl-C becomes 130.
 
-    A run that saved itself when the system asked it to end exits with runtime.REQUEUE (75). One of several processes
+    A run that saved itself when the system asked it to end exits with preemption.REQUEUE (75). One of several processes
     ends with the others; where they do not come to an end, at once, for JAX would wait for them at the exit.
     """
     logging.getLogger("absl").addFilter(_without_traceback)
@@ -61,10 +61,10 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     except BrokenPipeError:  # whoever read it (head, less) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
-    except process.Preempted as notice:
+    except preemption.Preempted as notice:
         # Saved and ending: a launcher that ends all tasks at the first one's end would turn 75 into 143.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        code, said = process.REQUEUE, str(notice)
+        code, said = preemption.REQUEUE, str(notice)
     except KeyboardInterrupt:
         code, said = 130, "interrupted; run the same command again to continue"
     except BaseException as error:

@@ -14,8 +14,7 @@ import jax
 import pytest
 
 from distill.config import ConfigError, ExperimentConfig
-from distill.system import distributed
-from distill.system import process as runtime
+from distill.system import distributed, preemption
 from distill.training import loop
 from launch.support import cli
 
@@ -108,7 +107,7 @@ def test_two_processes_stop_together_end_together_and_learn_what_one_learns(star
     first[1].send_signal(signal.SIGTERM)  # to one of them
     (code, said), (other, silence) = finish(first)
     (step,) = checkpoints(run)
-    assert (code, other) == (runtime.REQUEUE, runtime.REQUEUE), said + silence
+    assert (code, other) == (preemption.REQUEUE, preemption.REQUEUE), said + silence
     assert f"asked to end: step {step} of {STEPS} is saved" in said and 0 < step < STEPS
     assert silence == ""
 
@@ -146,7 +145,7 @@ def test_four_processes_with_every_axis_and_their_checkpoint_read_by_one_and_by_
     first = start(4, run, [*flags, *axes], devices=2)
     logged(run, 2, first)
     first[2].send_signal(signal.SIGTERM)
-    assert [code for code, _ in finish(first)] == [runtime.REQUEUE] * 4
+    assert [code for code, _ in finish(first)] == [preemption.REQUEUE] * 4
     for count in (1, 2):
         copy = tmp_path / f"by {count}"
         shutil.copytree(run, copy)
@@ -157,7 +156,9 @@ def test_four_processes_with_every_axis_and_their_checkpoint_read_by_one_and_by_
     logged(run, checkpoints(run)[0] // 4 + 2, second)
     second[0].kill()  # the one that coordinates
     for code, said in finish(second, timeout=30)[1:]:
-        assert code not in (0, runtime.REQUEUE) and ("another process has ended" in said or "task died" in said), said
+        assert code not in (0, preemption.REQUEUE) and ("another process has ended" in said or "task died" in said), (
+            said
+        )
     assert [code for code, _ in finish(start(4, run, [*flags, *axes], devices=2))] == [0] * 4
     assert loss(run) == pytest.approx(alone.loss, rel=1e-5)
 

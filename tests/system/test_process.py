@@ -1,6 +1,7 @@
-"""One process a folder, and notices that are heeded; with real processes and real signals."""
+"""One process a folder, and requests to end; with real processes and real signals."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import jax.numpy as jnp
 import pytest
 
 from distill.errors import DistillError
+from distill.system import preemption
 from distill.system import process as runtime
 
 HOLD = """
 import sys, time
 from distill.system import process as runtime
-with runtime.sole(sys.argv[1]):
+with runtime.folder_lock(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -27,28 +29,63 @@ def test_a_folder_has_one_process_at_a_time(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        message = rf"process {holder.pid} on \S+ is at work in this folder"
-        with pytest.raises(DistillError, match=message), runtime.sole(tmp_path):
+        message = rf"is locked by process {holder.pid} on \S+; wait for it, stop it, or choose another folder"
+        with pytest.raises(DistillError, match=message), runtime.folder_lock(tmp_path):
             pass
         holder.kill()
         holder.wait()
-        with runtime.sole(tmp_path):  # the system let go of it
+        with runtime.folder_lock(tmp_path):  # the system let go of it
             assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
     finally:
         holder.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_notice_is_heeded_once_and_the_old_handlers_come_back(number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_request_to_end_is_caught_and_the_old_handlers_come_back(number):
     before = signal.getsignal(number)
-    with runtime.heed() as notice:
-        assert notice.given == ""
+    with preemption.catch_preemption() as flag:
+        assert flag.signal == ""
         signal.raise_signal(number)
-        assert notice.given == signal.Signals(number).name
+        assert flag.signal == signal.Signals(number).name
         signal.raise_signal(signal.SIGTERM)  # a second one does not interrupt the saving
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(number) == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.catch_preemption() as flag:
+            signal.raise_signal(signal.SIGHUP)
+            assert flag.signal == ""
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+CLOSED = """
+import sys, time
+from distill.system import preemption
+with preemption.catch_preemption() as flag:
+    print("ready", flush=True)
+    while not flag.signal:
+        time.sleep(0.01)
+    print("saving", flush=True)  # would raise OSError on the closed terminal
+    with open(sys.argv[1], "w") as file:
+        file.write(flag.signal)
+"""
+
+
+def test_work_saves_itself_when_its_terminal_is_closed(tmp_path):
+    primary, secondary = pty.openpty()
+    opened = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(secondary), sys.executable, "-c", CLOSED]
+    process = subprocess.Popen([*opened, str(tmp_path / "saved")], start_new_session=True, stdin=subprocess.DEVNULL)
+    os.close(secondary)
+    assert b"ready" in os.read(primary, 100)
+    os.close(primary)
+    assert process.wait(60) == 0 and (tmp_path / "saved").read_text() == "SIGHUP"
 
 
 RUN = [
@@ -70,7 +107,7 @@ def test_a_run_that_is_asked_to_end_saves_itself_and_asks_to_be_requeued(tmp_pat
     time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)  # the grace time that most clusters give
-    assert process.returncode == runtime.REQUEUE, said
+    assert process.returncode == preemption.REQUEUE, said
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert len(steps) == 1 and steps[0] > 0
     assert f"SIGTERM: step {steps[0]} of 3906 is saved in {tmp_path}; run the same command again" in said
@@ -88,8 +125,8 @@ def test_programs_are_let_go_before_a_process_runs_out_of_memory_maps():
     for run in held:
         run(jnp.ones((9, 9)))
     before = maps()
-    assert not runtime.forget_programs(most=before + 1000) and maps() >= before
-    assert runtime.forget_programs(most=1) and maps() < before
+    assert not runtime.clear_jit_caches(most=before + 1000) and maps() >= before
+    assert runtime.clear_jit_caches(most=1) and maps() < before
     assert held[0](jnp.zeros((9, 9))).shape == (9, 9)
 
 
@@ -97,14 +134,14 @@ def test_what_has_saved_itself_ends_with_its_own_code():
     """As srun --kill-on-bad-exit does to the last task, when the first has ended with 75."""
     code = (
         "import atexit, sys, time\n"
-        "from distill.system import process as runtime\n"
+        "from distill.system import preemption\n"
         "from launch.support import cli\n"
         "atexit.register(lambda: (print('ending', flush=True), time.sleep(2)))\n"
         "def main(argv):\n"
-        "    raise runtime.Preempted('saved')\n"
+        "    raise preemption.Preempted('saved')\n"
         "sys.exit(cli.guard(main))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ending\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == runtime.REQUEUE
+        assert process.wait(60) == preemption.REQUEUE

@@ -18,7 +18,7 @@ from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.records.runs import RunTable
 from distill.study import sweep, workers
-from distill.system import process
+from distill.system import preemption
 from distill.training import step, vmapped
 from distill.types import Batch, TeacherSignal
 
@@ -44,7 +44,7 @@ def train(config, batches, teacher, train_steps, calls=CALLS):
 def together(configs, batches, teacher, calls):
     """Every run in a thread of its own; (state, last metrics) each."""
     found, here = {}, jax.sharding.get_mesh()
-    pack_ = vmapped.Pack(len(configs), process.Notice())
+    pack_ = vmapped.Pack(len(configs), preemption.PreemptionFlag())
 
     def run(i):
         try:
@@ -108,7 +108,7 @@ def test_who_ends_early_holds_nobody_up(tiny, make_batch):
 
 
 def test_an_error_of_the_step_reaches_every_member(tiny, make_batch):
-    pack_, heard, here = vmapped.Pack(2, process.Notice()), [], jax.sharding.get_mesh()
+    pack_, heard, here = vmapped.Pack(2, preemption.PreemptionFlag()), [], jax.sharding.get_mesh()
 
     def run(seed):
         config = member(tiny, seed)

@@ -71,7 +71,7 @@ def generate(
     generation, or teacher and prompts have different tokenizers.
     """
     output = Path(output)
-    with process.sole(output), jax.set_mesh(sharding.make(config.mesh)):
+    with process.folder_lock(output), jax.set_mesh(sharding.make(config.mesh)):
         if jax.process_count() > 1:
             raise ConfigError("generation runs in one process; give each host its own prompts and output")
         store = data.open_store(config.data, config.data.cache or output / "data")
