@@ -8,6 +8,7 @@ from typing import Any
 from distill import laws
 from distill.config import ConfigError
 from distill.config.flags import Parser
+from distill.laws.fitting.numerals import number
 from distill.laws.forms import registry
 from distill.laws.planning import lawfile
 from distill.laws.uncertainty import text as summary
@@ -19,6 +20,8 @@ EXAMPLES = (
     "distill fit --table=runs.csv --law=distillation --supervised=table --cluster=trunk --out=law.json",
     "distill fit --table=apple --law=distillation-limit --holdout='L_S<=2.3' --out=law.json",
     "distill fit --table=theirs.csv --law=chinchilla --columns=N=params,D=tokens,L=val_loss --delta=1e-3",
+    "distill fit --table=wandb.csv --rows='State == finished' --scale=D=1e9 --loss-unit=bits",
+    "distill fit --table='runs/*' --out=law.json",
     "distill fit --table=apple --law=distillation-limit --delta=1e-5,1e-4,1e-3,1e-2,1e-1",
     "distill fit --table=runs.csv --forms=mine.py --law=saturating --out=law.json",
 )
@@ -34,10 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
-    table = laws.load_table(flags.table, _columns(flags.columns))
-    if flags.rows:
-        table = table.where(flags.rows)
-    form = registry.get(flags.law)
+    table = _table(flags)
+    form = registry.get(flags.law or laws.default_form(table))
     options = {"weights": flags.weights or None, "units": flags.units == "check", "seed": flags.seed}
     options |= {"grid": flags.starts == "published"}
     resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
@@ -87,12 +88,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> Parser:
     parser = Parser("fit", __doc__, examples=EXAMPLES)
     add = parser.group("the table and the law")
-    add("--table", required=True, help="a .csv, .jsonl or .parquet file, or a table that ships (apple, micro)")
-    add("--law", default="distillation", help="a form: supervised, distillation, distillation-limit, chinchilla, ...")
+    add("--table", required=True, help="a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet), a folder or a glob of run "
+        "folders, or a table that ships (apple, micro)")  # fmt: skip
+    add("--law", default="", help="a form: supervised, distillation, distillation-limit, chinchilla, ... (default: "
+        "distillation where runs have a teacher's loss, else supervised)")  # fmt: skip
     add("--forms", default="", help="a Python file with forms of your own, imported first")
     add("--supervised", default="paper", help="Lsup of a student law: paper, table (fit it first), or a law file")
     add("--columns", default="", help="the law's names for the table's columns: N=params,D=tokens")
-    add("--rows", default="", help="fit only the rows of a rule: 'N_S >= 1e9 and D_S < 1e12'")
+    add("--rows", default="", help="fit only the rows of a rule, before any check: 'State == finished and D < 1e12'")
+    add("--scale", default="", help="factors of columns: N=1e6,D=1e9 for sizes in millions and tokens in billions")
+    add("--loss-unit", default="", help="of losses in the table: nats, bits or perplexity (default: nats, assumed)")
+    add("--flops", default="6ND", help="what C means where it stands for N or D: 6ND, or F for 3 F(N) D (default 6ND)")
+    add("--duplicates", default="error", help="runs listed twice: error, mean (one row of equal inputs) or keep")
+    add("--best-of", default="", help="fit the run of least loss for each of these columns: N,D")
     add("--holdout", default="", help="a rule of rows to predict instead of fitting: 'L_S<=2.3'")
     add = parser.group("how it is fitted")
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
@@ -120,14 +128,44 @@ def _deltas(text: str) -> list[float]:
         ) from None
 
 
-def _columns(text: str) -> dict[str, str]:
-    columns = {}
+def _table(flags: argparse.Namespace) -> laws.Table:
+    """The table as the flags say to read it."""
+    scale = {}
+    for name, text in _pairs("scale", flags.scale, "NAME=FACTOR such as N=1e6").items():
+        scale[name] = number(text)
+        if not scale[name] > 0:
+            raise ConfigError(f"--scale={flags.scale}: got {text!r} for {name}, wanted a positive number such as 1e6")
+    if flags.loss_unit == "perplexity" and flags.weights:
+        raise ConfigError(
+            "--weights: standard errors of perplexities are none of losses; give a table with losses and their "
+            "standard errors in nats"
+        )
+    table = laws.load_table(
+        flags.table,
+        _pairs("columns", flags.columns, "NAME=COLUMN such as N=params"),
+        scale=scale,
+        loss_unit=flags.loss_unit,
+        duplicates=flags.duplicates,
+        best_of=[name.strip() for name in flags.best_of.split(",") if name.strip()],
+        flops=flags.flops,
+    )
+    if not flags.rows:
+        return table
+    kept = table.where(flags.rows)
+    if not len(kept):
+        raise ConfigError(f"--rows={flags.rows}: keeps none of the {len(table)} rows of {table.source}")
+    return kept.with_notes(f"--rows keeps {len(kept)} of {len(table)} rows: {flags.rows}")
+
+
+def _pairs(flag: str, text: str, wanted: str) -> dict[str, str]:
+    """{'N': 'params'} of 'N=params,...'. Raises ConfigError."""
+    pairs = {}
     for item in text.split(",") if text else []:
-        name, separator, column = item.partition("=")
-        if not separator or not name or not column:
-            raise ConfigError(f"--columns: got {item!r}, wanted NAME=COLUMN such as N=params")
-        columns[name.strip()] = column.strip()
-    return columns
+        name, separator, value = item.partition("=")
+        if not separator or not name.strip() or not value.strip():
+            raise ConfigError(f"--{flag}: got {item!r}, wanted {wanted}")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import numpy as np
 
 from distill import laws
 from distill.config.flags import Parser
-from distill.laws.fitting import identify, table
+from distill.laws.fitting import identify
+from distill.laws.fitting.rows import rows_of
 from distill.system import progress
 
 PILOT = 12
@@ -21,7 +22,7 @@ PILOT = 12
 
 def d_optimal(fit: laws.Fit, candidates: laws.Table, count: int) -> np.ndarray:
     """Greedy D-optimal rows: each maximises the determinant of the Gauss-Newton matrix in coordinates."""
-    rows = table.rows_of(type(fit.law), candidates, fit.rows.given, units=False)
+    rows = rows_of(type(fit.law), candidates, fit.rows.given, units=False)
     J = identify.coordinate_slopes(fit.law, rows, fit.rows.setting)
     known = identify.coordinate_slopes(fit.law, fit.rows, fit.rows.setting)
     information = known.T @ known + 1e-9 * np.eye(J.shape[1])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill import laws
-from distill.laws.fitting import table
+from distill.laws.fitting import rows, table
 from distill.laws.forms.forms import Supervised
 from distill.laws.planning import lawfile
 from distill.records import logger, metrics, predictions, runs
@@ -36,8 +36,8 @@ def _read(suffix: str) -> Callable[[Path], tuple[Callable[[bytes], Any], list[by
         def call(case: bytes) -> Any:
             file.write_bytes(case)
             found = table.load_table(file)
-            rows = table.rows_of(Supervised, table.select(Supervised, found))
-            return [column.tolist() for column in rows.inputs]
+            checked = rows.rows_of(Supervised, rows.select(Supervised, found))
+            return [column.tolist() for column in checked.inputs]
 
         objects = [dict(zip(_HEAD.strip().split(","), line.split(","))) for line in _CSV.splitlines()[1:]]
         for entry in objects:

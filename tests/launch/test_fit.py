@@ -164,7 +164,7 @@ def test_a_file_without_forms_is_one_line(runs, tmp_path, capsys, text, message)
         (["--law=chinchilla", "--delta=0"], "wanted a positive number"),
         (["--law=chinchilla", "--delta=1e-3,1e-2"], "prints only"),
         (["--law=chinchila"], "Did you mean 'chinchilla'"),
-        (["--law=chinchilla"], "no column for N"),
+        (["--law=powerlaw"], "no column for x"),
         (["--law=chinchilla", "--columns=N"], "wanted NAME=COLUMN"),
         (["--law=chinchilla", "--columns=N=params,D=token"], "Did you mean 'tokens'"),
         (["--law=chinchilla", "--columns=N=params,D=tokens", "--holdout=E<1"], "no column 'E'"),
@@ -180,3 +180,84 @@ def test_mistakes_are_one_line_and_leave_no_file(runs, tmp_path, capsys, flags, 
     assert (code, error.count("\n"), error[:7]) == (2, 1, "error: ")
     assert message in error
     assert not out.parent.exists()
+
+
+def report(capsys, *flags):
+    """What a fit of few resamples prints."""
+    assert cli.guard(fit.main, [*flags, "--resamples=8"]) == 0
+    return capsys.readouterr().out
+
+
+def test_an_export_needs_no_flags(runs, capsys):
+    text = report(capsys, f"--table={runs}")
+    assert text.startswith("supervised: 36 runs") and "N = params, D = tokens, L = loss; losses in nats" in text
+
+
+def test_unfinished_runs_and_other_units(runs, tmp_path, capsys):
+    """As exported: sizes in millions, losses in bits, a crashed run, one without a loss."""
+    known = laws.load_table(runs)
+    lines = ["Name;State;n_params;train/tokens;eval/loss"]
+    for i in range(len(known)):
+        N, D, L = (float(known[name][i]) for name in ("params", "tokens", "loss"))
+        lines.append(f"r{i};finished;{N / 1e6!r};{D / 1e9!r}B;{float(L / np.log(2))!r}".replace(".", ","))
+    lines += ["r98;crashed;none;oops;inf", "r99;finished;100,5;1B;"]
+    path = tmp_path / "export.csv"
+    path.write_text("sep=;\n" + "\n".join(lines).replace("e+", "e"))
+    flags = [f"--table={path}", "--law=chinchilla", "--rows=State == finished", "--scale=N=1e6", "--loss-unit=bits"]
+    text = report(capsys, *flags)
+    for part in (
+        "chinchilla: 36 runs",
+        "N = n_params, D = train/tokens, L = eval/loss; losses in nats per token (stated as bits)",
+        "n_params times 1e+06",
+        "eval/loss converted from bits to nats per token",
+        "--rows keeps 37 of 38 rows: State == finished",
+        "1 row without a loss left out: 40",
+    ):
+        assert part in text, part
+    same = report(capsys, f"--table={runs}", "--law=chinchilla")
+    pick = lambda printed: [line.split()[1] for line in printed.splitlines() if line.startswith("E ")]
+    assert pick(text) == pick(same)
+
+
+def test_the_default_law_of_students(tmp_path, capsys):
+    apple = laws.load_table("apple")
+    text = report(capsys, "--table=apple")
+    assert text.startswith("distillation: 354 runs of apple") and "D_S = D_S_nominal" in text
+    assert len(apple) == 354
+
+
+def test_suspect_rows_and_units_are_said(runs, capsys):
+    lines = runs.read_text().splitlines()
+    N, D, L = lines[8].split(",")
+    lines[8] = f"{float(N) / 1e6},{D},{L}"
+    runs.write_text("\n".join(lines))
+    text = report(capsys, f"--table={runs}", "--law=chinchilla")
+    assert "status     suspect rows: 1 row far outside" in text and "row 9 " in text and "N in millions, x1e6?" in text
+
+
+def test_losses_in_bits_are_doubted(runs, capsys):
+    known = laws.load_table(runs)
+    lines = [f"{n},{d},{v}" for n, d, v in zip(known["params"], known["tokens"], known["loss"] / np.log(2))]
+    runs.write_text("params,tokens,loss\n" + "\n".join(lines))
+    text = report(capsys, f"--table={runs}", "--law=chinchilla")
+    assert "units      E = 2.6" in text and "--loss-unit=bits" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scale=N"], "--scale: got 'N', wanted NAME=FACTOR"),
+        (["--scale=N=many"], "got 'many' for N, wanted a positive number"),
+        (["--scale=M=1e6"], "no column for M"),
+        (["--loss-unit=nat"], "Did you mean 'nats'"),
+        (["--duplicates=drop"], "wanted one of error, mean, keep"),
+        (["--flops=6nd"], "wanted one of 6ND, F"),
+        (["--best-of=width"], "no column 'width'"),
+        (["--rows=loss > 99"], "keeps none of the 36 rows"),
+        (["--loss-unit=perplexity", "--weights=loss"], "standard errors of perplexities"),
+    ],
+)
+def test_mistakes_in_reading_are_one_line(runs, capsys, flags, message):
+    code = cli.guard(fit.main, [f"--table={runs}", "--resamples=8", *flags])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n"), error[:7]) == (2, 1, "error: ") and message in error

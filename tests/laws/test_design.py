@@ -8,7 +8,8 @@ import pytest
 
 from distill import laws
 from distill.bench import coverage, errors
-from distill.laws.fitting import identify, table
+from distill.laws.fitting import identify
+from distill.laws.fitting.rows import rows_of
 from distill.laws.uncertainty import approaches
 
 LINE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
@@ -31,14 +32,14 @@ def test_a_design_predicts_its_own_gain(pilot):
     found = laws.design(pilot, candidates, targets, 3, misfit=0.0)
     # The standard error after the choice is that of a fit to the pilot and the chosen runs, by the textbook formula.
     noise = identify.noise(pilot.residuals, 5)
-    chosen = table.rows_of(laws.Chinchilla, candidates.where(found.rows))
+    chosen = rows_of(laws.Chinchilla, candidates.where(found.rows))
     J = np.concatenate(
         [
             identify.coordinate_slopes(pilot.law, rows, pilot.rows.setting) / noise for rows in (pilot.rows, chosen)
         ]  # fmt: skip
         + [np.eye(5) / 3.0]
     )
-    at = identify.coordinate_slopes(pilot.law, table.rows_of(laws.Chinchilla, targets), pilot.rows.setting)[0]
+    at = identify.coordinate_slopes(pilot.law, rows_of(laws.Chinchilla, targets), pilot.rows.setting)[0]
     assert found.error[-1] == pytest.approx(np.sqrt(at @ np.linalg.inv(J.T @ J) @ at), rel=1e-6)
     assert found.before > found.error[0] > found.error[1] > found.error[2]
     # No single candidate would have been better than the first.

@@ -15,7 +15,7 @@ from distill import laws
 from distill.laws.fitting import newton, solver, starts
 from distill.laws.fitting import objective as ob
 from distill.laws.fitting.fit import solved_rows
-from distill.laws.fitting.table import rows_of
+from distill.laws.fitting.rows import rows_of
 from distill.laws.uncertainty import approaches
 
 DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -124,7 +124,7 @@ def test_weights_count_rows():
     doubled = np.ones(40)
     doubled[:10] = 2.0
     twice = {k: np.concatenate([v, v[:10] * (1 + 1e-15)]) for k, v in table.columns.items()}
-    repeated = laws.fit("chinchilla", laws.from_arrays(run=np.arange(50), **twice), delta=1e-2)
+    repeated = laws.fit("chinchilla", laws.as_table(twice, duplicates="keep"), delta=1e-2)
     weighted = laws.fit("chinchilla", table, weights=doubled, delta=1e-2)
     np.testing.assert_allclose(weighted.law.E, repeated.law.E, rtol=1e-6)
 

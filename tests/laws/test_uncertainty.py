@@ -49,7 +49,7 @@ def test_a_resample_is_the_fit_of_its_rows(line):
     boot = laws.bootstrap(line, resamples=20, seed=3)
     counts = bootstrap.draw([line], 20, "pairs", None, 3)[0][0]
     drawn = np.repeat(np.arange(64), counts[7])
-    table = laws.from_arrays(run=np.arange(64), **{k: line.table[k][drawn] for k in ("N", "D", "L")})
+    table = laws.as_table({k: line.table[k][drawn] for k in ("N", "D", "L")}, duplicates="keep")
     alone = laws.fit("chinchilla", table, delta=1e-2)
     assert boot.solutions.objective[7] == pytest.approx(alone.objective, rel=1e-9)
     assert boot.laws.E[7] == pytest.approx(alone.law.E, rel=1e-5)

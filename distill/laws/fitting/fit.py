@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.fitting import identify, solver, starts, table
+from distill.laws.fitting import identify, outliers, solver, starts
 from distill.laws.fitting.objective import Objective
+from distill.laws.fitting.rows import rows_of, select
+from distill.laws.fitting.table import Table
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law, LawError, write_json
 from distill.system.progress import counter
@@ -20,11 +22,13 @@ AGREE = 1e-6  # relative excess of the objective within which two starts found t
 OK = "ok"
 NOT_CONVERGED = "not converged"
 NOT_IDENTIFIED = "not identified"
+SUSPECT = "suspect rows"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
-    """Whether a fit may be believed: `kind` is "ok", "not converged" or "not identified", `message` says why."""
+    """Whether a fit may be believed: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some lie far
+    outside the residuals of the others), `message` says why."""
 
     kind: str
     message: str = ""
@@ -50,7 +54,7 @@ class Fit:
     objective: float
     residuals: np.ndarray
     minimised: Objective
-    table: table.Table
+    table: Table
     rows: solver.Rows
     weights: np.ndarray
     theta: np.ndarray
@@ -89,7 +93,7 @@ class Fit:
 
 def fit(
     form: str | type[Law],
-    runs: table.Table,
+    runs: Any,
     *,
     supervised: Law | None = None,
     objective: Objective | str | None = None,
@@ -102,14 +106,15 @@ def fit(
 ) -> Fit:
     """Fits a form to a table of runs: Huber on log losses with `delta`, or another Objective.
 
+    `runs` is a Table, a path, a dict of columns or a data frame (table.as_table).
     `supervised` is the law of Lsup for Eq. 8 and its kin (two stages, as in the paper); `weights` are of the rows, or
     name a column of standard errors; `grid` adds the published starts to the random ones. Raises LawError for bad
     input and for fewer rows than parameters; anything else that is wrong with the fit is in its status.
     """
     cls = registry.get(form)
     measure = objective if isinstance(objective, Objective) else Objective(kind=objective or "huber", delta=delta)
-    selected = table.select(cls, runs)
-    rows = table.rows_of(cls, selected, _given(cls, supervised), units)
+    selected = select(cls, runs)
+    rows = rows_of(cls, selected, _given(cls, supervised), units)
     count = len(cls.parameters())
     if len(rows) < count:
         raise LawError(
@@ -131,7 +136,7 @@ def fit(
 
 def make_fit(
     form: type[Law],
-    runs: table.Table,
+    runs: Table,
     rows: solver.Rows,
     weights: np.ndarray,
     measure: Objective,
@@ -147,6 +152,7 @@ def make_fit(
     residuals = np.log(law(*rows.inputs)) - np.log(rows.target)
     converged = bool(found.converged[best])
     status, curvature = _judge(law, found.theta[best], converged, agreement, rows, residuals, weights)
+    status = _with_outliers(status, outliers.outliers(law, rows, residuals, runs.columns, runs.labels()))
     return Fit(
         law=law,
         status=status,
@@ -175,9 +181,7 @@ def solved_rows(rows: solver.Rows, measure: Objective) -> solver.Rows:
     return rows if measure.raw else dataclasses.replace(rows, target=np.log(rows.target))
 
 
-def row_weights(
-    runs: table.Table, weights: np.ndarray | str | None, rows: solver.Rows, measure: Objective
-) -> np.ndarray:
+def row_weights(runs: Table, weights: np.ndarray | str | None, rows: solver.Rows, measure: Objective) -> np.ndarray:
     """Weights of rows, with mean 1: given, or 1/se**2 of the residual from a column of standard errors of the loss."""
     n = len(rows)
     if weights is None:
@@ -234,6 +238,14 @@ def _judge(
     if reasons:
         return Status(kind=NOT_IDENTIFIED, message="; ".join(reasons)), curvature
     return Status(kind=OK), curvature
+
+
+def _with_outliers(status: Status, found: tuple[outliers.Outlier, ...]) -> Status:
+    """The status, and before all else the rows that cannot be meant."""
+    if not found:
+        return status
+    rest = "" if status else f"; {status}"
+    return Status(kind=SUSPECT, message=outliers.words(found) + rest)
 
 
 def _main(direction: identify.Direction) -> list[str]:

@@ -1,51 +1,54 @@
-"""Tables of runs: CSV, JSONL or parquet in, columns of float64 out, and every bad cell named by its row.
+"""Tables of runs: files, folders, dicts and data frames in, columns of float64 or text out.
 
-A law names its inputs and output; `rows_of` finds their columns (a few other names are understood, see ALIASES),
-checks them, and gives the solver its rows. What cannot be a table of runs is refused here: missing columns, cells that
-are not positive numbers, N in millions, the same run twice.
+    laws.load_table("wandb.csv", columns={"N": "n_params"}, scale={"D": 1e9}, loss_unit="bits")
+
+The parts: files.py reads, columns.py knows what the columns are called, expressions.py selects rows by a rule,
+checks.py refuses what cannot be a table of runs, and rows.py makes of a table the rows of a law.
 """
 
-import csv
 import dataclasses
+import functools
 import hashlib
-import io
+import html
 import operator
 import os
-import re
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from distill.config import nearest
-from distill.laws.fitting.solver import Rows
-from distill.laws.forms.law import Law, LawError
-from distill.laws.forms.parameters import FitSetting
-from distill.system.files import loads
+from distill.laws.fitting import columns as naming
+from distill.laws.fitting import expressions, files
+from distill.laws.fitting.checks import DUPLICATES, LOSS_UNITS
+from distill.laws.fitting.numerals import is_empty, number
+from distill.laws.forms.law import LawError
 
-SHIPPED = ("apple", "micro")
-ALIASES = {
-    "N_S": ("N_S", "N"),
-    "D_S": ("D_S", "D_S_nominal", "D"),
-    "L_S": ("L_S", "loss", "L"),
-    "L": ("L", "loss"),
-    "U": ("U", "D_unique"),
-}
-_OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq, "!=": operator.ne}
-_OPERATORS |= {"<": operator.lt, ">": operator.gt}
-_ABSENT = ("", "nan", "none", "null")
+SHIPPED = files.SHIPPED
+shipped = files.shipped
+_SHOWN = 8  # rows of a table in a notebook
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """Columns by name (float64, nan where a cell is empty, or text), the file's row numbers, and its sha256."""
+    """Columns by name (float64, nan where a cell is empty, or text), the file's row numbers, and its sha256.
+
+    `named` maps names that the user gave to the file's columns; both name the same cells in `columns`. `notes` say what
+    was done to the rows and how their numbers were read. `duplicates` ("error", "mean", "keep"), `best_of` (names of
+    columns) and `flops` ("6ND" or "F") tell a fit what to make of the rows; `loss_unit` is the unit that the user
+    stated, "" for nats assumed. The cells are in nats whatever it is.
+    """
 
     columns: Mapping[str, np.ndarray]
     lines: np.ndarray
     source: str = "table"
     digest: str = ""
+    named: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    loss_unit: str = ""
+    duplicates: str = "error"
+    best_of: tuple[str, ...] = ()
+    flops: str = "6ND"
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -57,11 +60,33 @@ class Table:
             raise LawError(f"{self.source}: no column {name!r}; it has {known}.{nearest(name, self.columns)}")
         return self.columns[name]
 
+    def __repr__(self) -> str:
+        return f"Table({self.source}: {len(self)} rows; {', '.join(self.columns)})"
+
+    def _repr_html_(self) -> str:
+        """The first rows, for a notebook."""
+        names, shown = list(self.columns), min(len(self), _SHOWN)
+        cell = lambda value: html.escape(f"{value:.6g}" if isinstance(value, float) else str(value))
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in ("row", *names))
+        body = "".join(
+            f"<tr><th>{self.lines[i]}</th>{''.join(f'<td>{cell(self.columns[n][i].item())}</td>' for n in names)}</tr>"
+            for i in range(shown)
+        )
+        more = f"; the first {shown}" if shown < len(self) else ""
+        caption = html.escape(f"{self.source}: {len(self)} rows, {len(names)} columns{more}")
+        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def column(self, name: str) -> np.ndarray:
+        """The cells of a column by the table's name for it, or by the law's (N, D, L, ...). Raises LawError."""
+        if name not in self.columns and name in naming.ALIASES and naming.candidates(self, name):
+            name = naming.find(self, name)
+        return self[name]
+
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64. Raises LawError with the rows whose cells are not finite numbers."""
         column = self[name]
         if column.dtype.kind != "f":
-            column = np.array([_number(cell) for cell in column])
+            column = np.array([number(cell) for cell in column])
         self.refuse(~np.isfinite(column), name, "a finite number")
         return column
 
@@ -69,57 +94,105 @@ class Table:
         """Raises LawError that names the first few rows where `bad` holds."""
         if bad.any():
             where = np.flatnonzero(bad)
-            rows = ", ".join(f"{self.lines[i]} ({self[name][i]})" for i in where[:5])
+            cells = self.column(name)
+            rows = ", ".join(f"{self.label(i)} ({cells[i]})" for i in where[:5])
             more = f" and {len(where) - 5} more" if len(where) > 5 else ""
-            raise LawError(f"{self.source}: column {name!r} in row {rows}{more}; wanted {wanted}.")
+            shown = self.named.get(name, name)
+            raise LawError(f"{self.source}: column {shown!r} in row {rows}{more}; wanted {wanted}.")
+
+    def label(self, row: int) -> str:
+        """The number of a row in its file, and the folder of the run where it is from one."""
+        folder = self.columns.get("folder")
+        return f"{self.lines[row]}" + (f" of {folder[row]}" if folder is not None else "")
+
+    def labels(self) -> list[str]:
+        """The label of every row, with the run's name where the table has one."""
+        run = next((self.columns[name] for name in naming.RUN if name in self.columns), None)
+        named = [f", run {name}" if name else "" for name in run.astype(str)] if run is not None else [""] * len(self)
+        return [self.label(i) + named[i] for i in range(len(self))]
 
     def where(self, rows: np.ndarray | str) -> "Table":
-        """The rows of a mask, of indices, or of a rule such as 'L_S > 2.3 and N_S < 1e9'."""
+        """The rows of a mask, of indices, or of a rule such as 'L_S > 2.3 and N_S < 1e9' (see expressions)."""
         if isinstance(rows, str):
             rows = self.matching(rows)
         return dataclasses.replace(self, columns={k: v[rows] for k, v in self.columns.items()}, lines=self.lines[rows])
 
     def matching(self, rule: str) -> np.ndarray:
-        """The mask of a rule: comparisons of a column with a number or a text, joined by 'and'."""
-        mask = np.ones(len(self), bool)
-        for part in re.split(r"\band\b", rule):
-            # Cut, then looked at: one pattern for all of it takes the square of a long line's length.
-            name, sign, text = (
-                word.strip() for word in (re.split("(<=|>=|==|!=|<|>)", part, maxsplit=1) + ["", ""])[:3]
-            )
-            if not re.fullmatch(r"[A-Za-z_][\w. ]*", name) or not re.fullmatch(r"\S+", text):
-                raise LawError(
-                    f"rule {rule!r}: cannot read {part.strip()!r}; wanted such as 'L_S <= 2.3 and N_S > 1e9'."
-                )
-            name = next((alias for alias in ALIASES.get(name, (name,)) if alias in self.columns), name)
-            value = _number(text)
-            column = self[name].astype(str) if np.isnan(value) else self.numbers(name)
-            mask &= _OPERATORS[sign](column, text.strip("'\"") if np.isnan(value) else value)
-        return mask
+        """The mask of a rule, [rows]. Raises LawError."""
+        return expressions.matching(rule, self)
+
+    def with_column(self, name: str, values: np.ndarray) -> "Table":
+        """The table with other cells in a column."""
+        return dataclasses.replace(self, columns={**self.columns, name: values})
+
+    def with_notes(self, *notes: str) -> "Table":
+        """The table with notes that it does not have yet."""
+        return dataclasses.replace(self, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
 
 
-def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None) -> Table:
-    """Reads a table of runs: the name of one that ships ("apple", "micro"), or a .csv, .jsonl or .parquet file.
+def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None, **reading: Any) -> Table:
+    """Reads a table of runs: one that ships ("apple", "micro"), a file, or a folder or a glob of run folders.
 
-    `columns` maps the law's names to the file's: {"N": "params", "D": "tokens"}. Raises LawError.
+    `columns` maps the law's names to the file's: {"N": "params", "D": "tokens"}. Further options are those of
+    `as_table`. Raises LawError.
     """
-    source, place = str(path), shipped(str(path)) if str(path) in SHIPPED else Path(path)
-    try:
-        content = place.read_bytes()
-    except OSError as error:
-        hint = nearest(source, SHIPPED)
-        raise LawError(f"{source}: cannot be read ({error.strerror}); wanted a table of runs.{hint}") from error
-    suffix = place.suffix.lower()
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if suffix not in readers:
-        raise LawError(f"{source}: a table of runs is a .csv, .jsonl or .parquet file, got {suffix or 'no suffix'!r}.")
-    names, rows, lines = readers[suffix](content, source)
-    return make_table(names, rows, source, hashlib.sha256(content).hexdigest(), columns, lines)
+    source = str(path)
+    cells = files.read(source)
+    table = make_table(cells.names, cells.rows, source, cells.digest, lines=cells.lines)
+    return as_table(table.with_notes(*cells.notes), columns, **reading)
 
 
-def shipped(name: str) -> Path:
-    """Where a table that ships with the package lies: "apple", the paper's runs, or "micro", our own."""
-    return Path(str(resources.files("distill.laws"))) / "tables" / f"{name}.csv"
+def as_table(
+    runs: Any,
+    columns: Mapping[str, str] | None = None,
+    *,
+    scale: Mapping[str, float] | None = None,
+    loss_unit: str = "",
+    duplicates: str = "",
+    best_of: Sequence[str] = (),
+    flops: str = "",
+) -> Table:
+    """The table of a Table, a path, a dict of columns, or a data frame (pandas, polars), read as the options say.
+
+    scale: factors of columns by name, {"N": 1e6}. loss_unit: "nats", "bits" or "perplexity" per token, converted to
+    nats. duplicates: "error", "mean" (runs of equal inputs become one of their mean loss) or "keep". best_of: fit the
+    run of least loss for each combination of these columns. flops: what C means where it stands for N or D, "6ND" or
+    "F" for 3 F(N) D (Appendix H). Raises LawError.
+    """
+    if isinstance(runs, str | os.PathLike):
+        table = load_table(runs)
+    else:
+        table = runs if isinstance(runs, Table) else _from_frame(runs)
+    for name, value, allowed in (
+        ("loss_unit", loss_unit, LOSS_UNITS),
+        ("duplicates", duplicates, DUPLICATES),
+        ("flops", flops, naming.RULES),
+    ):
+        if value and value not in allowed:
+            raise LawError(f"{name}={value!r}: wanted one of {', '.join(allowed)}.{nearest(value, allowed)}")
+    renamed = {want: table[have] for want, have in (columns or {}).items()}
+    table = dataclasses.replace(
+        table,
+        columns={**table.columns, **renamed},
+        named={**table.named, **(columns or {})},
+        loss_unit=loss_unit or table.loss_unit,
+        duplicates=duplicates or table.duplicates,
+        best_of=tuple(best_of) or table.best_of,
+        flops=flops or table.flops,
+    )
+    for name, factor in (scale or {}).items():
+        if not (np.isfinite(factor) and factor > 0):
+            raise LawError(f"scale of {name}: got {factor!r}, wanted a positive number such as 1e6.")
+        column = name if name in table.columns else naming.find(table, name)
+        note = f"{table.named.get(column, column)} times {factor:g}"
+        table = _converted(table, column, functools.partial(operator.mul, factor)).with_notes(note)
+    if loss_unit in ("bits", "perplexity"):
+        to_nats: Callable[[float], float] = (lambda v: v * np.log(2)) if loss_unit == "bits" else _log
+        losses = naming.loss_columns(table)
+        for column in losses:
+            table = _converted(table, column, to_nats)
+        table = table.with_notes(f"{', '.join(losses) or 'no column'} converted from {loss_unit} to nats per token")
+    return table
 
 
 def make_table(
@@ -127,172 +200,79 @@ def make_table(
     rows: Sequence[Sequence[Any]],
     source: str = "table",
     digest: str = "",
-    columns: Mapping[str, str] | None = None,
     lines: Sequence[int] | None = None,
 ) -> Table:
     """A table from rows of cells; `lines` are their numbers in the file."""
     if not rows:
         raise LawError(f"{source}: no rows; wanted one row a finished run.")
-    table = Table(
+    return Table(
         {name: _column([row[i] for row in rows]) for i, name in enumerate(names)},
         np.asarray(lines if lines is not None else range(1, len(rows) + 1)),
         source,
         digest or hashlib.sha256(repr((names, rows)).encode()).hexdigest(),
     )
-    renamed = {want: table[have] for want, have in (columns or {}).items()}
-    kept = {k: v for k, v in table.columns.items() if k not in (columns or {}).values()}
-    return dataclasses.replace(table, columns=kept | renamed)
 
 
 def from_arrays(source: str = "table", **columns: Any) -> Table:
     """A table from arrays of equal length."""
-    names = list(columns)
-    return make_table(names, list(zip(*(np.asarray(columns[name]).tolist() for name in names))), source)
+    return _from_columns(columns, source)
 
 
-_Cells = tuple[list[str], list[list[Any]], list[int]]  # names, rows, the rows' numbers in the file
+def _from_columns(columns: Mapping[str, Any], source: str) -> Table:
+    cells = {str(name): [_plain(cell) for cell in column] for name, column in columns.items()}
+    lengths = {name: len(column) for name, column in cells.items()}
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise LawError(f"{source}: columns of different lengths ({got}); wanted one cell a run in each.")
+    return make_table(list(cells), list(zip(*cells.values())), source)
 
 
-def _read_csv(content: bytes, source: str) -> _Cells:
-    try:
-        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LawError(f"{source}: not a CSV file in UTF-8 ({error}).") from error
-    if not lines:
-        raise LawError(f"{source}: empty; wanted a header line and one line a run.")
-    names = [name.strip() for name in lines[0]]
-    for number, row in enumerate(lines[1:], 2):
-        if row and len(row) != len(names):
-            raise LawError(f"{source}: row {number} has {len(row)} cells, the header has {len(names)}.")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LawError(f"{source}: column {twice!r} appears twice in the header.")
-    filled = [(number, row) for number, row in enumerate(lines[1:], 2) if row]
-    return names, [row for _, row in filled], [number for number, _ in filled]
+def _from_frame(runs: Any) -> Table:
+    """A dict of columns, a list of dicts, or whatever has `columns` and gives a column by its name."""
+    if isinstance(runs, Mapping):
+        return _from_columns(runs, "table")
+    if isinstance(runs, list | tuple) and runs and all(isinstance(run, Mapping) for run in runs):
+        names = list(dict.fromkeys(name for run in runs for name in run))
+        return _from_columns({name: [run.get(name) for run in runs] for name in names}, "table")
+    if hasattr(runs, "columns") and hasattr(runs, "__getitem__"):
+        return _from_columns({name: list(runs[name]) for name in runs.columns}, "table")
+    raise LawError(f"runs: got {type(runs).__name__}; wanted a table, a path, a dict of columns, or a data frame.")
 
 
-def _read_jsonl(content: bytes, source: str) -> _Cells:
-    objects, lines = [], []
-    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-        try:
-            entry = loads(line) if line.strip() else None
-        except ValueError as error:
-            raise LawError(f"{source}: row {number} is not JSON ({error}).") from error
-        if entry is not None and not isinstance(entry, dict):
-            raise LawError(f"{source}: row {number} is {type(entry).__name__}, wanted an object per line.")
-        if entry is not None:
-            objects.append(entry)
-            lines.append(number)
-    names = list(dict.fromkeys(name for entry in objects for name in entry))
-    return names, [[entry.get(name, "") for name in names] for entry in objects], lines
+def _plain(cell: Any) -> Any:
+    """A numpy scalar as Python's."""
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
-def _read_parquet(content: bytes, source: str) -> _Cells:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise LawError(f"{source}: parquet needs pyarrow (pip install pyarrow), or save the table as CSV.") from error
-    try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        rows = [list(row) for row in zip(*(column.to_pylist() for column in table.columns))]
-        names = table.column_names
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise LawError(f"{source}: not a whole parquet file ({' '.join(str(error).split()):.200}).") from error
-    return names, rows, list(range(1, len(rows) + 1))
+def _column(cells: Sequence[Any]) -> np.ndarray:
+    """float64 where every filled cell is a plain number, else text."""
+    values = [_plain_number(cell) for cell in cells]
+    if any(value == value for value in values) and not any(
+        value != value and not is_empty(cell) for value, cell in zip(values, cells)
+    ):
+        return np.array(values, np.float64)
+    return np.array(["" if cell is None else str(cell) for cell in cells])
 
 
-def _number(cell: Any) -> float:
+def _plain_number(cell: Any) -> float:
+    """A number without a suffix: sizes such as 1.3B often name models, so they stay text until a law reads them."""
     if isinstance(cell, bool):
         return float("nan")
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")
 
 
-def _column(cells: Sequence[Any]) -> np.ndarray:
-    """float64 where every filled cell is a number, else text."""
-    filled = [cell for cell in cells if cell is not None and str(cell).strip().lower() not in _ABSENT]
-    values = np.array([_number(cell) for cell in filled])
-    if len(filled) and not np.isnan(values).any():
-        return np.array([_number(cell) for cell in cells], np.float64)
-    return np.array(["" if cell is None else str(cell) for cell in cells])
+def _log(value: float) -> float:
+    return float(np.log(value)) if value > 0 else float("nan")
 
 
-def find(table: Table, name: str) -> str:
-    """The table's column for a law's input or output. Raises LawError."""
-    names = ALIASES.get(name, (name,))
-    for alias in names:
-        if alias in table.columns:
-            return alias
-    close = nearest(name, table.columns) or nearest(name.lower(), table.columns)
-    raise LawError(
-        f"{table.source}: no column for {name} (looked for {', '.join(names)}); it has {', '.join(table.columns)}."
-        f"{close} Name it with columns: {name}=ITS_NAME."
-    )
-
-
-def select(form: type[Law], table: Table) -> Table:
-    """The runs that a form describes, where the table says which are supervised and which distilled."""
-    kinds = table.columns.get("kind")
-    if kinds is None or not set(kinds.tolist()) & {"supervised", "distillation"}:
-        return table
-    kind = "distillation" if "L_T" in form.inputs else "supervised"
-    if not (kinds == kind).any():
-        raise LawError(f"{table.source}: no row of kind {kind!r}, which the form {form.name} needs.")
-    return table.where(kinds == kind)
-
-
-def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = None, units: bool = True) -> Rows:
-    """The checked inputs and target of a form. Raises LawError; `units=False` accepts unusual magnitudes."""
-    names = {name: find(table, name) for name in (*form.inputs, form.output)}
-    arrays = {name: table.numbers(column) for name, column in names.items()}
-    for name, column in names.items():
-        table.refuse(arrays[name] <= 0, column, "a positive number")
-    _refuse_duplicates(table, list(names.values()))
-    if units:
-        _refuse_units(table, names, arrays)
-    target = arrays[form.output]
-    centre = {name: float(np.log(arrays[name]).mean()) for name in form.inputs}
-    return Rows(
-        inputs=tuple(arrays[name] for name in form.inputs),
-        target=target,
-        setting=FitSetting(centre, float(np.exp(np.log(target).mean())), float(target.min())),
-        given=given or {},
-    )
-
-
-def _refuse_duplicates(table: Table, used: Sequence[str]) -> None:
-    """Refuses one run listed twice: the same `run`, or rows equal in every column of the table."""
-    keys = ["run"] if "run" in table.columns else list(table.columns)
-    seen: dict[tuple, int] = {}
-    for line, key in zip(table.lines, zip(*(table.columns[name].tolist() for name in keys))):
-        if key in seen:
-            raise LawError(f"{table.source}: rows {seen[key]} and {line} are the same run twice; keep one of them.")
-        seen[key] = int(line)
-
-
-def _refuse_units(table: Table, names: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses magnitudes that are no counts of parameters and tokens, or no loss in nats per token."""
-    model = next((n for n in ("N", "N_S") if n in arrays), None)
-    data = next((n for n in ("D", "D_S") if n in arrays), None)
-    advice = "Convert the column, or accept it as it is with units=asis."
-    if model and data:
-        ratio = float(np.median(arrays[data] / arrays[model]))
-        if not 1e-4 < ratio < 1e6:
-            what = f"{names[model]} in millions or billions" if ratio >= 1 else f"{names[data]} in millions or billions"
-            raise LawError(f"{table.source}: the median run has {ratio:.2g} tokens per parameter: is {what}? {advice}")
-    for name in (model, data):
-        if name and np.median(arrays[name]) < 100:
-            low, high = arrays[name].min(), arrays[name].max()
-            raise LawError(
-                f"{table.source}: column {names[name]!r} runs from {low:g} to {high:g}; wanted a plain count, "
-                f"not millions or billions. {advice}"
-            )
-    for name in names:
-        if name.startswith("L") and not 0.01 < np.median(arrays[name]) < 30:
-            raise LawError(
-                f"{table.source}: the median of column {names[name]!r} is {np.median(arrays[name]):g}; wanted a "
-                f"cross-entropy in nats per token. {advice}"
-            )
+def _converted(table: Table, column: str, change: Callable[[float], float]) -> Table:
+    """A column with its numbers changed; cells that are none, such as those of crashed runs, stay as they are."""
+    numbers = [number(cell) for cell in table[column]]
+    cells = [change(value) if value == value else cell for value, cell in zip(numbers, table[column].tolist())]
+    values = _column(cells)
+    pairs = [pair for pair in table.named.items() if column in pair]  # both names of a column that the user named
+    same = {column, *(name for pair in pairs for name in pair)}
+    return dataclasses.replace(table, columns={**table.columns, **dict.fromkeys(same, values)})

@@ -18,7 +18,8 @@ import numpy as np
 
 from distill.laws.fitting import identify
 from distill.laws.fitting.fit import Fit
-from distill.laws.fitting.table import Table, rows_of
+from distill.laws.fitting.rows import rows_of
+from distill.laws.fitting.table import Table
 from distill.laws.forms.law import LawError
 
 PRIOR = 3.0  # standard deviation of the coordinates before any run

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.fitting import table
 from distill.laws.fitting.fit import Fit, fit
+from distill.laws.fitting.rows import rows_of, select
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law, LawError
 from distill.laws.uncertainty.bootstrap import Bootstrap, bootstrap
@@ -41,7 +41,7 @@ class Holdout:
 
 def holdout(
     form: str | type[Law],
-    runs: table.Table,
+    runs: Any,
     rule: str | np.ndarray,
     *,
     supervised: Law | Fit | None = None,
@@ -57,7 +57,7 @@ def holdout(
     Where `supervised` is a Fit, its runs are resampled too.
     """
     cls = registry.get(form)
-    selected = table.select(cls, runs)
+    selected = select(cls, runs)
     held = selected.matching(rule) if isinstance(rule, str) else np.asarray(rule, bool)
     if held.all() or not held.any():
         raise LawError(f"the rule {rule!r} holds out {int(held.sum())} of {len(selected)} rows; wanted some, not all.")
@@ -65,7 +65,7 @@ def holdout(
     given = supervised.law if isinstance(supervised, Fit) else supervised
     one = fit(cls, selected.where(~held), supervised=given, seed=seed, **options)
     boot = bootstrap((first, one) if first else one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
-    rows = table.rows_of(cls, selected.where(held), units=False)
+    rows = rows_of(cls, selected.where(held), units=False)
     inputs: dict[str, Any] = dict(zip(cls.inputs, rows.inputs))
     guess = boot.predict(level, **inputs)
     return Holdout(
@@ -80,12 +80,12 @@ def holdout(
 
 
 def roll_forward(
-    form: str | type[Law], runs: table.Table, *, shares: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9), **options: Any
+    form: str | type[Law], runs: Any, *, shares: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9), **options: Any
 ) -> list[Holdout]:
     """Holdouts by compute (size times tokens): for each share, fit on that much and predict up to the next share."""
     cls = registry.get(form)
-    selected = table.select(cls, runs)
-    rows = table.rows_of(cls, selected, units=False)
+    selected = select(cls, runs)
+    rows = rows_of(cls, selected, units=False)
     rank = np.argsort(np.argsort(rows.inputs[0] * (rows.inputs[1] if len(rows.inputs) > 1 else 1.0), kind="stable"))
     edges = [round(share * len(selected)) for share in (*shares, 1.0)]
     found = []

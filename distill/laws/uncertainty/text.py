@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.laws.fitting.checks import loss_doubts
 from distill.laws.fitting.fit import Fit
+from distill.laws.fitting.rows import notes
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
 
@@ -15,7 +17,8 @@ def report(
     """Estimates with intervals, the status, what the runs fix, and the errors in and out of the sample."""
     mean, largest = fit.error
     measure = fit.minimised.kind + (f" delta {fit.minimised.delta:g}" if fit.minimised.kind == "huber" else "")
-    lines = [f"{fit.law.name}: {len(fit.rows)} runs of {fit.table.source}, {measure}", ""]
+    lines = [f"{fit.law.name}: {len(fit.rows)} runs of {fit.table.source}, {measure}"]
+    lines += [*(f"  {note}" for note in notes(type(fit.law), fit.table)), ""]
     if first and boot and boot.supervised:
         lines += [*_estimates(first, boot.supervised, level, "supervised "), ""]
     lines += _estimates(fit, boot, level)
@@ -32,6 +35,8 @@ def report(
             lines.append("           the intervals are conditional on the given supervised law")
     lines += [f"open       {d.words()} (a factor of {_factor(d.error)})" for d in fit.directions() if d.open]
     lines.append(f"error      in the sample {mean:.3%} mean, {largest:.3%} max")
+    if not fit.table.loss_unit:
+        lines += [f"units      {doubt}" for doubt in loss_doubts(fit.law, fit.rows.target)]
     if held:
         errors = held.errors
         lines.append(

@@ -1,0 +1,123 @@
+"""What cannot be a table of runs, or may not mean what it seems to: one run twice, N in millions, losses in bits.
+
+An error where a fit would be wrong; a note, which the report prints, where a person has to judge.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from distill.laws.forms.law import LawError
+
+DUPLICATES = ("error", "mean", "keep")
+LOSS_UNITS = ("nats", "bits", "perplexity")
+_HIGHEST_LOSS = 11.0  # nats per token: an untrained model of 60,000 tokens
+_HIGHEST_E = 2.4  # nats per token: published laws have 1.5 to 2.2 on text in subwords, less on bytes
+_ADVICE = "Convert it ({}), or accept it as it is (--units=asis, units=False in Python)."
+
+
+class Lines(Protocol):
+    """What this module reads of a table."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def lines(self) -> np.ndarray: ...
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]: ...
+
+
+def refuse_duplicates(table: Lines, arrays: Mapping[str, np.ndarray], run: str | None) -> None:
+    """LawError for one run listed twice: equal in all that the law reads, or of one name in the column `run`."""
+    advice = "keep one of them; if they are runs of their own, such as seeds, use --duplicates=mean or keep"
+    pair = _repeated(table.lines, zip(*(array.tolist() for array in arrays.values())))
+    if pair:
+        names = ", ".join(arrays)
+        raise LawError(
+            f"{table.source}: rows {pair[0]} and {pair[1]} are the same run twice, equal in {names}; {advice}."
+        )
+    if run is not None:
+        pair = _repeated(table.lines, (name for name in table.columns[run].tolist()))
+        if pair:
+            raise LawError(
+                f"{table.source}: rows {pair[0]} and {pair[1]} are the same run twice, of one name in the column "
+                f"{run!r}; {advice}."
+            )
+
+
+def _repeated(lines: np.ndarray, keys: Any) -> tuple[int, int] | None:
+    """The lines of the first two rows of one key; keys that are empty or nan are no keys."""
+    seen: dict[Any, int] = {}
+    for line, key in zip(lines.tolist(), keys):
+        if key in seen:
+            return seen[key], line
+        if key != "" and key == key:
+            seen[key] = line
+    return None
+
+
+def groups(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The number of the group of equal inputs that each row belongs to, in the order of first appearance: [rows]."""
+    numbers: dict[tuple, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*(a.tolist() for a in arrays))], np.int64)
+
+
+def repeats_note(inputs: Sequence[str], arrays: Sequence[np.ndarray], losses: np.ndarray) -> tuple[str, ...]:
+    """A note where several runs share all inputs: seeds, or a sweep of which only the best should be fitted."""
+    index = groups(arrays)
+    counts = np.bincount(index, minlength=1)
+    repeated = np.flatnonzero(counts > 1)
+    if not len(repeated):
+        return ()
+    spread = max(float(losses[index == group].max() / losses[index == group].min() - 1) for group in repeated)
+    names = ",".join(inputs)
+    return (
+        f"{len(repeated)} of {len(counts)} ({', '.join(inputs)}) have several runs ({int(counts[repeated].sum())} in "
+        f"all, losses up to {spread:.1%} apart), fitted as they are; fit the best of each with --best-of={names}, "
+        "their mean with --duplicates=mean",
+    )
+
+
+def refuse_units(table: Lines, words: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+    """LawError for magnitudes that are no counts of parameters and tokens, or no loss in nats per token."""
+    model = next((n for n in ("N", "N_S") if n in arrays), None)
+    data = next((n for n in ("D", "D_S") if n in arrays), None)
+    if model and data:
+        ratio = float(np.median(arrays[data] / arrays[model]))
+        if not 1e-4 < ratio < 1e6:
+            name = model if ratio >= 1 else data
+            raise LawError(
+                f"{table.source}: the median run has {ratio:.2g} tokens per parameter: is {words[name]} in millions or "
+                f"billions? {_ADVICE.format(f'--scale={name}=1e6')}"
+            )
+    for name in filter(None, (model, data)):
+        if np.median(arrays[name]) < 100:
+            low, high = arrays[name].min(), arrays[name].max()
+            raise LawError(
+                f"{table.source}: column {words[name]!r} runs from {low:g} to {high:g}; wanted a plain count, "
+                f"not millions or billions. {_ADVICE.format(f'--scale={name}=1e6')}"
+            )
+    for name in arrays:
+        if name.startswith("L") and not 0.01 < np.median(arrays[name]) < 30:
+            raise LawError(
+                f"{table.source}: the median of column {words[name]!r} is {np.median(arrays[name]):g}; wanted a "
+                f"cross-entropy in nats per token. {_ADVICE.format('--loss-unit=bits or perplexity')}"
+            )
+
+
+def loss_doubts(law: Any, losses: np.ndarray) -> list[str]:
+    """Warnings where losses or the fitted E are implausible for nats per token; losses [rows]."""
+    doubts = []
+    if losses.max() > _HIGHEST_LOSS:
+        doubts.append(
+            f"the largest loss, {losses.max():.4g}, is that of no trained model in nats per token: diverged, or in "
+            "another unit (--loss-unit=bits or perplexity)?"
+        )
+    E = law.values().get("E")
+    if E is not None and E > _HIGHEST_E:
+        doubts.append(
+            f"E = {E:.4g} is high for nats per token (published laws of text have 1.5 to 2.2): are the losses in bits "
+            "(--loss-unit=bits)?"
+        )
+    return doubts

@@ -1,0 +1,237 @@
+"""Which column of a table holds what: the aliases of the law's names, and FLOPs in place of N or D.
+
+An alias is compared without case and with `_` for every `.`, `/`, `-` and blank, and may stand behind one of PREFIXES:
+"Train/Tokens", "summary.train-tokens" and "train_tokens" are one. The law's own names (N, D, L, L_T, ...) are compared
+as they are written: `n` and `d` are no sizes. A column that the user named (`columns=`) wins; two others that differ
+are an error, as is one that is missing.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distill.config import counts, nearest
+from distill.laws.forms.law import Law, LawError
+
+_SIZE = (
+    *("params", "n_params", "num_params", "parameters", "n_parameters", "num_parameters", "param_count"),
+    *("non_embedding_params", "non_embedding_parameters", "params_non_embedding", "model_params"),
+    *("model_parameters", "model_n_params", "model_num_params", "model_num_parameters", "model_size", "n_model"),
+)
+_DATA = (
+    *("tokens", "n_tokens", "num_tokens", "train_tokens", "training_tokens", "tokens_seen", "train_tokens_seen"),
+    *("total_tokens", "token_count", "n_train_tokens", "num_train_tokens", "consumed_tokens", "data_tokens"),
+)
+_LOSS = (
+    *("loss", "eval_loss", "val_loss", "valid_loss", "validation_loss", "test_loss", "final_loss", "final_eval_loss"),
+    *("final_val_loss", "loss_eval", "loss_val", "validation_cross_entropy", "val_cross_entropy"),
+    *("eval_cross_entropy", "cross_entropy", "nll", "val_nll", "eval_nll"),
+)
+# Read where no column of _LOSS is there, and before them with loss_unit="perplexity".
+_PERPLEXITY = ("perplexity", "ppl", "eval_perplexity", "eval_ppl", "val_perplexity", "val_ppl", "validation_perplexity")
+_FLOPS = (
+    *("flops", "flop", "total_flops", "train_flops", "training_flops", "compute", "train_compute", "training_compute"),
+    *("compute_flops", "total_compute", "flops_student"),
+)
+
+
+def _student(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"student_{name}" for name in names)
+
+
+def _teacher(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"teacher_{name}" for name in names)
+
+
+# The law's name -> (names written exactly so, aliases).
+ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "N": (("N",), _SIZE),
+    "D": (("D",), _DATA),
+    "L": (("L",), (*_LOSS, *_PERPLEXITY)),
+    "C": (("C",), _FLOPS),
+    "U": (("U", "D_unique"), ("unique_tokens", "d_unique", "tokens_unique")),
+    "N_S": (("N_S", "N"), (*_SIZE, *_student(_SIZE))),
+    "D_S": (("D_S", "D_S_nominal", "D"), (*_DATA, *_student(_DATA))),
+    "L_S": (("L_S", "L"), (*_LOSS, *_student(_LOSS), *_PERPLEXITY, *_student(_PERPLEXITY))),
+    "N_T": (("N_T",), _teacher(_SIZE)),
+    "D_T": (("D_T",), _teacher(_DATA)),
+    "L_T": (("L_T",), (*_teacher(_LOSS), *_teacher(_PERPLEXITY))),
+}
+_KNOWN = frozenset(alias for _, aliases in ALIASES.values() for alias in aliases)
+# What trackers put before the names of a run's settings and results.
+PREFIXES = ("metrics", "metric", "params", "param", "config", "summary", "hparams", "tags", "data")
+_TRAINING = ("train_loss", "training_loss", "loss_train")  # no loss of a law, but worth a word where none is found
+RUN = ("run", "run_id", "run id", "Run ID", "ID")  # columns that tell one run from another
+_SOLVED = ("N", "D", "N_S", "D_S")  # names that C can stand for
+RULES = ("6ND", "F")
+
+
+class Columns(Protocol):
+    """What this module reads of a table."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def named(self) -> Mapping[str, str]: ...
+    @property
+    def flops(self) -> str: ...
+    @property
+    def loss_unit(self) -> str: ...
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column as float64; raises LawError for cells that are no finite numbers."""
+        ...
+
+    def refuse(self, bad: np.ndarray, name: str, wanted: str) -> None:
+        """Raises LawError that names the rows where `bad` holds."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """Columns by the law's names: values float64 [rows], and the words that say where each is from."""
+
+    values: dict[str, np.ndarray]
+    columns: dict[str, str]  # the table's column that holds it, or that of the FLOPs it follows from
+    words: dict[str, str]
+
+
+def candidates(table: Columns, name: str) -> list[str]:
+    """The columns that may hold what the law calls `name`; the one that the user named alone, where there is one."""
+    exact, aliases = ALIASES.get(name, ((name,), ()))
+    chosen = [known for known in exact if known in table.named]
+    if chosen:
+        return chosen[:1]
+    found = [c for c in table.columns if c in exact or _plain(c) in aliases or _bare(c) in exact]
+    perplexities = [c for c in found if is_perplexity(c)]
+    if table.loss_unit == "perplexity":
+        return perplexities or found
+    return [c for c in found if c not in perplexities] or found
+
+
+def is_perplexity(column: str) -> bool:
+    """Whether a column's name says that it holds perplexities."""
+    return _plain(column).endswith(("perplexity", "ppl"))
+
+
+def find(table: Columns, name: str) -> str:
+    """The one column of a law's name. Raises LawError where there is none and where several differ."""
+    found = candidates(table, name)
+    if not found:
+        raise LawError(f"{table.source}: {_missing(table, name)}.{_advice([name])}")
+    return _only(table, name, found)
+
+
+def loss_columns(table: Columns) -> list[str]:
+    """All columns that hold losses, of runs or of their teachers."""
+    return list(dict.fromkeys(column for name in ("L", "L_S", "L_T") for column in candidates(table, name)))
+
+
+def resolve(form: type[Law], table: Columns) -> Resolved:
+    """The inputs and the output of a form as numbers. All that is missing is one LawError."""
+    wanted = (*form.inputs, form.output)
+    found = {name: candidates(table, name) for name in (*wanted, "C")}
+    solved = [name for name in form.inputs if name in _SOLVED and not found[name]]
+    if not found["C"] or len(solved) != 1:
+        solved = []
+    missing = [name for name in wanted if not found.get(name) and name not in solved]
+    if missing:
+        flops = " FLOPs (C) may stand for N or D." if set(missing) & set(_SOLVED) else ""
+        raise LawError(
+            f"{table.source}: {'; '.join(_missing(table, name) for name in missing)}; it has "
+            f"{', '.join(table.columns)}.{flops}{_advice(missing)}"
+        )
+    values, columns, words = {}, {}, {}
+    for name in wanted:
+        if name in solved:
+            columns[name] = _only(table, "C", found["C"])
+            values[name], words[name] = _from_flops(form, table, name, columns[name], found)
+        else:
+            columns[name] = _only(table, name, found[name])
+            values[name] = table.numbers(columns[name])
+            words[name] = table.named.get(columns[name], columns[name])
+        table.refuse(values[name] <= 0, columns[name], "a positive number")
+    return Resolved(values, columns, words)
+
+
+def described(form: type[Law], table: Columns) -> str:
+    """Which columns a fit of a form reads: 'N_S, D_S = tokens, L_S = val_loss'."""
+    words = resolve(form, table).words
+    return ", ".join(name if word == name else f"{name} = {word}" for name, word in words.items())
+
+
+def _from_flops(
+    form: type[Law], table: Columns, name: str, column: str, found: Mapping[str, list[str]]
+) -> tuple[np.ndarray, str]:
+    """(values, words) of the size or the tokens that follow from compute C = 6 N D, or C = 3 F(N) D."""
+    C = table.numbers(column)
+    partner = {"N": "D", "D": "N", "N_S": "D_S", "D_S": "N_S"}[name]
+    other = table.numbers(_only(table, partner, found[partner]))
+    for values, label in ((C, column), (other, _only(table, partner, found[partner]))):
+        table.refuse(values <= 0, label, "a positive number")
+    place = table.named.get(column, column)
+    if table.flops == "6ND":
+        return C / (6 * other), f"C / (6 {partner}) with C = {place}"
+    if name.startswith("D"):
+        return C / (3 * counts.forward_flops_closed(other)), f"C / (3 F({partner})) with C = {place}"
+    low, high = np.zeros_like(C), np.log(C)  # F(N) > 1 and increases
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = 3 * counts.forward_flops_closed(np.exp(middle)) * other < C
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return np.exp(high), f"N of C = 3 F(N) {partner} with C = {place}"
+
+
+def _only(table: Columns, name: str, found: Sequence[str]) -> str:
+    """The first of the candidates, where all hold the same; LawError that names them where they differ."""
+    first, *others = found
+    for other in others:
+        if not _same(table.columns[first], table.columns[other]):
+            both = " and ".join(repr(column) for column in found[:5])
+            raise LawError(
+                f"{table.source}: {name} may be the column {both}, and they differ. "
+                f"Name the one that is meant: --columns={name}={first} (columns={{{name!r}: {first!r}}} in Python)."
+            )
+    return first
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype.kind == "f" and b.dtype.kind == "f":
+        return bool(np.array_equal(a, b, equal_nan=True))
+    return bool(np.array_equal(a.astype(str), b.astype(str)))
+
+
+@functools.cache
+def _plain(column: str) -> str:
+    """A column's name as aliases are compared: lower case, `_` between words, no prefix of a tracker."""
+    plain = re.sub(r"[\s./\-:]+", "_", column.strip().lower()).strip("_")
+    if plain in _KNOWN:
+        return plain
+    head, _, tail = plain.partition("_")
+    return tail if head in PREFIXES and tail else plain
+
+
+def _bare(column: str) -> str:
+    """A column's name without the prefix of a tracker: 'params.N' -> 'N'."""
+    head, dot, tail = column.strip().partition(".")
+    return tail if dot and head.lower() in PREFIXES else ""
+
+
+def _missing(table: Columns, name: str) -> str:
+    exact, aliases = ALIASES.get(name, ((name,), ()))
+    looked = f" (looked for {', '.join((*exact, *aliases[:3]))}{', ...' if len(aliases) > 3 else ''})"
+    close = nearest(name, table.columns) or nearest(name.lower(), table.columns)
+    training = [column for column in table.columns if _plain(column) in _TRAINING] if name in ("L", "L_S") else []
+    if training:
+        close = f" ({training[0]!r} looks like a loss on the training text; a law wants that on held-out text)"
+    return f"no column for {name}{looked}{close}"
+
+
+def _advice(names: Sequence[str]) -> str:
+    return f" Name {'it' if len(names) == 1 else 'them'}: --columns={','.join(f'{name}=ITS_NAME' for name in names)}."

@@ -1,0 +1,148 @@
+"""From a table of runs to the rows of a law: which runs, which columns, checked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distill.laws.fitting import checks, expressions
+from distill.laws.fitting import columns as naming
+from distill.laws.fitting.solver import Rows
+from distill.laws.fitting.table import Table, as_table
+from distill.laws.forms.law import Law, LawError
+from distill.laws.forms.parameters import FitSetting
+
+_KINDS = ("supervised", "distillation")  # of the column `kind` in this project's tables
+
+
+def default_form(runs: Any) -> str:
+    """The law that a table asks for: Eq. 8 where runs have a teacher (a filled L_T), else the supervised one."""
+    table = as_table(runs)
+    return "distillation" if _taught(table).any() else "supervised"
+
+
+def select(form: type[Law], runs: Any) -> Table:
+    """The runs that a form describes: of its kind, with a loss, the best or the mean of each group where asked.
+
+    A run with a teacher's loss is a student; so it is where the table has a column `kind`, which then decides. Runs
+    without a loss are counted, named in the notes and left out. Raises LawError.
+    """
+    table = _of_kind(form, as_table(runs))
+    table = _finished(form, table)
+    if table.best_of:
+        table = _best(form, table)
+    if table.duplicates == "mean":
+        table = _averaged(form, table)
+    return table
+
+
+def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = None, units: bool = True) -> Rows:
+    """The checked inputs and target of a form. Raises LawError; `units=False` accepts unusual magnitudes."""
+    resolved = naming.resolve(form, table)
+    arrays = resolved.values
+    if table.duplicates == "error":
+        checks.refuse_duplicates(table, arrays, next((name for name in naming.RUN if name in table.columns), None))
+    for column in (resolved.columns[name] for name in arrays if name.startswith("L")):
+        shown = table.named.get(column, column)
+        if units and naming.is_perplexity(shown) and table.loss_unit != "perplexity":
+            raise LawError(
+                f"{table.source}: column {shown!r} holds perplexities by its name; add --loss-unit=perplexity."
+            )
+    if units:
+        checks.refuse_units(table, {k: table.named.get(v, v) for k, v in resolved.columns.items()}, arrays)
+    target = arrays[form.output]
+    centre = {name: float(np.log(arrays[name]).mean()) for name in form.inputs}
+    return Rows(
+        inputs=tuple(arrays[name] for name in form.inputs),
+        target=target,
+        setting=FitSetting(centre, float(np.exp(np.log(target).mean())), float(target.min())),
+        given=given or {},
+    )
+
+
+def notes(form: type[Law], table: Table) -> list[str]:
+    """What a reader of a fit should know of its rows: columns, unit, what was left out, and repeated inputs."""
+    arrays = naming.resolve(form, table).values
+    unit = f"stated as {table.loss_unit}" if table.loss_unit else "assumed; else --loss-unit=bits or perplexity"
+    lines = [f"{naming.described(form, table)}; losses in nats per token ({unit})", *table.notes]
+    if table.duplicates != "mean":
+        lines += checks.repeats_note(form.inputs, [arrays[name] for name in form.inputs], arrays[form.output])
+    return lines
+
+
+def _taught(table: Table) -> np.ndarray:
+    """Which rows have a teacher's loss, [rows]."""
+    found = naming.candidates(table, "L_T")
+    taught = np.zeros(len(table), bool)
+    for name in found:
+        taught |= ~expressions.empty(table.columns[name])
+    return taught
+
+
+def _of_kind(form: type[Law], table: Table) -> Table:
+    kinds = table.columns.get("kind")
+    if kinds is not None and set(kinds.tolist()) & set(_KINDS):
+        kind = "distillation" if "L_T" in form.inputs else "supervised"
+        if not (kinds == kind).any():
+            raise LawError(f"{table.source}: no row of kind {kind!r}, which the form {form.name} needs.")
+        return table.where(kinds == kind)
+    if not naming.candidates(table, "L_T"):
+        return table
+    taught = _taught(table)
+    mine = taught if "L_T" in form.inputs else ~taught
+    if mine.all():
+        return table
+    what = ("without", "with") if "L_T" in form.inputs else ("with", "without")
+    if not mine.any():
+        raise LawError(
+            f"{table.source}: every row is one {what[0]} a teacher's loss (L_T), and {form.name} is a law of runs "
+            f"{what[1]} one; choose a law of the other kind."
+        )
+    return table.where(mine).with_notes(f"{int((~mine).sum())} rows {what[0]} L_T left out: not runs of {form.name}")
+
+
+def _finished(form: type[Law], table: Table) -> Table:
+    """The rows with a loss."""
+    found = naming.candidates(table, form.output)
+    if not found:
+        return table  # rows_of tells all that is missing
+    bad = np.all([expressions.empty(table.columns[name]) for name in found], axis=0)
+    if not bad.any():
+        return table
+    rows = ", ".join(table.label(i) for i in np.flatnonzero(bad)[:8])
+    more = ", ..." if bad.sum() > 8 else ""
+    if bad.all():
+        raise LawError(f"{table.source}: no row has a loss in {', '.join(map(repr, found))}; wanted finished runs.")
+    count = int(bad.sum())
+    note = f"{count} row{'s' if count > 1 else ''} without a loss left out: {rows}{more}"
+    return table.where(~bad).with_notes(note)
+
+
+def _best(form: type[Law], table: Table) -> Table:
+    """The row of least loss for each combination of `best_of`."""
+    resolved = naming.resolve(form, table)
+    keys = []
+    for name in table.best_of:
+        own = next((n for n in (name, f"{name}_S") if n in resolved.values), None)
+        keys.append(resolved.values[own] if own else table.column(name))
+    index, losses = checks.groups(keys), resolved.values[form.output]
+    order = np.lexsort((losses, index))
+    best = np.sort(order[np.unique(index[order], return_index=True)[1]])
+    if len(best) == len(table):
+        return table
+    return table.where(best).with_notes(
+        f"the best of each ({', '.join(table.best_of)}): {len(best)} of {len(table)} rows"
+    )
+
+
+def _averaged(form: type[Law], table: Table) -> Table:
+    """Rows of equal inputs as one, the first of them with the mean of their losses."""
+    resolved = naming.resolve(form, table)
+    index, losses = checks.groups([resolved.values[name] for name in form.inputs]), resolved.values[form.output]
+    first = np.unique(index, return_index=True)[1]
+    if len(first) == len(table):
+        return table
+    mean = np.bincount(index, losses) / np.bincount(index)
+    column = resolved.columns[form.output]
+    note = f"runs of equal ({', '.join(form.inputs)}) averaged: {len(table)} rows became {len(first)}"
+    return table.where(first).with_column(column, mean).with_notes(note)
