@@ -1,5 +1,6 @@
 """Fits a scaling law to a table of runs: estimates, intervals, a status, held-out error; a law file and a figure."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
