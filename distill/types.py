@@ -1,4 +1,4 @@
-"""The letters of every shape in this project, and the two pytrees that a step reads.
+"""The letters of every shape in this project, and the pytrees that a step reads: batches and teacher signals.
 
 B batch (sequences)   S sequence (tokens)      D d_model            F ff_dim          V vocabulary
 H query heads         G key-value heads        K head_dim           L layers          M microbatches
@@ -17,7 +17,7 @@ LOG_ZERO = -1e30
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TeacherSignal:
-    """What a teacher says about each of the B S predicted tokens: its log-probabilities over the vocabulary."""
+    """A teacher's log-probabilities over the vocabulary, for each of the B S predicted tokens."""
 
     log_probs: Float[Array, "B S V"]
 
@@ -25,10 +25,10 @@ class TeacherSignal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseSignal:
-    """K tokens of the teacher's vocabulary a position, and their log-probabilities at tau = 1.
+    """K tokens of the vocabulary for each position, and the teacher's log-probabilities of them at tau = 1.
 
-    -1e30 or less marks an empty place. For sampled targets the exponentials are the draws' weights: 1/K each for plain
-    draws; an id may come twice.
+    LOG_ZERO or less marks an unused slot. For sampled targets the exponentials are the draws' weights: 1/K each for
+    plain draws; an id may occur twice.
     """
 
     ids: Int[Array, "B S K"]
@@ -38,7 +38,7 @@ class SparseSignal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HiddenSignal:
-    """The teacher's last normalised hidden states and its head: its whole distribution, without the logits."""
+    """The teacher's last normalised hidden states and its head, which give its whole distribution; no logits."""
 
     hidden: Float[Array, "B S D"]
     head: Float[Array, "V D"]
@@ -47,7 +47,7 @@ class HiddenSignal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HiddenStates:
-    """Stored last hidden states, in the dtype of the store; their head travels apart, for it has no batch."""
+    """Stored last hidden states, in the dtype of the store; their head (`Head`) is apart, for it has no batch axis."""
 
     hidden: Float[Array, "B S D"]
 
@@ -55,7 +55,7 @@ class HiddenStates:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What is left of a teacher whose hidden states are stored."""
+    """The head of a teacher whose hidden states are stored."""
 
     head_vd: Float[Array, "V D"]
 
@@ -82,7 +82,8 @@ class Batch:
     """Token windows: tokens[:, :-1] is read, tokens[:, 1:] is predicted.
 
     weight is 0 where a predicted token must not count. segment and position (both of the S tokens that are read) are
-    None for plain windows; in packed ones attention stays inside a segment. signal is None unless it was stored.
+    None for plain windows; in packed ones attention stays inside a segment. signal is None where the teacher, if any,
+    runs inside the step.
     """
 
     tokens: Int[Array, "B S+1"]

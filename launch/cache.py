@@ -82,7 +82,7 @@ def _follow(config: ExperimentConfig, signal: "SignalSpec", out: str, every: boo
     from distill.training import cache
 
     with progress.bar("loading the teacher") as show:
-        return cache.make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
+        return cache.cache_signals(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
 
 
 def _describe(out: str, manifest: "Manifest") -> None:

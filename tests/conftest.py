@@ -16,17 +16,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jaxtyping
 
-# Not the modules whose dataclasses are pytrees (metrics, optim, types): eval_shape puts shapes where arrays belong.
-jaxtyping.install_import_hook(
-    [
-        "distill.losses.divergences",
-        "distill.losses.fused",
-        "distill.model.transformer",
-        "distill.training.objective",
-        "distill.training.evaluate",
-    ],
-    "beartype.beartype",
-)
+from tests.checked_modules import CHECKED
+
+jaxtyping.install_import_hook(list(CHECKED), "beartype.beartype")
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +110,7 @@ def run_steps():
         state = step.init_state(config) if state is None else state
         placed = sharding.place(batches, jax.sharding.get_mesh(), leading=1)
         count = batches.tokens.shape[0] if count is None else count
-        return step.train_steps(step.shape(config), state, teacher, placed, count)
+        return step.train_steps(step.step_spec(config), state, teacher, placed, count)
 
     return run
 

@@ -265,7 +265,7 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
     calls = 4 if vocab > 1000 else 24
     windows = rng.integers(0, 256, (calls, K, B))
     memory = [store.read(ids) for ids in windows]
-    structure, state = step.shape(config), step.init_state(config)
+    spec, state = step.step_spec(config), step.init_state(config)
 
     def feed(read: Callable[[int], Any]) -> Iterator[Any]:
         return prefetch(lambda i: sharding.place(Batch(tokens, weight, signal=read(i)), place, leading=1), range(calls))
@@ -276,7 +276,7 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
         nonlocal state
         began, used = time.perf_counter(), time.process_time()
         for each in batches():
-            state, _ = step.train_steps(structure, state, None, each, K)
+            state, _ = step.train_steps(spec, state, None, each, K)
         jax.block_until_ready(state.params)
         return time.perf_counter() - began, time.process_time() - used
 

@@ -52,14 +52,14 @@ def _bare(config: ExperimentConfig) -> tuple[Callable[[], float], list[float]]:
     from distill.training import step
 
     batches = profile.random_batches(config, CALL)
-    state, structure, dispatch = step.init_state(config), step.shape(config), list[float]()
+    state, spec, dispatch = step.init_state(config), step.step_spec(config), list[float]()
 
     def turn(calls: int = 8) -> float:
         nonlocal state
         begin = time.perf_counter()
         for _ in range(calls):
             asked = time.perf_counter()
-            state, sums = step.train_steps(structure, state, None, batches, CALL)
+            state, sums = step.train_steps(spec, state, None, batches, CALL)
             dispatch.append(1e3 * (time.perf_counter() - asked))
             jax.block_until_ready(sums)  # so that the next one is dispatched to an idle device
         return calls * CALL * config.batch_size * config.seq_len / (time.perf_counter() - begin)

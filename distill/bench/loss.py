@@ -25,7 +25,7 @@ from distill.config import ConfigError, MeshConfig
 from distill.config.exactness import DIVERGENCES
 from distill.config.flags import Parser
 from distill.losses import divergences, fused
-from distill.losses.fused import FusedShape
+from distill.losses.fused import FusedSpec
 from distill.model import sharding
 from distill.types import HiddenSignal
 
@@ -46,9 +46,9 @@ def routes(vocab: int, divergence: str) -> dict[str, Callable[..., Any]]:
         return jnp.sum(0.5 * divergences.cross_entropy(z, ids[..., 0]) + 0.5 * kd)
 
     def chunked(hidden: Any, head: Any, ids: Any, t_hidden: Any, t_head: Any) -> Any:
-        shape = FusedShape(kind=divergence, tempered=False, tokens=vocab)
-        found = fused.read(shape, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
-        return jnp.sum(0.5 * (found.normaliser - found.picked[..., 0]) + 0.5 * found.divergence)
+        spec = FusedSpec(divergence=divergence, tempered=False, tokens=vocab)
+        found = fused.fused_losses(spec, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
+        return jnp.sum(0.5 * (found.log_z - found.id_logits[..., 0]) + 0.5 * found.divergence)
 
     return {"dense": dense, "fused": chunked}
 
@@ -58,10 +58,10 @@ def shapes(vocab: int, tokens: int, width: int, dtype: str) -> tuple[jax.ShapeDt
     hidden, head, ids = ((1, tokens, width), dtype), ((vocab, width), "float32"), ((1, tokens, 1), "int32")
     specs = (
         sharding.ACT_BSD,
-        sharding.STORED["head_vd"],
+        sharding.PARAM_SPECS["head_vd"],
         sharding.ACT_BSD,
         sharding.ACT_BSD,
-        sharding.STORED["head_vd"],
+        sharding.PARAM_SPECS["head_vd"],
     )
     return tuple(
         jax.ShapeDtypeStruct(shape, kind, sharding=jax.NamedSharding(jax.sharding.get_mesh(), spec))

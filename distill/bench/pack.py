@@ -30,14 +30,14 @@ def _prepare(shape: str, size: int) -> Callable[[], Any]:
 
     model, batch, length = SHAPES[shape]
     config = ExperimentConfig(model=model, batch_size=batch, seq_len=length)
-    structure, placed = step.shape(config), profile.random_batches(config, CALL)
+    spec, placed = step.step_spec(config), profile.random_batches(config, CALL)
     states = [step.init_state(config) for _ in range(size)]
 
     def call() -> Any:
         if size == 1:
-            states[0], sums = step.train_steps(structure, states[0], None, placed, CALL)
+            states[0], sums = step.train_steps(spec, states[0], None, placed, CALL)
             return sums
-        answers = vmapped.train_together(structure, list(states), None, [placed] * size, CALL)
+        answers = vmapped.vmapped_steps(spec, list(states), None, [placed] * size, CALL)
         states[:] = [state for state, _ in answers]
         return [sums for _, sums in answers]
 

@@ -54,7 +54,7 @@ def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
         config = ExperimentConfig(model=model, on_policy=OnPolicyConfig(fraction=fraction, prompt_tokens=32))
         state = step.init_state(config)
         begin = time.perf_counter()
-        jax.block_until_ready(step.train_steps(step.shape(config), state, teacher, batches, steps))
+        jax.block_until_ready(step.train_steps(step.step_spec(config), state, teacher, batches, steps))
         return (time.perf_counter() - begin) / steps
 
     times = turns.take_turns({"data": lambda: seconds(1e-9), "own": lambda: seconds(1.0)}, repeats)

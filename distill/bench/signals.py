@@ -76,7 +76,7 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
         config, size = dataclasses.replace(base, objective=objective), None
         if signal is not None:
             out = folder / "stores" / signal.label.replace(" ", "-")
-            size = cache.make(base, signal, out)["bytes_per_token"]
+            size = cache.cache_signals(base, signal, out)["bytes_per_token"]
             reading = dataclasses.replace(base.teacher, signal="stored", store=str(out))
             config = dataclasses.replace(config, teacher=reading)
         for seed in range(seeds):

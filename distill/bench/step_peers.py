@@ -86,7 +86,7 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
     jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1]))
     state = step.init_state(config)
     teacher = step.init_state(dataclasses.replace(config, seed=1)).params if job.kind == "distilled" else None
-    batches, shape = profile.random_batches(config, CALL), step.shape(config)
+    batches, shape = profile.random_batches(config, CALL), step.step_spec(config)
     dispatch: list[float] = []
 
     def call(count: int) -> Any:

@@ -46,7 +46,7 @@ def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> lis
     size = config.loop.steps_per_call
     with jax.set_mesh(sharding.make(config.mesh)):
         state, batches = step.init_state(config), random_batches(config, size)
-        run = step.train_steps.lower(step.shape(config), state, None, batches, np.int32(size)).compile()
+        run = step.train_steps.lower(step.step_spec(config), state, None, batches, np.int32(size)).compile()
         state, sums = run(state, None, batches, np.int32(size))
         jax.block_until_ready(sums)
         with jax.profiler.trace(str(folder)):

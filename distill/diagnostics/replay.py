@@ -58,7 +58,7 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
     store = open_store(config, workdir)
     with jax.set_mesh(sharding.make(config.mesh)):
         source = open_teacher(resolve(config, store), store)
-        loader, structure = make_loader(config, store, config.data.split), steps.shape(config)
+        loader, spec = make_loader(config, store, config.data.split), steps.step_spec(config)
         read = source.signal_reader(config.data.split) if source else None
         teacher = source.step_argument if source else None
 
@@ -73,14 +73,14 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
             found = checkpoints.newest(state.stored(), before=step)
         start, state = (found[0], state.restored(found[1])) if found else (0, state)
         for at in range(start, step):
-            state, _ = steps.train_steps(structure, state, teacher, fetch(at), 1)
+            state, _ = steps.train_steps(spec, state, teacher, fetch(at), 1)
             on_progress(Progress(done=at + 1 - start, total=step - start, unit="step"))
         batch = jax.tree.map(lambda stack: stack[0], fetch(step))
-        return _look(structure, state, teacher, batch, loader.windows(step), store, start)
+        return _look(spec, state, teacher, batch, loader.windows(step), store, start)
 
 
 def _look(
-    structure: steps.StepShape,
+    spec: steps.StepSpec,
     state: steps.TrainState,
     teacher: Any,
     batch: Batch,
@@ -92,7 +92,7 @@ def _look(
     def gradients(state: Any, teacher: Any, batch: Batch, rows: Any) -> Any:
         weight = jax.sharding.reshard(rows, P(sharding.BATCH, None)) * batch.weight
         batch = dataclasses.replace(batch, weight=weight)
-        (gradient, _), sums, _ = steps.gradients(structure, state, teacher, batch)
+        (gradient, _), sums, _ = steps.gradients(spec, state, teacher, batch)
         return gradient, {name: value.mean() for name, value in sums.items()}, optax.tree.norm(gradient)
 
     count = len(windows)

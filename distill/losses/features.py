@@ -1,18 +1,18 @@
 """Feature losses: a student's hidden states, through a learned projection, against its teacher's (Romero et al. 2014).
 
-Layers are pairs of places in the residual streams, which may differ in width and depth. Both states are first brought
-to a root mean square of 1 over their width, as every layer reads them, so the losses need no scale of their own:
+Layers are compared in pairs (student's, teacher's) of residual streams, which may differ in width and depth. Both
+states are first scaled to a root mean square of 1 over their width, as every layer's input is, so no scale is needed:
 
     mse       the mean over the teacher's width of (W h_S - h_T)^2: 1 is what a projection to zero costs
     cosine    1 - cos(W h_S, h_T)
 
-each a number a token, the mean over the pairs. Under muP a projection is a linear map like any other: it starts at
-1 / sqrt(D_S) and trains at base_width / D_S of the rate, and both losses are means over the teacher's width, so their
-slope by a coordinate of the student's state falls with width as that of its logits does.
+each one number per token, the mean over the pairs. Under muP a projection is an ordinary linear map: it starts at
+1 / sqrt(D_S) and trains at base_width / D_S of the rate. Both losses are means over the teacher's width, so their
+derivative by a coordinate of the student's state falls with width as that of its logits does.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +24,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from distill.model import sharding
 
 EPS = 1e-6
-# Projections in use and what they give: split over tensor along the teacher's width.
+# Projections in use and their outputs: split over tensor along the teacher's width.
 _USED = P(None, None, "tensor")
 _STATES = P(None, sharding.BATCH, None, "tensor")
 
 
 class Projector(nnx.Module):
-    """A linear map a pair of layers. It is trained with the student and is no part of it: not exported, not in N."""
+    """One linear map for each pair of layers. Trained with the student but not part of it: not exported, not in N."""
 
     def __init__(self, pairs: int, width: int, teacher_width: int, key: PRNGKeyArray):
         values = jax.random.truncated_normal(key, -3, 3, (pairs, width, teacher_width), jnp.float32)
-        stored = P(None, *sharding.STORED["project_de"])
+        stored = P(None, *sharding.PARAM_SPECS["project_de"])
         self.project = nnx.Param(jax.sharding.reshard(values / math.sqrt(width), stored))
 
 
 def fan_in(projector: Projector) -> dict[str, int]:
-    """As model.fan_in: the inputs of the projections."""
+    """The inputs of the projections, as transformer.fan_in."""
     return {"project_de": projector.project.shape[1]}
 
 
@@ -49,7 +49,7 @@ def distance(
     student: tuple[Float[Array, "B S D"], ...],
     teacher: tuple[Float[Array, "B S E"], ...],
 ) -> Float[Array, "B S"]:
-    """The mean over the pairs of what a token's states differ by; the teacher is not differentiated."""
+    """The loss L_F of every token: the mean over the pairs. The teacher is not differentiated."""
     x = jnp.stack([_unit(state) for state in student])
     y = lax.stop_gradient(jnp.stack([_unit(state) for state in teacher]))
     exact = jnp.promote_types(x.dtype, jnp.float32)
@@ -64,7 +64,7 @@ def distance(
     return jnp.mean(each, axis=0)
 
 
-def _unit(x: Float[Array, "B S D"]) -> Any:
+def _unit(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     """x over its root mean square, in x's dtype."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPS)).astype(x.dtype)

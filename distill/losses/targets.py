@@ -1,10 +1,9 @@
-"""What a whole distribution of the teacher is cut down to: its likeliest tokens, a nucleus, draws, or one label."""
+"""Sparse targets of a teacher's whole distribution: its most likely tokens, a nucleus, draws, or one label."""
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,15 @@ from distill.losses import divergences
 from distill.model import sharding
 from distill.types import LOG_ZERO, Batch, HiddenSignal, MixedSignal, SparseSignal, TeacherSignal
 
-# Positions of the sequence whose teacher's logits exist at once where a target is cut out of hidden states.
+# Positions of the sequence whose teacher's logits exist at once, where a target is computed from hidden states.
 POSITIONS = 16
 
 
 def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S V"]:
-    """The teacher's columns on the student's `size` columns, of which the first `tokens` are tokens of both.
+    """The teacher's log-probabilities over the student's `size` columns, of which the first `tokens` are common tokens.
 
-    Heads of one tokenizer are often padded to different sizes; columns beyond the tokens hold nothing. The rows are
-    no longer normalised where such columns held something.
+    Heads of one tokenizer are often padded to different sizes; columns beyond the tokens become LOG_ZERO. Rows in which
+    such columns had probability are no longer normalised.
     """
     have = log_probs.shape[-1]
     if have == size == tokens:
@@ -36,13 +35,13 @@ def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Arr
 
 
 def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "V D"]:
-    """The teacher's head cut or filled to the student's `size` rows; what a row beyond the tokens holds is not read."""
+    """The teacher's head cut or padded to the student's `size` rows; rows beyond the tokens are not read."""
     have = head.shape[0]
     if have == size:
         return head
     whole = jax.sharding.reshard(head, P(None, "fsdp"))[:size]
     whole = jnp.pad(whole, ((0, max(size - have, 0)), (0, 0)))
-    return jax.sharding.reshard(whole, sharding.STORED["head_vd"])
+    return jax.sharding.reshard(whole, sharding.PARAM_SPECS["head_vd"])
 
 
 def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal | MixedSignal:
@@ -54,10 +53,10 @@ def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal |
     )
 
 
-def whole(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
-    """The teacher's logits, which serve as its log-probabilities wherever these are normalised anyway."""
+def whole_signal(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
+    """The teacher's logits, in place of log-probabilities: every reader of whole distributions normalises them."""
     if isinstance(signal, MixedSignal):
-        each = [whole(part).log_probs + offset for part, offset in zip(signal.parts, signal.offsets)]
+        each = [whole_signal(part).log_probs + offset for part, offset in zip(signal.parts, signal.offsets)]
         return TeacherSignal(log_probs=functools.reduce(jnp.logaddexp, each))
     head = jax.sharding.reshard(signal.head.astype(signal.hidden.dtype), P("tensor", None))
     logits = jnp.einsum(
@@ -67,40 +66,43 @@ def whole(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
 
 
 def by_positions(
-    part: Callable[..., SparseSignal], signal: HiddenSignal | MixedSignal, uniform: Float[Array, "B S K"], tokens: int
+    target: Callable[[Float[Array, "B S V"], Float[Array, "B S K"]], SparseSignal],
+    signal: HiddenSignal | MixedSignal,
+    uniform: Float[Array, "B S K"],
+    tokens: int,
 ) -> SparseSignal:
-    """`part` of the teacher's distribution, from its hidden states, POSITIONS at a time: its logits never exist whole.
+    """`target` of the teacher's distribution, from its hidden states, POSITIONS at a time: whole logits never exist.
 
     The teacher is not differentiated. `tokens` columns of its head are tokens.
     """
     length = uniform.shape[1]
     size = max(n for n in range(1, POSITIONS + 1) if length % n == 0)
 
-    def one(i: Any) -> SparseSignal:
+    def one(i: Int[Array, ""]) -> SparseSignal:
         few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
         some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)
         if isinstance(signal, HiddenSignal):
-            logits = whole(some(signal)).log_probs
+            logits = whole_signal(some(signal)).log_probs
         else:
             mixed = MixedSignal(parts=tuple(map(some, signal.parts)), offsets=tuple(map(few, signal.offsets)))
-            logits = whole(mixed).log_probs
+            logits = whole_signal(mixed).log_probs
         logits = jax.sharding.reshard(logits, sharding.ACT_BSD)[..., :tokens]
-        return part(logits, few(uniform))
+        return target(logits, few(uniform))
 
-    found = lax.map(one, jnp.arange(length // size))
+    parts = lax.map(one, jnp.arange(length // size))
     join = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], length, x.shape[-1])
-    return jax.tree.map(join, found)
+    return jax.tree.map(join, parts)
 
 
 def top_k(log_probs: Float[Array, "B S V"], k: int) -> SparseSignal:
-    """The k likeliest tokens (all of them in a smaller vocabulary), in falling order."""
+    """The k most likely tokens (all of them in a smaller vocabulary), most likely first."""
     whole = _normalised(log_probs)
     values, ids = lax.top_k(whole, min(k, whole.shape[-1]))
     return SparseSignal(ids=ids, log_probs=values)
 
 
 def top_p(log_probs: Float[Array, "B S V"], p: float, k: int) -> SparseSignal:
-    """The fewest likeliest tokens that hold `p` of the mass, at least one and at most k."""
+    """The fewest most likely tokens that have `p` of the mass, at least one and at most k."""
     kept = top_k(log_probs, k)
     mass = jnp.exp(kept.log_probs)
     before = jnp.cumsum(mass, axis=-1) - mass
@@ -108,8 +110,8 @@ def top_p(log_probs: Float[Array, "B S V"], p: float, k: int) -> SparseSignal:
 
 
 def argmax(log_probs: Float[Array, "B S V"]) -> SparseSignal:
-    """The likeliest token, with all of the mass."""
-    ids = divergences.likeliest(jax.sharding.reshard(log_probs, sharding.ACT_BSD))[..., None]
+    """The most likely token, with all of the mass."""
+    ids = divergences.argmax_token(jax.sharding.reshard(log_probs, sharding.ACT_BSD))[..., None]
     return SparseSignal(ids=ids, log_probs=jnp.zeros_like(ids, jnp.float32))
 
 
@@ -125,9 +127,9 @@ def sample(log_probs: Float[Array, "B S V"], draws: int, uniform: Float[Array, "
 
 
 def uniform(batch: Batch, draws: int, seed: Int[Array, ""], step: Int[Array, ""]) -> Float[Array, "B S K"]:
-    """Numbers in [0, 1) that depend on seed, step, a token, the next one and their position, and on nothing else.
+    """Numbers in [0, 1) that depend only on the seed, the step, a token, the next token and its position.
 
-    So the draws of a token are the same however the batch is cut into microbatches, devices or packs.
+    So a token's draws do not depend on microbatches, devices or packing.
     """
     position = jnp.arange(batch.inputs.shape[1])[None] if batch.position is None else batch.position
     state = _mix(seed.astype(jnp.uint32) ^ _mix(step.astype(jnp.uint32)))
@@ -140,7 +142,7 @@ def uniform(batch: Batch, draws: int, seed: Int[Array, ""], step: Int[Array, ""]
 def gather(logits: Float[Array, "B S V"], ids: Int[Array, "B S K"]) -> Float[Array, "B S K"]:
     """The student's logits of the tokens that a target keeps."""
     if ids.shape[-1] == 1:
-        return divergences.pick(logits, ids[..., 0])[..., None]
+        return divergences.gather_label(logits, ids[..., 0])[..., None]
     return jnp.take_along_axis(jax.sharding.reshard(logits, sharding.ACT_BSD), ids, axis=-1)
 
 

@@ -1,14 +1,14 @@
-"""Text from a model, token by token, with a cache of keys and values: batched, and sharded like training."""
+"""Sampling from a model, token by token, with a cache of keys and values: batched, and sharded like training."""
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from distill.config import DecodeConfig as DecodeConfig
 from distill.model import sharding
@@ -30,10 +30,10 @@ class Cache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """Prompts and what followed: tokens [B, P + N]; weight [B, N] is 1 up to and with the stop token, then 0.
+    """Prompts and their continuations: tokens [B, P + N]; weight [B, N] is 1 up to and with the stop token, then 0.
 
-    After its stop token a sequence repeats it. log_probs [B, N] are the model's own (nats, at temperature 1 and uncut)
-    of the tokens that were drawn, 0 where weight is.
+    After its stop token a sequence repeats it. log_probs [B, N] are the model's own (nats, at temperature 1, over the
+    whole vocabulary) of the tokens that were drawn, 0 where weight is.
     """
 
     tokens: Int[Array, "B T"]
@@ -41,42 +41,54 @@ class Completions:
     log_probs: Float[Array, "B N"]
 
 
+# Of a batch so far: tokens, weights and log-probabilities; and with the next column, the last tokens, which sequences
+# have stopped, and the cache.
+Out = tuple[Int[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
+Loop = tuple[Int[Array, ""], Int[Array, " B"], Bool[Array, " B"], Cache, Out]
+
+
 def empty(model: Transformer, batch: int, length: int) -> Cache:
-    """A cache with nothing in it, split like the heads of training."""
+    """An empty cache, sharded like the heads in training."""
     c = model.config
     zeros = jnp.zeros((c.n_layers, batch, length, c.kv_heads, c.head_dim), c.dtype, out_sharding=_CACHE)
     return Cache(keys=zeros, values=zeros)
 
 
 def extend(
-    model: Transformer, tokens: Int[Array, "B S"], cache: Cache, start: Any, skip: Int[Array, " B"] | None = None
+    model: Transformer,
+    tokens: Int[Array, "B S"],
+    cache: Cache,
+    start: Int[Array, ""] | int,
+    skip: Int[Array, " B"] | None = None,
 ) -> tuple[Float[Array, "B S D"], Cache]:
-    """The last hidden states of tokens that follow `start` cached places, and the cache with them in it.
+    """The last hidden states of tokens that follow `start` cached positions, and the cache with their keys and values.
 
-    The first `skip` places of a row are no part of its sequence, which counts its positions from there.
+    The first `skip` columns of a row are not part of its sequence, which counts its positions from there.
     """
     c = model.config
-    place, places = start + jnp.arange(tokens.shape[1]), jnp.arange(cache.keys.shape[2])
-    position, seen = place[None], visible(place, places, c)[None, None, None]
+    queries, columns = start + jnp.arange(tokens.shape[1]), jnp.arange(cache.keys.shape[2])
+    position, mask = queries[None], visible(queries, columns, c)[None, None, None]
     if skip is not None:
         position = jnp.maximum(position - skip[:, None], 0)
-        seen = seen & (places[None] >= skip[:, None])[:, None, None, None]
+        mask = mask & (columns[None] >= skip[:, None])[:, None, None, None]
     rope = rope_tables(position, c)
 
-    def layer(x: Any, item: tuple[Block, Any, Any]) -> Any:
+    def layer(
+        x: Float[Array, "B S D"], item: tuple[Block, Float[Array, "B T G K"], Float[Array, "B T G K"]]
+    ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B T G K"], Float[Array, "B T G K"]]]:
         block, keys, values = item
         q, k, v = block.project(rms_norm(x, block.attention_norm[...], c.norm_eps), rope)
         keys = lax.dynamic_update_slice_in_dim(keys, k, start, axis=1)
         values = lax.dynamic_update_slice_in_dim(values, v, start, axis=1)
-        x = x + block.attend(q, keys, values, seen)
-        return x + block.feed(rms_norm(x, block.feed_norm[...], c.norm_eps)), (keys, values)
+        x = x + block.attend(q, keys, values, mask)
+        return x + block.mlp(rms_norm(x, block.feed_norm[...], c.norm_eps)), (keys, values)
 
-    x, (keys, values) = lax.scan(layer, model.look_up(tokens), (model.blocks, cache.keys, cache.values))
+    x, (keys, values) = lax.scan(layer, model.embed_tokens(tokens), (model.blocks, cache.keys, cache.values))
     return rms_norm(x, model.last_norm[...], c.norm_eps), Cache(keys=keys, values=values)
 
 
-def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: PRNGKeyArray) -> Int[Array, " B"]:
-    """One token a sequence, from whole rows of logits, each with its own key of `keys` [B]."""
+def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
+    """One token for each sequence, from whole rows of logits, each with a key of its own."""
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / config.temperature
@@ -85,12 +97,12 @@ def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: PRNGKeyArray) 
         mass = jax.nn.softmax(values, axis=-1)
         values = jnp.where(jnp.cumsum(mass, axis=-1) - mass < config.top_p, values, LOG_ZERO)
         place = jax.vmap(jax.random.categorical)(keys, values)
-        return _pick(ids, place).astype(jnp.int32)
+        return _take(ids, place).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
 def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    """Whole rows of float32 logits, over tokens only: columns of padding are left out."""
+    """Whole rows of float32 logits, over tokens only, without padding columns."""
     c = model.config
     weight = jax.sharding.reshard(model.head_vd.astype(c.dtype), P("tensor", None))
     logits = jnp.einsum(
@@ -100,18 +112,18 @@ def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array,
 
 
 def _cast(model: Transformer) -> Transformer:
-    """The weights in the compute dtype, once and not at every token; gains stay float32, as rms_norm reads them."""
+    """The weights in the compute dtype, cast once and not at every token; gains stay float32, as rms_norm needs."""
 
-    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+    def one(path: KeyPath, leaf: Array) -> Array:
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
         return leaf if any(name.endswith("norm") for name in names) else leaf.astype(model.config.dtype)
 
     return jax.tree_util.tree_map_with_path(one, model)
 
 
-def _pick(rows: Array, place: Int[Array, " B"]) -> Array:
-    """One value of each row; a masked sum, because a gather of a single sharded row does not know its place."""
-    here = place[:, None] == jnp.arange(rows.shape[-1])[None]
+def _take(rows: Shaped[Array, "B V"], column: Int[Array, " B"]) -> Shaped[Array, " B"]:
+    """One value of each row; a masked sum, because a gather from sharded rows has no known sharding."""
+    here = column[:, None] == jnp.arange(rows.shape[-1])[None]
     return jnp.sum(jnp.where(here, rows, 0), axis=-1)
 
 
@@ -120,13 +132,13 @@ def generate(
     config: DecodeConfig,
     model: Transformer,
     prompts: Int[Array, "B P"],
-    keys: PRNGKeyArray,
+    keys: Key[Array, " B"],
     lengths: Int[Array, " B"] | None = None,
 ) -> Completions:
     """Up to `config.new_tokens` tokens after each prompt, until all have stopped. Compiled once a config and shape.
 
-    A prompt shorter than P stands at the end of its row: `lengths` [B] says how much of a row it is. A sequence's draws
-    depend on its own key of `keys` [B] alone, not on what else is in the batch.
+    A prompt shorter than P is at the end of its row, and `lengths` gives its length. A sequence's draws depend on its
+    own key alone, not on the rest of the batch.
     """
     (batch, width), model = prompts.shape, _cast(model)
     row = P(sharding.BATCH)
@@ -135,30 +147,35 @@ def generate(
     skip = None if lengths is None else jax.sharding.reshard(width - lengths.astype(jnp.int32), row)
     stop = jnp.asarray(config.stop or (-1,), jnp.int32)
 
-    def choose(hidden: Any, i: Any) -> tuple[Any, Any]:
+    def choose(hidden: Float[Array, "B S D"], i: Int[Array, ""] | int) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
         logits = last_logits(model, hidden[:, -1])
         token = jax.sharding.reshard(draw(config, logits, jax.vmap(jax.random.fold_in, (0, None))(keys, i)), row)
-        return token, _pick(logits, token) - jax.nn.logsumexp(logits, axis=-1)
+        return token, _take(logits, token) - jax.nn.logsumexp(logits, axis=-1)
 
-    def write(i: Any, token: Any, log_prob: Any, done: Any, found: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        new = (token, jnp.where(done, 0.0, 1.0), jnp.where(done, 0.0, log_prob))
-        return tuple(lax.dynamic_update_slice_in_dim(x, y[:, None], i, axis=1) for x, y in zip(found, new))  # type: ignore
+    def write(
+        i: Int[Array, ""] | int,
+        token: Int[Array, " B"],
+        log_prob: Float[Array, " B"],
+        done: Bool[Array, " B"],
+        out: Out,
+    ) -> Out:
+        put = lambda x, y: lax.dynamic_update_slice_in_dim(x, y[:, None], i, axis=1)
+        return put(out[0], token), put(out[1], jnp.where(done, 0.0, 1.0)), put(out[2], jnp.where(done, 0.0, log_prob))
 
-    def step(carry: Any) -> Any:
-        i, last, done, cache, found = carry
+    def step(carry: Loop) -> Loop:
+        i, last, done, cache, out = carry
         hidden, cache = extend(model, last[:, None], cache, width + i - 1, skip)
         token, log_prob = choose(hidden, i)
         token = jnp.where(done, last, token)
-        found = write(i, token, log_prob, done, found)
-        return i + 1, token, done | jnp.any(token[:, None] == stop[None], axis=-1), cache, found
+        out = write(i, token, log_prob, done, out)
+        return i + 1, token, done | jnp.any(token[:, None] == stop[None], axis=-1), cache, out
 
     zeros = lambda dtype: jnp.zeros((batch, config.new_tokens), dtype, out_sharding=sharding.TOKENS_BS)
     hidden, cache = extend(model, prompts, empty(model, batch, width + config.new_tokens), 0, skip)
     token, log_prob = choose(hidden, 0)
-    found = write(
-        0, token, log_prob, jnp.zeros_like(token, bool), (zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32))
-    )
-    carry = (jnp.ones((), jnp.int32), token, jnp.any(token[:, None] == stop[None], axis=-1), cache, found)
+    out = zeros(jnp.int32), zeros(jnp.float32), zeros(jnp.float32)
+    out = write(0, token, log_prob, jnp.zeros_like(token, bool), out)
+    carry = (jnp.ones((), jnp.int32), token, jnp.any(token[:, None] == stop[None], axis=-1), cache, out)
     going = lambda carry: (carry[0] < config.new_tokens) & ~jnp.all(carry[2])
     _, last, _, _, (tokens, weight, log_probs) = lax.while_loop(going, step, carry)
     tokens = jnp.where(weight > 0, tokens, last[:, None])

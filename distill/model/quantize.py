@@ -25,13 +25,13 @@ SUMMED = {"query": (1,), "key": (1,), "value": (1,), "out": (1, 2), "gate": (1,)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class QuantisedWeight:
     """Weights as steps of a scale a channel; it stands in a Param where an array would."""
 
     steps: Int8[Array, "..."]
     scale: Float[Array, "..."]
 
-    def __getitem__(self, _: Any) -> "Quantised":
+    def __getitem__(self, _: Any) -> "QuantisedWeight":
         return self
 
     def astype(self, dtype: Any) -> Array:
@@ -39,7 +39,7 @@ class Quantised:
         return (self.steps.astype(jnp.float32) * self.scale).astype(dtype)
 
 
-def lower(model: Transformer, precision: Precision) -> Transformer:
+def cast(model: Transformer, precision: Precision) -> Transformer:
     """The model with its weights in another precision, on the same mesh; float32 is the model itself."""
     if precision == "float32":
         return model
@@ -60,11 +60,11 @@ def _bfloat16(param: nnx.Param) -> nnx.Param:
 
 def _quantise(param: nnx.Param, name: str) -> nnx.Param:
     weight = param[...].astype(jnp.float32)
-    spec = P(None, *sharding.STORED[next(key for key in sharding.STORED if key.rsplit("_", 1)[0] == name)])
+    spec = P(None, *sharding.PARAM_SPECS[next(key for key in sharding.PARAM_SPECS if key.rsplit("_", 1)[0] == name)])
     most = jnp.max(jnp.abs(weight), axis=SUMMED[name], keepdims=True)
     scale = jnp.where(most > 0, most, 1.0) / 127
     steps = jnp.round(weight / scale).astype(jnp.int8)
-    return nnx.Param(Quantised(jax.sharding.reshard(steps, spec), scale))
+    return nnx.Param(QuantisedWeight(jax.sharding.reshard(steps, spec), scale))
 
 
 def _with(module: Any, **params: nnx.Param) -> Any:

@@ -20,7 +20,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
 # Parameters as they are stored, by role and dims; a stacked layer axis comes in front and is never split.
-STORED = {
+PARAM_SPECS = {
     "embed_vd": P("tensor", "fsdp"),
     "head_vd": P("tensor", "fsdp"),
     "query_dhk": P("fsdp", "tensor", None),
@@ -51,7 +51,7 @@ def without_fsdp(spec: P) -> P:
     return P(*(None if axis == "fsdp" else axis for axis in spec))
 
 
-def gathered(weight: jax.Array, name: str) -> jax.Array:
+def gather_for_use(weight: jax.Array, name: str) -> jax.Array:
     """A stored parameter where it is used, as a matrix: whole over fsdp, still split over tensor.
 
     Its type says that it is reduced over the axes of the batch, so its gradient comes unreduced out of the matmul and
@@ -59,7 +59,7 @@ def gathered(weight: jax.Array, name: str) -> jax.Array:
     plain reshard the gradient is summed whole on every device, and then cut. Heads and their width are one dimension,
     because the TPU compiler scatters pieces that fill no tile in two dimensions, but not in three.
     """
-    spec = STORED[name]
+    spec = PARAM_SPECS[name]
     if "fsdp" not in spec:
         return weight
     if len(spec) == 3:
@@ -83,7 +83,7 @@ def residual(model: ModelConfig, length: int) -> P:
     return ACT_SEQUENCE if split else ACT_BSD
 
 
-def all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+def save_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
     """A policy of jax.checkpoint: a backward pass keeps everything but gathered weights, which are gathered again."""
     return primitive.name != "reshard"
 
@@ -112,8 +112,8 @@ def rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().size == 1:
         table = jax.sharding.reshard(table, P(None, "tensor"))
         return table.at[tokens].get(out_sharding=P(BATCH, None, "tensor"))
-    mapped = jax.shard_map(local, in_specs=(STORED["embed_vd"], TOKENS_BS), out_specs=P(BATCH, None, "tensor"))
-    return mapped(jax.sharding.reshard(table, STORED["embed_vd"]), jax.sharding.reshard(tokens, TOKENS_BS))
+    mapped = jax.shard_map(local, in_specs=(PARAM_SPECS["embed_vd"], TOKENS_BS), out_specs=P(BATCH, None, "tensor"))
+    return mapped(jax.sharding.reshard(table, PARAM_SPECS["embed_vd"]), jax.sharding.reshard(tokens, TOKENS_BS))
 
 
 def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

@@ -7,23 +7,32 @@ array lies on the mesh: distill/model/sharding.py.
 
 import math
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from distill.config import ModelConfig
 from distill.model import attention_kernels, layers, sharding
+from distill.types import LOG_ZERO
+
+Rope: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]  # cos and sin, each [1 or B, S, 1, K/2]
+Queries: TypeAlias = Float[Array, "B S H K"]
+Keys: TypeAlias = Float[Array, "B T G K"]
+Mask: TypeAlias = Bool[Array, "#B 1 1 S T"]  # True where a query may see a key
+Carry = TypeVar("Carry")
 
 
 def fan_in(config: ModelConfig) -> dict[str, int]:
-    """Inputs of every linear map: what its initial scale (1/sqrt) and its learning rate under muP depend on.
+    """Inputs of every linear map, which its initial scale (1/sqrt) and its learning rate under muP depend on.
 
-    The untied embedding is a table, not a linear map, and is absent; a tied one counts as the head.
+    An untied embedding is a table, not a linear map, and is absent; a tied one counts as the head.
     """
     maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk", "gate_df", "up_df"), config.d_model)
     maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
@@ -32,11 +41,11 @@ def fan_in(config: ModelConfig) -> dict[str, int]:
 
 def _normal(key: PRNGKeyArray, name: str, shape: tuple[int, ...], std: float) -> nnx.Param:
     values = std * jax.random.truncated_normal(key, -3, 3, shape, jnp.float32)
-    return nnx.Param(jax.sharding.reshard(values, sharding.STORED[name]))
+    return nnx.Param(jax.sharding.reshard(values, sharding.PARAM_SPECS[name]))
 
 
 def _constant(name: str, shape: tuple[int, ...], value: float) -> nnx.Param:
-    return nnx.Param(jax.sharding.reshard(jnp.full(shape, value, jnp.float32), sharding.STORED[name]))
+    return nnx.Param(jax.sharding.reshard(jnp.full(shape, value, jnp.float32), sharding.PARAM_SPECS[name]))
 
 
 def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
@@ -50,7 +59,7 @@ def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
     """Radians a position, base^(-2i/K), stretched as the config says.
 
     linear divides all by the factor (Chen et al. 2306.15595). llama3 divides those that make fewer than rope_low turns
-    within rope_context, leaves those that make more than rope_high, and goes over linearly in between (Llama 3.1).
+    within rope_context, keeps those that make more than rope_high, and interpolates linearly in between (Llama 3.1).
     """
     half = config.head_dim // 2
     frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -63,7 +72,7 @@ def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
     return frequency
 
 
-def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> Rope:
     """cos and sin, each [*B, S, 1, K/2], of the rotary angles position x frequency (Su et al. 2104.09864)."""
     frequency = rope_frequencies(config)
     angle = position[..., None].astype(jnp.float32) * frequency.reshape((1,) * position.ndim + frequency.shape)
@@ -76,8 +85,10 @@ def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig)
     return (distance >= 0) & (distance < config.window) if config.window else distance >= 0
 
 
-def sight(config: ModelConfig, length: int, segment: Int[Array, "B S"] | None) -> Any:
-    """Which keys a row's queries see: a mask [1 or B, 1, 1, S, S], or for a kernel the segments as they are."""
+def attention_mask(
+    config: ModelConfig, length: int, segment: Int[Array, "B S"] | None
+) -> Bool[Array, "_ 1 1 S S"] | Int[Array, "B S"] | None:
+    """Which keys a row's queries see: a mask [1 or B, 1, 1, S, S], or for a kernel the segments themselves."""
     if attention_kernels.chosen(config, length) != "xla":
         return segment
     mask = visible(jnp.arange(length), jnp.arange(length), config)[None, None, None]
@@ -91,8 +102,8 @@ def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Arra
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def _whole(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-    """All positions on every device of tensor: what a block's products read."""
+def _gather_sequence(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """All positions on every device of tensor, as a block's products need them."""
     return jax.sharding.reshard(x, sharding.ACT_BSD)
 
 
@@ -125,7 +136,7 @@ class Block(nnx.Module):
 
     def _use(self, param: nnx.Param, name: str) -> Float[Array, "..."]:
         """The parameter in the compute dtype, gathered over fsdp; a linear map as a matrix."""
-        return sharding.gathered(param[...].astype(self.config.dtype), name)
+        return sharding.gather_for_use(param[...].astype(self.config.dtype), name)
 
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
         weight = self._use(getattr(self, kind), name)
@@ -135,8 +146,10 @@ class Block(nnx.Module):
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
 
-    def project(self, x: Float[Array, "B S D"], rope: tuple[Any, Any]) -> tuple[Any, Any, Any]:
-        """Queries [B, S, H, K], keys and values [B, S, G, K], with their positions in them."""
+    def project(
+        self, x: Float[Array, "B S D"], rope: Rope
+    ) -> tuple[Float[Array, "B S H K"], Float[Array, "B S G K"], Float[Array, "B S G K"]]:
+        """Queries and keys, rotated by their positions, and values."""
         c = self.config
         q = self._heads(x, "query", "query_dhk")
         k = self._heads(x, "key", "key_dgk")
@@ -147,9 +160,9 @@ class Block(nnx.Module):
         return rotate(q, *rope), rotate(k, *rope), v
 
     def attend(
-        self, q: Any, k: Any, v: Any, mask: Any, causal: bool = False, place: P = sharding.ACT_BSD
+        self, q: Queries, k: Keys, v: Keys, mask: Mask, causal: bool = False, place: P = sharding.ACT_BSD
     ) -> Float[Array, "B S D"]:
-        """What the queries read of T keys; softmax in float32. mask is [1 or B, 1, 1, S, T], True where one may be.
+        """The attention output over T keys, projected; softmax in float32.
 
         `causal` promises that the mask hides every key after its query.
         """
@@ -159,47 +172,50 @@ class Block(nnx.Module):
         grouped = P(sharding.BATCH, "tensor", None, None, None)
         shape = (q.shape[0], c.kv_heads, c.n_heads // c.kv_heads, *q.shape[2:])
         q = lax.reshape(q, shape, out_sharding=grouped)
-        bias = jnp.where(mask, 0.0, -1e30)
+        bias = jnp.where(mask, 0.0, LOG_ZERO)
         heads = layers.attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, causal)
         return self._merge(jnp.moveaxis(heads, 3, 1), place)
 
     def _merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
-        """What the heads have read, projected."""
+        """The output projection of all heads."""
         c = self.config
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=sharding.ACT_BSF)
         x = layers.linear(heads, self._use(self.out, "out_hkd"), place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(
-        self, x: Float[Array, "B S D"], rope: tuple[Any, Any], seen: Any, place: P = sharding.ACT_BSD
+        self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None, place: P = sharding.ACT_BSD
     ) -> Float[Array, "B S D"]:
         """Causal self-attention. `seen` says which keys (`sight`)."""
         (q, k, v), c = self.project(x, rope), self.config
         kind = attention_kernels.chosen(c, x.shape[1])
         if kind == "xla":
-            return self.attend(q, k, v, seen, causal=True, place=place)
-        return self._merge(attention_kernels.attention(kind, q / math.sqrt(c.head_dim), k, v, seen, c.window), place)
+            assert mask is not None
+            return self.attend(q, k, v, mask, causal=True, place=place)
+        return self._merge(attention_kernels.attention(kind, q / math.sqrt(c.head_dim), k, v, mask, c.window), place)
 
-    def feed(self, x: Float[Array, "B S D"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
+    def mlp(self, x: Float[Array, "B S D"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
         gate = layers.linear(x, self._use(self.gate, "gate_df"), sharding.ACT_BSF)
         up = layers.linear(x, self._use(self.up, "up_df"), sharding.ACT_BSF)
         return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), place)
 
-    def __call__(self, x: Float[Array, "B S D"], rope: tuple[Any, Any], seen: Any) -> Float[Array, "B S D"]:
+    def __call__(self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None) -> Float[Array, "B S D"]:
         eps, place = self.config.norm_eps, sharding.residual(self.config, x.shape[1])
-        x = x + self.attention(_whole(rms_norm(x, self.attention_norm[...], eps)), rope, seen, place)
-        return x + self.feed(_whole(rms_norm(x, self.feed_norm[...], eps)), place)
+        x = x + self.attention(_gather_sequence(rms_norm(x, self.attention_norm[...], eps)), rope, mask, place)
+        return x + self.mlp(_gather_sequence(rms_norm(x, self.feed_norm[...], eps)), place)
 
 
-def _scan(body: Any, carry: Any, layers: Any, count: int, unroll: int) -> Any:
-    """lax.scan over the layers, at most `unroll` of them in one turn of its loop."""
+def _scan(
+    body: Callable[[Carry, PyTree], tuple[Carry, None]], carry: Carry, layers: PyTree, count: int, unroll: int
+) -> tuple[Carry, None]:
+    """lax.scan over `count` layers, at most `unroll` of them in one iteration."""
     unroll = next(size for size in range(min(unroll, count), 0, -1) if count % size == 0)
     if unroll in (1, count):
         return lax.scan(body, carry, layers, unroll=unroll)
 
-    # In groups of our own: lax.scan(unroll=) cannot stack what it keeps of gathered weights (jax 0.10).
-    def turn(carry: Any, group: Any) -> tuple[Any, None]:
+    # Grouped by hand: lax.scan(unroll=) cannot stack the residuals of gathered weights (jax 0.10).
+    def turn(carry: Carry, group: PyTree) -> tuple[Carry, None]:
         for one in range(unroll):
             carry, _ = body(carry, jax.tree.map(operator.itemgetter(one), group))
         return carry, None
@@ -208,13 +224,13 @@ def _scan(body: Any, carry: Any, layers: Any, count: int, unroll: int) -> Any:
 
 
 class Transformer(nnx.Module):
-    """Embedding, L stacked blocks, a last norm, and a head that is tied to the embedding or its own."""
+    """Embedding, L stacked blocks, a last norm, and a head: the embedding's weights (tied) or its own."""
 
     def __init__(self, config: ModelConfig, key: PRNGKeyArray):
         embed, blocks, head = jax.random.split(key, 3)
         shape = (config.vocab_size, config.d_model)
         self.config = config
-        # A tied embedding starts at the head's scale and is scaled up by sqrt(D) where it is looked up, so that the
+        # A tied embedding is initialised at the head's scale and multiplied by sqrt(D) when it is read, so that the
         # residual stream starts at unit variance either way (unless scaled_embedding is off).
         self.embed = _normal(embed, "embed_vd", shape, 1 / math.sqrt(config.d_model) if config.tied else 1.0)
         self.blocks = jax.vmap(lambda k: Block(config, k))(jax.random.split(blocks, config.n_layers))
@@ -241,13 +257,13 @@ class Transformer(nnx.Module):
         """`hidden`, and the residual stream after each of `layers`, of which 0 is the embedding."""
         c = self.config
         length = tokens.shape[1]
-        x = jax.sharding.reshard(self.look_up(tokens), sharding.residual(c, length))
+        x = jax.sharding.reshard(self.embed_tokens(tokens), sharding.residual(c, length))
         rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
-        seen = sight(c, length, segment)
+        mask = attention_mask(c, length, segment)
 
-        def body(carry, numbered):
+        def body(carry: PyTree, numbered: PyTree) -> tuple[PyTree, None]:
             (x, kept), (number, block) = carry, numbered
-            x = block(x, rope, seen)
+            x = block(x, rope, mask)
             return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept))), None
 
         if c.remat == "full":
@@ -255,12 +271,14 @@ class Transformer(nnx.Module):
         elif c.remat == "dots":
             body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         elif jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
-            body = jax.checkpoint(body, policy=sharding.all_but_gathered, prevent_cse=False)
+            body = jax.checkpoint(body, policy=sharding.save_all_but_gathered, prevent_cse=False)
         numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
         (x, kept), _ = _scan(body, (x, (x,) * len(layers)), numbered, c.n_layers, c.unroll)
-        return _whole(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(_whole(old) for old in kept)
+        return _gather_sequence(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(
+            _gather_sequence(old) for old in kept
+        )
 
-    def look_up(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    def embed_tokens(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The embeddings of tokens, at the scale of the residual stream."""
         c = self.config
         x = jax.sharding.reshard(sharding.rows(self.embed[...].astype(c.dtype), tokens), sharding.ACT_BSD)
@@ -274,19 +292,25 @@ class Transformer(nnx.Module):
         return (self.embed if self.config.tied else self.head)[...]
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        """Float32 logits over the vocabulary, which stays split over tensor; columns of padding are -1e30."""
+        """Float32 logits over the vocabulary, which stays split over tensor; padding columns are LOG_ZERO."""
         c = self.config
-        weight = sharding.gathered(self.head_vd.astype(c.dtype), "head_vd")
+        weight = sharding.gather_for_use(self.head_vd.astype(c.dtype), "head_vd")
         logits = layers.linear(hidden, weight.T, sharding.LOGITS_BSV, jnp.float32)
         if c.tokens == c.vocab_size:
             return logits
         column = lax.broadcasted_iota(jnp.int32, (1, 1, c.vocab_size), 2, out_sharding=P(None, None, "tensor"))
-        return jnp.where(column < c.tokens, logits, -1e30)
+        return jnp.where(column < c.tokens, logits, LOG_ZERO)
 
-    def __call__(self, tokens: Int[Array, "B S"], **kwargs: Any) -> Float[Array, "B S V"]:
-        return self.logits(self.hidden(tokens, **kwargs))
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        segment: Int[Array, "B S"] | None = None,
+        position: Int[Array, "B S"] | None = None,
+    ) -> Float[Array, "B S V"]:
+        """The logits of every position (`logits` of `hidden`)."""
+        return self.logits(self.hidden(tokens, segment, position))
 
 
-def parameter_name(path: tuple[Any, ...]) -> str:
+def parameter_name(path: KeyPath) -> str:
     """'blocks.query', from a parameter's path in the model's tree."""
     return ".".join(key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)).removesuffix(".value")

@@ -62,7 +62,7 @@ def layers(config: InitConfig, mine: int, theirs: int) -> list[int]:
     return [i * theirs // mine if config.layers == "every" else i for i in range(mine)]
 
 
-def inherit(config: InitConfig, model: ModelConfig, source: Transformer) -> Transformer:
+def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> Transformer:
     """The parameters of a model of `model`, from those of `source`, on the current mesh.
 
     Raises ConfigError where the shapes forbid it.

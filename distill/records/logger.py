@@ -46,7 +46,7 @@ class Meter:
         self._sums: dict[str, float] = {}
         self._count, self._rate = 0, Rate()
         self._first_call: tuple[float, int] | None = None  # when the first call of steps ended, and at which step
-        self.step, self.row = done, 0  # how far it has read, and how many updates up to there, in a row, were rejected
+        self.step, self.consecutive_rejections = done, 0  # as of the last metrics that were read
         self._tokens = config.batch_size * config.seq_len
         # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
         if jax.process_index() == 0:
@@ -68,7 +68,7 @@ class Meter:
             return
         (step, count, sums), self._pending = self._pending, None
         sums = {name: float(value) for name, value in sums.items()}
-        self.row = int(sums.pop("row"))
+        self.consecutive_rejections = int(sums.pop("consecutive_rejections"))
         for name, value in sums.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count, self.step = self._count + count, step

@@ -24,7 +24,7 @@ from distill.system import preemption, process
 from distill.system.progress import Progress
 
 if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
-    from distill.training.vmapped import Pack
+    from distill.training.vmapped import VmappedRuns
 
 # Seconds that a run has to save its state when its study is asked to end.
 GRACE = 20
@@ -109,7 +109,7 @@ def vmap_key(task: PlannedRun) -> Hashable:
     # A signal in memory comes with the batch; for any other all must share the teacher.
     teacher = dataclasses.replace(c.teacher, source="", run="") if c.teacher.signal == "memory" else c.teacher
     lengths = c.batch_size, c.seq_len, c.steps, c.stable_steps, c.loop
-    return step.shape(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
+    return step.step_spec(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
 
 
 def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
@@ -148,19 +148,19 @@ class _Trainer:
     def train(self, tasks: Sequence[PlannedRun], send: Callable[[Message], None]) -> None:
         """Trains one run, or several together, and sends the result of each. Raises Preempted when asked to end."""
         # Imported here, after the process has been held to its cores.
-        from distill.training.vmapped import Pack
+        from distill.training.vmapped import VmappedRuns
 
         if len(tasks) == 1:
             self._one(tasks[0], send)
         else:
             with preemption.catch_preemption() as flag, ThreadPoolExecutor(len(tasks)) as pool:
-                pack = Pack(len(tasks), flag)
+                pack = VmappedRuns(len(tasks), flag)
                 ended = [pool.submit(self._one, task, send, pack) for task in tasks]
             for future in ended:
                 future.result()
         process.clear_jit_caches()
 
-    def _one(self, task: PlannedRun, send: Callable[[Message], None], pack: "Pack | None" = None) -> None:
+    def _one(self, task: PlannedRun, send: Callable[[Message], None], pack: "VmappedRuns | None" = None) -> None:
         from distill.training import loop as train
 
         config, folder = task.config, self._workdir / "runs" / task.run
@@ -173,7 +173,7 @@ class _Trainer:
             with self._lock:
                 store, teacher = self._shared(config)
             record = train.train(
-                config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=send_progress, pack=pack
+                config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=send_progress, vmapped=pack
             )
             with self._lock:
                 tabulate(self._workdir, record, folder)

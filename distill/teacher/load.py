@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from distill.config import ConfigError, ExperimentConfig, from_text
-from distill.model.quantize import Precision, lower
+from distill.model.quantize import Precision, cast
 from distill.model.transformer import Transformer
 from distill.records.checkpoints import CheckpointError, Checkpoints
 from distill.records.runs import RunRecord, load_record
@@ -62,7 +62,7 @@ def load(source: str | Path, dtype: Precision = "float32") -> LoadedTeacher:
 def load_parameters(info: TeacherInfo, dtype: Precision = "float32") -> Transformer:
     """The parameters of a known model, placed on the current mesh and rounded to `dtype`."""
     if pretrained.is_model(info.source):
-        return lower(pretrained.load(info.source), dtype)
+        return cast(pretrained.load(info.source), dtype)
     config = info.config
     abstract = jax.eval_shape(lambda key: Transformer(config.model, key), jax.random.key(0))
     device_mesh = jax.sharding.get_mesh()
@@ -79,4 +79,4 @@ def load_parameters(info: TeacherInfo, dtype: Precision = "float32") -> Transfor
                 f"{checkpoints.steps()} are left; delete {info.source}/result.json to train it again"
             )
         params = checkpoints.restore(config.steps, {"params": like})["params"]
-    return lower(params, dtype)
+    return cast(params, dtype)

@@ -34,11 +34,11 @@ def observe(
         return HiddenSignal(hidden=hidden, head=teacher.head_vd), ()
     if batch.signal is not None or teacher is None or isinstance(teacher, Head):
         return batch.signal, ()
-    tokens, packing = batch.inputs, {"segment": batch.segment, "position": batch.position}
+    inputs = batch.inputs, batch.segment, batch.position
     if isinstance(teacher, TeacherMixture):
-        mixed = teacher.hidden_signal(tokens, **packing) if fused else None
-        return lax.stop_gradient(mixed or TeacherSignal(log_probs=teacher(tokens, **packing))), ()
-    hidden, states = teacher.states(layers, tokens, **packing)
+        mixed = teacher.hidden_signal(*inputs) if fused else None
+        return lax.stop_gradient(mixed or TeacherSignal(log_probs=teacher(*inputs))), ()
+    hidden, states = teacher.states(layers, *inputs)
     if fused:
         return lax.stop_gradient((HiddenSignal(hidden=hidden, head=teacher.head_vd), states))
     log_probs = jax.nn.log_softmax(teacher.logits(hidden), axis=-1)

@@ -49,7 +49,7 @@ PROBE_TOKENS = 1024  # of the windows whose fidelity is measured, and of one of 
 PROBE_POSITIONS = 256
 
 
-def make(
+def cache_signals(
     config: ExperimentConfig,
     signal: SignalSpec,
     out: str | Path,

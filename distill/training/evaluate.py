@@ -1,9 +1,8 @@
-"""How good a model is on a fixed validation set: cross-entropy with its error, and how close it is to its teacher."""
+"""A model's scores on a fixed validation set: cross-entropy with its error, calibration, distance to its teacher."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from distill.system import distributed
 from distill.teacher.observe import Teacher, teacher_signal
 from distill.types import Batch, HiddenStates, SparseSignal, TeacherSignal
 
-ECE_BINS = 21  # as the paper's Appendix on calibration counts them
+ECE_BINS = 21  # as in the paper's appendix on calibration
 
 # From window ids [...] to the signals of these windows [..., S, ...], as a batch carries them.
 SignalReader = Callable[[NDArray[np.int64]], SparseSignal | HiddenStates | TeacherSignal]
@@ -41,10 +40,10 @@ class Scores:
 def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[str, Float[Array, "..."]]:
     """Sums per window [B] (loss, weight, kl, agreement) and per calibration bin [21] (count, hits, confidence)."""
     logits = params(batch.inputs, segment=batch.segment, position=batch.position)
-    logits = jax.sharding.reshard(logits, sharding.ACT_BSD)  # whole rows of the vocabulary: argmax and bins need them
+    logits = jax.sharding.reshard(logits, sharding.ACT_BSD)  # argmax and bins need whole rows of the vocabulary
     weight = batch.weight
     loss = divergences.cross_entropy(logits, batch.labels)
-    guess = divergences.likeliest(logits)
+    guess = divergences.argmax_token(logits)
     confidence = jnp.exp(jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1))
     bins = jnp.clip((confidence * ECE_BINS).astype(jnp.int32), 0, ECE_BINS - 1)
     member = weight[..., None] * (bins[..., None] == jnp.arange(ECE_BINS)[None, None])
@@ -60,10 +59,10 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
     if isinstance(signal, TeacherSignal):
         log_probs = targets.align(signal.log_probs, params.config.vocab_size, params.config.tokens)
         log_probs = jax.sharding.reshard(log_probs, sharding.ACT_BSD)
-        same = (divergences.likeliest(log_probs) == guess).astype(jnp.float32)
+        same = (divergences.argmax_token(log_probs) == guess).astype(jnp.float32)
         sums["kl"] = jnp.sum(divergences.kl_divergence(logits, log_probs) * weight, axis=1)
         sums["agreement"] = jnp.sum(same * weight, axis=1)
-    # Every process reads all of them.
+    # Replicated, for every process reads all of them.
     return {name: jax.sharding.reshard(value, P()) for name, value in sums.items()}
 
 
@@ -78,23 +77,22 @@ def evaluate(
     device_mesh = jax.sharding.get_mesh()
     index, count = distributed.share(device_mesh)
     parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
-    batch_size = -(-batch_size // parts) * parts  # what is too many weighs nothing
-    mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
-    windows, found = np.asarray(evaluation.windows), []
+    batch_size = -(-batch_size // parts) * parts  # padding rows get weight 0
+    part = slice(index * batch_size // count, (index + 1) * batch_size // count)  # of this process
+    windows, sums = np.asarray(evaluation.windows), []
     for start in range(0, len(windows), batch_size):
         rows = np.arange(start, min(start + batch_size, len(windows)))
-        # The last batch is filled up with repeated windows of weight zero, so that one shape is compiled.
-        filled = np.resize(rows, batch_size)[mine]
+        # The last batch is padded with repeated windows of weight zero, so that one shape is compiled.
+        filled = np.resize(rows, batch_size)[part]
         batch = jax.tree.map(lambda array: np.asarray(array)[filled], evaluation.batch)  # noqa: B023
-        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[mine, None])
+        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[part, None])
         if signal is not None:
             batch = dataclasses.replace(batch, signal=signal(windows[filled]))
-        sums = eval_step(params, teacher, sharding.place(batch, device_mesh))
-        found.append(sums)
-    return _score({name: [np.asarray(sums[name], np.float64) for sums in found] for name in found[0]}, evaluation)
+        sums.append(eval_step(params, teacher, sharding.place(batch, device_mesh)))
+    return _score({name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}, evaluation)
 
 
-def _score(sums: dict[str, list[Any]], evaluation: Evaluation) -> Scores:
+def _score(sums: dict[str, list[NDArray[np.float64]]], evaluation: Evaluation) -> Scores:
     loss_w, weight_w = np.concatenate(sums["loss"]), np.concatenate(sums["weight"])
     weight = weight_w.sum()
     loss = loss_w.sum() / weight

@@ -1,52 +1,64 @@
-"""Updates that are not made: those of a loss or gradient that is not finite and, as an option, of a sudden spike."""
+"""Rejects the updates of a loss or gradient that is not finite and, as an option, of a sudden spike in its norm."""
 
 import dataclasses
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# Accepted updates before a spike can be told from what is usual, and the share of the newest in the running mean.
-WARM = 20
-NEWEST = 0.05
+# Accepted updates before spikes are looked for, and the least weight of the newest norm in the running mean.
+WARMUP_UPDATES = 20
+NEWEST_WEIGHT = 0.05
+
+Tree = TypeVar("Tree")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Guard:
-    """What has been usual so far: part of the state, so that a resumed run judges as one that was not stopped."""
+class GradientGuard:
+    """The recent history of updates. It is part of the train state, so that a resumed run decides as it would have."""
 
-    row: Int[Array, ""]  # rejected updates in a row, the last one included
+    consecutive_rejections: Int[Array, ""]  # up to and with the last update
     accepted: Int[Array, ""]
     norm: Float[Array, ""]  # running mean of the accepted gradients' norms
 
+    def stored(self) -> dict[str, Array]:
+        """What a checkpoint holds, under the names that checkpoints have always had."""
+        return {"row": self.consecutive_rejections, "accepted": self.accepted, "norm": self.norm}
 
-def fresh() -> Guard:
-    """Nothing seen yet."""
+    @staticmethod
+    def restored(items: dict[str, Array]) -> "GradientGuard":
+        return GradientGuard(items["row"], items["accepted"], items["norm"])
+
+
+def init() -> GradientGuard:
+    """No update seen yet."""
     zero = jnp.zeros((), jnp.int32)
-    return Guard(row=zero, accepted=zero, norm=jnp.zeros(()))
+    return GradientGuard(consecutive_rejections=zero, accepted=zero, norm=jnp.zeros(()))
 
 
-def judge(spike: float, guard: Guard, loss: Float[Array, ""], norm: Float[Array, ""]) -> tuple[Bool[Array, ""], Guard]:
-    """Whether the update of this loss and gradient norm is made, and what is usual from now on.
+def accept(
+    spike: float, guard: GradientGuard, loss: Float[Array, ""], norm: Float[Array, ""]
+) -> tuple[Bool[Array, ""], GradientGuard]:
+    """Whether to make the update of this loss and gradient norm, and the guard after it.
 
-    It is not where either is not finite or, with spike > 0 and after WARM updates, where the norm exceeds `spike`
-    times the running mean of those before.
+    An update is rejected where either is not finite or, with spike > 0 and after WARMUP_UPDATES, where the norm exceeds
+    `spike` times the running mean of those before.
     """
-    good = jnp.isfinite(loss) & jnp.isfinite(norm)
+    accepted = jnp.isfinite(loss) & jnp.isfinite(norm)
     if spike:
-        good &= (guard.accepted < WARM) | (norm <= spike * guard.norm)
-    share = jnp.maximum(NEWEST, 1 / (guard.accepted + 1))
-    usual = guard.norm + share * (norm - guard.norm)
-    judged = Guard(
-        row=jnp.where(good, 0, guard.row + 1),
-        accepted=guard.accepted + good,
-        norm=jnp.where(good, usual, guard.norm),
+        accepted &= (guard.accepted < WARMUP_UPDATES) | (norm <= spike * guard.norm)
+    weight = jnp.maximum(NEWEST_WEIGHT, 1 / (guard.accepted + 1))
+    mean = guard.norm + weight * (norm - guard.norm)
+    new = GradientGuard(
+        consecutive_rejections=jnp.where(accepted, 0, guard.consecutive_rejections + 1),
+        accepted=guard.accepted + accepted,
+        norm=jnp.where(accepted, mean, guard.norm),
     )
-    return good, judged
+    return accepted, new
 
 
-def choose(good: Bool[Array, ""], new: Any, old: Any) -> Any:
-    """Every array of `new` where the update is made, and of `old` where it is not."""
-    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+def select(accepted: Bool[Array, ""], new: Tree, old: Tree) -> Tree:
+    """Every array of `new` where the update is accepted, and of `old` where it is rejected."""
+    return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), new, old)

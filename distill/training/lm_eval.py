@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 
 from distill.data.documents import Part
 from distill.data.tokenizers.tokenizer import Tokenizer
-from distill.losses.divergences import cross_entropy, likeliest
+from distill.losses.divergences import argmax_token, cross_entropy
 from distill.model import sharding
 from distill.model.transformer import Transformer
 
@@ -25,7 +25,7 @@ from distill.model.transformer import Transformer
 def _score(params: Transformer, tokens: Any) -> tuple[Any, Any]:
     """Log-probability of each token after the first, [B, S - 1], and whether it was the likeliest."""
     logits = params(tokens[:, :-1])
-    hit = likeliest(jax.sharding.reshard(logits, sharding.ACT_BSD)) == tokens[:, 1:]
+    hit = argmax_token(jax.sharding.reshard(logits, sharding.ACT_BSD)) == tokens[:, 1:]
     return -cross_entropy(logits, tokens[:, 1:]), hit
 
 
@@ -85,11 +85,11 @@ class Harness(LM):
             for row, i in enumerate(batch):
                 tokens[row, : len(pieces[i][0])] = pieces[i][0]
             placed = sharding.place(tokens, jax.sharding.get_mesh())
-            scores, likeliest = (np.asarray(array) for array in _score(self._params, placed))
+            scores, argmax_token = (np.asarray(array) for array in _score(self._params, placed))
             for row, i in enumerate(batch):
                 ids, count = pieces[i]
                 mine = slice(len(ids) - 1 - count, len(ids) - 1)
-                found[i] = float(scores[row, mine].sum()), bool(likeliest[row, mine].all())
+                found[i] = float(scores[row, mine].sum()), bool(argmax_token[row, mine].all())
         return found
 
     def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:

@@ -31,7 +31,7 @@ from distill.training import result, start
 from distill.training import step as steps
 from distill.training.inputs import ResolvedRun, make_loader, open_store, resolve
 from distill.training.teachers import TeacherSource, open_teacher
-from distill.training.vmapped import Pack
+from distill.training.vmapped import VmappedRuns
 from distill.types import Batch
 
 
@@ -63,13 +63,13 @@ def train(
     trunk: str | Path | None = None,
     fork: str | Path | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    pack: Pack | None = None,
+    vmapped: VmappedRuns | None = None,
 ) -> RunRecord:
     """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
 
     `store` and `teacher` are opened from the config unless the caller shares its own; `trunk` is the folder that
     runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with;
-    in a `pack`, this run, in a thread of its own, takes its steps together with others.
+    with `vmapped`, this run, in a thread of its own, takes its steps together with others.
     Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
@@ -90,7 +90,7 @@ def train(
         if finished is not None:
             return finished
         began = result.now()
-        preempted = pack.flag if pack else stack.enter_context(preemption.catch_preemption())
+        preempted = vmapped.flag if vmapped else stack.enter_context(preemption.catch_preemption())
         # In this order: the teacher needs the mesh, the state needs the teacher.
         with distributed.agreed():
             device_mesh = sharding.make(config.mesh)
@@ -106,7 +106,7 @@ def train(
             trunk=stack.enter_context(Checkpoints(trunk, keep=0)) if trunk else None,
             preempted=preempted,
             on_progress=on_progress,
-            train_steps=pack.train_steps if pack else steps.train_steps,
+            train_steps=vmapped.train_steps if vmapped else steps.train_steps,
         )
         state = start.first_state(run, teacher, context.checkpoints, context.trunk, fork)
         state = _loop(context, state)
@@ -121,7 +121,7 @@ def train(
 def _loop(run: RunContext, state: steps.TrainState) -> steps.TrainState:
     """Dispatches one call of K steps, then reads the metrics of the previous call while it runs."""
     config, workdir, device_mesh = run.config, run.workdir, jax.sharding.get_mesh()
-    text, structure = configs.to_text(config), steps.shape(config)
+    text, spec = configs.to_text(config), steps.step_spec(config)
     done = int(state.step)
     teacher_argument = run.teacher.step_argument if run.teacher else None
     teacher_flops = run.teacher.step_flops(config.seq_len) if run.teacher else 0.0
@@ -136,7 +136,7 @@ def _loop(run: RunContext, state: steps.TrainState) -> steps.TrainState:
     with contextlib.closing(prefetch(_fetcher(run), _calls(done, config))) as calls:
         for first, count, batches in calls:
             answers = distributed.vote(device_mesh, lambda: bool(run.preempted.signal), due)
-            state, sums = run.train_steps(structure, state, teacher_argument, batches, count)
+            state, sums = run.train_steps(spec, state, teacher_argument, batches, count)
             done = first + count
             meter.add(done, count, sums)
             _check_divergence(run, meter)
@@ -195,7 +195,7 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
 
 def _check_divergence(run: RunContext, meter: Meter) -> None:
     """Raises Diverged where the last config.loop.patience updates (a quarter of a short run) were all rejected."""
-    config, workdir, rejected = run.config, run.workdir, meter.row
+    config, workdir, rejected = run.config, run.workdir, meter.consecutive_rejections
     if rejected < min(config.loop.patience, max(config.steps // 4, 1)):
         return
     first = meter.step - rejected

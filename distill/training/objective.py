@@ -1,34 +1,34 @@
-"""What a student minimises: (1 - lambda) L_NTP + lambda L_KD + w L_F + lambda_z Z, as sums over tokens.
+"""What a student minimises: (1 - lambda) L_NTP + lambda L_KD + w_F L_F + lambda_z Z, as sums over tokens.
 
-Paper, section 6; L_F are feature losses (distill/losses/features.py).
+Paper, section 6; L_F are feature losses (distill/losses/features.py). `loss` computes it from logits, `fused_loss` from
+hidden states and heads without ever holding whole logits; both give the same numbers up to rounding.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from distill.config import ModelConfig, ObjectiveConfig
 from distill.losses import divergences, fused, targets
-from distill.losses import sums as metrics
-from distill.losses.fused import FusedShape
-from distill.losses.sums import Sum
-from distill.training.optim import Hyper
+from distill.losses.fused import FusedSpec
+from distill.losses.sums import WeightedSum, weighted_sum
+from distill.training.optim import Hyperparams
 from distill.types import Batch, HiddenSignal, MixedSignal, Signal, SparseSignal, TeacherSignal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ObjectiveShape:
-    """What of an objective is compiled in; its numbers travel in Hyper.
+class ObjectiveSpec:
+    """The compiled part of an objective; its numbers are traced (Hyperparams).
 
     A temperature of exactly 1 is compiled in, for then the soft and the hard loss share one logsumexp.
     """
 
     target: str
     tempered: bool
-    row: str = "full"  # of the exactness table
+    exactness_row: str = "full"
     divergence: str = "forward"
     top_k: int = 0
     top_p: float = 0.0
@@ -40,15 +40,15 @@ class ObjectiveShape:
     feature_loss: Literal["mse", "cosine"] = "mse"
 
 
-def shape(config: ObjectiveConfig, model: ModelConfig | None = None) -> ObjectiveShape:
-    """The static part of an objective; a number that its target does not read is left out, to share executables.
+def objective_spec(config: ObjectiveConfig, model: ModelConfig | None = None) -> ObjectiveSpec:
+    """The compiled part of an objective. Values that its target does not use are left out, to share executables.
 
-    `model` is the student, where its head may have columns of padding.
+    `model` is the student's config: its head may have padding columns.
     """
-    return ObjectiveShape(
+    return ObjectiveSpec(
         target=config.target,
         tempered=config.tempered,
-        row=config.signal,
+        exactness_row=config.signal,
         divergence=config.divergence,
         top_k=config.top_k if config.target in ("topk", "topp") else 0,
         top_p=config.top_p if config.target == "topp" else 0.0,
@@ -61,7 +61,7 @@ def shape(config: ObjectiveConfig, model: ModelConfig | None = None) -> Objectiv
     )
 
 
-# 'auto' goes over to the fused losses here, where they take less time and less memory (docs/results/objectives.md).
+# From here on 'auto' uses the fused losses, which then take less time and memory (docs/results/objectives.md).
 FUSED_VOCABULARY = 4096
 
 
@@ -70,138 +70,141 @@ def is_fused(config: ObjectiveConfig, vocab_size: int) -> bool:
     return config.implementation == "fused" or (config.implementation == "auto" and vocab_size >= FUSED_VOCABULARY)
 
 
-def at(objective: ObjectiveShape, h: Hyper, step: Any) -> Hyper:
-    """The numbers of `step` (from 0): lambda, temperature and beta on their way to their final values."""
-    if objective.schedule == "constant":
-        return h
-    way = jnp.clip(step / jnp.maximum(h.steps - 1, 1.0), 0.0, 1.0)
-    if objective.schedule == "cosine":
-        way = (1 - jnp.cos(jnp.pi * way)) / 2
-    between = lambda start, end: start + way * (end - start)
+def scheduled(spec: ObjectiveSpec, hyper: Hyperparams, step: Int[Array, ""]) -> Hyperparams:
+    """The hyperparameters of `step` (from 0): lambda, temperature and beta on their way to their final values."""
+    if spec.schedule == "constant":
+        return hyper
+    progress = jnp.clip(step / jnp.maximum(hyper.steps - 1, 1.0), 0.0, 1.0)
+    if spec.schedule == "cosine":
+        progress = (1 - jnp.cos(jnp.pi * progress)) / 2
+    between = lambda start, end: start + progress * (end - start)
     return dataclasses.replace(
-        h,
-        lambda_=between(h.lambda_, h.lambda_final),
-        temperature=between(h.temperature, h.temperature_final),
-        beta=between(h.beta, h.beta_final),
+        hyper,
+        lambda_=between(hyper.lambda_, hyper.lambda_final),
+        temperature=between(hyper.temperature, hyper.temperature_final),
+        beta=between(hyper.beta, hyper.beta_final),
     )
 
 
-def evaluate(
-    objective: ObjectiveShape,
-    h: Hyper,
+def loss(
+    spec: ObjectiveSpec,
+    hyper: Hyperparams,
     logits: Float[Array, "B S V"],
     signal: Signal | None,
     batch: Batch,
-    step: Any = 0,
+    step: Int[Array, ""] | int = 0,
     features: Float[Array, "B S"] | None = None,
-) -> tuple[Any, dict[str, Sum]]:
-    """The sum of the weighted losses of all tokens, to differentiate, and its parts as Sums.
+) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
+    """The sum of the weighted losses of all tokens, to differentiate, and the sums of its parts.
 
     Without a signal the run is supervised: L_NTP + lambda_z Z, whatever lambda is. `step` only seeds sampled targets.
-    `features` is L_F of every token, where there is one.
+    `features` is L_F of every token, if the objective has it.
     """
     parts = {"ntp": divergences.cross_entropy(logits, batch.labels), "z": divergences.z_loss(logits)}
     if features is not None:
         parts["features"] = features
     if signal is not None:
-        parts["kd"] = _distillation(objective, h, logits, signal, batch, step)
-    return combine(h, parts, batch)
+        parts["kd"] = _distillation(spec, hyper, logits, signal, batch, step)
+    return combine(hyper, parts, batch)
 
 
-def evaluate_fused(
-    objective: ObjectiveShape,
-    h: Hyper,
+def fused_loss(
+    spec: ObjectiveSpec,
+    hyper: Hyperparams,
     hidden: Float[Array, "B S D"],
     head: Float[Array, "V D"],
     signal: Signal | None,
     batch: Batch,
-    step: Any = 0,
+    step: Int[Array, ""] | int = 0,
     features: Float[Array, "B S"] | None = None,
-) -> tuple[Any, dict[str, Sum]]:
-    """`evaluate` from the student's hidden states and its head as it is stored: neither model's logits ever exist.
+) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
+    """`loss` from the student's last hidden states and its head as stored: neither model's whole logits ever exist.
 
-    A target that cuts the teacher's distribution down reads it a few positions at a time.
+    A target that is a part of the teacher's distribution is taken from it a few positions at a time.
     """
-    size = head.shape[0]
-    whole = isinstance(signal, TeacherSignal | HiddenSignal | MixedSignal) and objective.row == "full"
+    vocab_size = head.shape[0]
+    tokens = spec.tokens or vocab_size
+    is_full = isinstance(signal, TeacherSignal | HiddenSignal | MixedSignal) and spec.exactness_row == "full"
     if isinstance(signal, TeacherSignal):
-        signal = TeacherSignal(log_probs=targets.align(signal.log_probs, size, objective.tokens or size))
+        signal = TeacherSignal(log_probs=targets.align(signal.log_probs, vocab_size, tokens))
     elif isinstance(signal, HiddenSignal | MixedSignal):
-        signal = targets.align_heads(signal, size)
-    if signal is not None and not whole:
-        signal = cut(objective, h, signal, batch, step)
+        signal = targets.align_heads(signal, vocab_size)
+    if signal is not None and not is_full:
+        signal = to_target(spec, hyper, signal, batch, step)
     ids = batch.labels[..., None]
     if isinstance(signal, SparseSignal):
         ids = jnp.concatenate([ids, signal.ids.astype(ids.dtype)], axis=-1)
-    temperature = h.temperature if objective.tempered else 1.0
-    kind = objective.divergence if whole else ""
-    shape = FusedShape(kind=kind, tempered=objective.tempered, tokens=objective.tokens or size)
+    tau = hyper.temperature if spec.tempered else 1.0
+    fused_spec = FusedSpec(divergence=spec.divergence if is_full else "", tempered=spec.tempered, tokens=tokens)
     dense = None if isinstance(signal, SparseSignal) else signal
-    found = fused.read(shape, hidden, head, ids, dense, temperature, h.beta)
-    parts = {"ntp": found.normaliser - found.picked[..., 0], "z": jnp.square(found.normaliser)}
+    losses = fused.fused_losses(fused_spec, hidden, head, ids, dense, tau, hyper.beta)
+    parts = {"ntp": losses.log_z - losses.id_logits[..., 0], "z": jnp.square(losses.log_z)}
     if features is not None:
         parts["features"] = features
     if isinstance(signal, SparseSignal):
-        normaliser = found.softened if objective.tempered else found.normaliser
-        log_q = found.picked[..., 1:] / temperature - normaliser[..., None]
-        parts["kd"] = divergences.sparse_divergence(
-            objective.divergence, objective.row, log_q, signal, temperature, h.beta
-        )
+        log_z = losses.log_z_tau if spec.tempered else losses.log_z
+        log_q = losses.id_logits[..., 1:] / tau - log_z[..., None]
+        parts["kd"] = divergences.sparse_divergence(spec.divergence, spec.exactness_row, log_q, signal, tau, hyper.beta)
     elif signal is not None:
-        parts["kd"] = temperature**2 * found.divergence
-    return combine(h, parts, batch)
+        parts["kd"] = tau**2 * losses.divergence
+    return combine(hyper, parts, batch)
 
 
-def combine(h: Hyper, parts: dict[str, Float[Array, "B S"]], batch: Batch) -> tuple[Any, dict[str, Sum]]:
+def combine(
+    hyper: Hyperparams, parts: dict[str, Float[Array, "B S"]], batch: Batch
+) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
     """The loss of every token from its parts (ntp, z and, with a teacher, kd and features), and the sums of all."""
-    loss = parts["ntp"]
+    total = parts["ntp"]
     if "kd" in parts:
-        loss = (1 - h.lambda_) * parts["ntp"] + h.lambda_ * parts["kd"]
+        total = (1 - hyper.lambda_) * parts["ntp"] + hyper.lambda_ * parts["kd"]
     if "features" in parts:
-        loss = loss + h.feature_weight * parts["features"]
-    parts = parts | {"loss": loss + h.z_loss * parts["z"]}
-    sums = {name: metrics.total(values, batch.weight) for name, values in parts.items()}
+        total = total + hyper.feature_weight * parts["features"]
+    parts = parts | {"loss": total + hyper.z_loss * parts["z"]}
+    sums = {name: weighted_sum(values, batch.weight) for name, values in parts.items()}
     return sums["loss"].value, sums
 
 
 def _distillation(
-    objective: ObjectiveShape,
-    h: Hyper,
+    spec: ObjectiveSpec,
+    hyper: Hyperparams,
     logits: Float[Array, "B S V"],
     signal: Signal,
     batch: Batch,
-    step: Any,
+    step: Int[Array, ""] | int,
 ) -> Float[Array, "B S"]:
-    temperature = h.temperature if objective.tempered else 1.0
+    """L_KD of every token, tau^2 included."""
+    tau = hyper.temperature if spec.tempered else 1.0
     if isinstance(signal, HiddenSignal | MixedSignal):
-        signal = targets.whole(signal)
+        signal = targets.whole_signal(signal)
     if isinstance(signal, TeacherSignal):
-        size = logits.shape[-1]
-        signal = TeacherSignal(log_probs=targets.align(signal.log_probs, size, objective.tokens or size))
-        if objective.row == "full":
-            return divergences.divergence(objective.divergence, logits, signal.log_probs, temperature, h.beta)
-    signal = cut(objective, h, signal, batch, step)
-    normaliser = jax.nn.logsumexp(logits / temperature, axis=-1)[..., None]
-    log_q = targets.gather(logits, signal.ids) / temperature - normaliser
-    return divergences.sparse_divergence(objective.divergence, objective.row, log_q, signal, temperature, h.beta)
+        vocab_size = logits.shape[-1]
+        signal = TeacherSignal(log_probs=targets.align(signal.log_probs, vocab_size, spec.tokens or vocab_size))
+        if spec.exactness_row == "full":
+            return divergences.divergence(spec.divergence, logits, signal.log_probs, tau, hyper.beta)
+    signal = to_target(spec, hyper, signal, batch, step)
+    log_z = jax.nn.logsumexp(logits / tau, axis=-1)[..., None]
+    log_q = targets.gather(logits, signal.ids) / tau - log_z
+    return divergences.sparse_divergence(spec.divergence, spec.exactness_row, log_q, signal, tau, hyper.beta)
 
 
-def cut(objective: ObjectiveShape, h: Hyper, signal: Signal, batch: Batch, step: Any) -> SparseSignal:
-    """The part of a whole distribution that the objective's target asks for; a sparse one is passed on."""
+def to_target(
+    spec: ObjectiveSpec, hyper: Hyperparams, signal: Signal, batch: Batch, step: Int[Array, ""] | int
+) -> SparseSignal:
+    """The tokens of a whole distribution that the objective's target keeps; a sparse signal is returned unchanged."""
     if isinstance(signal, SparseSignal):
         return signal
-    uniform = targets.uniform(batch, max(objective.draws, 1), h.seed, jnp.asarray(step))
+    uniform = targets.uniform(batch, max(spec.draws, 1), hyper.seed, jnp.asarray(step))
 
-    def part(log_probs: Any, uniform: Any) -> SparseSignal:
-        if objective.target == "topk":
-            return targets.top_k(log_probs, objective.top_k)
-        if objective.target == "topp":
-            return targets.top_p(log_probs, objective.top_p, objective.top_k)
-        if objective.target == "argmax":
+    def target(log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
+        if spec.target == "topk":
+            return targets.top_k(log_probs, spec.top_k)
+        if spec.target == "topp":
+            return targets.top_p(log_probs, spec.top_p, spec.top_k)
+        if spec.target == "argmax":
             return targets.argmax(log_probs)
-        return targets.sample(log_probs, objective.draws, uniform)
+        return targets.sample(log_probs, spec.draws, uniform)
 
     if isinstance(signal, TeacherSignal):
-        return part(signal.log_probs, uniform)
+        return target(signal.log_probs, uniform)
     head = signal.head if isinstance(signal, HiddenSignal) else signal.parts[0].head
-    return targets.by_positions(part, signal, uniform, objective.tokens or head.shape[0])
+    return targets.by_positions(target, signal, uniform, spec.tokens or head.shape[0])

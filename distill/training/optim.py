@@ -1,23 +1,23 @@
-"""AdamW with independent weight decay and muP (simple) as one optax chain whose numbers are traced.
+"""AdamW with independent weight decay and muP (simple) as one optax chain whose hyperparameters are traced.
 
-Runs that differ only in numbers (rate, length, decay) share one executable: the numbers travel in `Hyper`.
+Runs that differ only in these numbers (rate, length, decay) share one executable: they are an argument of the step.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Float, Int, PyTree
 
 from distill.config import ExperimentConfig, OptimConfig
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Hyper:
-    """The numbers of one run, as float32 scalars, and its seed."""
+class Hyperparams:
+    """The traced hyperparameters of one run, as float32 scalars, and its seed."""
 
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]
@@ -38,8 +38,8 @@ class Hyper:
     seed: Int[Array, ""]
 
 
-def hyper(config: ExperimentConfig) -> Hyper:
-    """The traced numbers of a config."""
+def hyperparams(config: ExperimentConfig) -> Hyperparams:
+    """The traced hyperparameters of a config."""
     optim, objective = config.optim, config.objective
     numbers = {
         "learning_rate": optim.learning_rate,
@@ -60,66 +60,70 @@ def hyper(config: ExperimentConfig) -> Hyper:
         "on_policy": config.on_policy.fraction,
     }
     scalars = {name: jnp.asarray(value, jnp.float32) for name, value in numbers.items()}
-    return Hyper(**scalars, seed=jnp.asarray(config.seed, jnp.int32))
+    return Hyperparams(**scalars, seed=jnp.asarray(config.seed, jnp.int32))
 
 
-def schedule(kind: str, h: Hyper, step: Any) -> Float[Array, ""]:
-    """The learning rate of `step` (from 0) over its peak: linear warmup, then the shape that `kind` names.
+def schedule(kind: str, hyper: Hyperparams, step: Int[Array, "..."]) -> Float[Array, "..."]:
+    """The learning rate of `step` (from 0) over its peak: linear warmup, then the schedule `kind`.
 
     wsd: constant up to stable_steps, then 1 - sqrt(progress) to zero. cosine: from 1 to final_ratio. constant: 1.
     """
     t = jnp.asarray(step, jnp.float32)
-    warm = jnp.minimum(1.0, (t + 1) / jnp.maximum(h.warmup_steps, 1.0))
+    warmup = jnp.minimum(1.0, (t + 1) / jnp.maximum(hyper.warmup_steps, 1.0))
     if kind == "wsd":
-        progress = jnp.clip((t - h.stable_steps) / jnp.maximum(h.steps - h.stable_steps, 1.0), 0.0, 1.0)
-        return warm * (1 - jnp.sqrt(progress))
+        decay_steps = jnp.maximum(hyper.steps - hyper.stable_steps, 1.0)
+        progress = jnp.clip((t - hyper.stable_steps) / decay_steps, 0.0, 1.0)
+        return warmup * (1 - jnp.sqrt(progress))
     if kind == "cosine":
-        progress = jnp.clip((t - h.warmup_steps) / jnp.maximum(h.steps - h.warmup_steps, 1.0), 0.0, 1.0)
-        return warm * (h.final_ratio + (1 - h.final_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
-    return warm
+        decay_steps = jnp.maximum(hyper.steps - hyper.warmup_steps, 1.0)
+        progress = jnp.clip((t - hyper.warmup_steps) / decay_steps, 0.0, 1.0)
+        return warmup * (hyper.final_ratio + (1 - hyper.final_ratio) * 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+    return warmup
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """The attribute that holds a parameter, from its path in the model's tree."""
-    names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
-    return names[-2]  # a Param adds its own `value` last
-
-
-def transform(config: OptimConfig, h: Hyper, fan_in: dict[str, int]) -> optax.GradientTransformationExtraArgs:
+def optimizer(config: OptimConfig, hyper: Hyperparams, fan_in: dict[str, int]) -> optax.GradientTransformationExtraArgs:
     """clip -> Adam -> muP -> independent decay -> schedule, for the parameters of a model.
 
-    `update` takes the run's `step` as well: an update that was rejected (guard.py) leaves Adam as it was, but the
-    schedule goes on.
+    `update` takes the run's `step` as well: an update that was rejected (guard.py) leaves Adam's state unchanged, but
+    the schedule advances.
 
-    fan_in names the linear maps by attribute (model.fan_in without the dims of its keys); each trains at
+    fan_in names the linear maps by attribute (transformer.fan_in without the dims of its keys); each trains at
     base_width / fan_in of the peak rate (muP simple, Wortsman et al. 2309.14322). The decay subtracts weight_decay *
     parameter times the schedule, whatever the rate ("independent"); norm gains and biases are not decayed.
     """
     maps = {key.rsplit("_", 1)[0]: n for key, n in fan_in.items()}
 
-    def scale(updates, params):
-        def one(path, update, param):
-            name = _name(path)
+    def scale(updates: PyTree, params: PyTree) -> PyTree:
+        def one(path: KeyPath, update: Array, param: Array) -> Array:
+            name = _attribute(path)
             rate = config.base_width / maps[name] if config.mup and name in maps else 1.0
-            decay = h.weight_decay if name in maps or name == "embed" else 0.0
-            return h.learning_rate * rate * update + decay * param
+            decay = hyper.weight_decay if name in maps or name == "embed" else 0.0
+            return hyper.learning_rate * rate * update + decay * param
 
         return jax.tree_util.tree_map_with_path(one, updates, params)
 
-    def follow(updates, state, params=None, *, step, **_):
-        rate = -schedule(config.schedule, h, step)
+    def descend(
+        updates: PyTree, state: optax.OptState, params: PyTree = None, *, step: Int[Array, ""], **_: object
+    ) -> tuple[PyTree, optax.OptState]:
+        rate = -schedule(config.schedule, hyper, step)
         return jax.tree.map(lambda update: rate * update, updates), state
 
     return optax.chain(
-        # Written out, because optax's own clipping wants its bound as a Python number.
-        optax.stateless(lambda updates, _: clip_by_global_norm(updates, h.clip)),
+        # Not optax.clip_by_global_norm, whose bound must be a Python number.
+        optax.stateless(lambda updates, _: clip_by_global_norm(updates, hyper.clip)),
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.stateless(scale),
-        optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), follow),
+        optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), descend),
     )
 
 
-def clip_by_global_norm(tree: Any, bound: Float[Array, ""]) -> Any:
+def _attribute(path: KeyPath) -> str:
+    """The attribute that holds a parameter, from its path in the model's tree."""
+    names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
+    return names[-2]  # a Param adds its own `value` last
+
+
+def clip_by_global_norm(tree: PyTree, bound: Float[Array, ""]) -> PyTree:
     """The tree, scaled down where its global norm exceeds the bound."""
     factor = jnp.minimum(1.0, bound / jnp.maximum(optax.tree.norm(tree), 1e-12))
     return jax.tree.map(lambda leaf: leaf * factor, tree)

@@ -102,6 +102,6 @@ def first_state(
     if checkpoint is not None:
         return state.restored(checkpoint[1])
     if run.init:
-        weights = warm_start.inherit(config.init, config.model, load.load_parameters(run.init))
+        weights = warm_start.warm_start(config.init, config.model, load.load_parameters(run.init))
         return dataclasses.replace(state, params=weights)
     return state

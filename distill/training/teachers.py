@@ -8,10 +8,11 @@ stored                   StoredTeacher    earlier, in launch.cache; the batch ca
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpy.typing import NDArray
 
 from distill import config as configs
@@ -204,8 +205,9 @@ class StoredTeacher:
         return 0
 
 
-def _placed(head: NDArray[Any]) -> jax.Array:
-    place = jax.NamedSharding(jax.sharding.get_mesh(), sharding.STORED["head_vd"])
+def _placed(head: NDArray[np.floating]) -> jax.Array:
+    """The head on the current mesh, sharded as a parameter."""
+    place = jax.NamedSharding(jax.sharding.get_mesh(), sharding.PARAM_SPECS["head_vd"])
     return jax.make_array_from_callback(head.shape, place, lambda part: head[part])
 
 

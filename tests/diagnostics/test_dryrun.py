@@ -145,7 +145,7 @@ def test_an_embedding_with_uneven_rows_has_the_same_gradient(mesh_of):
     want = None
     for shape in [(1, 1, 1), (1, 8, 1), (2, 2, 2)]:
         with jax.set_mesh(mesh_of(*shape)):
-            placed = jax.sharding.reshard(jnp.asarray(table), sharding.STORED["embed_vd"])
+            placed = jax.sharding.reshard(jnp.asarray(table), sharding.PARAM_SPECS["embed_vd"])
             ids = jax.sharding.reshard(jnp.asarray(tokens), sharding.TOKENS_BS)
             weigh = lambda table, ids: jnp.sum(jnp.sin(sharding.rows(table, ids)) * 3)
             gradient = np.asarray(jax.jit(jax.grad(weigh))(placed, ids))

@@ -187,4 +187,4 @@ def test_half_the_memory_where_a_teacher_is_stored_in_bfloat16(tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {jnp.dtype("bfloat16")}
     tokens = jnp.arange(8)[None]
     assert LOGITS(model.params, tokens).dtype == jnp.float32
-    assert sharding.STORED and fingerprint(model.source, model.config) == model.run
+    assert sharding.PARAM_SPECS and fingerprint(model.source, model.config) == model.run

@@ -191,7 +191,7 @@ def test_states_are_those_of_the_layers(tiny):
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (2, 5)))
     hidden, (last, first, middle) = own.states((2, 0, 1), tokens)
     np.testing.assert_array_equal(hidden, own.hidden(tokens))
-    np.testing.assert_array_equal(first, own.look_up(tokens))
+    np.testing.assert_array_equal(first, own.embed_tokens(tokens))
     np.testing.assert_allclose(transformer.rms_norm(last, own.last_norm[...], tiny.model.norm_eps), hidden, rtol=1e-6)
     shallow = transformer.Transformer(dataclasses.replace(tiny.model, n_layers=1), jax.random.key(0))
     shallow.embed, shallow.blocks = own.embed, jax.tree.map(lambda x: x[:1], own.blocks)
@@ -202,10 +202,10 @@ def test_projections_follow_mup():
     """Scale 1 / sqrt(D_S) at the start; the rate falls with the student's width, decay as for every linear map."""
     wide, narrow = (Projector(1, width, 32, jax.random.key(0)) for width in (256, 64))
     assert float(jnp.std(wide.project[...])) == pytest.approx(1 / 16, rel=0.05)
-    h = optim.hyper(ExperimentConfig())
+    h = optim.hyperparams(ExperimentConfig())
     change = {}
     for name, own in (("wide", wide), ("narrow", narrow)):
-        transform = optim.transform(ExperimentConfig().optim, h, features.fan_in(own))
+        transform = optim.optimizer(ExperimentConfig().optim, h, features.fan_in(own))
         ones = jax.tree.map(jnp.ones_like, own)
         updates, _ = transform.update(ones, transform.init(own), jax.tree.map(jnp.zeros_like, own), step=0)
         change[name] = float(jnp.abs(updates.project[...]).mean())

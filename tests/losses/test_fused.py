@@ -14,7 +14,7 @@ from distill.config import ExperimentConfig
 from distill.config.exactness import DIVERGENCES
 from distill.config.objective import every
 from distill.losses import divergences, fused
-from distill.losses.fused import FusedShape
+from distill.losses.fused import FusedSpec
 from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.training import objective, optim
@@ -36,10 +36,10 @@ def case():
 def place(case):
     specs = (
         sharding.ACT_BSD,
-        sharding.STORED["head_vd"],
+        sharding.PARAM_SPECS["head_vd"],
         sharding.ACT_BSD,
         sharding.ACT_BSD,
-        sharding.STORED["head_vd"],
+        sharding.PARAM_SPECS["head_vd"],
     )
     return tuple(jax.device_put(x, spec) for x, spec in zip(case, specs))
 
@@ -50,30 +50,30 @@ def project(hidden, head, tokens):
     return jnp.where(jnp.arange(V)[None, None] < tokens, logits, types.LOG_ZERO)
 
 
-def dense(shape, hidden, head, ids, t_hidden, t_head, temperature, beta):
-    z, t = project(hidden, head, shape.tokens), project(t_hidden, t_head, shape.tokens)
-    tau = temperature if shape.tempered else 1.0
+def dense(spec, hidden, head, ids, t_hidden, t_head, temperature, beta):
+    z, t = project(hidden, head, spec.tokens), project(t_hidden, t_head, spec.tokens)
+    tau = temperature if spec.tempered else 1.0
     soft = jax.nn.logsumexp(z / tau, axis=-1)
-    value = divergences.divergence(shape.kind, z, t, tau, beta) / tau**2 if shape.kind else 0 * soft
+    value = divergences.divergence(spec.divergence, z, t, tau, beta) / tau**2 if spec.divergence else 0 * soft
     return jax.nn.logsumexp(z, axis=-1), soft, jnp.take_along_axis(z, ids, axis=-1), value
 
 
-def chunked(shape, hidden, head, ids, t_hidden, t_head, temperature, beta, stored=False):
-    signal = HiddenSignal(hidden=t_hidden, head=t_head) if shape.kind else None
+def chunked(spec, hidden, head, ids, t_hidden, t_head, temperature, beta, stored=False):
+    signal = HiddenSignal(hidden=t_hidden, head=t_head) if spec.divergence else None
     if stored:
         signal = TeacherSignal(log_probs=jax.sharding.reshard(project(t_hidden, t_head, V), sharding.LOGITS_BSV))
-    found = fused.read(shape, hidden, head, ids, signal, temperature, beta)
-    return found.normaliser, found.softened if shape.tempered else found.normaliser, found.picked, found.divergence
+    found = fused.fused_losses(spec, hidden, head, ids, signal, temperature, beta)
+    return found.log_z, found.log_z_tau if spec.tempered else found.log_z, found.id_logits, found.divergence
 
 
-def scored(readings, shape, arrays, by, **kwargs):
+def scored(readings, spec, arrays, by, **kwargs):
     """(every reading weighed by a random cotangent, gradients by hidden and head)."""
 
     @jax.jit
     def both(hidden, head, rest):
         def total(hidden, head):
             numbers = jnp.float32(1.5), jnp.float32(0.3)
-            plain, soft, picked, value = readings(shape, hidden, head, *rest, *numbers, **kwargs)
+            plain, soft, picked, value = readings(spec, hidden, head, *rest, *numbers, **kwargs)
             parts = plain * by[0], soft * by[1], picked[..., 0] * by[2], picked[..., 1:].sum(-1) * by[3], value * by[4]
             return sum(jnp.sum(part) for part in parts), (plain, soft, picked, value)
 
@@ -89,18 +89,18 @@ def assert_close(got, want, tolerance=1e-5):
         assert np.linalg.norm(a - b) <= tolerance * max(np.linalg.norm(b), 1.0)
 
 
-SHAPES = {
-    f"{kind or 'hard'}-{'2' if tempered else '1'}": FusedShape(
-        kind=kind, tempered=tempered, tokens=V - 6, chunk_logits=12 * 128, chunk_tokens=12
+SPECS = {
+    f"{kind or 'hard'}-{'2' if tempered else '1'}": FusedSpec(
+        divergence=kind, tempered=tempered, tokens=V - 6, chunk_logits=12 * 128, chunk_tokens=12
     )
     for kind in ("", *DIVERGENCES)
     for tempered in (False, True)
 }
 
 
-def small(shape, columns=16):
+def small(spec, columns=16):
     """Chunks of 16 columns and 12 tokens: several of each, the last one short."""
-    return dataclasses.replace(shape, chunk_logits=columns * 12)
+    return dataclasses.replace(spec, chunk_logits=columns * 12)
 
 
 @pytest.fixture(autouse=True)
@@ -108,54 +108,54 @@ def narrow_chunks(monkeypatch):
     monkeypatch.setattr(fused, "LEAST_COLUMNS", 1)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SPECS)
 def test_fused_equals_dense(name, case):
-    shape = small(SHAPES[name])
+    spec = small(SPECS[name])
     *arrays, by = case
-    assert_close(scored(chunked, shape, place(arrays), by), scored(dense, shape, place(arrays), by))
+    assert_close(scored(chunked, spec, place(arrays), by), scored(dense, spec, place(arrays), by))
 
 
 @pytest.mark.parametrize("name", ["forward-2", "jensen_shannon-2"])
 def test_a_stored_distribution_serves_as_well(name, case):
-    shape = small(SHAPES[name])
+    spec = small(SPECS[name])
     *arrays, by = case
-    assert_close(scored(chunked, shape, place(arrays), by, stored=True), scored(dense, shape, place(arrays), by))
+    assert_close(scored(chunked, spec, place(arrays), by, stored=True), scored(dense, spec, place(arrays), by))
 
 
 @pytest.mark.parametrize("name", ["hard-1", "forward-1", "reverse-2", "total_variation-2"])
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 2)])
 def test_any_mesh(name, sizes, case, mesh_of):
-    shape = small(SHAPES[name], columns=10)
+    spec = small(SPECS[name], columns=10)
     *arrays, by = case
-    want = scored(dense, shape, place(arrays), by)
+    want = scored(dense, spec, place(arrays), by)
     with jax.set_mesh(mesh_of(*sizes)):
-        assert_close(scored(chunked, shape, place(arrays), by), want)
+        assert_close(scored(chunked, spec, place(arrays), by), want)
 
 
 def test_one_label_a_token(case):
     *arrays, by = case
     arrays[2] = arrays[2][..., :1]
-    shape = small(SHAPES["forward-1"])
-    assert_close(scored(chunked, shape, place(arrays), by), scored(dense, shape, place(arrays), by))
+    spec = small(SPECS["forward-1"])
+    assert_close(scored(chunked, spec, place(arrays), by), scored(dense, spec, place(arrays), by))
 
 
 def test_bfloat16_stays_near_float32(case):
     *arrays, by = case
     arrays[0], arrays[3] = arrays[0].astype(jnp.bfloat16), arrays[3].astype(jnp.bfloat16)
     want_arrays = [np.asarray(x, np.float32) if x.dtype == jnp.bfloat16 else x for x in arrays]
-    shape = small(SHAPES["forward-1"])
-    got = scored(chunked, shape, place(arrays), by)
+    spec = small(SPECS["forward-1"])
+    got = scored(chunked, spec, place(arrays), by)
     assert got[1][0].dtype == jnp.bfloat16 and got[1][1].dtype == np.float32
     got = jax.tree.map(lambda x: x.astype(np.float32), got)
-    assert_close(got, scored(dense, shape, place(want_arrays), by), tolerance=3e-2)
+    assert_close(got, scored(dense, spec, place(want_arrays), by), tolerance=3e-2)
 
 
 def test_no_collective_inside_a_loop(case, mesh_of):
     """Forward and backward on 2 x 2 x 2 devices: all-gather, all-reduce and reduce-scatter outside of every while."""
-    shape = small(SHAPES["jensen_shannon-2"], columns=2)
+    spec = small(SPECS["jensen_shannon-2"], columns=2)
     *arrays, by = case
     with jax.set_mesh(mesh_of(2, 2, 2)):
-        total = lambda h, w, *rest: sum(x.sum() for x in chunked(shape, h, w, *rest, 1.5, 0.3))
+        total = lambda h, w, *rest: sum(x.sum() for x in chunked(spec, h, w, *rest, 1.5, 0.3))
         compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*place(arrays)).compile().as_text()
     collective = re.compile(r"\b(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(")
     computations = dict(re.findall(r"^(?:ENTRY )?(%?[\w.\-]+) [^\n]*\{\n(.*?)^\}", compiled, re.M | re.S))
@@ -172,13 +172,13 @@ def test_no_collective_inside_a_loop(case, mesh_of):
 
 def test_the_logits_never_exist():
     """At V = 32768 the temporaries stay below a tenth of one [B, S, V] array."""
-    shape = FusedShape(kind="forward", tempered=False, tokens=32768)
+    spec = FusedSpec(divergence="forward", tempered=False, tokens=32768)
     floats = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((4, 512, 64), (32768, 64), (4, 512, 32), (32768, 32))]
     ids = jax.ShapeDtypeStruct((4, 512, 1), jnp.int32)
 
     def total(hidden, head, ids, t_hidden, t_head):
-        found = fused.read(shape, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
-        return jnp.sum(found.normaliser + found.divergence)
+        found = fused.fused_losses(spec, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
+        return jnp.sum(found.log_z + found.divergence)
 
     step = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*floats[:2], ids, *floats[2:]).compile()
     assert step.memory_analysis().temp_size_in_bytes < 0.1 * 4 * 512 * 32768 * 4
@@ -216,13 +216,13 @@ def all_losses(fused_route, hidden, head, t_hidden, t_head, batch):
     """(loss sum, its gradients by hidden and head) under every cut target of an online teacher, in one program."""
     signal, found = HiddenSignal(hidden=t_hidden, head=t_head), {}
     for name, config in CUT.items():
-        h = optim.hyper(ExperimentConfig(objective=config))
-        shape = dataclasses.replace(objective.shape(config), tokens=V - 6)
+        h = optim.hyperparams(ExperimentConfig(objective=config))
+        spec = dataclasses.replace(objective.objective_spec(config), tokens=V - 6)
 
-        def loss(hidden, head, shape=shape, h=h):
+        def loss(hidden, head, spec=spec, h=h):
             if fused_route:
-                return objective.evaluate_fused(shape, h, hidden, head, signal, batch, 3)[0]
-            return objective.evaluate(shape, h, project(hidden, head, shape.tokens), signal, batch, 3)[0]
+                return objective.fused_loss(spec, h, hidden, head, signal, batch, 3)[0]
+            return objective.loss(spec, h, project(hidden, head, spec.tokens), signal, batch, 3)[0]
 
         found[name] = jax.value_and_grad(loss, argnums=(0, 1))(hidden, head)
     return found
@@ -248,5 +248,5 @@ def test_cut_targets_are_the_same_fused(case):
 
 def test_auto_is_dense_for_small_vocabularies_and_fused_for_large_ones(tiny):
     large = dataclasses.replace(tiny.model, vocab_size=128_256)
-    assert not objective.shape(tiny.objective, tiny.model).fused
-    assert objective.shape(tiny.objective, large).fused
+    assert not objective.objective_spec(tiny.objective, tiny.model).fused
+    assert objective.objective_spec(tiny.objective, large).fused

@@ -109,8 +109,8 @@ def test_tau_squared_keeps_the_gradient_at_high_temperature(numbers):
 def test_the_likeliest_token_is_the_first_of_the_highest(numbers):
     logits = (np.asarray(numbers[0]) / 4).round()  # so that some are equal
     assert (np.sort(logits)[..., -1] == np.sort(logits)[..., -2]).any()
-    np.testing.assert_array_equal(divergences.likeliest(jnp.asarray(logits)), np.argmax(logits, axis=-1))
-    np.testing.assert_array_equal(divergences.likeliest(jnp.full((3, 5), -jnp.inf)), 0)
+    np.testing.assert_array_equal(divergences.argmax_token(jnp.asarray(logits)), np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(divergences.argmax_token(jnp.full((3, 5), -jnp.inf)), 0)
 
 
 def test_z_loss_is_the_squared_log_normaliser(numbers):

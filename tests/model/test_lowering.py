@@ -28,7 +28,7 @@ def test_every_parameter_lies_where_the_one_table_says():
     """On a pod that is never there: the specs of shapes alone. A stacked layer axis comes in front, unsplit."""
     with jax.sharding.use_abstract_mesh(mesh.abstract(MeshConfig(data=2, fsdp=2, tensor=2))):
         model = jax.eval_shape(lambda: Transformer(GROUPED, jax.random.key(0)))
-    roles = {name.rsplit("_", 1)[0]: spec for name, spec in mesh.STORED.items()}
+    roles = {name.rsplit("_", 1)[0]: spec for name, spec in mesh.PARAM_SPECS.items()}
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     for path, leaf in leaves:
         name = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)][-2]
@@ -53,7 +53,7 @@ def lower(config: ExperimentConfig, teacher: ModelConfig | None = None) -> str:
         taught = jax.eval_shape(lambda: Transformer(teacher, jax.random.key(0))) if teacher else None
         batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        traced = step.train_steps.trace(step.shape(config), state, taught, batches, count)
+        traced = step.train_steps.trace(step.step_spec(config), state, taught, batches, count)
         return traced.lower(lowering_platforms=("tpu",)).as_text()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.model import sharding
-from distill.model.quantize import SUMMED, lower
+from distill.model.quantize import SUMMED, cast
 from distill.training import step
 
 
@@ -28,7 +28,7 @@ def config(tiny):
 @pytest.mark.parametrize(("precision", "share", "most"), [("bfloat16", 0.5, 3e-5), ("int8", 0.25, 3e-4)])
 def test_fewer_bytes_and_nearly_the_same_distribution(config, make_batch, precision, share, most):
     teacher = step.init_state(config).params
-    small = lower(teacher, precision)
+    small = cast(teacher, precision)
     maps = [getattr(teacher.blocks, name) for name in SUMMED]
     assert held([getattr(small.blocks, name) for name in SUMMED]) <= (share + 0.1) * held(maps)
     assert held(small.embed) == held(teacher.embed) / 2
@@ -36,12 +36,12 @@ def test_fewer_bytes_and_nearly_the_same_distribution(config, make_batch, precis
     speak = jax.jit(lambda model: jax.nn.log_softmax(model(tokens)))
     want, got = speak(teacher), speak(small)
     assert 0 < kl(want, got) < most
-    assert lower(teacher, "float32") is teacher
+    assert cast(teacher, "float32") is teacher
 
 
 def test_a_step_of_int8_is_at_most_half_a_scale_away(config):
     teacher = step.init_state(config).params
-    small = lower(teacher, "int8")
+    small = cast(teacher, "int8")
     for name, axes in SUMMED.items():
         weight = np.asarray(getattr(teacher.blocks, name)[...])
         got = np.asarray(getattr(small.blocks, name)[...].astype(jnp.float32))
@@ -55,7 +55,7 @@ def test_a_student_of_an_int8_teacher_is_the_same_on_every_mesh(config, make_bat
     config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, lambda_=1.0))
 
     def loss():
-        teacher = lower(step.init_state(dataclasses.replace(config, seed=3)).params, "int8")
+        teacher = cast(step.init_state(dataclasses.replace(config, seed=3)).params, "int8")
         return float(run_steps(config, make_batch(2), teacher=teacher, count=2)[1]["loss"])
 
     want = loss()

@@ -64,14 +64,14 @@ def test_a_batch_is_split_over_data_and_fsdp_and_copied_over_tensor(mesh_of):
 
 def test_a_parameter_in_use_is_split_over_tensor_alone():
     assert sharding.without_fsdp(P("tensor", None, "fsdp")) == P("tensor", None, None)
-    for name, spec in sharding.STORED.items():
+    for name, spec in sharding.PARAM_SPECS.items():
         assert len(spec) == len(name.rsplit("_", 1)[1]), "one entry for each letter of the name"
         assert "fsdp" not in sharding.without_fsdp(spec) and "data" not in spec
 
 
 def test_operations_under_a_mesh_know_their_places(mesh_of):
     with jax.set_mesh(mesh_of(2, 1, 4)):
-        found = jax.jit(lambda: jax.sharding.reshard(jax.numpy.zeros((8, 4)), sharding.STORED["embed_vd"]))()
+        found = jax.jit(lambda: jax.sharding.reshard(jax.numpy.zeros((8, 4)), sharding.PARAM_SPECS["embed_vd"]))()
     assert found.addressable_shards[0].data.shape == (2, 4)
 
 

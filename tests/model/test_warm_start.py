@@ -24,7 +24,7 @@ def from_source(width="same", layers="every", **changes):
     """The student's config and its weights, out of one random source."""
     mine = dataclasses.replace(SOURCE, **changes)
     source = Transformer(SOURCE, jax.random.key(0))
-    return source, warm_start.inherit(InitConfig(source="s", width=width, layers=layers), mine, source)
+    return source, warm_start.warm_start(InitConfig(source="s", width=width, layers=layers), mine, source)
 
 
 def test_all_layers_at_full_width_are_the_same_model(assert_trees_equal):
@@ -59,7 +59,7 @@ def test_slices_take_the_leading_parts_and_keep_the_scale():
 def test_an_untied_student_of_a_tied_source_has_two_equal_tables():
     source = Transformer(dataclasses.replace(SOURCE, tied=True, scaled_embedding=False), jax.random.key(0))
     mine = dataclasses.replace(SOURCE, scaled_embedding=False)
-    student = warm_start.inherit(InitConfig(source="s"), mine, source)
+    student = warm_start.warm_start(InitConfig(source="s"), mine, source)
     np.testing.assert_array_equal(student.head[...], source.embed[...])
     tokens = jnp.arange(8)[None]
     np.testing.assert_array_equal(LOGITS(student, tokens), LOGITS(source, tokens))

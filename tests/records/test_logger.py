@@ -14,7 +14,7 @@ from distill.records.logger import CLOCK, Meter, read_metrics
 def call(steps, loss=2.0, rejected=0.0):
     """The sums over `steps` steps, as train_steps gives them."""
     made = steps - rejected
-    return {"ntp": loss * made, "grad_norm": 0.5 * made, "rejected": rejected, "row": 0}
+    return {"ntp": loss * made, "grad_norm": 0.5 * made, "rejected": rejected, "consecutive_rejections": 0}
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_students_of_two_processes(start, flags, tmp_path):
     teacher = tmp_path / "teacher"
     loop.train(configured([*flags, "--config.data.split=teacher"]), teacher)
     taught = [*flags, f"--config.teacher.source={teacher}"]
-    cache.make(configured(taught), SignalSpec(kind="topk", top_k=8), tmp_path / "store")
+    cache.cache_signals(configured(taught), SignalSpec(kind="topk", top_k=8), tmp_path / "store")
     stored = [*taught, "--config.teacher.signal=stored", f"--config.teacher.store={tmp_path / 'store'}"]
     stored += ["--config.objective.target=topk", "--config.objective.top_k=8"]
     for name, given in {"online": taught, "stored": stored}.items():

@@ -23,11 +23,11 @@ def loss_and_gradient(config, seed=0, steps=1, peak=1.0):
     rng = np.random.default_rng(seed)
     logits, teacher = (jnp.asarray(peak * rng.normal(size=(B, S, V))) for _ in range(2))
     batch = Batch(jnp.asarray(rng.integers(0, V, (B, S + 1), np.int32)), jnp.ones((B, S)))
-    h = optim.hyper(ExperimentConfig(objective=config))
+    h = optim.hyperparams(ExperimentConfig(objective=config))
     signal = TeacherSignal(log_probs=jax.nn.log_softmax(teacher, axis=-1))
 
     def one(number):
-        loss = lambda z: objective.evaluate(objective.shape(config), h, z, signal, batch, number)[0]
+        loss = lambda z: objective.loss(objective.objective_spec(config), h, z, signal, batch, number)[0]
         return jax.value_and_grad(loss)(logits)
 
     options = {"xla_backend_optimization_level": 0}
@@ -104,13 +104,13 @@ def test_argmax_is_a_top_one_whose_mass_is_one(float64):
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_schedules_go_from_the_first_to_the_last_value(kind):
     config = ObjectiveConfig(schedule=kind, lambda_=0.2, temperature=4.0, beta=0.1, beta_final=0.9)
-    h = optim.hyper(ExperimentConfig(objective=config, tokens=101 * 512))
-    shape = objective.shape(config)
-    values = [objective.at(shape, h, jnp.int32(t)) for t in (0, 50, 100)]
+    h = optim.hyperparams(ExperimentConfig(objective=config, tokens=101 * 512))
+    shape = objective.objective_spec(config)
+    values = [objective.scheduled(shape, h, jnp.int32(t)) for t in (0, 50, 100)]
     np.testing.assert_allclose([v.lambda_ for v in values], [0.2, 0.6, 1.0], rtol=1e-6)
     np.testing.assert_allclose([v.temperature for v in values], [4.0, 2.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose([v.beta for v in values], [0.1, 0.5, 0.9], rtol=1e-6)
-    quarter = objective.at(shape, h, jnp.int32(25)).lambda_
+    quarter = objective.scheduled(shape, h, jnp.int32(25)).lambda_
     assert (quarter < 0.4 - 1e-3) if kind == "cosine" else (abs(quarter - 0.4) < 1e-6)
 
 
@@ -141,7 +141,7 @@ def test_a_scheduled_objective_shares_no_trunk():
 
 def test_the_step_compiles_a_target_once_for_all_of_its_numbers():
     a, b = (ExperimentConfig(objective=ObjectiveConfig(lambda_=x, top_k=k)) for x, k in ((0.5, 3), (0.9, 128)))
-    assert step.shape(a) == step.shape(b)
+    assert step.step_spec(a) == step.step_spec(b)
 
 
 def test_the_docs_show_the_table():

@@ -15,9 +15,9 @@ from distill.training import guard, loop, step
 
 def judged(spike, norms, loss=1.0):
     """Which of these gradient norms, one after the other, are accepted; and the guard at the end."""
-    state, found = guard.fresh(), []
+    state, found = guard.init(), []
     for norm in norms:
-        good, state = guard.judge(spike, state, jnp.asarray(loss), jnp.asarray(norm, jnp.float32))
+        good, state = guard.accept(spike, state, jnp.asarray(loss), jnp.asarray(norm, jnp.float32))
         found.append(bool(good))
     return found, state
 
@@ -25,7 +25,7 @@ def judged(spike, norms, loss=1.0):
 def test_what_is_not_finite_is_rejected_and_counted_in_a_row():
     found, state = judged(0.0, [1.0, np.nan, np.inf, 1e30, np.nan])
     assert found == [True, False, False, True, False]
-    assert (int(state.row), int(state.accepted)) == (1, 2)
+    assert (int(state.consecutive_rejections), int(state.accepted)) == (1, 2)
     assert judged(0.0, [1.0, 1.0], loss=np.nan)[0] == [False, False]
 
 
@@ -52,11 +52,11 @@ def test_a_bad_batch_changes_nothing_but_the_step(tiny, make_batch, run_steps, a
     state = step.init_state(tiny)
     before, _ = run_steps(tiny, jax.tree.map(lambda a: a[:2], batch), state=step.init_state(tiny), count=2)
     after, sums = run_steps(tiny, jax.tree.map(lambda a: a[:3], poisoned), state=state, count=3)
-    assert float(sums["rejected"]) == 1 and int(sums["row"]) == 1 and int(after.step) == 3
+    assert float(sums["rejected"]) == 1 and int(sums["consecutive_rejections"]) == 1 and int(after.step) == 3
     assert_trees_equal(after.params, before.params)
     assert_trees_equal(after.opt_state, before.opt_state)
     whole, sums = run_steps(tiny, poisoned, state=step.init_state(tiny))
-    assert np.isfinite(float(sums["loss"])) and int(sums["row"]) == 0
+    assert np.isfinite(float(sums["loss"])) and int(sums["consecutive_rejections"]) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, whole.params)))
 
 

@@ -42,8 +42,8 @@ def run(logits, log_probs, batch):
     """(loss sum, gradient by the logits, sums) of every objective, in one program."""
     signal, found = TeacherSignal(log_probs=log_probs), {}
     for name, config in GRID.items():
-        h, shape = optim.hyper(ExperimentConfig(objective=config)), objective.shape(config)
-        loss = lambda z: objective.evaluate(shape, h, z, signal, batch, 7)  # noqa: B023, E731
+        h, shape = optim.hyperparams(ExperimentConfig(objective=config)), objective.objective_spec(config)
+        loss = lambda z: objective.loss(shape, h, z, signal, batch, 7)  # noqa: B023, E731
         (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(logits)
         found[name] = (value, gradient, sums)
     return found

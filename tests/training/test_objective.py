@@ -26,8 +26,8 @@ def case(float64):
 
 def evaluate(config, logits, teacher, batch):
     signal = None if teacher is None else TeacherSignal(log_probs=teacher)
-    numbers = optim.hyper(ExperimentConfig(objective=config))
-    return objective.evaluate(objective.shape(config), numbers, logits, signal, batch)
+    numbers = optim.hyperparams(ExperimentConfig(objective=config))
+    return objective.loss(objective.objective_spec(config), numbers, logits, signal, batch)
 
 
 def reference(config, logits, teacher, batch):

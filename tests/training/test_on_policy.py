@@ -30,13 +30,13 @@ def params_of(config, seed):
     return step.init_state(dataclasses.replace(config, seed=seed)).params
 
 
-write = jax.jit(on_policy.write, static_argnums=0)
+write = jax.jit(on_policy.student_batch, static_argnums=0)
 
 
 def written(config, batch, index, params):
     """The batch of step `index` as the student of `config` writes it."""
     placed = sharding.place(batch, jax.sharding.get_mesh())
-    return write(on_policy.shape(config), optim.hyper(config), jnp.asarray(index), params, placed)
+    return write(on_policy.on_policy_spec(config), optim.hyperparams(config), jnp.asarray(index), params, placed)
 
 
 def row(batches, i):
@@ -45,12 +45,12 @@ def row(batches, i):
 
 def test_a_fraction_of_the_steps_is_the_students_own(tiny):
     steps = jnp.arange(4000)
-    chosen = lambda c: np.asarray(jax.vmap(lambda i: on_policy.chosen(optim.hyper(c), i))(steps))
+    chosen = lambda c: np.asarray(jax.vmap(lambda i: on_policy.is_on_policy(optim.hyperparams(c), i))(steps))
     got = chosen(with_own(tiny, 0.3))
     assert abs(got.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 4000)
     np.testing.assert_array_equal(got, chosen(with_own(tiny, 0.3, temperature=0.5)))
     assert (got != chosen(with_own(dataclasses.replace(tiny, seed=1), 0.3))).any()
-    assert chosen(with_own(tiny, 1.0)).all() and on_policy.shape(tiny) is None
+    assert chosen(with_own(tiny, 1.0)).all() and on_policy.on_policy_spec(tiny) is None
     # A larger fraction only adds steps: the coin is the same, its bias is not.
     assert (chosen(with_own(tiny, 0.6)) >= got).all()
 
@@ -114,9 +114,9 @@ def test_a_step_is_one_on_the_written_batch_without_labels_or_else_one_on_data(
     assert_trees_equal(run_steps(config, rest, teacher=teacher, state=half, count=3)[0].params, state.params)
     plain, kinds = step.init_state(whole), set()
     for i in range(5):
-        own = bool(on_policy.chosen(optim.hyper(config), i))
+        own = bool(on_policy.is_on_policy(optim.hyperparams(config), i))
         batch = written(config, row(batches, i), i, plain.params) if own else row(batches, i)
-        here = dataclasses.replace(plain, hyper=optim.hyper(with_objective(whole, lambda_=1.0 if own else 0.75)))
+        here = dataclasses.replace(plain, hyper=optim.hyperparams(with_objective(whole, lambda_=1.0 if own else 0.75)))
         stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], batch)
         plain, _ = run_steps(whole, stacked, teacher=teacher, state=here)
         kinds.add(own)

@@ -25,7 +25,7 @@ def experiment(**changes) -> ExperimentConfig:
 
 
 def scheduled(config: ExperimentConfig, steps) -> np.ndarray:
-    return np.asarray(optim.schedule(config.optim.schedule, optim.hyper(config), jnp.asarray(steps)))
+    return np.asarray(optim.schedule(config.optim.schedule, optim.hyperparams(config), jnp.asarray(steps)))
 
 
 @pytest.mark.parametrize("kind", ["wsd", "cosine", "constant"])
@@ -84,13 +84,13 @@ def test_the_chain_is_the_papers_optimiser(mup):
     """clip -> Adam -> muP -> independent decay -> schedule, in float64 with plain loops, over ten steps."""
     config = OptimConfig(learning_rate=0.02, weight_decay=0.003, clip=0.7, warmup_steps=3, mup=mup)
     whole = ExperimentConfig(model=MODEL, optim=config, tokens=10 * 512)
-    h, rng = optim.hyper(whole), np.random.default_rng(0)
+    h, rng = optim.hyperparams(whole), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: models.Transformer(MODEL, key), jax.random.key(0))
     draw = lambda scale: jax.tree.map(
         lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), jnp.float32), shapes
     )
     params = draw(1.0)
-    transform = optim.transform(config, h, models.fan_in(MODEL))
+    transform = optim.optimizer(config, h, models.fan_in(MODEL))
     state = transform.init(params)
 
     want = {name: value.astype(np.float64) for name, value in named(params).items()}
@@ -130,9 +130,9 @@ def test_a_tied_embedding_learns_as_the_head_that_it_is():
 def test_decay_does_not_depend_on_the_learning_rate():
     """'Independent': at a rate of zero the parameters still shrink by weight_decay, times the schedule alone."""
     config = OptimConfig(learning_rate=0.0, weight_decay=0.25, warmup_steps=2, mup=True)
-    h = optim.hyper(ExperimentConfig(optim=config))
+    h = optim.hyperparams(ExperimentConfig(optim=config))
     params = _Params(query=_Param(jnp.array([8.0])), attention_norm=_Param(jnp.array([8.0])))
-    transform = optim.transform(config, h, {"query_dhk": 64})
+    transform = optim.optimizer(config, h, {"query_dhk": 64})
     updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params, step=0)
     assert float(updates.query.value[0]) == -0.5 * 0.25 * 8  # first step of a warmup of two
     assert float(updates.attention_norm.value[0]) == 0

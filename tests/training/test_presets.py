@@ -51,7 +51,7 @@ def lesson(tiny, store):
 def trained(config, batches, teacher, rounds, shape=None):
     state = step.init_state(config, shape)
     placed = sharding.place(batches, jax.sharding.get_mesh(), leading=1)
-    steps = jax.jit(functools.partial(step.train_steps, step.shape(config)), compiler_options=QUICK)
+    steps = jax.jit(functools.partial(step.train_steps, step.step_spec(config)), compiler_options=QUICK)
     for _ in range(rounds):
         state, _ = steps(state, teacher, placed, STACK)
     return state

@@ -147,7 +147,7 @@ def test_runs_that_differ_in_numbers_only_share_one_executable(tiny, make_batch,
     )
     _, sums = run_steps(other, make_batch(5))
     assert step.train_steps._cache_size() == compiled
-    rates = other.optim.learning_rate * optim.schedule("wsd", optim.hyper(other), jnp.arange(5))
+    rates = other.optim.learning_rate * optim.schedule("wsd", optim.hyperparams(other), jnp.arange(5))
     np.testing.assert_allclose(sums["learning_rate"], rates.sum(), rtol=1e-5)  # and yet they are other numbers
 
 

@@ -37,14 +37,14 @@ def train(config, batches, teacher, train_steps, calls=CALLS):
     for i in range(calls):
         part = jax.tree.map(operator.itemgetter(slice(i * EACH, (i + 1) * EACH)), batches)
         placed = sharding.place(part, jax.sharding.get_mesh(), leading=1)
-        state, sums = train_steps(step.shape(config), state, teacher, placed, EACH)
+        state, sums = train_steps(step.step_spec(config), state, teacher, placed, EACH)
     return state, sums
 
 
 def together(configs, batches, teacher, calls):
     """Every run in a thread of its own; (state, last metrics) each."""
     found, here = {}, jax.sharding.get_mesh()
-    pack_ = vmapped.Pack(len(configs), preemption.PreemptionFlag())
+    pack_ = vmapped.VmappedRuns(len(configs), preemption.PreemptionFlag())
 
     def run(i):
         try:
@@ -108,14 +108,14 @@ def test_who_ends_early_holds_nobody_up(tiny, make_batch):
 
 
 def test_an_error_of_the_step_reaches_every_member(tiny, make_batch):
-    pack_, heard, here = vmapped.Pack(2, preemption.PreemptionFlag()), [], jax.sharding.get_mesh()
+    pack_, heard, here = vmapped.VmappedRuns(2, preemption.PreemptionFlag()), [], jax.sharding.get_mesh()
 
     def run(seed):
         config = member(tiny, seed)
         wrong = Batch(np.zeros((EACH, 4, 17), np.int32), np.ones((EACH, 4, 3), np.float32))
         try:
             with jax.set_mesh(here):
-                pack_.train_steps(step.shape(config), step.init_state(config), None, wrong, EACH)
+                pack_.train_steps(step.step_spec(config), step.init_state(config), None, wrong, EACH)
         except Exception as error:
             heard.append(type(error))
         finally:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from distill.config import ConfigError, ExperimentConfig, ModelConfig
 from distill.model import sharding as mesh
-from distill.model.quantize import lower
+from distill.model.quantize import cast
 from distill.model.transformer import Transformer
 from distill.training import step
 from distill.types import Batch
@@ -54,13 +54,13 @@ def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
-        draw = lambda model: lower(Transformer(model, jax.random.key(0)), config.teacher.dtype)
+        draw = lambda model: cast(Transformer(model, jax.random.key(0)), config.teacher.dtype)
         taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
     batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
     count = jax.ShapeDtypeStruct((), jnp.int32)
     scope = jax.sharding.use_abstract_mesh(abstract) if devices is abstract else jax.set_mesh(devices)
     with scope:
-        traced = step.train_steps.trace(step.shape(config), state, taught, batches, count)
+        traced = step.train_steps.trace(step.step_spec(config), state, taught, batches, count)
     return Program(traced, state, taught, batches, abstract.size)
 
 

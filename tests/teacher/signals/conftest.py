@@ -53,7 +53,7 @@ def made(student, tmp_path_factory):
 
     def make(kind):
         if kind not in found:
-            cache.make(student, KINDS[kind][0], folder / kind, shard_tokens=7 * 16)
+            cache.cache_signals(student, KINDS[kind][0], folder / kind, shard_tokens=7 * 16)
             found[kind] = folder / kind
         return found[kind]
 

@@ -67,7 +67,7 @@ def test_sampled_signals_teach(student, made, tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_a_store_says_in_which_precision_its_teacher_spoke(dtype, student, made, tmp_path):
     lowered = dataclasses.replace(student, teacher=dataclasses.replace(student.teacher, dtype=dtype))
-    cache.make(lowered, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
+    cache.cache_signals(lowered, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
     online = loop.train(lowered, tmp_path / "online")
     taught = loop.train(reading(student, "full", tmp_path / "store"), tmp_path / "stored")
     assert "teacher.dtype = '" + dtype in (tmp_path / "stored" / "config.txt").read_text().replace('"', "'")
@@ -76,7 +76,7 @@ def test_a_store_says_in_which_precision_its_teacher_spoke(dtype, student, made,
     with pytest.raises(ConfigError, match=f"teacher.dtype='{other}', but the store .* holds '{dtype}'"):
         identify_stored(dataclasses.replace(reading(student, "full", tmp_path / "store").teacher, dtype=other))
     with pytest.raises(SignalError, match="begun with teacher.dtype"):
-        cache.make(student, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
+        cache.cache_signals(student, KINDS["full"][0], tmp_path / "store", shard_tokens=7 * 16)
 
 
 def test_without_the_teacher_the_run_is_the_same_and_says_what_it_knows(student, made, tmp_path):
@@ -203,7 +203,7 @@ def test_another_teacher_is_refused(student, made, tmp_path):
 def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkeypatch):
     """Interrupted after any chunk and gone on with: the same bytes in every file."""
     monkeypatch.setattr(cache, "CHUNK_TOKENS", 3 * 16)
-    cache.make(student, KINDS["sampled"][0], tmp_path / "whole", shard_tokens=7 * 16)
+    cache.cache_signals(student, KINDS["sampled"][0], tmp_path / "whole", shard_tokens=7 * 16)
 
     class Stop(Exception):
         pass
@@ -213,12 +213,12 @@ def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkey
 
     for _ in range(4):
         with pytest.raises(Stop):
-            cache.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16, on_progress=stop)
+            cache.cache_signals(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16, on_progress=stop)
         with pytest.raises(SignalError, match="not a finished store"):
             SignalStore(tmp_path / "parts")
     with pytest.raises(SignalError, match="begun with signal.draws=16, and this call has 17"):
-        cache.make(student, SignalSpec(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
-    cache.make(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16)
+        cache.cache_signals(student, SignalSpec(kind="sampled", draws=17), tmp_path / "parts", shard_tokens=7 * 16)
+    cache.cache_signals(student, KINDS["sampled"][0], tmp_path / "parts", shard_tokens=7 * 16)
     one, two = (
         {p.name: p.read_bytes() for p in (tmp_path / f).iterdir() if p.name != "lock"} for f in ("whole", "parts")
     )
@@ -227,13 +227,13 @@ def test_a_store_is_the_same_however_it_was_made(student, made, tmp_path, monkey
 
 def test_a_finished_store_is_not_made_again_and_another_is_not_made_over_it(student, made):
     want = manifest.read(made("topk"))
-    assert cache.make(student, KINDS["topk"][0], made("topk"), shard_tokens=7 * 16) == want
+    assert cache.cache_signals(student, KINDS["topk"][0], made("topk"), shard_tokens=7 * 16) == want
     with pytest.raises(SignalError, match="begun with signal.top_k=4, and this call has 5"):
-        cache.make(student, SignalSpec(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
+        cache.cache_signals(student, SignalSpec(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
 
 
 def test_all_windows_of_a_split(student, tmp_path):
-    found = cache.make(student, SignalSpec(kind="argmax"), tmp_path / "all", every=True)
+    found = cache.cache_signals(student, SignalSpec(kind="argmax"), tmp_path / "all", every=True)
     kept = found["recipe"]["windows"]
     assert kept["count"] == kept["of"] > 100
     store = inputs.open_store(student, "")
@@ -249,12 +249,12 @@ def test_folders_of_something_else_are_left_alone(student, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     with pytest.raises(SignalError, match="is no store of signals .thesis.txt."):
-        cache.make(student, SignalSpec(kind="argmax"), tmp_path / "mine")
+        cache.cache_signals(student, SignalSpec(kind="argmax"), tmp_path / "mine")
     with pytest.raises(ConfigError, match="a local disk"):
-        cache.make(student, SignalSpec(kind="argmax"), "gs://bucket/store")
+        cache.cache_signals(student, SignalSpec(kind="argmax"), "gs://bucket/store")
     alone = dataclasses.replace(student, teacher=TeacherConfig())
     with pytest.raises(ConfigError, match="teacher.source: got ''"):
-        cache.make(alone, SignalSpec(kind="argmax"), tmp_path / "x")
+        cache.cache_signals(alone, SignalSpec(kind="argmax"), tmp_path / "x")
 
 
 def test_the_manifest_says_what_the_store_is(student, made):

@@ -70,7 +70,7 @@ def test_swapped_shards_and_an_edited_manifest_are_found(student, made, tmp_path
 
 def test_a_shard_of_another_store_of_the_same_windows_is_found(student, made, tmp_path):
     folder = shutil.copytree(made("topk"), tmp_path / "mixed")
-    cache.make(student, SignalSpec(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
+    cache.cache_signals(student, SignalSpec(kind="topk", top_k=3), tmp_path / "three", shard_tokens=7 * 16)
     shutil.copy(tmp_path / "three" / "shard-000001.signal", folder / "shard-000001.signal")
     config, store = reading(student, "topk", folder), inputs.open_store(student, "")
     with jax.set_mesh(loop.sharding.make(config.mesh)), pytest.raises(SignalError, match="shard-000001"):

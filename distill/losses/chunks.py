@@ -1,0 +1,247 @@
+"""What the fused losses compute for one chunk of tokens and columns: logits, sums over columns, gradients by logits.
+
+With z the student's logits, q(tau) its probabilities and d_v = d terms_v / d log q_v, the gradients are
+    d logsumexp(z / tau) / d z_v = q_v / tau      d divergence / d z_v = (d_v - q_v sum_u d_u) / tau
+
+Letters: N tokens and V columns of one device, n and v those of one chunk, C chunks of tokens; D width; K ids a token.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from distill.losses import divergences
+from distill.model import sharding
+from distill.types import LOG_ZERO
+
+# Logits of one chunk: enough to keep a matmul busy, few enough for its cache (measured: docs/results/objectives.md).
+CHUNK_LOGITS = 2**20
+CHUNK_TOKENS = 2048
+MIN_COLUMNS = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FusedSpec:
+    """What is compiled in. divergence '' asks for none; tokens: columns of the heads that are tokens."""
+
+    divergence: str
+    tempered: bool
+    tokens: int
+    chunk_logits: int = CHUNK_LOGITS
+    chunk_tokens: int = CHUNK_TOKENS
+    one_device: bool = False  # no shard_map then, for even collectives over one device copy the heads
+
+
+class TeacherArrays(NamedTuple):
+    """A teacher's signal as arrays: those split by tokens, and heads.
+
+    Either log-probabilities without a head; or, for each teacher, hidden states and a head and, in a mixture, an offset
+    (after all hidden states).
+    """
+
+    by_token: PyTree
+    heads: PyTree
+
+
+class PartialSums(NamedTuple):
+    """What one device knows of each token after some columns: sums of exponentials below a running maximum.
+
+    `expected` is the sum of the exponentials (the teacher's in forward, the student's in reverse) times what the
+    divergence is the mean of. The teacher's sums have the suffix _t.
+    """
+
+    peak: Float[Array, "*C n"]
+    mass: Float[Array, "*C n"]  # at tau = 1
+    mass_tau: Float[Array, "*C n"]
+    id_logits: Float[Array, "*C n K"]
+    peak_t: Float[Array, "*C n"]
+    mass_t: Float[Array, "*C n"]
+    expected: Float[Array, "*C n"]
+
+
+class TokenSums(NamedTuple):
+    """Five numbers a token that the backward pass needs: log_z_t is the teacher's at tau, d_sum is sum_u d_u."""
+
+    log_z: Float[Array, "*C n"]
+    log_z_tau: Float[Array, "*C n"]
+    divergence: Float[Array, "*C n"]
+    log_z_t: Float[Array, "*C n"]
+    d_sum: Float[Array, "*C n"]
+
+
+class Cotangents(NamedTuple):
+    """The gradients by log_z, log_z_tau, the logits of the ids, and the divergence."""
+
+    log_z: Float[Array, "*C n"]
+    log_z_tau: Float[Array, "*C n"]
+    id_logits: Float[Array, "*C n K"]
+    divergence: Float[Array, "*C n"]
+
+
+def vary(spec: FusedSpec, x: Array, *axes: str) -> Array:
+    """x as a value that may differ along these mesh axes too (default: all); the transpose sums gradients over them."""
+    return x if spec.one_device else lax.pcast(x, axes or sharding.AXES, to="varying")
+
+
+class Chunks:
+    """How a device walks through its N tokens and its V columns, n tokens and v columns at a time.
+
+    `exact` is the dtype of sums: float32 at least. A temperature of 1 is compiled in.
+    """
+
+    def __init__(
+        self,
+        spec: FusedSpec,
+        hidden: Float[Array, "N D"],
+        head: Float[Array, "V D"],
+        temperature: Float[Array, ""],
+        beta: Float[Array, ""],
+        heads: tuple[Float[Array, "V _"], ...],
+    ):
+        tokens, rows = hidden.shape[0], head.shape[0]
+        self.spec, self.head, self.heads, self.beta = spec, head, heads, beta
+        self.exact = jnp.promote_types(hidden.dtype, jnp.float32)
+        self.tau: Float[Array, ""] | float = temperature.astype(self.exact) if spec.tempered else 1.0
+        self.tokens = max(n for n in range(1, min(tokens, spec.chunk_tokens) + 1) if tokens % n == 0)
+        self.columns = min(rows, max(MIN_COLUMNS, spec.chunk_logits // self.tokens))
+        self.parts = tokens // self.tokens
+        self.count = math.ceil(rows / self.columns)
+        self.rows, self.valid = rows, spec.tokens
+        self.offset: Int[Array, ""] | int = 0 if spec.one_device else lax.axis_index("tensor") * rows
+        self.divides = rows % self.columns == 0
+
+    def split(self, x: Array) -> Array:
+        """[N, ...] -> [C, n, ...]."""
+        return x.reshape(self.parts, self.tokens, *x.shape[1:])
+
+    def start(self, i: Int[Array, ""]) -> Int[Array, ""]:
+        """The first column of chunk i; the last chunk overlaps the one before where v does not divide V."""
+        return i * self.columns if self.divides else jnp.minimum(i * self.columns, self.rows - self.columns)
+
+    def is_new(self, i: Int[Array, ""]) -> Bool[Array, " v"]:
+        """Which columns of chunk i were in no chunk before and are not padding."""
+        column = self.start(i) + jnp.arange(self.columns)
+        return (column >= i * self.columns) & (column + self.offset < self.valid)
+
+    def rows_of(self, i: Int[Array, ""], head: Float[Array, "V D"], dtype: DTypeLike) -> Float[Array, "v D"]:
+        """The rows of a head for the columns of chunk i."""
+        return lax.dynamic_slice_in_dim(head, self.start(i), self.columns).astype(dtype)
+
+    def logits(self, i: Int[Array, ""], hidden: Float[Array, "n D"], head: Float[Array, "V D"]) -> Float[Array, "n v"]:
+        """The logits of chunk i, in float32 at least; LOG_ZERO in columns that are not new."""
+        exact = jnp.promote_types(hidden.dtype, jnp.float32)
+        contracted = (((1,), (1,)), ((), ()))
+        z = lax.dot_general(hidden, self.rows_of(i, head, hidden.dtype), contracted, preferred_element_type=exact)
+        return jnp.where(self.is_new(i)[None], z, LOG_ZERO)
+
+    def teacher_logits(self, i: Int[Array, ""], by_token: tuple[Float[Array, "n _"], ...]) -> Float[Array, "n v"]:
+        """The teacher's logits, or its log-probabilities, over the same columns."""
+        if self.heads:
+            each = [self.logits(i, hidden, head).astype(self.exact) for hidden, head in zip(by_token, self.heads)]
+            offsets = by_token[len(self.heads) :]
+            return functools.reduce(jnp.logaddexp, [z + c for z, c in zip(each, offsets)]) if offsets else each[0]
+        part = lax.dynamic_slice_in_dim(by_token[0], self.start(i), self.columns, axis=1).astype(self.exact)
+        return jnp.where(self.is_new(i)[None], jnp.maximum(part, LOG_ZERO), LOG_ZERO)
+
+    def locate(self, i: Int[Array, ""], ids: Int[Array, "n K"]) -> tuple[Int[Array, "n K"], Bool[Array, "n K"]]:
+        """The column of chunk i that each id is in, and whether it is in this chunk at all."""
+        column = ids - self.offset - self.start(i)
+        inside = (column >= i * self.columns - self.start(i)) & (column < self.columns)
+        return jnp.clip(column, 0, self.columns - 1), inside
+
+    def reduce(self, x: tuple[Float[Array, "n D"], Int[Array, "n K"], tuple[Float[Array, "n _"], ...]]) -> PartialSums:
+        """The sums over all columns of this device, from a chunk's (hidden, ids, the teacher's arrays by token)."""
+        hidden, ids, by_token = x
+        kind, tau = self.spec.divergence, self.tau
+        zeros = lambda *dims, fill=0.0: vary(self.spec, jnp.full((hidden.shape[0], *dims), fill, self.exact))
+
+        def columns(carry: PartialSums, i: Int[Array, ""]) -> tuple[PartialSums, None]:
+            peak, mass, mass_tau, id_logits, peak_t, mass_t, expected = carry
+            z = self.logits(i, hidden, self.head)
+            column, inside = self.locate(i, ids)
+            if ids.shape[1] == 1:
+                here = jnp.sum(jnp.where((column == jnp.arange(self.columns)[None]) & inside, z, 0), axis=1)[:, None]
+            else:
+                here = jnp.where(inside, jnp.take_along_axis(z, column, axis=1), 0)
+            top = jnp.maximum(peak, jnp.max(z, axis=1))
+            mass = mass * jnp.exp(peak - top) + jnp.sum(jnp.exp(z - top[:, None]), axis=1)
+            q, rescale = jnp.exp((z - top[:, None]) / tau), jnp.exp((peak - top) / tau)
+            mass_tau = mass_tau * rescale + jnp.sum(q, axis=1)
+            if kind:
+                z_t = self.teacher_logits(i, by_token)
+                top_t = jnp.maximum(peak_t, jnp.max(z_t, axis=1))
+                p, rescale_t = jnp.exp((z_t - top_t[:, None]) / tau), jnp.exp((peak_t - top_t) / tau)
+                mass_t = mass_t * rescale_t + jnp.sum(p, axis=1)
+                if kind == "forward":
+                    expected = expected * rescale_t + jnp.sum(p * z, axis=1)
+                elif kind == "reverse":
+                    expected = expected * rescale + jnp.sum(q * (z - z_t), axis=1)
+                peak_t = top_t
+            return PartialSums(top, mass, mass_tau, id_logits + here, peak_t, mass_t, expected), None
+
+        start = (zeros(fill=LOG_ZERO), zeros(), zeros(), zeros(ids.shape[1]), zeros(fill=LOG_ZERO), zeros(), zeros())
+        return lax.scan(columns, PartialSums(*start), jnp.arange(self.count))[0]
+
+    def compare(
+        self, x: tuple[Float[Array, "n D"], tuple[Float[Array, "n _"], ...], Float[Array, " n"], Float[Array, " n"]]
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """The sums of a divergence's terms and of their derivatives d_v, over the columns of this device.
+
+        x: a chunk's hidden states, the teacher's arrays by token, and log_z of student and teacher at tau.
+        """
+        hidden, by_token, log_z_tau, log_z_t = x
+        zero = vary(self.spec, jnp.zeros(log_z_tau.shape, log_z_tau.dtype))
+
+        def columns(carry: tuple[Array, Array], i: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
+            log_q = self.logits(i, hidden, self.head) / self.tau - log_z_tau[:, None]
+            log_p = self.teacher_logits(i, by_token) / self.tau - log_z_t[:, None]
+            value, d = self._terms(log_p, log_q)
+            return (carry[0] + jnp.sum(value, axis=1), carry[1] + jnp.sum(d, axis=1)), None
+
+        return lax.scan(columns, (zero, zero), jnp.arange(self.count))[0]
+
+    def _terms(
+        self, log_p: Float[Array, "n v"], log_q: Float[Array, "n v"]
+    ) -> tuple[Float[Array, "n v"], Float[Array, "n v"]]:
+        """The terms of the divergence and their derivatives by log q."""
+        beta = self.beta.astype(log_q.dtype)
+        terms = lambda log_q: divergences.terms(self.spec.divergence, log_p, log_q, beta)
+        return jax.jvp(terms, (log_q,), (jnp.ones_like(log_q),))
+
+    def gradient(
+        self,
+        i: Int[Array, ""],
+        z: Float[Array, "n v"],
+        ids: Int[Array, "n K"],
+        by_token: tuple[Float[Array, "n _"], ...],
+        sums: TokenSums,
+        by: Cotangents,
+    ) -> Float[Array, "n v"]:
+        """The gradient by the logits z of chunk i."""
+        kind, tau = self.spec.divergence, self.tau
+        q = jnp.exp(z - sums.log_z[:, None])
+        by_z = by.log_z[:, None] * q
+        if self.spec.tempered:
+            q = jnp.exp(z / tau - sums.log_z_tau[:, None])
+            by_z += (by.log_z_tau / tau)[:, None] * q
+        if kind:
+            log_p = self.teacher_logits(i, by_token) / tau - sums.log_z_t[:, None]
+            if kind == "forward":
+                d = q - jnp.exp(log_p)
+            elif kind == "reverse":
+                d = q * ((z / tau - sums.log_z_tau[:, None] - log_p) - sums.divergence[:, None])
+            else:
+                d = self._terms(log_p, z / tau - sums.log_z_tau[:, None])[1] - q * sums.d_sum[:, None]
+            by_z += (by.divergence / tau)[:, None] * d
+        column, inside = self.locate(i, ids)
+        here = jnp.where(inside, by.id_logits, 0)
+        if ids.shape[1] == 1:
+            return by_z + jnp.where(column == jnp.arange(self.columns)[None], here, 0)
+        return by_z.at[jnp.arange(self.tokens)[:, None], column].add(here)

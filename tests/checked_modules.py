@@ -1,0 +1,27 @@
+"""The modules whose shape annotations are checked at run time in every test (conftest.py), and those left out."""
+
+CHECKED = (
+    "distill.losses.chunks",
+    "distill.losses.divergences",
+    "distill.losses.features",
+    "distill.losses.fused",
+    "distill.losses.targets",
+    "distill.model.attention_kernels",
+    "distill.model.decode",
+    "distill.model.layers",
+    "distill.model.transformer",
+    "distill.teacher.mixture",
+    "distill.teacher.observe",
+    "distill.training.evaluate",
+    "distill.training.objective",
+    "distill.training.on_policy",
+)
+
+# Dataclasses that are pytrees of a jitted step: eval_shape, vmap and checkpoints put shapes and axes in their fields.
+PYTREES = (
+    "distill.losses.sums",
+    "distill.training.guard",
+    "distill.training.optim",
+    "distill.training.step",
+    "distill.training.vmapped",
+)
