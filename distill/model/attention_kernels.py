@@ -1,12 +1,11 @@
 """Attention by a kernel that never writes its scores: Splash on a TPU, cuDNN's on an NVIDIA GPU, one call for both.
 
-The library's kernels (jax.experimental.pallas.ops.tpu.splash_attention, jax.nn.dot_product_attention), run on each
-device of the mesh by itself, since attention crosses neither rows nor heads. Where the wanted kernel's device is not
-there, Splash is interpreted and cuDNN's call is computed by XLA: slow, and the same numbers, for tests.
+These are JAX's kernels (jax.experimental.pallas.ops.tpu.splash_attention, jax.nn.dot_product_attention), run on each
+device of the mesh by itself, since attention crosses neither rows nor heads. Without the device of the chosen kernel,
+Splash is interpreted and cuDNN's call is computed by XLA: slow, with the same numbers, for tests.
 """
 
 import functools
-from typing import Any
 
 import jax
 from jax import lax
@@ -15,26 +14,26 @@ from jaxtyping import Array, Float, Int
 from distill.config import ConfigError, ModelConfig
 from distill.model import sharding
 
-BLOCK = 128  # positions that a TPU's kernel takes at once, at least
-LARGEST = 512  # and at most; a length that it does not divide takes smaller blocks
+MIN_BLOCK = 128  # positions in one block of the TPU's kernel
+MAX_BLOCK = 512  # a length that this does not divide takes smaller blocks
 
 
 def platform() -> str:
-    """tpu, gpu or cpu: of the devices of the current mesh, '' where it is a mesh of no devices."""
+    """tpu, gpu or cpu: the platform of the current mesh, '' of an abstract mesh without devices."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return {"cuda": "gpu"}.get(device.platform, device.platform) if device else ""
 
 
 def chosen(config: ModelConfig, length: int) -> str:
-    """What reads S = `length` keys: 'xla' (distill/model/layers.py), 'splash' or 'cudnn'. 'auto' takes Splash on a TPU.
+    """The implementation for S = `length` keys: 'xla' (distill/model/layers.py), 'splash' or 'cudnn'.
 
-    Raises ConfigError where the kernel that the config names cannot take this model.
+    'auto' is Splash on a TPU, else XLA. Raises ConfigError where the config's kernel does not support this model.
     """
-    fits = length % BLOCK == 0
+    fits = length % MIN_BLOCK == 0
     if config.attention == "auto":
         return "splash" if platform() == "tpu" and fits else "xla"
     if config.attention == "splash" and not fits:
-        raise ConfigError(f"model.attention='splash' takes multiples of {BLOCK} positions, got {length}; use 'xla'")
+        raise ConfigError(f"model.attention='splash' takes multiples of {MIN_BLOCK} positions, got {length}; use 'xla'")
     if config.attention == "cudnn" and (config.dtype == "float32" or config.head_dim % 8 or config.head_dim > 128):
         raise ConfigError(
             f"model.attention='cudnn' takes bfloat16 and heads of at most 128, a multiple of 8; got dtype="
@@ -53,7 +52,7 @@ def attention(
 ) -> Float[Array, "B S H K"]:
     """softmax(q k') v over the keys up to a query's own, in its segment and within `window` (0: all of them).
 
-    q comes scaled. Softmax is in float32.
+    q is scaled already. Softmax is in float32.
     """
     local = functools.partial(_splash if kind == "splash" else _cudnn, window)
     heads, ids = sharding.ACT_BSHK, sharding.TOKENS_BS
@@ -62,12 +61,18 @@ def attention(
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*given)
 
 
-def _splash(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
-    """One device's rows and heads."""
+def _splash(
+    window: int,
+    q: Float[Array, "B S H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    segment: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B S H K"]:
+    """The rows and heads of one device."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     length, heads = q.shape[1:3]
-    size = next(size for size in (LARGEST, LARGEST // 2, BLOCK) if length % size == 0)
+    size = next(size for size in (MAX_BLOCK, MAX_BLOCK // 2, MIN_BLOCK) if length % size == 0)
     blocks = splash.BlockSizes(
         block_q=size, block_kv=size, block_kv_compute=size,
         block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
@@ -86,8 +91,14 @@ def _splash(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
     return lax.transpose(out, (0, 2, 1, 3)).astype(q.dtype)
 
 
-def _cudnn(window: int, q: Any, k: Any, v: Any, segment: Any = None) -> Any:
-    """One device's rows and heads. Segments come as a mask [B, 1, S, S], the one array of that size that is written."""
+def _cudnn(
+    window: int,
+    q: Float[Array, "B S H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    segment: Int[Array, "B S"] | None = None,
+) -> Float[Array, "B S H K"]:
+    """The rows and heads of one device. Segments become a mask [B, 1, S, S], the only array of that size written."""
     same = None if segment is None else segment[:, None, :, None] == segment[:, None, None, :]
     return jax.nn.dot_product_attention(
         q, k, v, mask=same, scale=1.0, is_causal=True, local_window_size=(window - 1, 0) if window else None,

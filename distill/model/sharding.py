@@ -1,18 +1,21 @@
-"""One mesh, three axes, and the one table that says where every array lies.
+"""One mesh, three axes, and the one table of how every array is sharded.
 
 data and fsdp split the batch; fsdp also splits what a step stores (parameters and optimiser); tensor splits heads,
-feed-forward and vocabulary. Axes are Explicit: the sharding of a value is part of its type, and an operation that
-does not know its result's place must be told.
+feed-forward and vocabulary. Axes are Explicit: the sharding of a value is part of its type, and an operation whose
+result could be sharded in several ways must be told which.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PyTree
+from numpy.typing import NDArray
 
 from distill.config import ConfigError, MeshConfig, ModelConfig
 
@@ -47,17 +50,17 @@ LOGITS_BSV = P(BATCH, None, "tensor")
 
 
 def without_fsdp(spec: P) -> P:
-    """The place of a parameter while it is used: gathered over fsdp, still split over tensor."""
+    """The sharding of a parameter in use: gathered over fsdp, still split over tensor."""
     return P(*(None if axis == "fsdp" else axis for axis in spec))
 
 
-def gather_for_use(weight: jax.Array, name: str) -> jax.Array:
-    """A stored parameter where it is used, as a matrix: whole over fsdp, still split over tensor.
+def gather_for_use(weight: Array, name: str) -> Array:
+    """A stored parameter gathered over fsdp for use, as a matrix; it stays split over tensor.
 
-    Its type says that it is reduced over the axes of the batch, so its gradient comes unreduced out of the matmul and
-    goes back the way the weight came: one reduce-scatter over fsdp, one all-reduce of the pieces over data. After a
-    plain reshard the gradient is summed whole on every device, and then cut. Heads and their width are one dimension,
-    because the TPU compiler scatters pieces that fill no tile in two dimensions, but not in three.
+    Its type says that it is reduced over the batch axes, so its gradient leaves the matmul unreduced and takes the
+    weight's way back: one reduce-scatter over fsdp, one all-reduce of the pieces over data. After a plain reshard the
+    whole gradient would be summed on every device and then sliced. Heads and their width become one dimension, because
+    the TPU compiler scatters pieces that do not fill a tile in two dimensions, but not in three.
     """
     spec = PARAM_SPECS[name]
     if "fsdp" not in spec:
@@ -73,26 +76,27 @@ def gather_for_use(weight: jax.Array, name: str) -> jax.Array:
 
 
 def residual(model: ModelConfig, length: int) -> P:
-    """The place of the residual stream [B, S, D] between blocks.
+    """The sharding of the residual stream [B, S, D] between blocks.
 
-    With `model.sequence` it is split over tensor along S, as are norms and additions there: memory and work over the
-    number of devices, and an all-gather before a block's products with a reduce-scatter after them in place of one
-    all-reduce (Korthikanti et al. 2205.05198). A length that does not divide is not split, as that of a decoded token.
+    With `model.sequence` it is split over tensor along S, as are the norms and additions on it: memory and work are
+    divided by the number of devices, and an all-gather before a block's products and a reduce-scatter after them
+    replace one all-reduce (Korthikanti et al. 2205.05198). A length that does not divide is not split: one decoded
+    token, for example.
     """
     split = model.sequence and length % jax.sharding.get_abstract_mesh().shape.get("tensor", 1) == 0
     return ACT_SEQUENCE if split else ACT_BSD
 
 
-def save_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of jax.checkpoint: a backward pass keeps everything but gathered weights, which are gathered again."""
+def save_all_but_gathered(primitive: Primitive, *_: object, **__: object) -> bool:
+    """A policy of jax.checkpoint: the backward pass keeps everything but gathered weights, which it gathers again."""
     return primitive.name != "reshard"
 
 
-def gather_rows(piece: jax.Array) -> jax.Array:
-    """Inside a shard_map, a device's part [V, D] of an embedding or a head, of which it holds some columns.
+def gather_rows(piece: Array) -> Array:
+    """Inside a shard_map: this device's rows [V, D] of an embedding or a head, of which it holds some columns.
 
     Pieces are exchanged first, so that gathering and scattering go by rows: columns are too few to fill a TPU's tiles,
-    and its compiler would all-reduce the whole gradient. Without an even share of rows they go by columns.
+    and its compiler would all-reduce the whole gradient. Rows that do not divide evenly go by columns.
     """
     if piece.shape[0] % lax.axis_size("fsdp"):
         return lax.all_gather(piece, "fsdp", axis=1, tiled=True)
@@ -100,13 +104,13 @@ def gather_rows(piece: jax.Array) -> jax.Array:
     return lax.all_gather(piece, "fsdp", axis=0, tiled=True)
 
 
-def rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """The rows of a stored embedding [V, D] at `tokens` [B, S], split over tensor along D.
+def rows(table: Array, tokens: Array) -> Array:
+    """The rows of a stored embedding [V, D] at `tokens` [B, S], as [B, S, D] split over tensor along D.
 
-    The table is looked up by whole rows: split over tensor along D, never along the vocabulary.
+    For the lookup the table, too, is split over tensor along D, never along the vocabulary.
     """
 
-    def local(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    def local(table: Array, tokens: Array) -> Array:
         return lax.all_to_all(gather_rows(table), "tensor", split_axis=1, concat_axis=0, tiled=True)[tokens]
 
     if jax.sharding.get_abstract_mesh().size == 1:
@@ -116,7 +120,7 @@ def rows(table: jax.Array, tokens: jax.Array) -> jax.Array:
     return mapped(jax.sharding.reshard(table, PARAM_SPECS["embed_vd"]), jax.sharding.reshard(tokens, TOKENS_BS))
 
 
-def make(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over all devices, or over those given. Raises ConfigError where the axes do not multiply to them."""
     devices = list(jax.devices() if devices is None else devices)
     fixed = config.fsdp * config.tensor
@@ -150,13 +154,13 @@ def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> Non
             raise ConfigError(f"{name}={value} does not divide over {axes}={parts} of the mesh; change one of them")
 
 
-def place(tree: Any, mesh: Mesh, leading: int = 0) -> Any:
-    """Host arrays with the global batch on axis `leading`, spread over data and fsdp.
+def place(tree: PyTree, mesh: Mesh, leading: int = 0) -> PyTree:
+    """Host arrays as arrays on the mesh, with the batch on axis `leading` split over data and fsdp.
 
     Each process passes its own slice of the batch; axes before and after the batch are not split.
     """
 
-    def put(array: Any) -> jax.Array:
+    def put(array: NDArray[np.generic]) -> Array:
         spec = P(*([None] * leading), BATCH, *([None] * (array.ndim - leading - 1)))
         return jax.make_array_from_process_local_data(jax.NamedSharding(mesh, spec), array)
 

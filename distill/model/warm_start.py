@@ -1,16 +1,16 @@
-"""A student that begins with weights of another model: all of it, some of its layers, or slices of its width.
+"""A student initialised from another model's weights: all of them, some layers, or slices of its width.
 
-What is sliced keeps its leading parts: the first channels, feed-forward units and key-value heads, and of each of
-these the first query heads. A linear map that loses inputs is scaled by sqrt(old / new), so that what comes out of it
-starts at the variance that it had. Nothing here says that a slice is a good start: measure it against a random one.
+A slice keeps the leading parts: the first channels, feed-forward units and key-value heads, and of each of these the
+first query heads. A linear map that loses inputs is scaled by sqrt(old / new), so that its outputs start at the
+variance that they had. That a slice is a good start is not claimed here: compare it with random weights.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, PyTree
 
 from distill.config import ConfigError, InitConfig, ModelConfig
 from distill.model.transformer import Transformer, fan_in, parameter_name
@@ -21,45 +21,45 @@ _DIMS = {
     "key_norm": "k", "query": "dhk", "key": "dgk", "value": "dgk", "query_bias": "hk", "key_bias": "gk",
     "value_bias": "gk", "out": "hkd", "out_bias": "d", "gate": "df", "up": "df", "down": "fd",
 }  # fmt: skip
-# What a forward pass does with its weights, and what no slice can change.
+# Settings of the forward pass, which source and student must share: no slice can change them.
 _FORWARD = (
     *("qk_norm", "qkv_bias", "out_bias", "scaled_embedding", "window", "norm_eps", "head_dim"),
     *("rope_base", "rope_scaling", "rope_factor", "rope_low", "rope_high", "rope_context"),
 )
 
 
-def check(config: InitConfig, mine: ModelConfig, theirs: ModelConfig) -> None:
-    """Raises ConfigError, naming the field, where a model of `mine` cannot begin with weights of `theirs`."""
+def check(config: InitConfig, student: ModelConfig, source: ModelConfig) -> None:
+    """Raises ConfigError, naming the field, where a model of `student` cannot start from weights of `source`."""
 
     def refuse(name: str, want: str) -> None:
         raise ConfigError(
-            f"config.model.{name}={getattr(mine, name)!r}, but the model in {config.source} that config.init begins "
-            f"with has {getattr(theirs, name)!r}; wanted {want}"
+            f"config.model.{name}={getattr(student, name)!r}, but the model in {config.source} that config.init begins "
+            f"with has {getattr(source, name)!r}; wanted {want}"
         )
 
     for name in _FORWARD:
-        if name == "scaled_embedding" and not (mine.tied or theirs.tied):
+        if name == "scaled_embedding" and not (student.tied or source.tied):
             continue
-        if name.startswith("rope_") and name != "rope_base" and mine.rope_scaling == theirs.rope_scaling == "none":
+        if name.startswith("rope_") and name != "rope_base" and student.rope_scaling == source.rope_scaling == "none":
             continue
-        if getattr(mine, name) != getattr(theirs, name):
+        if getattr(student, name) != getattr(source, name):
             refuse(name, "the same")
-    if mine.tied and not theirs.tied:
+    if student.tied and not source.tied:
         refuse("tied", "false: its embedding and head are two tables")
     for name in ("d_model", "ff_dim", "n_heads", "kv_heads", "vocab_size"):
-        if getattr(mine, name) > getattr(theirs, name):
+        if getattr(student, name) > getattr(source, name):
             refuse(name, "as many or fewer")
-        if name != "vocab_size" and config.width == "same" and getattr(mine, name) != getattr(theirs, name):
+        if name != "vocab_size" and config.width == "same" and getattr(student, name) != getattr(source, name):
             refuse(name, "the same, or config.init.width='slice' to take the leading part")
-    if mine.n_layers > theirs.n_layers:
+    if student.n_layers > source.n_layers:
         refuse("n_layers", "as many or fewer")
-    if mine.n_heads // mine.kv_heads > theirs.n_heads // theirs.kv_heads:
+    if student.n_heads // student.kv_heads > source.n_heads // source.kv_heads:
         refuse("n_heads", "as many or fewer query heads for a key-value head")
 
 
-def layers(config: InitConfig, mine: int, theirs: int) -> list[int]:
-    """Which layers of the source become the student's: 'every' spreads them evenly from the first, 'first' is that."""
-    return [i * theirs // mine if config.layers == "every" else i for i in range(mine)]
+def layers(config: InitConfig, student: int, source: int) -> list[int]:
+    """The layers of the source that become the student's: with 'every' evenly spread, with 'first' the first ones."""
+    return [i * source // student if config.layers == "every" else i for i in range(student)]
 
 
 def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> Transformer:
@@ -67,39 +67,45 @@ def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> T
 
     Raises ConfigError where the shapes forbid it.
     """
-    theirs = source.config
-    check(config, model, theirs)
-    chosen = np.array(layers(config, model.n_layers, theirs.n_layers))
-    old, new = fan_in(theirs), fan_in(model)
+    check(config, model, source.config)
+    chosen = np.array(layers(config, model.n_layers, source.config.n_layers))
+    old, new = fan_in(source.config), fan_in(model)
     scale = {key.rsplit("_", 1)[0]: math.sqrt(old[key] / new[key]) for key in old.keys() & new.keys()}
     place = jax.eval_shape(lambda key: Transformer(model, key), jax.random.key(0))
     arrays = dict(_named(source))
 
-    def one(name: str, like: Any) -> jax.Array:
+    def one(name: str, like: PyTree) -> Array:
         stacked, short = name.startswith("blocks."), name.removeprefix("blocks.")
         array = jax.sharding.reshard(arrays.get(name, arrays["embed"]), jax.P())
         if stacked:
             array = array[chosen]
         for axis, letter in enumerate(_DIMS[short], start=stacked):
-            array = _slice(array, axis, letter, model, theirs)
-        # A table is looked up, not summed over: neither the embedding nor a head that is it.
+            array = _slice(array, axis, letter, model, source.config)
+        # The embedding is a table, not summed over, even where it serves as a tied head: not scaled.
         array = array * (1.0 if short == "embed" or name not in arrays else scale.get(short, 1.0))
         return jax.sharding.reshard(array.astype(jnp.float32), like.sharding.spec)
 
-    found = [one(name, like) for name, like in _named(place)]
-    return jax.tree.unflatten(jax.tree.structure(place), found)
+    params = [one(name, like) for name, like in _named(place)]
+    return jax.tree.unflatten(jax.tree.structure(place), params)
 
 
-def _slice(array: jax.Array, axis: int, letter: str, mine: ModelConfig, theirs: ModelConfig) -> jax.Array:
+def _slice(array: Array, axis: int, letter: str, student: ModelConfig, source: ModelConfig) -> Array:
     """The leading part of an axis; of query heads, the first that each of the first key-value heads serves."""
-    size = {"v": mine.vocab_size, "d": mine.d_model, "f": mine.ff_dim, "k": mine.head_dim, "g": mine.kv_heads}
+    size = {
+        "v": student.vocab_size,
+        "d": student.d_model,
+        "f": student.ff_dim,
+        "k": student.head_dim,
+        "g": student.kv_heads,
+    }
     if letter != "h":
         return jax.lax.slice_in_dim(array, 0, size[letter], axis=axis)
-    old, new = theirs.n_heads // theirs.kv_heads, mine.n_heads // mine.kv_heads
-    heads = np.array([group * old + i for group in range(mine.kv_heads) for i in range(new)])
+    old, new = source.n_heads // source.kv_heads, student.n_heads // student.kv_heads
+    heads = np.array([group * old + i for group in range(student.kv_heads) for i in range(new)])
     return jnp.take(array, heads, axis=axis)
 
 
-def _named(model: Any) -> list[tuple[str, Any]]:
+def _named(model: PyTree) -> list[tuple[str, PyTree]]:
+    """Every parameter by its name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return [(parameter_name(path), leaf) for path, leaf in leaves]

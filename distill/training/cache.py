@@ -1,7 +1,7 @@
-"""Makes a store of a teacher's signals, once, for all the students that will read it.
+"""Writes a store of a teacher's signals, once, for all students that will read it.
 
 The windows are those that a run of the same config reads (or all of the split). The teacher's forward pass of a chunk
-runs while the chunk before is packed and written; a call that was killed is gone on with by the next.
+runs while the previous chunk is packed and written. An interrupted call is resumed by the next one.
 """
 
 import dataclasses
@@ -58,10 +58,10 @@ def cache_signals(
     shard_tokens: int = SHARD_TOKENS,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Manifest:
-    """The manifest of the store at `out`, made, completed or found there.
+    """Writes the store at `out`, or completes it; returns its manifest, also if it was complete already.
 
     `every` stores all windows of config.data.split instead of those that config.tokens of training read.
-    Raises DistillError for a teacher that is not there or reads other tokens, and for an `out` of something else.
+    Raises DistillError for a teacher that is missing or has another tokenizer, and for an `out` with other contents.
     """
     if "://" in str(out):
         raise ConfigError(f"--out={out}: a store is written to a local disk; copy the finished folder to a bucket")
@@ -85,9 +85,9 @@ def cache_signals(
         windows, extent = _windows(config, loader, every)
         recipe = _recipe(config, signal, store, source, extent, max(shard_tokens // config.seq_len, 1))
         if (out / manifest.MANIFEST).exists():
-            found = manifest.read(out)
-            writer.same(out, found["recipe"], recipe)
-            return found
+            written = manifest.read(out)
+            writer.same(out, written["recipe"], recipe)
+            return written
         writer.claim(out, recipe)
         shards = _write(out, recipe, signal, teacher, loader, windows, on_progress)
         tree: Manifest = {
@@ -106,7 +106,7 @@ def cache_signals(
 
 
 def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], RecipeWindows]:
-    """The windows to store, rising, and the words for them in the recipe."""
+    """The windows to store, in rising order, and how the recipe describes them."""
     total = loader.window_count
     windows = np.arange(total) if every else loader.distinct(config.steps)
     if len(windows) == total:

@@ -7,10 +7,10 @@ simple_evaluate(model=Harness(params, tokenizer, context=512), tasks=["lambada_o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
@@ -22,8 +22,8 @@ from distill.model.transformer import Transformer
 
 
 @jax.jit
-def _score(params: Transformer, tokens: Any) -> tuple[Any, Any]:
-    """Log-probability of each token after the first, [B, S - 1], and whether it was the likeliest."""
+def _score(params: Transformer, tokens: Int[Array, "B S"]) -> tuple[Float[Array, "B S-1"], Bool[Array, "B S-1"]]:
+    """Log-probability of each token after the first, and whether it was the most likely one."""
     logits = params(tokens[:, :-1])
     hit = argmax_token(jax.sharding.reshard(logits, sharding.ACT_BSD)) == tokens[:, 1:]
     return -cross_entropy(logits, tokens[:, 1:]), hit
@@ -56,12 +56,12 @@ class Harness(LM):
             whole = head + whole
         return whole[-self._context - 1 :], min(max(len(whole) - len(head), 0), self._context)
 
-    def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance], **_: object) -> list[tuple[float, bool]]:
         """(log p(continuation | context), whether greedy decoding would write it) of each request."""
         return self._scores([self._pair(*request.args) for request in requests])
 
-    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
-        """log p(text), in windows end to end; each begins with the last token of the one before."""
+    def loglikelihood_rolling(self, requests: list[Instance], **_: object) -> list[float]:
+        """log p(text) of each request, in adjacent windows; each begins with the last token of the previous one."""
         pieces, owner = [], []
         for i, request in enumerate(requests):
             ids = [max(self._tokenizer.end_of_text, 0), *self._encode(request.args[0])]
@@ -69,14 +69,14 @@ class Harness(LM):
                 window = ids[start : start + self._context + 1]
                 pieces.append((window, len(window) - 1))
                 owner.append(i)
-        found = [0.0] * len(requests)
+        log_probs = [0.0] * len(requests)
         for i, scored in zip(owner, self._scores(pieces)):
-            found[i] += scored[0]
-        return found
+            log_probs[i] += scored[0]
+        return log_probs
 
     def _scores(self, pieces: Sequence[tuple[list[int], int]]) -> list[tuple[float, bool]]:
-        found: list[tuple[float, bool]] = [(0.0, True)] * len(pieces)
-        order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0]))  # alike lengths share a batch
+        results: list[tuple[float, bool]] = [(0.0, True)] * len(pieces)
+        order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0]))  # similar lengths share a batch
         for start in range(0, len(order), self._rows):
             batch = order[start : start + self._rows]
             width = max(2, *(len(pieces[i][0]) for i in batch))
@@ -85,23 +85,23 @@ class Harness(LM):
             for row, i in enumerate(batch):
                 tokens[row, : len(pieces[i][0])] = pieces[i][0]
             placed = sharding.place(tokens, jax.sharding.get_mesh())
-            scores, argmax_token = (np.asarray(array) for array in _score(self._params, placed))
+            scores, is_argmax = (np.asarray(array) for array in _score(self._params, placed))
             for row, i in enumerate(batch):
                 ids, count = pieces[i]
-                mine = slice(len(ids) - 1 - count, len(ids) - 1)
-                found[i] = float(scores[row, mine].sum()), bool(argmax_token[row, mine].all())
-        return found
+                last = slice(len(ids) - 1 - count, len(ids) - 1)
+                results[i] = float(scores[row, last].sum()), bool(is_argmax[row, last].all())
+        return results
 
-    def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
+    def generate_until(self, requests: list[Instance], **_: object) -> list[str]:
         """Greedy continuations, up to the first of `until`, the end of text, or `max_gen_toks` (64)."""
         return [self._continue(*request.args) for request in requests]
 
-    def _continue(self, context: str, options: dict[str, Any]) -> str:
-        until = options.get("until") or []
-        until = [until] if isinstance(until, str) else until
+    def _continue(self, context: str, options: dict[str, object]) -> str:
+        given = options.get("until") or []
+        until = [given] if isinstance(given, str) else list(given)  # type: ignore[call-overload]  # as the harness says
         ids = self._encode(context) or [max(self._tokenizer.end_of_text, 0)]
         made: list[int] = []
-        while len(made) < int(options.get("max_gen_toks", 64)):
+        while len(made) < int(str(options.get("max_gen_toks", 64))):
             recent = (ids + made)[-self._context :]
             width = min(1 << (len(recent) - 1).bit_length(), self._context)
             tokens = np.zeros((self._rows, width), np.int32)
@@ -121,6 +121,7 @@ class Harness(LM):
 
 
 @jax.jit
-def _last(params: Transformer, tokens: Any, place: Any) -> Any:
-    hidden = jax.lax.dynamic_slice_in_dim(params.hidden(tokens), place, 1, axis=1)
+def _last(params: Transformer, tokens: Int[Array, "B S"], position: Int[Array, ""] | int) -> Float[Array, "B V"]:
+    """The logits at one position."""
+    hidden = jax.lax.dynamic_slice_in_dim(params.hidden(tokens), position, 1, axis=1)
     return params.logits(hidden)[:, 0]
