@@ -73,7 +73,8 @@ class MixedSignal:
     offsets: tuple[Float[Array, "B S 1"], ...]
 
 
-Signal = TeacherSignal | SparseSignal | HiddenSignal | MixedSignal
+Signal = TeacherSignal | SparseSignal | HiddenSignal | MixedSignal  # what an objective reads
+StoredSignal = TeacherSignal | SparseSignal | HiddenStates  # what a batch carries
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +91,7 @@ class Batch:
     weight: Float[Array, "B S"]
     segment: Int[Array, "B S"] | None = None
     position: Int[Array, "B S"] | None = None
-    signal: TeacherSignal | SparseSignal | HiddenStates | None = None
+    signal: StoredSignal | None = None
 
     @property
     def inputs(self) -> Int[Array, "B S"]:

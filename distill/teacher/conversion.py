@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import interop, laws
-from distill.config import counts
+from distill.config import ModelConfig, counts
 from distill.errors import InteropError
 from distill.interop import card, export
 from distill.interop.layout import expected
@@ -70,7 +70,7 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     return lines
 
 
-def _shapes(config: Any) -> list[tuple[str, tuple[int, ...]]]:
+def _shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
     return list({name: (name, shape) for name, _, _, shape in expected(config)}.values())
 
 

@@ -8,10 +8,10 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from distill import config as configs
@@ -25,6 +25,7 @@ from distill.model.transformer import Transformer
 from distill.system import checksums, cloud, files, process
 from distill.system.progress import Progress, Rate
 from distill.teacher.signals import codec, extract, manifest, writer
+from distill.teacher.signals.extract import Extracted
 from distill.teacher.signals.fidelity import Fidelity, FidelityResult
 from distill.teacher.signals.manifest import (
     FileEntry,
@@ -40,7 +41,7 @@ from distill.teacher.signals.shard import FORMAT, ShardEntry
 from distill.teacher.signals.spec import SignalSpec
 from distill.training.inputs import make_loader, open_store, resolve
 from distill.training.teachers import OnlineTeacher
-from distill.types import Batch, HiddenStates, TeacherSignal
+from distill.types import Batch, HiddenStates, SparseSignal, StoredSignal, TeacherSignal
 
 CHUNK_TOKENS = 8192  # of one forward pass of the teacher, on one device
 CHUNK_LOGITS = 2**25  # that may exist at once
@@ -144,14 +145,14 @@ def _recipe(
 
 
 def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
-    """Names the teacher's very weights: the hash of its checkpoint's hashes; a published model's run is one already."""
+    """Identifies the teacher's weights: the hash of its checkpoint's checksums, or a published model's fingerprint."""
     steps = source.teachers[0].config.steps
     sealed = cloud.Workdir(config.teacher.source).checkpoints / str(steps) / "params" / checksums.NAME
     return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else source.run
 
 
 def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> TeacherEntry:
-    """What a student reports of its teacher, which it may never meet."""
+    """What a student's record says of its teacher, which the student may never load."""
     evaluation = store.evaluation(
         "validation",
         config.seq_len,
@@ -184,9 +185,9 @@ def _write(
     on_progress: Callable[[Progress], None],
 ) -> list[ShardEntry]:
     device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
-    computed: dict[int, Any] = {}  # the first chunk, which ranks the ids before anything is packed
+    computed: dict[int, Extracted] = {}  # the first chunk, which ranks the ids before anything is packed
 
-    def compute(ids: NDArray[np.int64]) -> Any:
+    def compute(ids: NDArray[np.int64]) -> Extracted:
         if int(ids[0]) in computed:
             return computed.pop(int(ids[0]))
         filled = np.resize(ids, size)  # one shape is compiled
@@ -197,6 +198,7 @@ def _write(
 
     if signal.sparse and not (out / manifest.ORDER).exists():
         computed[int(windows[0])] = first = compute(windows[:size])
+        assert isinstance(first, SparseSignal)
         _order(out, extract.count(first, teacher.config.tokens))
     rank = _ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
     speed, seq_len = Rate(), loader.seq_len
@@ -213,13 +215,13 @@ def _write(
         per_shard=recipe["shard_windows"],
         per_chunk=size,
         compute=compute,
-        pack=lambda found, row, window: extract.record(signal, rank, jax.tree.map(lambda x: x[row], found), window),
+        pack=lambda chunk, row, window: extract.record(signal, rank, jax.tree.map(lambda x: x[row], chunk), window),
         on_progress=report,
     )
 
 
 def _order(out: Path, often: NDArray[np.int64]) -> None:
-    """Writes ORDER, for the readers and for a call that goes on: the ids, those that are named often first."""
+    """Writes ORDER, for readers and for a resumed call: the ids, most frequent first."""
     files.atomic_write(out / manifest.ORDER, np.argsort(-often, kind="stable").astype("<u4").tobytes())
 
 
@@ -245,7 +247,7 @@ def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, Fil
 
 
 @jax.jit
-def _whole(teacher: Transformer, batch: Batch) -> Any:
+def _whole(teacher: Transformer, batch: Batch) -> Float[Array, "B S V"]:
     """The first positions' log-probabilities, in float32."""
     hidden = teacher.hidden(batch.inputs, segment=batch.segment, position=batch.position)
     logits = jax.sharding.reshard(teacher.logits(hidden[:, :PROBE_POSITIONS]), sharding.ACT_BSD)
@@ -253,20 +255,20 @@ def _whole(teacher: Transformer, batch: Batch) -> Any:
 
 
 def _fidelity(opened: SignalStore, teacher: Transformer, loader: Loader, windows: NDArray[np.int64]) -> FidelityResult:
-    """Stored records beside the teacher's whole distribution, in windows spread over the store."""
+    """Compares stored records with the teacher's whole distribution, in windows spread over the store."""
     device_mesh = jax.sharding.get_mesh()
     positions = min(loader.seq_len, PROBE_POSITIONS)
     count = min(max(PROBE_TOKENS // positions, 1), len(windows))
-    found = Fidelity(tail=opened.signal.kind in ("topk", "topp"))
+    fidelity = Fidelity(tail=opened.signal.kind in ("topk", "topp"))
     rows = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
     head = None if opened.head is None else opened.head.astype(np.float32)
     for window in windows[np.arange(count) * len(windows) // count]:
         batch = sharding.place(loader.read(np.full(rows, window)), device_mesh)
         whole = np.asarray(_whole(teacher, batch))[0]
-        signal: Any = opened.read(np.array([window]))
+        signal: StoredSignal = opened.read(np.array([window]))
         if isinstance(signal, HiddenStates):
             assert head is not None
             logits = signal.hidden[:, :positions].astype(np.float32) @ head.T
             signal = TeacherSignal(log_probs=logits[..., : teacher.config.tokens])
-        found.add(whole, jax.tree.map(lambda x: x[0, :positions], signal))
-    return found.result()
+        fidelity.add(whole, jax.tree.map(lambda x: x[0, :positions], signal))
+    return fidelity.result()

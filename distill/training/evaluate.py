@@ -16,12 +16,12 @@ from distill.losses import divergences, targets
 from distill.model import sharding
 from distill.system import distributed
 from distill.teacher.observe import Teacher, teacher_signal
-from distill.types import Batch, HiddenStates, SparseSignal, TeacherSignal
+from distill.types import Batch, StoredSignal, TeacherSignal
 
 ECE_BINS = 21  # as in the paper's appendix on calibration
 
 # From window ids [...] to the signals of these windows [..., S, ...], as a batch carries them.
-SignalReader = Callable[[NDArray[np.int64]], SparseSignal | HiddenStates | TeacherSignal]
+SignalReader = Callable[[NDArray[np.int64]], StoredSignal]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,12 +27,14 @@ from distill.records.logger import Meter
 from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
+from distill.teacher.observe import Teacher
 from distill.training import result, start
 from distill.training import step as steps
 from distill.training.inputs import ResolvedRun, make_loader, open_store, resolve
+from distill.training.step import Metrics, StepSpec, TrainState
 from distill.training.teachers import TeacherSource, open_teacher
 from distill.training.vmapped import VmappedRuns
-from distill.types import Batch
+from distill.types import Batch, Head
 
 
 class Diverged(DistillError):
@@ -51,7 +53,7 @@ class RunContext:
     trunk: Checkpoints | None  # shared by all runs of one trunk
     preempted: preemption.PreemptionFlag
     on_progress: Callable[[Progress], None]
-    train_steps: Callable[..., tuple[steps.TrainState, steps.Metrics]]
+    train_steps: Callable[[StepSpec, TrainState, Teacher | Head | None, Batch, int], tuple[TrainState, Metrics]]
 
 
 def train(
@@ -75,18 +77,8 @@ def train(
     """
     place = cloud.Workdir(workdir)
     with contextlib.ExitStack() as stack:
-        with distributed.agreed():
-            with distributed.in_turn():
-                place.pull()
-                store = store or open_store(run.config if isinstance(run, ResolvedRun) else run, place.path)
-            run = start.forked(resolve(run, store), place.path, fork)
-            config = run.config
-            if distributed.first():
-                stack.enter_context(process.folder_lock(place.path))
-            with distributed.in_turn():
-                place.pull()
-                start.claim(place, config)
-                finished = runs.load_record(place.path / "result.json")
+        run, store, finished = _claimed(run, place, store, fork, stack)
+        config = run.config
         if finished is not None:
             return finished
         began = result.now()
@@ -118,7 +110,32 @@ def train(
     return record
 
 
-def _loop(run: RunContext, state: steps.TrainState) -> steps.TrainState:
+def _claimed(
+    run: ExperimentConfig | ResolvedRun,
+    workdir: cloud.Workdir,
+    store: TokenStore | Mixture | None,
+    fork: str | Path | None,
+    stack: contextlib.ExitStack,
+) -> tuple[ResolvedRun, TokenStore | Mixture, RunRecord | None]:
+    """The run, resolved, its token store, and its record if it is finished.
+
+    From then until `stack` closes, the workdir is locked; its config.txt names this run.
+    """
+    with distributed.agreed():
+        with distributed.in_turn():
+            workdir.pull()
+            store = store or open_store(run.config if isinstance(run, ResolvedRun) else run, workdir.path)
+        run = start.forked(resolve(run, store), workdir.path, fork)
+        if distributed.first():
+            stack.enter_context(process.folder_lock(workdir.path))
+        with distributed.in_turn():
+            workdir.pull()
+            start.claim(workdir, run.config)
+            finished = runs.load_record(workdir.path / "result.json")
+    return run, store, finished
+
+
+def _loop(run: RunContext, state: TrainState) -> TrainState:
     """Dispatches one call of K steps, then reads the metrics of the previous call while it runs."""
     config, workdir, device_mesh = run.config, run.workdir, jax.sharding.get_mesh()
     text, spec = configs.to_text(config), steps.step_spec(config)

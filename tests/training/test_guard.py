@@ -76,7 +76,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_can_be_replayed(tiny, store
     )
     with pytest.raises(loop.Diverged) as error:
         loop.train(config, tmp_path, store=store)
-    assert "in all of the last 9 steps, from step 1 on" in str(error.value)
+    assert "in each of the last 9 steps, from step 1 on" in str(error.value)
     assert f"launch.replay --workdir={tmp_path} --step=1" in str(error.value)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["rejected"] == 4 and "loss" in lines[0] and "loss" not in lines[1]
