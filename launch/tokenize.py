@@ -43,7 +43,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     # Not at the top: every worker process imports this module again, and needs none of it.
-    from distill.data.corpus import make_recipe, open_at
+    from distill.data.corpus import choose_recipe, open_at
 
     flags = parser().parse_args(argv)
     if flags.verify:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = read_config(flags.files, flags.overrides)
     began = time.monotonic()
     with progress.bar(flags.out, transient=True) as show:
-        store = open_at(Path(flags.out), make_recipe(wanted), workers=flags.workers, on_progress=show)
+        recipe = choose_recipe(wanted, lambda _: Path(flags.out))
+        store = open_at(Path(flags.out), recipe, workers=flags.workers, on_progress=show)
     describe(store, time.monotonic() - began)
     return 0
 

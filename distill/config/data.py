@@ -18,7 +18,7 @@ class FilesConfig:
     whatever their hash says.
     """
 
-    paths: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs; ** crosses folders
+    paths: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # files, folders, globs
     validation: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs
     separator: str = ""
     invalid_utf8: Literal["replace", "skip", "error"] = "replace"  # with U+FFFD; replaced and skipped are counted

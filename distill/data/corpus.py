@@ -1,26 +1,31 @@
 """From a DataConfig to an open token store: found, or built once and kept."""
 
+import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from distill.config.data import DataConfig, TokenizerConfig
-from distill.data.documents import assign
+from distill.data.documents import TextSource, assign
 from distill.data.mixture import Mixture
 from distill.data.sources.columns import Columns
 from distill.data.sources.embedded import Embedded
 from distill.data.sources.files import Files
+from distill.data.sources.inside import SplitInside, needs_inner_split
 from distill.data.sources.language import Generated
-from distill.data.store.build import OnProgress, StoreRecipe, TextSource, build_progress, build_store
-from distill.data.store.store import TokenStore
+from distill.data.store.build import OnProgress, StoreRecipe, build_progress, build_store
+from distill.data.store.store import MANIFEST, TokenStore, read_manifest
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 from distill.errors import DataError
 from distill.system import cloud
 from distill.system.progress import Rate
+
+_log = logging.getLogger(__name__)
 
 
 def open_store(
@@ -71,9 +76,12 @@ def _open_made(
     workers: int = 0,
     on_progress: OnProgress = lambda _: None,
 ) -> TokenStore:
-    recipe = make_recipe(config)
-    path = Path(cache_dir) / f"{config.source}-{recipe.description['tokenizer']['kind']}-{recipe.fingerprint[:12]}"
-    return open_at(path, recipe, workers=workers, on_progress=on_progress)
+    def path_of(recipe: StoreRecipe) -> Path:
+        kind = recipe.description["tokenizer"]["kind"]
+        return Path(cache_dir) / f"{config.source}-{kind}-{recipe.fingerprint[:12]}"
+
+    recipe = choose_recipe(config, path_of)
+    return open_at(path_of(recipe), recipe, workers=workers, on_progress=on_progress)
 
 
 def open_at(
@@ -82,6 +90,8 @@ def open_at(
     """The store at `path`, built if nothing is there; DataError when it was made from another recipe."""
     build_store(path, recipe, workers=workers, on_progress=on_progress)
     store = TokenStore(path)
+    if store.note:
+        _log.warning("%s: %s", path, store.note)
     if store.fingerprint != recipe.fingerprint:
         raise DataError(
             f"{path}: this store was made from something else: "
@@ -90,13 +100,50 @@ def open_at(
     return store
 
 
-def make_recipe(config: DataConfig) -> StoreRecipe:
-    """The source, tokenizer and splits of a config, and the fingerprint that names their store."""
+def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) -> StoreRecipe:
+    """The recipe of a config; `path_of` says where the store of a recipe is kept.
+
+    Splits by whole documents, unless the source has too few for them (see sources/inside.py). Stores that earlier
+    versions built keep what they hold: one that stands at its place and can be trained on is taken as it is.
+    """
+    recipe = make_recipe(config)
+    for earlier in (recipe, *([_without_newlines(recipe)] if "newlines" in recipe.description["source"] else [])):
+        if _trainable(path_of(earlier), earlier):
+            return earlier
+    if needs_inner_split(recipe.source, config.splits):
+        return make_recipe(config, inside=True)
+    return recipe
+
+
+def _without_newlines(recipe: StoreRecipe) -> StoreRecipe:
+    """The recipe as versions described it that did not find separators in text with CRLF line ends."""
+    source = {key: value for key, value in recipe.description["source"].items() if key != "newlines"}
+    description = recipe.description | {"source": source}
+    return dataclasses.replace(recipe, description=description, fingerprint=_fingerprint(description))
+
+
+def _trainable(path: Path, recipe: StoreRecipe) -> bool:
+    """Whether a finished store of this recipe has text to train on and to validate on."""
+    if not (path / MANIFEST).exists():
+        return False
+    manifest = read_manifest(path)
+    tokens = {name: entry["tokens"] for name, entry in manifest["splits"].items()}
+    trains = tokens.get("validation", 0) and (tokens.get("teacher", 0) or tokens.get("student", 0))
+    return bool(manifest["fingerprint"] == recipe.fingerprint and trains)
+
+
+def make_recipe(config: DataConfig, inside: bool = False) -> StoreRecipe:
+    """The source, tokenizer and splits of a config, and the fingerprint that names their store.
+
+    inside: every document is cut into blocks for the splits, in place of whole documents being assigned to them.
+    """
     for name in ("validation", "teacher"):
         value = getattr(config.splits, name)
         if not 0 <= value <= 1:
             raise DataError(f"data.splits.{name} is {value}, wanted a fraction from 0 to 1")
     source = make_source(config)
+    if inside:
+        source = SplitInside(source, config.splits)
     description: dict[str, Any] = {"source": source.describe(), "splits": {"duplicates": config.splits.duplicates}}
     if set(source.explicit) != {"teacher", "student", "validation"}:
         description["splits"] |= {"validation": config.splits.validation, "teacher": config.splits.teacher}
@@ -112,14 +159,18 @@ def make_recipe(config: DataConfig) -> StoreRecipe:
         description["columns"] = {"read": columns.needed(), **({"chat": chat} if config.columns.messages else {})}
         if config.columns.prompt:
             description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return StoreRecipe(
         source=source,
         tokenizer=tokenizer,
         splits=config.splits,
         description=description,
-        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        fingerprint=_fingerprint(description),
     )
+
+
+def _fingerprint(description: dict[str, Any]) -> str:
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_source(config: DataConfig) -> TextSource:

@@ -1,7 +1,8 @@
 """A document on its way from a source to a split."""
 
 import hashlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,26 @@ class Document(NamedTuple):
         """The first 64 bits of the sha256 of the content: the document's identity for splits and duplicates."""
         content = self.ids.tobytes() if self.ids is not None else "".join(p.text for p in self.parts).encode("utf-8")
         return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
+
+
+class TextSource(Protocol):
+    """Where documents come from, in an order that never changes.
+
+    `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents that bring their own split
+    come before all others, and only for splits named in `explicit`. `describe` is the identity of the content;
+    `share` is how much of the source has been read, from 0 to 1.
+    """
+
+    shards: list[str]
+    explicit: tuple[str, ...]
+    masked: bool
+
+    @property
+    def share(self) -> float: ...
+
+    def describe(self) -> dict[str, object]: ...
+
+    def read(self, shard: int, skip: int = 0) -> Iterator[Document]: ...
 
 
 def assign(digest: int, splits: SplitConfig) -> str:

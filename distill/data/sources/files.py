@@ -1,11 +1,13 @@
 """Text files as a source: .txt, .jsonl and .parquet, compressed or not, on this machine or behind gs://."""
 
 import codecs
+import contextlib
 import gzip
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, NamedTuple
 
 from distill.config.data import FilesConfig
 from distill.data.documents import Document, Part
@@ -15,20 +17,37 @@ from distill.errors import DataError
 from distill.system import cloud
 from distill.system.files import loads
 
-FORMATS = (".txt", ".jsonl", ".parquet")
 _PIECE = 1 << 20
 # A .txt file without separators is cut at line ends into documents of about this many characters, so that no file
 # has to fit in memory.
 MAX_DOCUMENT = 4 << 20
+_HEAD = 64 << 10  # bytes by which a file's encoding and line ends are recognised
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
+
+
+class TextFormat(NamedTuple):
+    """How a .txt file is written, as its first bytes show it."""
+
+    encoding: str = "utf-8"
+    crlf: bool = False
 
 
 class Files:
-    """Documents of all files that the globs match, validation files first, each group in order of path."""
+    """Documents of all files that the globs match, validation files first, each group in order of path.
+
+    Raises DataError where no file matches, or one is of an unknown kind.
+    """
 
     def __init__(self, config: FilesConfig, columns: Columns):
         self._config, self._columns = config, columns
+        # A shell passes '\n' as two characters.
+        self._separator = re.sub(r"\\[ntr\\]", lambda escape: _ESCAPES[escape[0]], config.separator)
         if not config.paths and not config.validation:
-            raise DataError("data.files.paths is empty; give at least one glob, e.g. data.files.paths='texts/**/*.txt'")
+            raise DataError(
+                "data.files.paths is empty; give at least one file, folder or glob, e.g. "
+                "data.files.paths='texts/**/*.txt'"
+            )
         validation = storage.expand(config.validation)
         train = [path for path in storage.expand(config.paths) if path not in set(validation)]
         self._files = [(path, "validation") for path in validation] + [(path, "") for path in train]
@@ -38,24 +57,43 @@ class Files:
             kind(path)
         self.masked = columns.masked
         self._sizes = [storage.size(path) for path in self.shards]
-        self._reading: tuple[int, Any] = (0, None)  # the shard, and its file as stored
+        self._reading: tuple[int, IO[bytes] | None] = (0, None)  # the shard, and its file as stored
+        self._formats: dict[str, TextFormat] = {}
 
-    def describe(self) -> dict[str, Any]:
-        """Names, sizes and a hash of the head and tail of every file: reading terabytes to open a store is no option.
+    def describe(self) -> dict[str, object]:
+        """Names, sizes and a hash of the head and tail of every file: a corpus may be too large to read all of it.
 
-        An edit in the middle of a file over 128 KiB that keeps its size goes unnoticed.
+        An edit in the middle of a file over 128 KiB that keeps its size goes unnoticed. Encodings other than UTF-8,
+        and CRLF where a separator holds a line end, are named, because they change how the bytes are read.
         """
         root = storage.common_root(self.shards)
-        files = {
-            path[len(root) :]: {"size": size, "probe": storage.probe(path, size), "split": split or "by hash"}
-            for (path, split), size in zip(self._files, self._sizes)
-        }
-        return {
+        files: dict[str, dict[str, object]] = {}
+        crlf = False
+        for (path, split), size in zip(self._files, self._sizes):
+            entry: dict[str, object] = {"size": size, "probe": storage.probe(path, size), "split": split or "by hash"}
+            text = self._format(path)
+            if text.encoding != "utf-8":
+                entry["encoding"] = text.encoding
+            crlf |= text.crlf and "\n" in self._separator
+            files[path[len(root) :]] = entry
+        described: dict[str, object] = {
             "source": "files",
-            "separator": self._config.separator,
+            "separator": self._separator,
             "invalid_utf8": self._config.invalid_utf8,
             "files": files,
         }
+        return described | ({"newlines": "crlf"} if crlf else {})
+
+    def _format(self, path: str) -> TextFormat:
+        """The format of a .txt file, from its first bytes; the others are UTF-8."""
+        if kind(path) != ".txt":
+            return TextFormat()
+        if path not in self._formats:
+            with _readable(path), storage.open_bytes(path) as (file, _):
+                head = file.read(_HEAD)
+            encoding = _MARKS.get(head[:2]) or _utf16_without_mark(head) or "utf-8"
+            self._formats[path] = TextFormat(encoding, "\r\n".encode(encoding) in head)
+        return self._formats[path]
 
     @property
     def share(self) -> float:
@@ -67,23 +105,27 @@ class Files:
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
         path, split = self._files[shard]
         reader = {".txt": self._read_txt, ".jsonl": self._read_jsonl, ".parquet": self._read_parquet}[kind(path)]
-        try:
+        with _readable(path):
             for i, document in enumerate(reader(path, shard)):
                 if i >= skip:
                     yield document._replace(split=split)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
 
     def _read_txt(self, path: str, shard: int) -> Iterator[Document]:
-        separator = self._config.separator
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        rest = ""
+        encoding, crlf = self._format(path)
+        separator = re.escape(self._separator)
+        if crlf:  # every line end of the separator may be written either way
+            separator = separator.replace("\\\n", "\r?\n")
+        # UTF-16 has no bytes to keep of what is not text; of UTF-8 they are held as surrogates until `_plain`.
+        decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "replace")
+        rest, first = "", encoding != "utf-8"
         with storage.open_bytes(path) as (file, raw):
             self._reading = shard, raw
             while piece := file.read(_PIECE):
                 rest += decoder.decode(piece)
+                if first:
+                    rest, first = rest.removeprefix("\ufeff"), False
                 if separator:
-                    *whole, rest = rest.split(separator)
+                    *whole, rest = re.split(separator, rest)
                     yield from (self._plain(text, path) for text in whole)
                 while len(rest) > MAX_DOCUMENT:
                     cut = rest.rfind("\n", 0, MAX_DOCUMENT) + 1 or MAX_DOCUMENT
@@ -99,9 +141,10 @@ class Files:
             text.encode("utf-8")
             return Document((Part(text),))
         except UnicodeEncodeError:
-            return self._mend(text.encode("utf-8", "surrogateescape"), where)
+            return self._invalid(text.encode("utf-8", "surrogateescape"), where)
 
-    def _mend(self, raw: bytes, where: str) -> Document:
+    def _invalid(self, raw: bytes, where: str) -> Document:
+        """A document of bytes that are not UTF-8, under the policy of `invalid_utf8`."""
         if self._config.invalid_utf8 == "error":
             try:
                 raw.decode("utf-8")
@@ -119,19 +162,21 @@ class Files:
             self._reading = shard, raw
             for number, line in enumerate(file, 1):
                 where = f"{path}, line {number}"
+                if number == 1 and line[:2] in _MARKS:
+                    raise DataError(f"{path}: is written in {_MARKS[line[:2]].upper()}, wanted UTF-8; convert the file")
                 if not line.strip():
                     continue
                 broken = False
                 try:
                     text = line.decode("utf-8")
                 except UnicodeDecodeError:
-                    mended = self._mend(line, where)
-                    if not mended.parts:
-                        yield mended
+                    replaced = self._invalid(line, where)
+                    if not replaced.parts:
+                        yield replaced
                         continue
-                    text, broken = mended.parts[0].text, True
+                    text, broken = replaced.parts[0].text, True
                 try:
-                    record = loads(text)
+                    record = loads(text.removeprefix("\ufeff"))
                 except ValueError as error:
                     raise DataError(f"{where}: not a JSON object ({error})") from None
                 if not isinstance(record, dict):
@@ -157,22 +202,45 @@ class Files:
                 raise DataError(f"{path}: not a parquet file, or damaged after row {row} ({reason:.200})") from None
 
 
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Names the file in the errors of damaged compression."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
+
+
+def _utf16_without_mark(head: bytes) -> str:
+    """'utf-16-le' or 'utf-16-be' for text whose every second byte is mostly NUL, as in Latin scripts; else ''.
+
+    UTF-8 text holds no NULs, so three tenths of zero bytes on one side, and hardly any on the other, are enough.
+    """
+    even, odd = head[0::2], head[1::2]
+    if len(head) < 16:
+        return ""
+    zeros = even.count(0) / len(even), odd.count(0) / len(odd)
+    if min(zeros) > 0.02 or max(zeros) < 0.3:
+        return ""
+    return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+
+
 def kind(path: str) -> str:
     """'.txt', '.jsonl' or '.parquet'; DataError for any other name."""
     name = path
     for suffix in storage.COMPRESSIONS:
         name = name.removesuffix(suffix)
-    for suffix in FORMATS:
+    for suffix in storage.FORMATS:
         if name.endswith(suffix) and (suffix != ".parquet" or name == path):
             return suffix
     raise DataError(
-        f"{path}: got a file of an unknown kind, wanted {', '.join(FORMATS)} (the first two also as "
+        f"{path}: got a file of an unknown kind, wanted {', '.join(storage.FORMATS)} (the first two also as "
         f"{', '.join(storage.COMPRESSIONS)})"
     )
 
 
 def _without_surrogates(document: Document, broken: bool) -> Document:
-    """JSON may escape half a surrogate pair, which is no text: it becomes U+FFFD, and the document counts as broken."""
+    """JSON can escape half a surrogate pair, which is no text: it becomes U+FFFD, and the document counts as broken."""
     try:
         "".join(part.text for part in document.parts).encode("utf-8")
         return document._replace(broken=broken)

@@ -14,6 +14,7 @@ from typing import IO, Any
 from distill.errors import DataError
 from distill.system import cloud
 
+FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _PROBE = 64 << 10
 _PIECE = 128 << 10
@@ -22,15 +23,29 @@ _XZ_MEMORY = 80 << 20
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
-    """The files that globs match, each once, sorted; DataError for a pattern that matches nothing."""
-    found: set[str] = set()
+    """The files that globs match, each once, sorted; a local folder stands for its text files, subfolders included.
+
+    Raises DataError for a pattern that matches nothing.
+    """
+    matched: set[str] = set()
     for pattern in patterns:
-        matched = _glob_remote(pattern) if cloud.remote(pattern) else glob.glob(pattern, recursive=True)
-        files = [path for path in matched if cloud.remote(path) or Path(path).is_file()]
-        if not files:
-            raise DataError(f"data.files: {pattern!r} matches no file")
-        found.update(files)
-    return sorted(found)
+        if not cloud.remote(pattern) and Path(pattern).is_dir():
+            inside = [path for path in Path(pattern).rglob("*") if path.is_file()]
+            shown = [str(p) for p in inside if not any(part[0] == "." for part in p.relative_to(pattern).parts)]
+            files = [path for path in shown if path.removesuffix(_compression(path)).endswith(FORMATS)]
+            if not files:
+                raise DataError(f"data.files: the folder {pattern!r} holds no {', '.join(FORMATS)} file")
+        else:
+            paths = _glob_remote(pattern) if cloud.remote(pattern) else glob.glob(pattern, recursive=True)
+            files = [path for path in paths if cloud.remote(path) or Path(path).is_file()]
+            if not files:
+                raise DataError(f"data.files: {pattern!r} matches no file")
+        matched.update(files)
+    return sorted(matched)
+
+
+def _compression(path: str) -> str:
+    return next((suffix for suffix in COMPRESSIONS if path.endswith(suffix)), "")
 
 
 def _glob_remote(pattern: str) -> list[str]:

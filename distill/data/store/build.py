@@ -20,12 +20,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from distill.config.data import SplitConfig
-from distill.data.documents import SPLITS, Document, assign
+from distill.data.documents import SPLITS, Document, TextSource, assign
 from distill.data.store.blocks import BlockWriter
 from distill.data.store.encode import Encoded, encode, encode_in_worker, start_worker
 from distill.data.store.split import DOCUMENT_DTYPE, SplitWriter
@@ -38,26 +38,6 @@ from distill.system.progress import Progress, Rate
 CHUNK_BYTES = 1 << 20  # text encoded in one piece by one worker
 CHUNK_DOCUMENTS = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class TextSource(Protocol):
-    """Where documents come from, in an order that never changes.
-
-    `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents that bring their own split
-    come before all others, and only for splits named in `explicit`. `describe` is the identity of the content;
-    `share` is how much of the source has been read, from 0 to 1.
-    """
-
-    shards: list[str]
-    explicit: tuple[str, ...]
-    masked: bool
-
-    @property
-    def share(self) -> float: ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-    def read(self, shard: int, skip: int = 0) -> Iterator[Document]: ...
 
 
 OnProgress = Callable[[Progress], None]

@@ -55,6 +55,18 @@ class TokenStore:
         vocabulary.check_all()
         self.byte_lengths: NDArray[np.int64] = np.asarray(vocabulary.array)
 
+    @property
+    def note(self) -> str:
+        """What a reader should know of how the text was split; '' where whole documents were assigned to splits."""
+        inside = self.manifest["recipe"].get("source", {}).get("inside")
+        if not isinstance(inside, dict):
+            return ""
+        tokens = ", ".join(f"{name} {split.tokens:,}" for name, split in self.splits.items() if split.tokens)
+        return (
+            "so few documents that each is cut into contiguous blocks, one for each split, in place of whole documents "
+            f"({tokens} tokens); set data.files.separator or data.files.validation to choose otherwise"
+        )
+
     def split(self, name: str) -> Split:
         if name not in self.splits:
             raise DataError(
@@ -81,9 +93,16 @@ class TokenStore:
         else:
             view = Windows(found, seq_len, packing == "segments", completions_only)
         if not view.count:
+            advice = "shorten seq_len or add text"
+            if not found.tokens:
+                sizes = ", ".join(f"{name} {other.documents}" for name, other in self.splits.items())
+                advice = (
+                    f"its documents are in other splits ({sizes} documents); give more documents (data.files.separator "
+                    "cuts a file into several) or files of their own (data.files.validation)"
+                )
             raise DataError(
                 f"{self.path}: split {split!r} has {found.tokens} tokens, too few for one row of seq_len + 1 = "
-                f"{seq_len + 1}; shorten seq_len or add text"
+                f"{seq_len + 1}; {advice}"
             )
         return [view]
 
