@@ -80,7 +80,7 @@ class ObjectiveConfig:
                     f"objective.features[{i}]: got {pair!r}, wanted 'layer of the student>layer of the teacher', "
                     "e.g. '2>6'"
                 )
-        cell = TABLE[self.divergence, self.signal, not self.tempered]
+        cell = TABLE[self.divergence, self.exactness_row, not self.tempered]
         if cell.verdict == "refused":
             tau = "a temperature other than 1" if self.tempered else "temperature 1"
             raise ConfigError(
@@ -103,7 +103,7 @@ class ObjectiveConfig:
         return tuple((int(mine), int(theirs)) for mine, theirs in (re.findall(r"\d+", pair) for pair in self.features))
 
     @property
-    def signal(self) -> str:
+    def exactness_row(self) -> str:
         """The row of the exactness table that this target belongs to."""
         if self.target in ("topk", "topp"):
             return "truncated" if self.tail == "bucket" else "renormalised"

@@ -2,7 +2,7 @@
 
 data and fsdp split the batch; fsdp also splits what a step stores (parameters and optimiser); tensor splits heads,
 feed-forward and vocabulary. Axes are Explicit: the sharding of a value is part of its type, and an operation whose
-result could be sharded in several ways must be told which.
+result could be sharded in several ways takes `out_sharding`.
 """
 
 import math

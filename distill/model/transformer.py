@@ -1,8 +1,8 @@
 """The paper's decoder-only transformer (section 4): pre-norm RMSNorm, RoPE, QK-norm, SwiGLU, MHA or GQA.
 
 Modules are plain pytrees of Params with a static frozen config: jit, grad, vmap and scan take them as they are.
-Layers are stacked, so one compiled body serves every depth. Letters of the shapes: distill/types.py; where each
-array lies on the mesh: distill/model/sharding.py.
+Layers are stacked, so one compiled body serves every depth. Letters of the shapes: distill/types.py; the
+sharding of each array: distill/model/sharding.py.
 """
 
 import math
@@ -56,7 +56,7 @@ def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> F
 
 
 def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
-    """Radians a position, base^(-2i/K), stretched as the config says.
+    """Radians per position, base^(-2i/K), scaled by config.rope_scaling.
 
     linear divides all by the factor (Chen et al. 2306.15595). llama3 divides those that make fewer than rope_low turns
     within rope_context, keeps those that make more than rope_high, and interpolates linearly in between (Llama 3.1).
@@ -186,7 +186,7 @@ class Block(nnx.Module):
     def attention(
         self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None, place: P = sharding.ACT_BSD
     ) -> Float[Array, "B S D"]:
-        """Causal self-attention. `seen` says which keys (`sight`)."""
+        """Causal self-attention, under an `attention_mask`."""
         (q, k, v), c = self.project(x, rope), self.config
         kind = attention_kernels.chosen(c, x.shape[1])
         if kind == "xla":

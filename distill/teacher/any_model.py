@@ -1,4 +1,4 @@
-"""Models by where they lie, for the commands that take any: a finished run, a Hugging Face directory, a GGUF file."""
+"""Any kind of model by its path: a finished run, a Hugging Face directory, a GGUF file."""
 
 import dataclasses
 from pathlib import Path
@@ -21,9 +21,9 @@ class Model(LoadedTeacher):
     published: bool
 
     def tokenizer_files(self, tokenizer: str = "") -> TokenizerFiles:
-        """The tokenizer's files: those that came with it, or of the tokenizer that its run was trained with.
+        """The tokenizer's files: its own, or those of the tokenizer that its run was trained with.
 
-        tokenizer: a tokenizer.json to take in its place.
+        tokenizer: a tokenizer.json to use instead.
         """
         if tokenizer:
             return tokenizer_files.of_tokenizer(tokenizers.load(("json", tokenizer, "")))
@@ -32,7 +32,7 @@ class Model(LoadedTeacher):
         return tokenizer_files.of_tokenizer(self.tokenizer())
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model reads. Raises ConfigError where a run's is no longer to be found."""
+        """The model's tokenizer. Raises ConfigError where that of a run is gone."""
         if self.published:
             return tokenizers.load(("json", self.source, ""))
         kind = self.config.data.tokenizer.kind
@@ -47,7 +47,7 @@ class Model(LoadedTeacher):
 
     @property
     def context(self) -> int:
-        """Positions that the model was made for."""
+        """Positions that the model was trained on."""
         if not self.published:
             return self.config.seq_len
         return int(open_source(self.source)[0].tree.get("max_position_embeddings") or 2048)

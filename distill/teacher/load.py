@@ -16,7 +16,7 @@ from distill.teacher import pretrained
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherInfo:
-    """A trained model without its parameters: where it lies, its config, and the record of its training."""
+    """A trained model without its parameters: its source, its config, and the record of its training."""
 
     source: str
     config: ExperimentConfig

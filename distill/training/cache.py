@@ -152,7 +152,7 @@ def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
 
 
 def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> TeacherEntry:
-    """What a student's record says of its teacher, which the student may never load."""
+    """The teacher's entry in a student's record: the student itself may never load the teacher."""
     evaluation = store.evaluation(
         "validation",
         config.seq_len,

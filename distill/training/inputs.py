@@ -19,7 +19,7 @@ from distill.teacher.signals.reader import identify_stored
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResolvedRun:
-    """A config in which everything that lies elsewhere is identified by content, and what was read to do so.
+    """A config whose references to files elsewhere are identified by content, and what was read to do so.
 
     `teachers` has one entry for each of config.teacher.sources; `init` is the model that the weights come from.
     """
@@ -32,8 +32,8 @@ class ResolvedRun:
 def resolve(run: ExperimentConfig | ResolvedRun, store: TokenStore | Mixture | None = None) -> ResolvedRun:
     """Reads, once, what a config points at, and writes the fingerprints of teacher, signals and data into the config.
 
-    A run that is resolved already is not read again; only `store` is added to it. Raises DistillError where what the
-    config points at is missing, or is not what the config says that it is.
+    A run that is resolved already is not read again; only `store` is added to it. Raises DistillError where a reference
+    of the config leads nowhere, or to something else than the fingerprint that the config gives.
     """
     config = run.config if isinstance(run, ResolvedRun) else run
     if store is not None:
@@ -82,12 +82,12 @@ def mixture_run(parts: list[tuple[str, float]]) -> str:
 
 def check_vocabulary(teacher: TeacherInfo, store: TokenStore | Mixture, config: ExperimentConfig) -> None:
     """Raises ConfigError where a teacher and the student of `config` do not share a vocabulary and a tokenizer."""
-    ours, theirs = config.model, teacher.config.model
-    if (ours.vocab_size != theirs.vocab_size and not ours.valid_vocab) or ours.tokens > theirs.tokens:
+    model, known = config.model, teacher.config.model
+    if (model.vocab_size != known.vocab_size and not model.valid_vocab) or model.tokens > known.tokens:
         raise ConfigError(
-            f"config.model.vocab_size={ours.vocab_size} with {ours.tokens} tokens, but the teacher in {teacher.source} "
-            f"has {theirs.vocab_size} with {theirs.tokens}; teacher and student must share a vocabulary. Where heads "
-            f"are padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
+            f"config.model.vocab_size={model.vocab_size} with {model.tokens} tokens; the teacher in {teacher.source} "
+            f"has {known.vocab_size} with {known.tokens}; teacher and student must share a vocabulary. Where heads are "
+            f"padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
         )
     if not same_tokens(teacher.record.tokenizer, store.tokenizer_name):
         raise ConfigError(

@@ -48,7 +48,7 @@ class Harness(LM):
     def _pair(self, context: str, continuation: str) -> tuple[list[int], int]:
         """The tokens of both, and how many at the end are the continuation's; encoded as one, since merges cross."""
         blanks = len(context) - len(context.rstrip())
-        if blanks:  # blanks belong to the word that follows
+        if blanks:  # blanks are tokenized with the text that follows
             context, continuation = context[:-blanks], context[-blanks:] + continuation
         head, whole = self._encode(context), self._encode(context + continuation)
         if not head:

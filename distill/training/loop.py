@@ -67,7 +67,7 @@ def train(
     on_progress: Callable[[Progress], None] = lambda _: None,
     vmapped: VmappedRuns | None = None,
 ) -> RunRecord:
-    """Trains to the end and returns the finished run; returns at once where WORKDIR/result.json says it is.
+    """Trains to the end and returns the finished run; returns at once if WORKDIR/result.json exists.
 
     `store` and `teacher` are opened from the config unless the caller shares its own; `trunk` is the folder that
     runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with;

@@ -48,7 +48,7 @@ def objective_spec(config: ObjectiveConfig, model: ModelConfig | None = None) ->
     return ObjectiveSpec(
         target=config.target,
         tempered=config.tempered,
-        exactness_row=config.signal,
+        exactness_row=config.exactness_row,
         divergence=config.divergence,
         top_k=config.top_k if config.target in ("topk", "topp") else 0,
         top_p=config.top_p if config.target == "topp" else 0.0,

@@ -69,7 +69,7 @@ class TrainState:
     hyper: optim.Hyperparams
     guard: GradientGuard
     projector: Projector | None = None  # of feature losses
-    projector_state: optax.OptState | None = None  # clipped apart from the student, which it takes nothing from
+    projector_state: optax.OptState | None = None  # its gradients are clipped apart from the student's
 
     def stored(self) -> dict[str, PyTree]:
         """What a checkpoint holds. Hyperparameters come from the config: runs of one trunk end at different steps."""

@@ -37,7 +37,7 @@ from distill.types import Head
 
 
 class TeacherSource(Protocol):
-    """A run's teacher, on the current mesh: what the step needs of it, and what the student's record says of it."""
+    """A run's teacher, on the current mesh: what the step and the student's record need of it."""
 
     @property
     def run(self) -> str:
@@ -150,7 +150,7 @@ class CachedTeacher(OnlineTeacher):
 class StoredTeacher:
     """A store of signals, checked against the data that the student reads and the target that it minimises.
 
-    The teacher itself is loaded only after training, to score the student, and only if the config says where it lies.
+    The teacher itself is loaded only after training, to score the student, and only if the config gives its source.
     """
 
     def __init__(self, run: ResolvedRun, store: TokenStore | Mixture):
@@ -212,7 +212,7 @@ def _placed(head: NDArray[np.floating]) -> jax.Array:
 
 
 def open_teacher(run: ResolvedRun, store: TokenStore | Mixture) -> TeacherSource | None:
-    """The teacher of a run, opened on the current mesh as config.teacher.signal says; None for supervised training."""
+    """The teacher of a run, opened on the current mesh by config.teacher.signal; None for supervised training."""
     signal = run.config.teacher.signal
     if signal != "stored" and not run.teachers:
         return None

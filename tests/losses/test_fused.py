@@ -206,7 +206,7 @@ def test_the_step_takes_either_route(name, tiny, make_batch, gradient_of, relati
 CUT = {
     name: config
     for name, config in ROUTES.items()
-    if config.signal != "full" and (config.target != "topp" or config.divergence == "forward")
+    if config.exactness_row != "full" and (config.target != "topp" or config.divergence == "forward")
     and (config.tempered or name[:-1] + "2" not in ROUTES)
 }  # fmt: skip
 
@@ -237,7 +237,7 @@ def test_cut_targets_are_the_same_fused(case):
     batch = sharding.place(Batch(tokens, weight), jax.sharding.get_mesh())
     arguments = (*place((hidden, head)), *place((t_hidden, t_head)), batch)
     got, want = (jax.tree.map(np.asarray, all_losses(route, *arguments)) for route in (True, False))
-    assert {config.signal for config in CUT.values()} == {"truncated", "renormalised", "sampled", "argmax"}
+    assert {config.exactness_row for config in CUT.values()} == {"truncated", "renormalised", "sampled", "argmax"}
     assert got.keys() == CUT.keys() and len(got) == 13
     for name, (value, gradients) in want.items():
         np.testing.assert_allclose(got[name][0], value, rtol=1e-5, err_msg=name)

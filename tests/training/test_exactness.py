@@ -42,7 +42,7 @@ def test_every_cell_builds_or_is_refused():
     """Five signals, two of them by two targets: 7 x 4 divergences x 2 temperatures, less the refused ones."""
     targets = {"full": 1, "truncated": 2, "renormalised": 2, "sampled": 1, "argmax": 1}
     allowed = {cell: targets[cell[1]] for cell, found in TABLE.items() if found.verdict != "refused"}
-    built = [(c.divergence, c.signal, not c.tempered) for c in GRID.values()]
+    built = [(c.divergence, c.exactness_row, not c.tempered) for c in GRID.values()]
     assert {cell: built.count(cell) for cell in built} == allowed
     assert len(TABLE) == 40
 
@@ -67,7 +67,7 @@ def test_impossible_numbers_are_named(values):
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_biased_cells_differ_from_the_whole_distribution(divergence, float64):
     for name, config in GRID.items():
-        cell = TABLE[config.divergence, config.signal, not config.tempered]
+        cell = TABLE[config.divergence, config.exactness_row, not config.tempered]
         if config.divergence == divergence and cell.verdict == "biased":
             want = loss_and_gradient(full(config))[1]
             assert np.linalg.norm(loss_and_gradient(config)[1] - want) > 1e-2 * np.linalg.norm(want), name
