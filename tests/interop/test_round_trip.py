@@ -84,7 +84,7 @@ def test_a_model_is_named_by_its_weights(tmp_path):
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_the_mesh_does_not_change_what_is_loaded(tmp_path, mesh_of, shape):
-    """Every parameter lies where mesh.STORED says, with the values of one device."""
+    """Every parameter lies where sharding.PARAM_SPECS says, with the values of one device."""
     config = dataclasses.replace(VARIANTS["all biases"], vocab_size=32, tied=False, qk_norm=False)
     path = write(tmp_path / "m", make(config))
     want = {k: np.asarray(v) for k, v in named(interop.load(path).params).items()}

@@ -13,7 +13,7 @@ from distill.errors import DataError
 from distill.records import logger
 from distill.records.checkpoints import Checkpoints
 from distill.teacher import load
-from distill.training import inputs, loop
+from distill.training import inputs, loop, teachers
 from distill.training.step import init_state
 
 
@@ -182,6 +182,19 @@ def test_memory_and_online_agree_where_documents_are_packed(student, store, tmp_
     stored = loop.train(memory, tmp_path / "memory", store=store)
     assert metrics(tmp_path / "memory")[0]["kd"] == pytest.approx(metrics(tmp_path / "online")[0]["kd"], rel=2e-4)
     assert stored.kl == pytest.approx(online.kl, rel=5e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("signal, kind", [("online", teachers.OnlineTeacher), ("memory", teachers.CachedTeacher)])
+def test_a_signal_selects_its_teacher_source(signal, kind, small, student, store, whole):
+    config = dataclasses.replace(student, teacher=dataclasses.replace(student.teacher, signal=signal))
+    with jax.set_mesh(loop.sharding.make(config.mesh)):
+        teacher = teachers.open_teacher(inputs.resolve(config), store)
+        assert type(teacher) is kind and teacher.run == whole[0].run == teacher.teachers[0].record.run
+        inside = signal == "online"
+        assert (teacher.step_argument is not None) is inside
+        assert (teacher.signal_reader("student") is None) is inside
+        assert (teacher.step_flops(16) > 0) is inside
+        assert teachers.open_teacher(inputs.resolve(small), store) is None
 
 
 def test_a_teacher_and_its_store_are_read_once_a_run(small, whole, store, tmp_path, monkeypatch):
