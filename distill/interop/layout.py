@@ -1,7 +1,8 @@
 """Our parameters and their names and shapes in a Hugging Face checkpoint: the one table.
 
 Letters are those of distill/types.py. 'hk d' is a matrix whose rows run over heads and their channels and whose
-columns run over d; ours have the order that sharding.PARAM_SPECS writes behind a name. Layers are stacked here, apart there.
+columns run over d; ours have the order that sharding.PARAM_SPECS writes behind a name. Layers are stacked here, apart
+there.
 """
 
 import dataclasses
