@@ -4,6 +4,7 @@ It reads metrics.jsonl and nothing else, so it may watch from another machine th
 run goes on. Where there is no terminal it prints one picture and ends.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich.live import Live
 
 from distill.config import ConfigError
 from distill.config.flags import Parser, at_least, number
+from distill.system import interrupts
 from launch.support import cli
 
 EXAMPLES = (
@@ -43,11 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.once or not console.is_terminal:
         console.print(watch.screen(workdir, console.width))
         return 0
-    with Live(watch.screen(workdir, console.width), console=console, screen=True, auto_refresh=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        interrupts.raised(),
+        Live(watch.screen(workdir, console.width), console=console, screen=True, auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(flags.every)
             height = max(min(console.height - 20, 20), 6)
             live.update(watch.screen(workdir, console.width, height), refresh=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Result:
 
     returncode: int
     output: str
+    ready: bool = True  # whether its handlers of signals were installed when it was interrupted
 
     @property
     def text(self) -> str:
@@ -50,8 +51,12 @@ def run(
     cwd: Path = ROOT,
     timeout: float = 180.0,
     interrupt_after: float | None = None,
+    hangup_after: float | None = None,
 ) -> Result:
-    """Runs `command` on a terminal of `columns` x `rows`; `interrupt_after` seconds it gets a Ctrl-C typed into it."""
+    """Runs `command` on a terminal of `columns` x `rows`.
+
+    `interrupt_after` seconds it gets a Ctrl-C typed into it; `hangup_after` seconds the terminal is closed.
+    """
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     # Variables that tell rich another size, or JAX of the tests' eight devices, are the caller's to set.
@@ -65,26 +70,43 @@ def run(
         env={**inherited, "TERM": "xterm-256color", **(env or {})},
         start_new_session=True,
         stdin=subprocess.DEVNULL,
+        preexec_fn=_default_signals,
     )
-    began, written, typed = time.monotonic(), bytearray(), False
+    began, written, ready = time.monotonic(), bytearray(), True
+    signal_after = interrupt_after if hangup_after is None else hangup_after
     try:
         while True:
             elapsed = time.monotonic() - began
             if elapsed > timeout:
                 raise TimeoutError(f"{' '.join(command)}: still running after {timeout:.0f} s; it wrote\n{written!r}")
-            if interrupt_after is not None and not typed and elapsed >= interrupt_after:
+            if signal_after is not None and elapsed >= signal_after:
+                signal_after, ready = None, _handles_signals(process.pid)
+                if hangup_after is not None:
+                    os.close(primary)
+                    os.close(secondary)
+                    primary = secondary = -1
+                    return Result(process.wait(timeout), written.decode(errors="replace"), ready)
                 os.write(primary, b"\x03")
-                typed = True
             over = process.poll() is not None  # asked before the reading: what it wrote last is there by now
-            ready, _, _ = select.select([primary], [], [], 0.0 if over else 0.05)
-            if ready:
+            readable, _, _ = select.select([primary], [], [], 0.0 if over else 0.05)
+            if readable:
                 written += os.read(primary, 1 << 16)
             elif over:
-                return Result(process.returncode, written.decode(errors="replace"))
+                return Result(process.returncode, written.decode(errors="replace"), ready)
     finally:
         with contextlib.suppress(ProcessLookupError):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        os.close(primary)
-        os.close(secondary)
+        for end in (primary, secondary):
+            if end >= 0:
+                os.close(end)
+
+
+def _handles_signals(pid: int) -> bool:
+    """Whether a process has a handler of SIGHUP, as our commands have from their first line on."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
+        return bool(caught >> (signal.SIGHUP - 1) & 1)
+    return False

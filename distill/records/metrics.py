@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DistillError
+from distill.system import process
 
 AT = ("step", "tokens", "time")  # what a point has of its last line
 _MANY = 1 << 28  # bytes from which on several processes read
@@ -59,8 +59,7 @@ def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: in
     stretches = [(str(path), a, b, tuple(names)) for a, b in zip(cuts[:-1], cuts[1:])]
     count = workers or (len(os.sched_getaffinity(0)) if size >= _MANY else 1)
     if count > 1 and len(stretches) > 1:
-        # spawn: a forked child of a process with threads (JAX) may hang.
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(count, mp_context=process.worker_context()) as pool:
             found = list(pool.map(_point, stretches, chunksize=max(len(stretches) // (8 * count), 1)))
     else:
         found = [_point(stretch) for stretch in stretches]

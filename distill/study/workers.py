@@ -6,8 +6,6 @@ signals of its teachers up to `teacher.memory_gib`.
 """
 
 import dataclasses
-import multiprocessing
-import signal
 import threading
 import traceback
 from collections import OrderedDict
@@ -62,7 +60,7 @@ class Worker:
     """A process that takes runs through a pipe; `compiled` holds the compile keys of what it has trained."""
 
     def __init__(self, cores: list[int], workdir: Path):
-        context = multiprocessing.get_context("spawn")
+        context = process.worker_context()
         self.pipe, far_end = context.Pipe()
         self.process = context.Process(target=_serve, args=(far_end, cores, workdir), daemon=True)
         self.process.start()
@@ -117,7 +115,6 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
     process.die_with_parent()
     process.pin_to_cores(cores)
     process.use_fast_cpu_compilation()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent catches Ctrl-C and ends its workers
     process.cache_compilations()
     trainer, lock = _Trainer(workdir), threading.Lock()
 

@@ -29,7 +29,7 @@ def catch_preemption() -> Iterator[PreemptionFlag]:
     """Turns SIGTERM, SIGHUP and the first Ctrl-C into a PreemptionFlag, for a loop to read between steps.
 
     A second SIGTERM changes nothing, so that it cannot interrupt the saving that the first one began; a second Ctrl-C
-    raises KeyboardInterrupt. After SIGHUP the terminal is gone: what is written to it goes nowhere. A signal that is
+    goes to the handler of before (KeyboardInterrupt, or the end of the process: interrupts.py). After SIGHUP the terminal is gone: what is written to it goes nowhere. A signal that is
     ignored (nohup) stays ignored. Does nothing outside the main thread: Python delivers signals only there.
     """
     flag = PreemptionFlag()
@@ -38,9 +38,9 @@ def catch_preemption() -> Iterator[PreemptionFlag]:
         return
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def receive(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and flag.signal:
-            raise KeyboardInterrupt
+    def receive(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and flag.signal and callable(handler := before[signal.SIGINT]):
+            handler(number, frame)
         if number == signal.SIGHUP:
             _close(terminals)
         flag.signal = flag.signal or signal.Signals(number).name

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 
 from distill.errors import DistillError
@@ -104,6 +106,27 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+class _QuietProcess(SpawnProcess):
+    """Starts with Ctrl-C and a closed terminal blocked: both are for its parent, which ends it."""
+
+    def start(self) -> None:
+        resource_tracker.ensure_running()  # it unblocks SIGINT when it starts
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _QuietContext(SpawnContext):
+    Process = _QuietProcess
+
+
+def worker_context() -> SpawnContext:
+    """How worker processes start: not forked, for a fork of a process with threads may hang, and deaf to Ctrl-C."""
+    return _QuietContext()
 
 
 def commit() -> str:

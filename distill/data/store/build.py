@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from distill.data.store.split import DOCUMENT_DTYPE, SplitWriter
 from distill.data.store.store import FORMAT, MANIFEST, VOCABULARY
 from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.errors import DataError
+from distill.system import process
 from distill.system.files import atomic_write
 from distill.system.progress import Progress, Rate
 
@@ -238,9 +238,8 @@ def _encoded(
         for chunk in chunks:
             yield chunk, encode(tokenizer, chunk.documents, dtype, masked)
         return
-    # spawn: a forked child of a process with threads (JAX, tokenizers) may hang.
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=start_worker, initargs=(tokenizer.spec,)
+        workers, mp_context=process.worker_context(), initializer=start_worker, initargs=(tokenizer.spec,)
     )
     with pool:
         flying: collections.deque[tuple[Chunk, Future[Encoded]]] = collections.deque()

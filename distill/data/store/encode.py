@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from distill.data.documents import Document
 from distill.data.tokenizers.tokenizer import Tokenizer, load
+from distill.system import process
 
 
 class Encoded(NamedTuple):
@@ -62,6 +63,7 @@ def start_worker(spec: tuple[str, ...]) -> None:
     """Loads the tokenizer once in a worker process."""
     import os
 
+    process.die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     _worker[:] = [load(spec)]
 
