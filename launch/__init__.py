@@ -11,6 +11,7 @@ def _is_command() -> bool:
 
 
 if _is_command():
-    from distill.system import interrupts
+    from distill.system import encoding, interrupts
 
     interrupts.install()
+    encoding.install()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.config import DistillError
+from distill.config import DistillError, nearest
 from distill.config.flags import Parser
 from launch.support import cli
 
@@ -83,11 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in sorted(FOLDER.glob("*.ipynb")):
             path.write_text(point(path.read_text(encoding="utf-8"), flags.repository), encoding="utf-8")
         return 0
-    for path in sorted(FOLDER.glob("*.ipynb")):
-        if flags.only in ("", path.stem):
-            began = time.monotonic()
-            nbformat.write(execute(path), path)
-            print(f"{path.name}: {time.monotonic() - began:.0f} s")
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+    if flags.only and flags.only not in paths:
+        raise NotebookError(f"--only={flags.only}: there is no such notebook.{nearest(flags.only, paths)}")
+    for path in [paths[flags.only]] if flags.only else paths.values():
+        began = time.monotonic()
+        nbformat.write(execute(path), path)
+        print(f"{path.name}: {time.monotonic() - began:.0f} s")
     return 0
 
 

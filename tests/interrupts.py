@@ -4,8 +4,8 @@
 
 Three of four interrupts are a Ctrl-C that is typed, the fourth closes the terminal; half of all fall into the first
 five seconds (imports, compilation). Each must end the command with exit code 130, or 75 where it saved itself, in one
-line, without a traceback, the cursor visible. After a few of them in one folder the command runs to its end, which must be
-that of a command that was left alone. Run again, the campaign adds what is missing in --out.
+line, without a traceback, the cursor visible. After a few of them in one folder the command runs to its end, which must
+be that of a command that was left alone. Run again, the campaign adds what is missing in --out.
 """
 
 import json
@@ -78,23 +78,25 @@ def attack(scenario: chaos.Scenario, count: int, seed: str, root: Path) -> Itera
 
     began = time.monotonic()
     wanted = finish(root / "whole")
-    duration, folder = time.monotonic() - began, root / "0"
-    for i in range(count):
+    duration, folder, landed, in_a_row = time.monotonic() - began, root / "0", 0, 0
+    while landed < count:
         closed = chance.random() < 0.25
         after = chance.uniform(0.0, _FIRST if chance.random() < 0.5 else duration)
         started = time.monotonic()
         ended = run(folder, **{"hangup_after" if closed else "interrupt_after": after})
-        yield {
-            "scenario": scenario.name, "seed": seed, "signal": "SIGHUP" if closed else "SIGINT",
-            "after": round(after, 2), "ready": ended.ready, "code": ended.returncode,
-            "seconds to end": round(max(time.monotonic() - started - after, 0.0), 2),
-        }  # fmt: skip
+        if ended.returncode:  # else it had come to its end before
+            landed, in_a_row = landed + 1, in_a_row + 1
+            yield {
+                "scenario": scenario.name, "seed": seed, "signal": "SIGHUP" if closed else "SIGINT",
+                "after": round(after, 2), "ready": ended.ready, "code": ended.returncode,
+                "seconds": round(time.monotonic() - started, 1),
+            }  # fmt: skip
         if fault := wrong(ended, closed):
             raise chaos.Lost(f"{folder}: {scenario.name}, {after:.2f} s after its start: {fault}\n{ended.text[-600:]}")
-        if (i + 1) % IN_A_ROW == 0 or i + 1 == count:
+        if in_a_row == IN_A_ROW or landed == count or not ended.returncode:
             if (found := finish(folder)) != wanted:
                 raise chaos.Lost(f"{folder}: {scenario.name} ended otherwise than in {root / 'whole'}: {found}")
-            folder = root / str(i + 1)
+            folder, in_a_row = root / f"{folder.name}x", 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

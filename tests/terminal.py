@@ -55,7 +55,8 @@ def run(
 ) -> Result:
     """Runs `command` on a terminal of `columns` x `rows`.
 
-    `interrupt_after` seconds it gets a Ctrl-C typed into it; `hangup_after` seconds the terminal is closed.
+    `interrupt_after` seconds after it has opened the terminal it gets a Ctrl-C typed; at `hangup_after` the terminal is
+    closed.
     """
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -72,14 +73,16 @@ def run(
         stdin=subprocess.DEVNULL,
         preexec_fn=_default_signals,
     )
-    began, written, ready = time.monotonic(), bytearray(), True
+    began, written, ready, opened_at = time.monotonic(), bytearray(), True, 0.0
     signal_after = interrupt_after if hangup_after is None else hangup_after
     try:
         while True:
             elapsed = time.monotonic() - began
             if elapsed > timeout:
                 raise TimeoutError(f"{' '.join(command)}: still running after {timeout:.0f} s; it wrote\n{written!r}")
-            if signal_after is not None and elapsed >= signal_after:
+            if signal_after is not None and not opened_at and _has_terminal(process.pid):
+                opened_at = elapsed  # what is typed before it is lost
+            if signal_after is not None and opened_at and elapsed >= opened_at + signal_after:
                 signal_after, ready = None, _handles_signals(process.pid)
                 if hangup_after is not None:
                     os.close(primary)
@@ -101,6 +104,14 @@ def run(
         for end in (primary, secondary):
             if end >= 0:
                 os.close(end)
+
+
+def _has_terminal(pid: int) -> bool:
+    """Whether a process has opened its terminal (or is gone)."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4]) != 0
+    except OSError:
+        return True
 
 
 def _handles_signals(pid: int) -> bool:

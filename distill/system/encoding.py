@@ -1,0 +1,32 @@
+"""What a terminal or a pipe that is not UTF-8 gets in place of characters that it cannot show."""
+
+import codecs
+import sys
+
+_ERRORS = "distill.plain"
+# Curves, boxes and signs; everything else that cannot be shown is a question mark.
+_PLAIN = dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#")) | {
+    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{RIGHTWARDS ARROW}": "->",
+    "\N{HORIZONTAL ELLIPSIS}": "...", "\N{LESS-THAN OR EQUAL TO}": "<=", "\N{GREATER-THAN OR EQUAL TO}": ">=",
+    "\N{MULTIPLICATION SIGN}": "x", "\N{ALMOST EQUAL TO}": "~", "\N{BULLET}": "*",
+    **dict.fromkeys("─━╌╍┄┅═╴╶╸╺", "-"), **dict.fromkeys("│┃╎╏┆┇║", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╯╰╞╡╪┏┓┗┛┡┩╇╈┢┪┳┻╋╒╕╘╛", "+"),
+    **dict(zip("ταβλρωκδ", ("tau", "alpha", "beta", "lambda", "rho", "omega", "kappa", "delta"))),
+}  # fmt: skip
+
+
+def install() -> None:
+    """Replaces what stdout and stderr cannot encode, where Python would raise UnicodeEncodeError."""
+    codecs.register_error(_ERRORS, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_ERRORS)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    # One column for one column wherever a table depends on it: the replacements of letters are the exception.
+    text = "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end])
+    return text.encode(error.encoding, "replace").decode(error.encoding), error.end
