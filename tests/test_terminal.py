@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.system import interrupts, process
+from distill.system import interrupts, preemption
 from tests import interrupts as campaign
 from tests import terminal
 
@@ -196,7 +196,7 @@ def test_a_run_is_saved_when_its_terminal_says_so(tmp_path, closed):
     command = [sys.executable, "-m", "launch.train", f"--workdir={tmp_path}/run", "--config.tokens=40M"]
     how = {"hangup_after": 25.0} if closed else {"interrupt_after": 25.0}
     ended = terminal.run(command, **how)
-    assert ended.returncode == process.REQUEUE, ended.text
+    assert ended.returncode == preemption.REQUEUE, ended.text
     assert any((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     if not closed:
         assert re.search(r"SIGINT: step [\d,]+ of [\d,]+ is saved in", ended.text), ended.text
@@ -238,6 +238,6 @@ def test_campaigns_table():
     path = Path(terminal.ROOT) / "docs" / "campaigns" / "interrupts.jsonl"
     rows = [json.loads(row) for row in path.read_text("utf-8").splitlines()]
     assert len(rows) >= 100
-    assert {row["code"] for row in rows if row["ready"]} <= {0, interrupts.CODE, process.REQUEUE}
+    assert {row["code"] for row in rows if row["ready"]} <= {0, interrupts.CODE, preemption.REQUEUE}
     assert {row["signal"] for row in rows} == {signal.Signals.SIGINT.name, signal.Signals.SIGHUP.name}
     assert sum(row["after"] < 5 for row in rows) >= 40

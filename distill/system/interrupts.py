@@ -3,7 +3,8 @@
 Everything on disk is written whole or not at all, so a command may end between any two instructions, as it may under
 SIGKILL. So a signal ends the process where it stands, rather than raising KeyboardInterrupt: that exception is lost in
 callbacks of the garbage collector (JAX has one), shows a traceback in an import, and aborts in C++ frames. Where a run
-can save itself first, `preemption.catch_preemption` takes the signals meanwhile. Standard library only: it comes before all imports.
+can save itself first, `preemption.catch_preemption` takes the signals meanwhile. Standard library only, for this module
+comes before all imports.
 """
 
 import contextlib

@@ -29,8 +29,9 @@ def catch_preemption() -> Iterator[PreemptionFlag]:
     """Turns SIGTERM, SIGHUP and the first Ctrl-C into a PreemptionFlag, for a loop to read between steps.
 
     A second SIGTERM changes nothing, so that it cannot interrupt the saving that the first one began; a second Ctrl-C
-    goes to the handler of before (KeyboardInterrupt, or the end of the process: interrupts.py). After SIGHUP the terminal is gone: what is written to it goes nowhere. A signal that is
-    ignored (nohup) stays ignored. Does nothing outside the main thread: Python delivers signals only there.
+    goes to the handler of before (KeyboardInterrupt, or the end of the process: interrupts.py). After SIGHUP the
+    terminal is gone: what is written to it goes nowhere. A signal that is ignored (nohup) stays ignored. Does nothing
+    outside the main thread: Python delivers signals only there.
     """
     flag = PreemptionFlag()
     if threading.current_thread() is not threading.main_thread():
