@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if not flags.dry_run:
         cli.join(flags)
-    with distributed.agreed():
+    with distributed.raise_everywhere():
         run = inputs.resolve(config)
     _print(_description(run.config))
     if flags.dry_run:

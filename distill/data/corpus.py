@@ -51,7 +51,7 @@ def open_store(
 
 def _finished(place: str) -> TokenStore:
     """A store on this host; of one in a bucket, a copy that is made once (tokens are read through memory maps)."""
-    return TokenStore(cloud.fetched(place) if cloud.remote(place) else place)
+    return TokenStore(cloud.local_copy_of_store(place) if cloud.remote(place) else place)
 
 
 def _open_finished(config: DataConfig) -> TokenStore:

@@ -33,13 +33,13 @@ class _SealedArrays(ocp.StandardCheckpointHandler):
     # no moment at which a checkpoint is there and its hashes are not.
     def finalize(self, directory: epath.Path) -> None:
         super().finalize(directory)
-        checksums.seal(directory)
+        checksums.write_checksums(directory)
 
 
 class _SealedText(ocp.JsonCheckpointHandler):
     def finalize(self, directory: epath.Path) -> None:
         super().finalize(directory)
-        checksums.seal(directory)
+        checksums.write_checksums(directory)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Checkpoints:
 
     def _check(self, step: int, items: dict[str, Any]) -> None:
         found = [
-            (item, checksums.damage(self.directory / str(step) / item, distributed.rank()))
+            (item, checksums.first_mismatch(self.directory / str(step) / item, distributed.rank()))
             for item in (*items, "config")
         ]
         mine = next((f"{item}/{wrong}" for item, wrong in found if wrong), "")

@@ -12,7 +12,7 @@ import jax
 from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig, chips, counts
 from distill.records import metrics
-from distill.records.tensorboard import Events
+from distill.records.tensorboard import EventWriter
 from distill.system import files
 from distill.system.progress import Progress, Rate
 
@@ -20,7 +20,7 @@ from distill.system.progress import Progress, Rate
 CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
 
 
-class Meter:
+class MetricsLogger:
     """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device.
 
     Steps whose update was rejected (guard.py) are in no mean; a line counts them as `rejected`. A line has the speed
@@ -52,7 +52,7 @@ class Meter:
         if jax.process_index() == 0:
             kept = [line for line in read_metrics(path) if line["step"] <= done]
             files.atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
-            self._events = Events(path.parent / "tensorboard")
+            self._events = EventWriter(path.parent / "tensorboard")
             self._wandb = _wandb(config, path.parent) if config.loop.wandb else None
 
     def add(self, step: int, count: int, sums: Any) -> None:

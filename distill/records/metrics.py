@@ -26,12 +26,12 @@ _FEW = 4096  # bytes a point, up to which the lines are counted
 _Point = tuple[int, dict[str, float], dict[str, tuple[float, float, float]]]
 
 
-class SeriesError(DistillError):
+class MetricsError(DistillError):
     """A log of metrics that cannot be read: which file, where, what was wanted."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Series:
+class MetricCurves:
     """Points [P] in the file's order: `lines` is how many each stands for, `at` is of the last of them.
 
     `mean`, `low` and `high` are of the finite values of a name among them, nan where there are none.
@@ -47,7 +47,7 @@ class Series:
         return len(self.lines)
 
 
-def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: int = 0) -> Series:
+def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: int = 0) -> MetricCurves:
     """The curves of some metrics; a line each where there are no more than `points` of them.
 
     A torn last line is left out; a file that is not there has no points. `workers` reads with that many processes (0:
@@ -64,7 +64,7 @@ def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: in
     else:
         found = [_point(stretch) for stretch in stretches]
     part = lambda name, i: np.array([point[2][name][i] for point in found], np.float64)
-    return Series(
+    return MetricCurves(
         lines=np.array([point[0] for point in found], np.int64),
         at={name: np.array([point[1].get(name, np.nan) for point in found], np.float64) for name in AT},
         mean={name: part(name, 0) for name in names},
@@ -151,7 +151,7 @@ def _parse(path: str | Path, at: int, line: bytes) -> dict[str, Any]:
             return found
     except (ValueError, RecursionError):
         pass
-    raise SeriesError(f"{path}, byte {at}: got {line.strip()[:60]!r}, wanted a line of metrics with its step")
+    raise MetricsError(f"{path}, byte {at}: got {line.strip()[:60]!r}, wanted a line of metrics with its step")
 
 
 def _number(value: Any) -> float:

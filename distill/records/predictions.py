@@ -1,7 +1,7 @@
-"""The prediction ledger: what a law said of a run before the run began, kept beside the runs table.
+"""predictions.csv: the loss that a law predicted for each run, written before the run began.
 
-Once a study has a fitted law, it appends one Prediction a run to predictions.csv before that run starts, and never
-changes it; `coverage` counts how often the truth then fell inside. Standard library only.
+Once a study has a fitted law, it appends one PredictionRecord a run before that run starts, and never changes it.
+`coverage` counts how often the measured loss was inside the interval. Standard library only.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from distill.records.runs import RunRecord, Table, TableError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PredictionRecord:
     """A run's expected loss and its interval (nats per token), written before the run started."""
 
     run: str  # the config's fingerprint
@@ -28,20 +28,20 @@ class Prediction:
     made: str  # ISO time
 
     def contains(self, loss: float) -> bool:
-        """Whether the interval holds a loss."""
+        """Whether the interval contains a loss."""
         return self.lower <= loss <= self.upper
 
 
 class PredictionTable(Table):
-    """predictions.csv: a run is predicted once, and what was said stays."""
+    """predictions.csv: each run is predicted once; rows are never changed."""
 
     def __init__(self, path: str | Path):
-        super().__init__(path, Prediction)
+        super().__init__(path, PredictionRecord)
 
-    def add(self, predictions: Iterable[Prediction]) -> None:
-        """Adds the predictions of runs that have none yet. Raises TableError for an interval that is upside down."""
+    def add(self, predictions: Iterable[PredictionRecord]) -> None:
+        """Adds the predictions of runs that have none yet. Raises TableError for lower > upper."""
         known = self.by_run()
-        new: dict[str, Prediction] = {}
+        new: dict[str, PredictionRecord] = {}
         for prediction in predictions:
             if not prediction.lower <= prediction.predicted <= prediction.upper or not 0 < prediction.level < 1:
                 raise TableError(
@@ -54,18 +54,18 @@ class PredictionTable(Table):
         if new:
             self.append(list(new.values()))
 
-    def by_run(self) -> dict[str, Prediction]:
+    def by_run(self) -> dict[str, PredictionRecord]:
         """The first prediction of every run."""
-        found: dict[str, Prediction] = {}
+        first: dict[str, PredictionRecord] = {}
         for prediction in self.load():
-            found.setdefault(prediction.run, prediction)
-        return found
+            first.setdefault(prediction.run, prediction)
+        return first
 
 
 def settled(
-    predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
-) -> Iterator[tuple[Prediction, RunRecord]]:
-    """Every prediction whose run has finished, with that run; one made after the run had started is no prediction."""
+    predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
+) -> Iterator[tuple[PredictionRecord, RunRecord]]:
+    """Every prediction whose run has finished, with that run; one made after the run had started does not count."""
     finished = runs if isinstance(runs, Mapping) else {record.run: record for record in runs}
     seen: set[str] = set()
     for prediction in predictions:
@@ -76,7 +76,9 @@ def settled(
         yield prediction, record
 
 
-def coverage(predictions: Iterable[Prediction], runs: Mapping[str, RunRecord] | Iterable[RunRecord]) -> tuple[int, int]:
+def coverage(
+    predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
+) -> tuple[int, int]:
     """(inside, total): finished runs whose loss fell inside their predicted interval, of all that were predicted."""
     hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs)]
     return sum(hits), len(hits)
@@ -87,5 +89,5 @@ def _time(text: str) -> datetime.datetime:
     try:
         time = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise TableError(f"ledger: got the time {text!r}, wanted one such as 2026-01-31T12:00:00+00:00") from None
+        raise TableError(f"predictions: got the time {text!r}, wanted one such as 2026-01-31T12:00:00+00:00") from None
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)

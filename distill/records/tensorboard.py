@@ -1,7 +1,7 @@
 """Scalars as TensorBoard reads them: event files, beside metrics.jsonl.
 
-Written by hand, for a writer is forty lines and the known ones cost the loop an import of torch (tensorboardX, where
-torch is installed) or of TensorFlow. A file is a row of records: length, its masked CRC-32C, an Event message, its
+Written by hand: a writer is forty lines, and the known ones import torch (tensorboardX, where torch is installed) or
+TensorFlow. A file is a sequence of records: length, its masked CRC-32C, an Event message, its
 masked CRC-32C (TFRecord); of Event (tensorflow/core/util/event.proto) four fields are used.
 tests/records/test_tensorboard.py reads the files with TensorBoard's own reader.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 VERSION = "brain.Event:2"  # the first record of every file
 
 
-class Events:
+class EventWriter:
     """Appends scalars to a new event file in `folder`; a resumed run opens another one, as TensorBoard expects."""
 
     def __init__(self, folder: str | Path):

@@ -11,7 +11,7 @@ from distill.config import DistillError, StudyExperimentConfig, counts
 from distill.laws.fitting.table import make_table
 from distill.laws.planning import lawfile
 from distill.laws.planning import text as plan_text
-from distill.records.predictions import Prediction, PredictionTable
+from distill.records.predictions import PredictionRecord, PredictionTable
 from distill.records.runs import RunRecord, RunTable
 from distill.records.study_table import StudyTable
 from distill.report.study.results import FittedLaw
@@ -111,7 +111,7 @@ def predict(fitted: StudyLaws, tasks: Sequence[PlannedRun], table: StudyTable) -
     return len(known)
 
 
-def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) -> Prediction | None:
+def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) -> PredictionRecord | None:
     N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
     teacher = table.by_fingerprint.get(task.config.teacher.run)
     if not task.config.teacher.run:
@@ -127,7 +127,7 @@ def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) 
     interval = boot.predict(level=LEVEL, **inputs)
     # An interval of percentiles need not contain the estimate itself; predictions.csv requires it.
     estimate = float(interval.estimate)
-    return Prediction(
+    return PredictionRecord(
         run=task.run,
         N=N,
         D=D,

@@ -12,18 +12,18 @@ NAME = "sha256.json"
 _CHUNK = 2**24  # bytes read at once
 
 
-def seal(directory: epath.Path) -> None:
-    """Writes NAME: {file: [bytes, sha256]} of every file below `directory`. The last thing that is written there."""
+def write_checksums(directory: epath.Path) -> None:
+    """Writes NAME: {file: [bytes, sha256]} of every file below `directory`. Must be the last file written there."""
     files = sorted(str(path.relative_to(directory)) for path in _files(directory))
-    found = {name: list(each) for name, each in zip(files, _measure(directory, files))}
-    (directory / NAME).write_text(json.dumps(found, indent=1) + "\n")
+    checksums = {name: list(each) for name, each in zip(files, _measure(directory, files))}
+    (directory / NAME).write_text(json.dumps(checksums, indent=1) + "\n")
 
 
-def damage(directory: epath.Path, part: tuple[int, int] = (0, 1)) -> str:
-    """What differs from the seal, as 'FILE: got, wanted' for the first file that does; '' where nothing does.
+def first_mismatch(directory: epath.Path, part: tuple[int, int] = (0, 1)) -> str:
+    """The first file that differs from the checksums, as 'FILE: got, wanted'; '' where none does.
 
-    A missing or unreadable seal is damage, for it is written last; files that it does not name are not looked at. Of
-    n processes that look together, number i looks at every n-th file: part=(i, n).
+    Missing or unreadable checksums count as damage, because they are written last. Files that they do not list are not
+    read. Of n processes that check together, number i reads every n-th file: part=(i, n).
     """
     try:
         wanted = {name: (int(size), str(digest)) for name, (size, digest) in loads(_text(directory)).items()}

@@ -114,7 +114,7 @@ class Workdir:
         self.push_lines()
 
 
-def pulled(workdir: str | Path) -> Path:
+def local_copy_of_run(workdir: str | Path) -> Path:
     """A folder of this host with the config.txt and result.json of a finished run, wherever its workdir is."""
     found = Workdir(workdir)
     if remote(workdir):
@@ -122,7 +122,7 @@ def pulled(workdir: str | Path) -> Path:
     return found.path
 
 
-def fetched(url: str, last: str = "manifest.json") -> Path:
+def local_copy_of_store(url: str, last: str = "manifest.json") -> Path:
     """A copy on this host of a folder that is finished when its file `last` is there; made once, and gone on with."""
     source, target = at(url), cache(url)
     if not (source / last).exists():

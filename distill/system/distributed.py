@@ -1,7 +1,7 @@
 """Several processes as one program: how they find each other, what each reads, what they decide together, how they end.
 
 Every process runs the same commands in the same order on one mesh over all devices. What only one of them can know (a
-clock, a signal, a file that cannot be read) goes through here before anybody acts on it.
+clock, a signal, a file that cannot be read) is exchanged here before any process acts on it.
 """
 
 import contextlib
@@ -31,16 +31,16 @@ _PORT = 8476
 AGAIN = "run the same command again: it continues at its last checkpoint"
 
 
-class Lost(DistillError):
-    """Another process of this run has ended, and this one cannot go on alone."""
+class PeerLost(DistillError):
+    """Another process of this run has ended; this one cannot continue without it."""
 
 
-class Elsewhere(DistillError):
-    """An error of another process, which tells it."""
+class RemoteError(DistillError):
+    """An error that another process of this run raised, with its message."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ProcessAddress:
     """Where process 0 listens (HOST:PORT), how many processes there are, and which of them this one is."""
 
     coordinator: str
@@ -50,39 +50,39 @@ class Place:
 
 def find(
     cluster: str, coordinator: str, processes: str, process: str, environ: Mapping[str, str] | None = None
-) -> Place | None:
-    """This process's place, as flags give it or as the cluster's variables do; what is given in a flag holds.
+) -> ProcessAddress | None:
+    """The address of this process, from flags or the cluster's environment variables; flags take precedence.
 
-    None on TPUs, where JAX asks the machine itself. Raises ConfigError for what is missing or is no number.
+    None on TPUs, where JAX asks the machine itself. Raises ConfigError for a value that is missing or not a number.
     """
     environ = os.environ if environ is None else environ
     if cluster and cluster not in CLUSTERS:
         raise ConfigError(f"--cluster={cluster}: wanted one of {', '.join(CLUSTERS)}")
     if cluster == "tpu":
         if coordinator or processes or process:
-            raise ConfigError("--cluster=tpu: the machine itself says where it stands; leave out the other flags")
+            raise ConfigError("--cluster=tpu: JAX reads the addresses from the machine; leave out the other flags")
         return None
-    found = {"coordinator": coordinator, "processes": processes, "process": process}
+    values = {"coordinator": coordinator, "processes": processes, "process": process}
     if cluster:
         read = _slurm if cluster == "slurm" else _jobset
         try:
-            found = {name: given or value for (name, given), value in zip(found.items(), read(environ))}
+            values = {name: given or value for (name, given), value in zip(values.items(), read(environ))}
         except KeyError as missing:
-            hint = "start it with srun" if cluster == "slurm" else "take the manifest of launch.gke"
+            hint = "start it with srun" if cluster == "slurm" else "use the manifest of launch.gke"
             raise ConfigError(f"--cluster={cluster}: the variable {missing.args[0]} is not set here; {hint}") from None
-    for name, value in found.items():
+    for name, value in values.items():
         wanted = r"\S+:\d+" if name == "coordinator" else r"\d+"
         if not re.fullmatch(wanted, value):
             form = "HOST:PORT of process 0" if name == "coordinator" else "a number"
             raise ConfigError(f"--{name}={value}: wanted {form}; coordinator, processes and process go together")
-    place = Place(found["coordinator"], int(found["processes"]), int(found["process"]))
+    place = ProcessAddress(values["coordinator"], int(values["processes"]), int(values["process"]))
     if not place.index < place.count:
         raise ConfigError(f"--process={place.index}: wanted 0 to {place.count - 1} of --processes={place.count}")
     return place
 
 
 def _slurm(environ: Mapping[str, str]) -> tuple[str, str, str]:
-    """As srun tells its tasks. The port follows from the job, so that jobs on one machine do not meet."""
+    """From the variables that srun sets. The port depends on the job, so that two jobs on a machine never share one."""
     nodes = environ["SLURM_STEP_NODELIST"]  # 'node7', 'node[001-004,9],other2'
     first = re.match(r"([^,\[]+)(?:\[([^,\]-]+))?", nodes)
     host = (first[1] + (first[2] or "")) if first else nodes
@@ -91,16 +91,16 @@ def _slurm(environ: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def _jobset(environ: Mapping[str, str]) -> tuple[str, str, str]:
-    """As the manifests of launch.gke pass it on: job JOB_INDEX of JOBS, pod JOB_COMPLETION_INDEX of PODS in it."""
+    """From the variables in manifests of launch.gke: job JOB_INDEX of JOBS, pod JOB_COMPLETION_INDEX of PODS."""
     pods = int(environ["PODS"])
     index = int(environ["JOB_INDEX"]) * pods + int(environ["JOB_COMPLETION_INDEX"])
     return f"{environ['COORDINATOR']}:{_PORT}", str(int(environ["JOBS"]) * pods), str(index)
 
 
-def join(place: Place | None) -> None:
-    """Makes this process one of several; call it before JAX is asked for anything.
+def join(place: ProcessAddress | None) -> None:
+    """Connects this process to the others. Call it before any other use of JAX.
 
-    Raises DistillError where the others do not appear in time.
+    Raises DistillError where the others do not connect within ARRIVAL seconds.
     """
     import jax
 
@@ -118,24 +118,24 @@ def join(place: Place | None) -> None:
 
 
 def several() -> bool:
-    """Whether this process is one of several. Asks nothing of JAX's devices, nor loads it."""
+    """Whether this process is one of several. Does not load JAX or touch its devices."""
     return _client() is not None
 
 
 def first() -> bool:
-    """Whether this is process 0: the one that prints, and that writes what is written once."""
+    """Whether this is process 0, which prints, and writes the files that are written once."""
     return rank()[0] == 0
 
 
 def rank() -> tuple[int, int]:
-    """(i, n): which of how many processes this one is."""
+    """(i, n): the index of this process and the number of processes."""
     return (_state().process_id, _state().num_processes) if several() else (0, 1)
 
 
 def _state() -> Any:
     # JAX gives no other way to its coordination service, which orbax uses in the same way.
-    found: Any = sys.modules.get("jax._src.distributed")
-    return found.global_state if found else None
+    module: Any = sys.modules.get("jax._src.distributed")
+    return module.global_state if module else None
 
 
 def _client() -> Any:
@@ -152,7 +152,7 @@ _round = itertools.count()
 
 
 def exchange(text: str, topic: str = "", seconds: float = PATIENCE) -> list[str]:
-    """The texts of all processes, in their order; returns when each has given one. Raises TimeoutError, or Lost."""
+    """The texts of all processes, in order of their index; waits for all. Raises TimeoutError or PeerLost."""
     client = _client()
     if client is None:
         return [text]
@@ -164,12 +164,12 @@ def exchange(text: str, topic: str = "", seconds: float = PATIENCE) -> list[str]
     except Exception as error:  # XlaRuntimeError, with the reason in its text
         if "DEADLINE_EXCEEDED" in str(error):
             raise TimeoutError(f"{name()}: the others did not come within {seconds:.0f} s") from None
-        raise Lost(f"{name()}: another process of this run has ended") from error
+        raise PeerLost(f"{name()}: another process of this run has ended") from error
 
 
 @contextlib.contextmanager
-def agreed() -> Iterator[None]:
-    """All processes come out of this together: with an error, if any of them met one inside."""
+def raise_everywhere() -> Iterator[None]:
+    """All processes leave the block together; if one of them raised a DistillError inside, all of them raise."""
     error: DistillError | None = None
     try:
         yield
@@ -178,14 +178,14 @@ def agreed() -> Iterator[None]:
     if several():
         texts = exchange(f"{name()}: {error}" if error else "")
         if error is None and any(texts):
-            error = Elsewhere(next(text for text in texts if text))
+            error = RemoteError(next(text for text in texts if text))
     if error is not None:
         raise error
 
 
 @contextlib.contextmanager
-def in_turn() -> Iterator[None]:
-    """Process 0 goes through this first and the others after it: what it has made they find."""
+def process_zero_first() -> Iterator[None]:
+    """Process 0 runs the block first and the others after it, so that they find the files it made."""
     if several() and not first():
         exchange("")
     try:
@@ -195,19 +195,19 @@ def in_turn() -> Iterator[None]:
             exchange("")
 
 
-def appears(path: Any, seconds: float = 10) -> bool:
-    """Whether a file that another process has written is seen here; a network file system may take a moment."""
+def wait_for_file(path: Any, seconds: float = 10) -> bool:
+    """Whether a file that another process wrote is visible here within `seconds`; a network file system may lag."""
     deadline = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return bool(path.exists())
 
 
-def share(mesh: Any) -> tuple[int, int]:
-    """(i, n): which of the n parts of every global batch this process reads.
+def batch_slice(mesh: Any) -> tuple[int, int]:
+    """(i, n): this process reads part i of n of every global batch.
 
     Processes that hold the same rows (their devices split the tensor axis) read the same part. Raises ConfigError for a
-    mesh that deals its rows out unevenly.
+    mesh that splits the rows unevenly.
     """
     import jax
 
@@ -228,10 +228,10 @@ def share(mesh: Any) -> tuple[int, int]:
     return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
-def vote(mesh: Any, *ask: Callable[[], bool]) -> Callable[[], tuple[bool, ...]]:
-    """Whether any process says yes, for each question; the devices work on until the answers are asked for.
+def any_process(mesh: Any, *ask: Callable[[], bool]) -> Callable[[], tuple[bool, ...]]:
+    """Whether each question is true on any process. Does not block: the returned function waits for the answers.
 
-    All processes must call this at the same place. A process of its own answers when it is asked.
+    All processes must call this at the same place. A single process evaluates `ask` when the answers are requested.
     """
     import jax
 
@@ -239,9 +239,9 @@ def vote(mesh: Any, *ask: Callable[[], bool]) -> Callable[[], tuple[bool, ...]]:
         return lambda: tuple(each() for each in ask)
     flags = [each() for each in ask]
     spread = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names, None))
-    mine = np.tile(np.array(flags, np.int32), (jax.local_device_count(), 1))
-    found = _any(jax.make_array_from_process_local_data(spread, mine))
-    return lambda: tuple(bool(flag) for flag in np.asarray(found))
+    local = np.tile(np.array(flags, np.int32), (jax.local_device_count(), 1))
+    answers = _any(jax.make_array_from_process_local_data(spread, local))
+    return lambda: tuple(bool(flag) for flag in np.asarray(answers))
 
 
 def _any(flags: Any) -> Any:
@@ -251,36 +251,36 @@ def _any(flags: Any) -> Any:
     return jax.jit(lambda flags: jnp.max(flags, axis=0))(flags)
 
 
-def end(code: int, said: str) -> int:
-    """Comes to the end of this program together with the others; process 0 prints what there is to say, once.
+def exit_together(code: int, message: str) -> int:
+    """Ends this program together with the others; process 0 prints each message once.
 
-    Returns the exit code. Where the others do not come, this process ends here and now, so that nobody waits for it.
+    Returns the exit code. If the others do not arrive in time, this process exits at once.
     """
     try:
-        texts = exchange(said, topic="end", seconds=END if code else PATIENCE)
-    except (TimeoutError, Lost) as error:
-        leave(code or LOST, said or f"error: {error}; {AGAIN}")
-    told: list[str] = []
+        texts = exchange(message, topic="end", seconds=END if code else PATIENCE)
+    except (TimeoutError, PeerLost) as error:
+        exit_now(code or LOST, message or f"error: {error}; {AGAIN}")
+    printed: list[str] = []
     for text in (text.removeprefix("error: ") for text in texts):
-        # An error of one process is told by the others as that of `process 3 of 4`.
-        if text and not any(text in other or other in text for other in told):
-            told.append(text)
+        # The others repeat an error of one process as that of `process 3 of 4`.
+        if text and not any(text in other or other in text for other in printed):
+            printed.append(text)
             if first():
-                print(text if text == said else f"error: {text}", file=sys.stderr, flush=True)
+                print(text if text == message else f"error: {text}", file=sys.stderr, flush=True)
     sys.modules["jax"].distributed.shutdown()
     return code
 
 
-def leave(code: int, said: str) -> NoReturn:
-    """Ends this process at once, without the exit barrier in which it would wait for those that are gone."""
-    print(f"[{name()}] {said}", file=sys.stderr, flush=True)
+def exit_now(code: int, message: str) -> NoReturn:
+    """Exits at once, without JAX's exit barrier, which would wait for processes that are gone."""
+    print(f"[{name()}] {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     logging.shutdown()
     os._exit(code)
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an error means that another process has gone."""
+    """Whether an error means that another process has ended."""
     signs = (
         "gloo",
         "nccl",
@@ -291,4 +291,4 @@ def lost(error: BaseException) -> bool:
         "coordination service",
     )
     text = str(error).lower()
-    return isinstance(error, Lost) or (not isinstance(error, DistillError) and any(sign in text for sign in signs))
+    return isinstance(error, PeerLost) or (not isinstance(error, DistillError) and any(sign in text for sign in signs))

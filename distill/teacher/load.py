@@ -38,7 +38,7 @@ def read_info(source: str | Path) -> TeacherInfo:
     if pretrained.is_model(source):
         config, published = pretrained.describe(source)
         return TeacherInfo(source=str(source), config=config, record=published)
-    path = cloud.pulled(source)
+    path = cloud.local_copy_of_run(source)
     record = load_record(path / "result.json")
     if record is None or not (path / "config.txt").exists():
         raise ConfigError(

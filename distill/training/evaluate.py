@@ -75,7 +75,7 @@ def evaluate(
 ) -> Scores:
     """Scores of a model on the current mesh, compared with an online `teacher`, or with the `signal` of its windows."""
     device_mesh = jax.sharding.get_mesh()
-    index, count = distributed.share(device_mesh)
+    index, count = distributed.batch_slice(device_mesh)
     parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
     batch_size = -(-batch_size // parts) * parts  # padding rows get weight 0
     part = slice(index * batch_size // count, (index + 1) * batch_size // count)  # of this process

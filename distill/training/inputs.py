@@ -109,7 +109,7 @@ def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mi
 
 def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
     """This process's slice of every batch of a split, on the current mesh; a teacher's signals are of its windows."""
-    index, count = distributed.share(jax.sharding.get_mesh())
+    index, count = distributed.batch_slice(jax.sharding.get_mesh())
     return data.Loader(
         store,
         split=split,

@@ -23,7 +23,7 @@ from distill.data.store.store import TokenStore
 from distill.model import sharding
 from distill.records import runs
 from distill.records.checkpoints import Checkpoints
-from distill.records.logger import Meter
+from distill.records.logger import MetricsLogger
 from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
@@ -84,7 +84,7 @@ def train(
         began = result.now()
         preempted = vmapped.flag if vmapped else stack.enter_context(preemption.catch_preemption())
         # In this order: the teacher needs the mesh, the state needs the teacher.
-        with distributed.agreed():
+        with distributed.raise_everywhere():
             device_mesh = sharding.make(config.mesh)
             stack.enter_context(jax.set_mesh(device_mesh))
             sharding.check(config.model, config.batch_size // config.microbatches, device_mesh)
@@ -121,14 +121,14 @@ def _claimed(
 
     From then until `stack` closes, the workdir is locked; its config.txt names this run.
     """
-    with distributed.agreed():
-        with distributed.in_turn():
+    with distributed.raise_everywhere():
+        with distributed.process_zero_first():
             workdir.pull()
             store = store or open_store(run.config if isinstance(run, ResolvedRun) else run, workdir.path)
         run = start.forked(resolve(run, store), workdir.path, fork)
         if distributed.first():
             stack.enter_context(process.folder_lock(workdir.path))
-        with distributed.in_turn():
+        with distributed.process_zero_first():
             workdir.pull()
             start.claim(workdir, run.config)
             finished = runs.load_record(workdir.path / "result.json")
@@ -142,7 +142,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
     done = int(state.step)
     teacher_argument = run.teacher.step_argument if run.teacher else None
     teacher_flops = run.teacher.step_flops(config.seq_len) if run.teacher else 0.0
-    meter = Meter(config, workdir.path / cloud.LINES, done, run.on_progress, teacher_flops)
+    meter = MetricsLogger(config, workdir.path / cloud.LINES, done, run.on_progress, teacher_flops)
     if distributed.first():
         workdir.rewind()
     saved = time.monotonic()
@@ -152,7 +152,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
 
     with contextlib.closing(prefetch(_fetcher(run), _calls(done, config))) as calls:
         for first, count, batches in calls:
-            answers = distributed.vote(device_mesh, lambda: bool(run.preempted.signal), due)
+            answers = distributed.any_process(device_mesh, lambda: bool(run.preempted.signal), due)
             state, sums = run.train_steps(spec, state, teacher_argument, batches, count)
             done = first + count
             meter.add(done, count, sums)
@@ -210,7 +210,7 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
         done = end
 
 
-def _check_divergence(run: RunContext, meter: Meter) -> None:
+def _check_divergence(run: RunContext, meter: MetricsLogger) -> None:
     """Raises Diverged where the last config.loop.patience updates (a quarter of a short run) were all rejected."""
     config, workdir, rejected = run.config, run.workdir, meter.consecutive_rejections
     if rejected < min(config.loop.patience, max(config.steps // 4, 1)):

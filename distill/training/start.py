@@ -36,7 +36,7 @@ def claim(workdir: cloud.Workdir, config: ExperimentConfig) -> None:
     if distributed.first():
         files.atomic_write(path, f"# run {run}\n{text}")
         workdir.push("config.txt")
-    elif not distributed.appears(path):
+    elif not distributed.wait_for_file(path):
         raise ConfigError(
             f"{workdir}: process 0 wrote config.txt but this process cannot see it; use a shared file system"
         )
@@ -51,7 +51,7 @@ def forked(run: ResolvedRun, workdir: Path, fork: str | Path | None) -> Resolved
     if not fork:
         return run
     config = run.config
-    origin, path = cloud.pulled(fork) / "config.txt", workdir / "config.txt"
+    origin, path = cloud.local_copy_of_run(fork) / "config.txt", workdir / "config.txt"
     if not origin.exists():
         raise ConfigError(f"--fork={fork}: there is no run (no config.txt); give the workdir of one")
     parent = configs.fingerprint(configs.from_text(type(config), origin.read_text("utf-8"), str(origin)))

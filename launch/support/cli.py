@@ -70,17 +70,17 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     except BaseException as error:
         if distributed.several() and distributed.lost(error):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            distributed.leave(distributed.LOST, f"error: another process has ended ({reason}); {distributed.AGAIN}")
+            distributed.exit_now(distributed.LOST, f"error: another process has ended ({reason}); {distributed.AGAIN}")
         if isinstance(error, DistillError):
             code, said = 2, f"error: {error}"
         elif isinstance(error, OSError) and error.errno in _FILES and error.filename:
             code, said = 2, f"error: {error.filename}: {error.strerror}; {_FILES[error.errno]} ({_place(error)})"
         elif distributed.several():
-            distributed.leave(1, traceback.format_exc())
+            distributed.exit_now(1, traceback.format_exc())
         else:
             raise
     if distributed.several():
-        return distributed.end(code, said)
+        return distributed.exit_together(code, said)
     if said:
         print(said, file=sys.stderr)
     return code

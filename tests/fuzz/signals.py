@@ -151,10 +151,10 @@ def _seal(folder: Path) -> Prepared:
     here.mkdir()
     (here / "a").write_bytes(bytes(range(200)))
     (here / "b").write_bytes(b"x" * 50)
-    checksums.seal(here)
+    checksums.write_checksums(here)
 
     def read() -> Any:
-        if wrong := checksums.damage(here):
+        if wrong := checksums.first_mismatch(here):
             raise SignalError(wrong)
         return (here / "a").read_bytes(), (here / "b").read_bytes()
 

@@ -8,7 +8,7 @@ import pytest
 
 from distill import config as configs
 from distill.config import ConfigError, chips, counts
-from distill.records.logger import CLOCK, Meter, read_metrics
+from distill.records.logger import CLOCK, MetricsLogger, read_metrics
 
 
 def call(steps, loss=2.0, rejected=0.0):
@@ -24,7 +24,7 @@ def logged(tiny):
 
 
 def follow(config, tmp_path, **kwargs):
-    meter = Meter(config, tmp_path / "metrics.jsonl", 0, lambda _: None, **kwargs)
+    meter = MetricsLogger(config, tmp_path / "metrics.jsonl", 0, lambda _: None, **kwargs)
     for step in (5, 10):
         meter.add(step, 5, call(5))
     meter.flush()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill.records import metrics
-from distill.records.metrics import SeriesError
+from distill.records.metrics import MetricsError
 
 
 def write(path, count, blanks=()):
@@ -73,7 +73,7 @@ def test_the_last_line_is_found_however_long(tmp_path):
 def test_a_line_that_is_none_is_named_by_its_place(tmp_path, bad):
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1, "ntp": 1.0}\n' + bad + "\n")
-    with pytest.raises(SeriesError, match=r"m.jsonl, byte 24: got b'.*wanted a line of metrics"):
+    with pytest.raises(MetricsError, match=r"m.jsonl, byte 24: got b'.*wanted a line of metrics"):
         metrics.read(path, ["ntp"])
-    with pytest.raises(SeriesError, match="byte 24"):
+    with pytest.raises(MetricsError, match="byte 24"):
         metrics.last(path)

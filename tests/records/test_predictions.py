@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from distill.records.predictions import Prediction, PredictionTable, coverage
+from distill.records.predictions import PredictionRecord, PredictionTable, coverage
 from distill.records.runs import RunRecord, TableError
 
 RUN = RunRecord(
@@ -13,7 +13,7 @@ RUN = RunRecord(
     trunk="t0", model="32x2", tokenizer="bytes", bits_per_byte=2.5, kl=None, agreement=None, ece=0.02,
     start="2026-01-01T12:00:00+00:00", end="2026-01-01T12:01:00+00:00", machine="m", commit="c",
 )  # fmt: skip
-SAID = Prediction(
+SAID = PredictionRecord(
     run="r0", N=25_000, D=500_000, L_T=None, predicted=1.72, lower=1.70, upper=1.75, level=0.9, law="supervised",
     made="2026-01-01T11:00:00+00:00",
 )  # fmt: skip

@@ -15,7 +15,7 @@ def test_the_checksum_is_that_of_the_rfc():
 def test_tensorboard_reads_what_was_written(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     want = [(1, 1000.25, 2.5), (300, 1001.5, -1e-3), (2**40, 1002.0, 3e38)]
-    writer = tensorboard.Events(tmp_path)
+    writer = tensorboard.EventWriter(tmp_path)
     for step, wall, value in want:
         writer.add(step, wall, {"loss": value, "a/long name, ünïcode": 1.0})
     found = reader.EventAccumulator(str(tmp_path)).Reload()
@@ -27,5 +27,5 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 
 def test_a_resumed_run_opens_another_file(tmp_path):
     for step in (1, 2):
-        tensorboard.Events(tmp_path).add(step, 0.0, {"x": 1.0})
+        tensorboard.EventWriter(tmp_path).add(step, 0.0, {"x": 1.0})
     assert len(list(tmp_path.iterdir())) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill import laws
-from distill.records.predictions import Prediction, PredictionTable
+from distill.records.predictions import PredictionRecord, PredictionTable
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable
 
 SUPERVISED = laws.Supervised(A=12.4, B=132.7, E=0.9, alpha=0.408, beta=0.431, gamma=0.452)
@@ -86,7 +86,7 @@ def write_study(workdir: Path, found: list[RunRecord]) -> Path:
         if run.L_T is not None and BUDGETS[-1] == run.D:
             middle = float(DISTILLATION(run.N, run.D, run.L_T))
             predictions.append(
-                Prediction(
+                PredictionRecord(
                     run=run.run, N=run.N, D=run.D, L_T=run.L_T, predicted=middle, lower=middle * 0.985,
                     upper=middle * 1.015, level=0.9, law="distillation", made="2026-01-01T11:59:00+00:00",
                 )

@@ -15,14 +15,14 @@ def folder(tmp_path):
     (folder / "d").mkdir(parents=True)
     (folder / "a").write_bytes(bytes(range(256)) * 5)
     (folder / "d" / "b").write_bytes(b"")
-    checksums.seal(folder)
+    checksums.write_checksums(folder)
     return folder
 
 
 def test_what_was_not_changed_is_whole(folder):
-    assert checksums.damage(folder) == ""
+    assert checksums.first_mismatch(folder) == ""
     (folder / "of another program").write_text("is not looked at")
-    assert checksums.damage(folder) == ""
+    assert checksums.first_mismatch(folder) == ""
 
 
 def test_every_flipped_bit_is_found(folder):
@@ -31,16 +31,16 @@ def test_every_flipped_bit_is_found(folder):
         data = bytearray(whole)
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         (folder / "a").write_bytes(bytes(data))
-        assert checksums.damage(folder).startswith("a: sha256 ")
+        assert checksums.first_mismatch(folder).startswith("a: sha256 ")
     (folder / "a").write_bytes(whole)
-    assert checksums.damage(folder) == ""
+    assert checksums.first_mismatch(folder) == ""
 
 
 def test_a_file_that_is_gone_longer_or_shorter_is_named(folder):
     (folder / "d" / "b").write_bytes(b"x")
-    assert checksums.damage(folder) == "d/b: has 1 bytes, wanted 0"
+    assert checksums.first_mismatch(folder) == "d/b: has 1 bytes, wanted 0"
     (folder / "d" / "b").unlink()
-    assert checksums.damage(folder) == "d/b: is missing"
+    assert checksums.first_mismatch(folder) == "d/b: is missing"
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,17 @@ def test_a_file_that_is_gone_longer_or_shorter_is_named(folder):
 )
 def test_a_seal_that_cannot_be_read_is_damage(folder, text):
     (folder / checksums.NAME).write_text(text)
-    assert "is not readable" in checksums.damage(folder)
+    assert "is not readable" in checksums.first_mismatch(folder)
 
 
 def test_a_missing_seal_is_damage(folder):
     (folder / checksums.NAME).unlink()
-    assert "never complete" in checksums.damage(folder)
-    assert "never complete" in checksums.damage(folder / "nowhere")
+    assert "never complete" in checksums.first_mismatch(folder)
+    assert "never complete" in checksums.first_mismatch(folder / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "d/../../outside"])
 def test_a_seal_names_nothing_outside(folder, name):
     (folder.parent / "outside").write_text("secret")
     (folder / checksums.NAME).write_text(json.dumps({name: [6, "0" * 64]}))
-    assert "outside of its directory" in checksums.damage(folder)
+    assert "outside of its directory" in checksums.first_mismatch(folder)

@@ -268,13 +268,13 @@ def test_a_place_that_is_none_is_refused(cluster, given, message):
 def test_one_process_asks_nobody():
     """Alone, a question is answered when the answer is wanted, and what fails here fails here."""
     said = []
-    answers = distributed.vote(jax.sharding.get_mesh(), lambda: bool(said), lambda: False)
+    answers = distributed.any_process(jax.sharding.get_mesh(), lambda: bool(said), lambda: False)
     said.append("SIGTERM")
     assert answers() == (True, False)
     assert distributed.exchange("x") == ["x"] and distributed.rank() == (0, 1) and distributed.first()
-    with pytest.raises(ConfigError, match="mine"), distributed.agreed(), distributed.in_turn():
+    with pytest.raises(ConfigError, match="mine"), distributed.raise_everywhere(), distributed.process_zero_first():
         raise ConfigError("mine")
-    assert distributed.share(jax.sharding.get_mesh()) == (0, 1)
+    assert distributed.batch_slice(jax.sharding.get_mesh()) == (0, 1)
 
 
 def test_a_cluster_flag_is_for_commands_that_know_it(capsys):

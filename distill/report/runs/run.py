@@ -70,7 +70,7 @@ def write(workdir: str | Path, on_progress: Callable[[Progress], None] = lambda 
     return path
 
 
-def figure(curves: metrics.Series, theme: Theme) -> Figure:
+def figure(curves: metrics.MetricCurves, theme: Theme) -> Figure:
     """A panel for each kind of metric that the run has."""
     shown = {
         title: [name for name in names if np.isfinite(curves.mean[name]).any()] for title, (names, _) in _PANELS.items()

@@ -39,7 +39,10 @@ def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
 
 
 def figure(
-    names: Sequence[str], curves: Sequence[metrics.Series], records: Sequence[RunRecord | None], theme: Theme = LIGHT
+    names: Sequence[str],
+    curves: Sequence[metrics.MetricCurves],
+    records: Sequence[RunRecord | None],
+    theme: Theme = LIGHT,
 ) -> Figure:
     """Next-token loss over tokens and, where a run has a teacher, the distillation loss `kd` that it trains on.
 

@@ -28,7 +28,7 @@ class Followed:
     """A run as its log tells it: its name, its curves, its last line, and whether it is finished."""
 
     name: str
-    curves: metrics.Series
+    curves: metrics.MetricCurves
     last: dict[str, float]
     finished: bool
     changed: float  # when its log was last written

@@ -13,7 +13,7 @@ from typing import Any
 from distill.errors import ReportError
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law
-from distill.records.predictions import Prediction, PredictionTable
+from distill.records.predictions import PredictionRecord, PredictionTable
 from distill.records.runs import CurvePoint, CurveTable, RunRecord
 from distill.records.study_table import StudyTable
 from distill.system.files import loads
@@ -88,7 +88,7 @@ class Results:
     runs: tuple[RunRecord, ...]
     curves: Mapping[str, tuple[CurvePoint, ...]] = dataclasses.field(default_factory=dict)
     laws: tuple[FittedLaw, ...] = ()
-    predictions: tuple[Prediction, ...] = ()
+    predictions: tuple[PredictionRecord, ...] = ()
     plan: "PlanSummary | None" = None
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
