@@ -7,4 +7,5 @@ import jax
 import numpy as np
 
 ArrayModule: TypeAlias = ModuleType  # `xp`: numpy or jax.numpy
-Values: TypeAlias = float | np.ndarray | jax.Array  # one number or an array of any shape; tracers are jax.Arrays
+Floats: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.float64]]  # of any shape
+Values: TypeAlias = float | Floats | jax.Array  # one number or an array of any shape; tracers are jax.Arrays

@@ -2,7 +2,7 @@
 
 The constraint takes one variable away and each scenario leaves as few as it has:
 - free teacher (best_case): only L_T matters, one variable; the cheapest teacher that reaches it is then reported;
-- only its forward passes paid (teacher_inference): D_T is free, so D_T or N_T stands at a bound, one variable along
+- only its forward passes paid (teacher_inference): D_T is free, so D_T or N_T is at a bound, one variable along
   that edge;
 - its training paid (teacher_pretraining, pretraining_and_inference): N_T and the share of compute spent on the
   teacher's training, two variables.
@@ -12,14 +12,17 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.minimise import minimise
 from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 
 _CHUNK = 128  # cases solved in one call: one shape, so one compilation a scenario
 _BISECTIONS = 52
@@ -41,26 +44,26 @@ PAPER_BOUNDS = Bounds()
 class Allocation:
     """Optimal splits: float64 arrays of one shape. `second_*` is the best point of another valley (inf: none)."""
 
-    N_S: np.ndarray
-    D_S: np.ndarray
-    N_T: np.ndarray
-    D_T: np.ndarray
-    L_T: np.ndarray
-    L_S: np.ndarray
-    second_N_T: np.ndarray
-    second_D_S: np.ndarray
-    second_L_T: np.ndarray
-    second_L_S: np.ndarray
+    N_S: Floats
+    D_S: Floats
+    N_T: Floats
+    D_T: Floats
+    L_T: Floats
+    L_S: Floats
+    second_N_T: Floats
+    second_D_S: Floats
+    second_L_T: Floats
+    second_L_S: Floats
 
 
 def allocate(
-    supervised: Any,
-    distillation: Any,
-    N_S: Any,
-    compute: Any,
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
+    N_S: Values,
+    compute: Values,
     scenario: Scenario,
     *,
-    flops: Any,
+    flops: ForwardFlops,
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> Allocation:
@@ -69,40 +72,64 @@ def allocate(
     Laws may be stacks (leaves of shape [R], a bootstrap): the result then has a leading axis R.
     `unique` is the number of distinct tokens that student and teacher each have.
     """
-    weights = (scenario.logits, scenario.pretraining)
     kind = "share" if scenario.pretraining else "edge" if scenario.logits else "loss"
-    out = _run(_SOLVERS[kind], (supervised, distillation, flops), (N_S, compute), (*weights, unique, bounds))
-    return Allocation(N_S=out.pop("N_S"), **out)
+    limits = _Limits(scenario.logits, scenario.pretraining, unique, bounds.low, bounds.high)
+    return Allocation(**_run(_SOLVERS[kind], (supervised, distillation, flops), (N_S, compute), limits))
 
 
 def supervised_optimum(
-    supervised: Any, compute: Any, *, flops: Any, unique: float = UNLIMITED, bounds: Bounds = PAPER_BOUNDS
-) -> dict[str, np.ndarray]:
+    supervised: SupervisedLaw,
+    compute: Values,
+    *,
+    flops: ForwardFlops,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> dict[str, Floats]:
     """{'N', 'D', 'L'} of the compute-optimal supervised model, 3 F(N) D = compute."""
-    out = _run(_solve_supervised, (supervised, flops), (compute,), (unique, bounds))
+    limits = _Limits(0.0, 0.0, unique, bounds.low, bounds.high)
+    out = _run(_solve_supervised, (supervised, flops), (compute,), limits)
     return {"N": out["N_S"], "D": out["D_S"], "L": out["L_S"]}
 
 
 def cheapest_teacher(
-    supervised: Any,
-    L_T: Any,
-    D_S: Any,
+    supervised: SupervisedLaw,
+    L_T: Values,
+    D_S: Values,
     scenario: Scenario,
     *,
-    flops: Any,
+    flops: ForwardFlops,
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Floats, Floats]:
     """(N_T, D_T) of loss L_T at the least cost for D_S student tokens; training counts even where others pay it.
 
     Under a stack of laws [R], L_T and D_S [R, ...] hold the cases of each law.
     """
-    weights = (scenario.logits, scenario.pretraining or 1.0)
-    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), (*weights, unique, bounds), paired=True)
+    limits = _Limits(scenario.logits, scenario.pretraining or 1.0, unique, bounds.low, bounds.high)
+    out = _run(_solve_teacher, (supervised, flops), (L_T, D_S), limits, paired=True)
     return out["N_T"], out["D_T"]
 
 
-def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool = False) -> dict[str, np.ndarray]:
+class _Limits(NamedTuple):
+    """Numbers that all cases share: the weights of Eq. 9 (Scenario), distinct tokens, the range of the search."""
+
+    logits: float
+    pretraining: float
+    unique: float
+    low: float
+    high: float
+
+
+# A law or F(N); the scalars of one case; a point of the search; from parts, case and limits to a result by name.
+_Part: TypeAlias = SupervisedLaw | StudentLaw | ForwardFlops
+_Scalars: TypeAlias = tuple[jax.Array, ...]
+_Point: TypeAlias = tuple[Values, ...]
+_Solver: TypeAlias = Callable[[tuple, _Scalars, _Limits], Mapping[str, Values]]
+
+
+def _run(
+    solve: _Solver, parts: tuple[_Part, ...], cases: tuple[Values, ...], limits: _Limits, paired: bool = False
+) -> dict[str, Floats]:
     """Solves every case under every law of a stack, in chunks on all cores; axes: [R, *cases].
 
     paired: the cases have the axis R already, a row of them for every law.
@@ -117,12 +144,11 @@ def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool =
     each = count // max(int(np.prod(laws)), 1)
     rows = [np.repeat(leaf, each) for leaf in per_law]
     rows += [np.broadcast_to(case, shape).reshape(-1) for case in grid]
-    numbers = [s for setting in settings for s in ((setting.low, setting.high) if _is_bounds(setting) else (setting,))]
 
-    def chunk(start: int) -> dict[str, np.ndarray]:
+    def chunk(start: int) -> dict[str, Floats]:
         with jax.enable_x64(True):
             picked = [np.resize(row[start : start + _CHUNK], _CHUNK) for row in rows]
-            return {k: np.asarray(v) for k, v in _batched(solve, structures, len(cases), picked, numbers).items()}
+            return {k: np.asarray(v) for k, v in _batched(solve, structures, len(cases), picked, limits).items()}
 
     starts = range(0, count, _CHUNK)
     if len(starts) == 1:
@@ -133,11 +159,10 @@ def _run(solve: Any, parts: tuple, cases: tuple, settings: tuple, paired: bool =
     return {name: np.concatenate([part[name] for part in solved])[:count].reshape(shape) for name in solved[0]}
 
 
-def _is_bounds(setting: Any) -> bool:
-    return isinstance(setting, Bounds)
+_Structure: TypeAlias = "jax.tree_util.PyTreeDef | _Part"
 
 
-def _split(part: Any) -> tuple[list[Any], Any]:
+def _split(part: _Part) -> tuple[list[Values], _Structure]:
     """A law's numbers and its structure; a plain function has no numbers and is its own structure."""
     leaves, structure = jax.tree_util.tree_flatten(part)
     if all(isinstance(leaf, (int, float, np.ndarray, np.generic, jax.Array)) for leaf in leaves):
@@ -145,7 +170,7 @@ def _split(part: Any) -> tuple[list[Any], Any]:
     return [], part
 
 
-def _join(structures: tuple, numbers: list[Any]) -> list[Any]:
+def _join(structures: tuple[_Structure, ...], numbers: list[jax.Array]) -> tuple[_Part, ...]:
     parts, at = [], 0
     for structure in structures:
         if isinstance(structure, jax.tree_util.PyTreeDef):
@@ -153,35 +178,37 @@ def _join(structures: tuple, numbers: list[Any]) -> list[Any]:
             at += structure.num_leaves
         else:
             parts.append(structure)
-    return parts
+    return tuple(parts)
 
 
 # Compiling costs more than solving: at the lowest level it takes half the time, and the solver runs half as fast.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0})
-def _batched(solve: Any, structures: tuple, n_cases: int, rows: list[Any], numbers: list[Any]) -> dict[str, Any]:
-    def one(row):
-        parts = _join(structures, row[: len(row) - n_cases])
-        return solve(*parts, *row[len(row) - n_cases :], *numbers)
+def _batched(
+    solve: _Solver, structures: tuple[_Structure, ...], n_cases: int, rows: list[jax.Array], limits: _Limits
+) -> Mapping[str, Values]:
+    def one(row: list[jax.Array]) -> Mapping[str, Values]:
+        first = len(row) - n_cases
+        return solve(_join(structures, row[:first]), tuple(row[first:]), limits)
 
     return jax.vmap(one)(rows)
 
 
-def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high):
-    """One case of `allocate`; `kind` names the variables that the scenario leaves."""
+def _solve(
+    kind: str, parts: tuple[SupervisedLaw, StudentLaw, ForwardFlops], case: _Scalars, limits: _Limits
+) -> dict[str, Values]:
+    """One case (N_S, compute) of `allocate`; `kind` names the variables that the scenario leaves."""
+    supervised, distillation, flops = parts
+    N_S, compute = case
+    logits, pretraining, unique, low, high = limits
     log_low, log_high = jnp.log(low), jnp.log(high)
     F_S = flops(N_S)
 
-    def teacher_loss(N_T, D_T):
+    def teacher_loss(N_T: Values, D_T: Values) -> Values:
         return supervised(N_T, effective_tokens(D_T, unique, jnp))
 
     best, worst = teacher_loss(high, high), teacher_loss(low, low)
-    axes = {
-        "loss": (jnp.linspace(jnp.log(1e-8), jnp.log(worst - best), 640),),
-        "edge": (jnp.linspace(0.0, 2 * (log_high - log_low), 512),),
-        "share": (jnp.linspace(log_low, log_high, 52), jnp.linspace(-30.0, 14.0, 45)),
-    }[kind]
 
-    def place(z):
+    def place(z: jax.Array) -> _Point:
         """(N_T, D_T, D_S, L_T) of a point of the search."""
         if kind == "loss":
             return jnp.nan, jnp.nan, compute / (3 * F_S), best + jnp.exp(z[0])
@@ -195,22 +222,21 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
         D_T = jnp.minimum(share * compute / (3 * pretraining * F_T), high)
         return N_T, D_T, (1 - share) * compute / (3 * F_S + logits * F_T), teacher_loss(N_T, D_T)
 
-    def loss(z):
+    def loss(z: jax.Array) -> jax.Array:
         _, _, D_S, L_T = place(z)
-        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
+        return jnp.asarray(distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T))
 
-    found = minimise(loss, axes)
-    N_T, D_T, D_S, L_T = place(found.z)
-    second = place(found.second_z)
+    minimum = minimise(loss, _axes(kind, log_low, log_high, worst - best))
+    N_T, D_T, D_S, L_T = place(minimum.z)
+    second = place(minimum.second_z)
     if kind != "edge":
-        by_logits, by_training = (logits, pretraining) if kind == "share" else (0.0, 1.0)
-        cheapest = _solve_teacher(supervised, flops, L_T, D_S, by_logits, by_training, unique, low, high)
+        costs = limits if kind == "share" else limits._replace(logits=0.0, pretraining=1.0)
+        cheapest = _solve_teacher((supervised, flops), (jnp.asarray(L_T), jnp.asarray(D_S)), costs)
         if kind == "loss":
             N_T, D_T = cheapest["N_T"], cheapest["D_T"]
         else:
             starts = jnp.log(jnp.array([[N_T, D_T], [cheapest["N_T"], cheapest["D_T"]]]))
-            parts = supervised, distillation, flops, N_S, compute, logits, pretraining, unique
-            N_T, D_T, D_S, L_T = _polish(starts, found.value, *parts, low, high)
+            N_T, D_T, D_S, L_T = _polish(starts, minimum.value, parts, case, limits)
     return {
         "N_S": N_S,
         "D_S": jnp.minimum(D_S, high),
@@ -221,11 +247,20 @@ def _solve(kind, supervised, distillation, flops, N_S, compute, logits, pretrain
         "second_N_T": second[0],
         "second_D_S": second[2],
         "second_L_T": second[3],
-        "second_L_S": found.second_value,
+        "second_L_S": minimum.second_value,
     }
 
 
-def _slopes(function: Any) -> tuple[Any, Any]:
+def _axes(kind: str, log_low: jax.Array, log_high: jax.Array, losses: Values) -> tuple[jax.Array, ...]:
+    """The grid of each variable that a scenario leaves; `losses`: how far L_T can rise above the best teacher's."""
+    if kind == "loss":
+        return (jnp.linspace(jnp.log(1e-8), jnp.log(losses), 640),)
+    if kind == "edge":
+        return (jnp.linspace(0.0, 2 * (log_high - log_low), 512),)
+    return jnp.linspace(log_low, log_high, 52), jnp.linspace(-30.0, 14.0, 45)
+
+
+def _slopes(function: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Both derivatives of a function of two variables at (0, 0), to fourth order, from one batch of values."""
     steps = _SLOPE_WIDTH * np.array([-2.0, -1.0, 1.0, 2.0])
     offsets = np.concatenate([np.stack([steps, 0 * steps], 1), np.stack([0 * steps, steps], 1)])
@@ -234,34 +269,41 @@ def _slopes(function: Any) -> tuple[Any, Any]:
     return first, second
 
 
-def _log_slope(flops: Any, n: Any) -> Any:
+def _log_slope(flops: ForwardFlops, n: jax.Array) -> Values:
     """d log F / d log N at N = exp(n)."""
     return _slopes(lambda h, _: jnp.log(flops(jnp.exp(n + h))))[0]
 
 
 def _polish(
-    starts, value, supervised, distillation, flops, N_S, compute, logits, pretraining, unique, low, high
-) -> tuple[Any, Any, Any, Any]:
+    starts: jax.Array,
+    value: jax.Array,
+    parts: tuple[SupervisedLaw, StudentLaw, ForwardFlops],
+    case: _Scalars,
+    limits: _Limits,
+) -> _Point:
     """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from the second start, or the first.
 
     Where the teacher costs next to nothing, losses hardly tell its size from its tokens. The conditions do: no cheaper
     teacher of this loss, and nothing gained by moving compute between the teacher and the student.
     """
+    supervised, distillation, flops = parts
+    N_S, compute = case
+    logits, pretraining, unique, low, high = limits
     F_S = flops(N_S)
 
-    def split(z):
+    def split(z: jax.Array) -> _Point:
         N_T, D_T = jnp.exp(z[0]), jnp.exp(z[1])
         F_T = flops(N_T)
         unit = 3 * F_S + logits * F_T
         return N_T, D_T, F_T, unit, (compute - 3 * pretraining * F_T * D_T) / unit
 
-    def teacher(n, d):
-        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
+    def teacher(n: jax.Array, d: jax.Array) -> jax.Array:
+        return jnp.asarray(supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp)))
 
-    def student(D_S, L_T):
-        return distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T)
+    def student(D_S: Values, L_T: Values) -> jax.Array:
+        return jnp.asarray(distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T))
 
-    def conditions(z):
+    def conditions(z: jax.Array) -> jax.Array:
         _, D_T, F_T, unit, D_S = split(z)
         L_T = teacher(z[0], z[1])
         by_n, by_d = _slopes(lambda h, k: teacher(z[0] + h, z[1] + k))
@@ -269,7 +311,7 @@ def _polish(
         by_L, by_D = _slopes(lambda h, k: student(D_S * jnp.exp(k), L_T * jnp.exp(h)))
         return jnp.stack([cost - by_n / by_d, by_L / L_T * by_d - by_D * 3 * pretraining * F_T * D_T / (D_S * unit)])
 
-    def newton(_, z):
+    def newton(_: int, z: jax.Array) -> jax.Array:
         offsets = _SLOPE_WIDTH * np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         r = jax.vmap(conditions)(z[None] + offsets)
         (a, c), (b, d) = (r[1] - r[2]) / (2 * _SLOPE_WIDTH), (r[3] - r[4]) / (2 * _SLOPE_WIDTH)
@@ -288,21 +330,24 @@ def _polish(
 _SOLVERS = {kind: functools.partial(_solve, kind) for kind in ("loss", "edge", "share")}
 
 
-def _solve_supervised(supervised, flops, compute, unique, low, high):
-    def tokens(z):
-        return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), high)
+def _solve_supervised(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, limits: _Limits) -> dict[str, Values]:
+    """One case (compute,) of `supervised_optimum`."""
+    (supervised, flops), (compute,) = parts, case
 
-    def loss(z):
-        return supervised(jnp.exp(z[0]), effective_tokens(tokens(z), unique, jnp))
+    def tokens(z: jax.Array) -> jax.Array:
+        return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), limits.high)
 
-    found = minimise(loss, (jnp.linspace(jnp.log(low), jnp.log(high), 256),))
-    return {"N_S": jnp.exp(found.z[0]), "D_S": tokens(found.z), "L_S": found.value}
+    def loss(z: jax.Array) -> jax.Array:
+        return jnp.asarray(supervised(jnp.exp(z[0]), effective_tokens(tokens(z), limits.unique, jnp)))
+
+    minimum = minimise(loss, (jnp.linspace(jnp.log(limits.low), jnp.log(limits.high), 256),))
+    return {"N_S": jnp.exp(minimum.z[0]), "D_S": tokens(minimum.z), "L_S": minimum.value}
 
 
-def _bisect(rises, low, high):
+def _bisect(rises: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
     """Where an increasing sign change lies between low and high (the bound itself where there is none)."""
 
-    def halve(_, bracket):
+    def halve(_: int, bracket: _Scalars) -> _Scalars:
         middle = (bracket[0] + bracket[1]) / 2
         up = rises(middle)
         return jnp.where(up, bracket[0], middle), jnp.where(up, middle, bracket[1])
@@ -311,22 +356,27 @@ def _bisect(rises, low, high):
     return (bracket[0] + bracket[1]) / 2
 
 
-def _solve_teacher(supervised, flops, L_T, D_S, logits, pretraining, unique, low, high):
-    """Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum: where its slope is zero."""
+def _solve_teacher(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, limits: _Limits) -> dict[str, Values]:
+    """One case (L_T, D_S) of `cheapest_teacher`.
+
+    Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum: where its slope is zero.
+    """
+    (supervised, flops), (L_T, D_S) = parts, case
+    logits, pretraining, unique, low, high = limits
     log_low, log_high = jnp.log(low), jnp.log(high)
 
-    def loss(n, d):
-        return supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp))
+    def loss(n: jax.Array, d: jax.Array) -> jax.Array:
+        return jnp.asarray(supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp)))
 
-    def tokens(n):
+    def tokens(n: jax.Array) -> jax.Array:
         return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)
 
-    def cost_rises(n):
+    def cost_rises(n: jax.Array) -> jax.Array:
         d = tokens(n)
         by_n, by_d = _slopes(lambda h, k: loss(n + h, d + k))
         training = 3 * pretraining * jnp.exp(d)
         slope = _log_slope(flops, n) - training / (logits * D_S + training) * by_n / by_d
-        return (slope > 0) & (loss(n, log_high) <= L_T)
+        return jnp.asarray((slope > 0) & (loss(n, log_high) <= L_T))
 
     n = _bisect(cost_rises, log_low, log_high)
     return {"N_T": jnp.exp(n), "D_T": jnp.exp(tokens(n))}

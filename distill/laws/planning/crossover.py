@@ -1,22 +1,25 @@
 """Where supervised training catches up with distillation: in student tokens for one teacher, in compute for a plan."""
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 
+from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.allocation import PAPER_BOUNDS, Bounds, allocate
 from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 
 _GRID = 64
+_AnyLaw = TypeVar("_AnyLaw", SupervisedLaw, StudentLaw)
 
 
-def column(law: Any) -> Any:
+def column(law: _AnyLaw) -> _AnyLaw:
     """A stack of laws [R] that broadcasts against a trailing axis of cases; a single law unchanged."""
     return jax.tree_util.tree_map(lambda leaf: leaf[..., None] if np.ndim(leaf) else leaf, law)
 
 
-def last_catch_up(x: np.ndarray, gain: np.ndarray) -> tuple[Any, Any]:
+def last_catch_up(x: Floats, gain: Floats) -> tuple[Floats, Floats]:
     """(low, high) of the last interval of x where gain = L_S - L falls behind: negative, then positive; nan: none."""
     behind = (gain[..., :-1] < 0) & (gain[..., 1:] >= 0)
     last = behind.shape[-1] - 1 - np.argmax(behind[..., ::-1], axis=-1)
@@ -24,7 +27,7 @@ def last_catch_up(x: np.ndarray, gain: np.ndarray) -> tuple[Any, Any]:
     return np.where(some, x[last], np.nan), np.where(some, x[last + 1], np.nan)
 
 
-def interpolate(x: np.ndarray, gain: np.ndarray) -> Any:
+def interpolate(x: Floats, gain: Floats) -> Floats:
     """The last catch-up by linear interpolation of the gain in log x; nan where there is none. gain: [..., x]."""
     low, high = last_catch_up(x, gain)
     at = np.clip(np.searchsorted(x, np.nan_to_num(low, nan=x[0])), 0, len(x) - 2)
@@ -35,8 +38,13 @@ def interpolate(x: np.ndarray, gain: np.ndarray) -> Any:
 
 
 def crossover_tokens(
-    supervised: Any, distillation: Any, N_S: float, L_T: Any, unique: float = UNLIMITED, bounds: Bounds = PAPER_BOUNDS
-) -> np.ndarray:
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
+    N_S: float,
+    L_T: Values,
+    unique: float = UNLIMITED,
+    bounds: Bounds = PAPER_BOUNDS,
+) -> Floats:
     """D_S beyond which supervised training of N_S beats a student of a teacher of loss L_T; nan where it never does.
 
     Laws may be stacks [R], with L_T [R]; the result then is [R].
@@ -44,7 +52,7 @@ def crossover_tokens(
     stacked, student = column(supervised), column(distillation)
     teacher = np.asarray(L_T, np.float64)[..., None]
 
-    def gain(D: np.ndarray) -> np.ndarray:
+    def gain(D: Floats) -> Floats:
         d = effective_tokens(D, unique)
         return np.asarray(student(N_S, d, teacher)) - np.asarray(stacked(N_S, d))
 
@@ -60,12 +68,12 @@ def crossover_tokens(
 
 
 def crossover_compute(
-    supervised: Any,
-    distillation: Any,
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
     N_S: float,
     scenario: Scenario,
     *,
-    flops: Any,
+    flops: ForwardFlops,
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> float:
@@ -85,22 +93,31 @@ def crossover_compute(
 
 
 def crossover_stack(
-    supervised: Any,
-    distillation: Any,
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
     N_S: float,
     scenario: Scenario,
     near: float,
     *,
-    flops: Any,
+    flops: ForwardFlops,
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
-) -> np.ndarray:
+) -> Floats:
     """`crossover_compute` under each law of a stack [R], from one scan of four decades around `near`."""
     compute = np.geomspace(near / 100, near * 100, 24)
     return interpolate(compute, _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bounds))
 
 
-def _gain(supervised, distillation, N_S, compute, scenario, flops, unique, bounds) -> np.ndarray:
+def _gain(
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
+    N_S: float,
+    compute: Floats,
+    scenario: Scenario,
+    flops: ForwardFlops,
+    unique: float,
+    bounds: Bounds,
+) -> Floats:
     """Loss of the best distillation minus that of supervised training, at every budget (and for every law)."""
     split = allocate(supervised, distillation, N_S, compute, scenario, flops=flops, unique=unique, bounds=bounds)
     tokens = np.minimum(compute / (3 * float(flops(N_S))), bounds.high)

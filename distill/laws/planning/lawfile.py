@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from distill.laws.fitting.fit import Fit
+from distill.laws.forms.arrays import Floats
 from distill.laws.forms.forms import paper
 from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
@@ -161,7 +162,7 @@ def _stored(law: Law, supervised: Law, draws: Mapping[str, object] | None) -> St
     return StoredLaws(kept=dataclasses.replace(law, **own, **{"supervised": inside}))
 
 
-def _column(values: object) -> np.ndarray:
+def _column(values: object) -> Floats:
     if not isinstance(values, Sequence):
         raise TypeError(f"draws of a parameter are {type(values).__name__}, wanted a list of numbers")
     return np.asarray(values, np.float64)

@@ -7,31 +7,40 @@ several times faster, and the planner's page runs the same arithmetic.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.laws.forms.arrays import Floats
+
 _STEPS = 4.0 ** -np.arange(14)  # candidate lengths of a Newton step, tried all at once
 _ITERATIONS = 60
 _FLAT = 1e-9  # curvature below which a direction counts as flat
 _WIDTH = 0.01  # of the difference stencil; the variables are logarithms
-_NEAR = 1e-3  # a Newton step shorter than this is taken on trust: values no longer resolve it, slopes still do
+_NEAR = 1e-3  # a Newton step shorter than this is always accepted: values no longer resolve it, slopes still do
 _DONE = 1e-8  # and one shorter than this is the last
+
+
+Cost: TypeAlias = Callable[[jax.Array], jax.Array]  # of a point [d], a scalar
+
+
+_Hessian: TypeAlias = tuple[jax.Array, ...]  # (a,) in one variable, (a, b, c) of [[a, b], [b, c]] in two
+_State: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, int]  # point, value, whether to go on, iterations
 
 
 class Minimum(NamedTuple):
     """The best point [d] and its value, and the best point of another valley (infinite where there is none)."""
 
-    z: Any
-    value: Any
-    second_z: Any
-    second_value: Any
+    z: jax.Array
+    value: jax.Array
+    second_z: jax.Array
+    second_value: jax.Array
 
 
-def minimise(value: Callable[[Any], Any], axes: tuple[Any, ...]) -> Minimum:
-    """The least value over the box that `axes` (one increasing grid a variable) span."""
+def minimise(value: Cost, axes: tuple[jax.Array, ...]) -> Minimum:
+    """The least value over the box that `axes` (one increasing grid for each variable) span."""
     mesh = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
     points = mesh.reshape(-1, len(axes))
     values = jax.vmap(value)(points).reshape(mesh.shape[:-1])
@@ -45,7 +54,7 @@ def minimise(value: Callable[[Any], Any], axes: tuple[Any, ...]) -> Minimum:
     return Minimum(z[first], least[first], z[1 - first], least[1 - first])
 
 
-def _is_valley(values: Any) -> Any:
+def _is_valley(values: jax.Array) -> jax.Array:
     """Grid points that no neighbour along an axis or a diagonal lies below (the first of equals counts)."""
     padded = jnp.pad(values, 1, constant_values=jnp.inf)
     least = jnp.ones(values.shape, bool)
@@ -60,14 +69,14 @@ def _is_valley(values: Any) -> Any:
     return least
 
 
-def _stencil(d: int) -> np.ndarray:
+def _stencil(d: int) -> Floats:
     """Offsets of the stencil: the centre, +-1 and +-2 along every axis, and the corners for the mixed term."""
     axes = [k * e for e in np.eye(d) for k in (-2, -1, 1, 2)]
     corners = [np.array(c) for c in ((1, 1), (1, -1), (-1, 1), (-1, -1))] if d == 2 else []
     return _WIDTH * np.array([np.zeros(d), *axes, *corners])
 
 
-def _derivatives(values: Any, d: int) -> tuple[Any, Any]:
+def _derivatives(values: jax.Array, d: int) -> tuple[jax.Array, _Hessian]:
     """Gradient [d] and the entries of the Hessian (a,) or (a, b, c) from the values on the stencil."""
     along = [values[1 + 4 * i : 5 + 4 * i] for i in range(d)]
     gradient = jnp.stack([(v[0] - 8 * v[1] + 8 * v[2] - v[3]) / (12 * _WIDTH) for v in along])
@@ -78,7 +87,7 @@ def _derivatives(values: Any, d: int) -> tuple[Any, Any]:
     return gradient, (bend[0], mixed / (4 * _WIDTH**2), bend[1])
 
 
-def _newton_direction(gradient: Any, hessian: tuple) -> Any:
+def _newton_direction(gradient: jax.Array, hessian: _Hessian) -> jax.Array:
     """-|H|^-1 g in one or two variables: H shifted until it is positive definite."""
     if len(hessian) == 1:
         return -gradient / (jnp.abs(hessian[0]) + _FLAT)
@@ -89,7 +98,7 @@ def _newton_direction(gradient: Any, hessian: tuple) -> Any:
     return -jnp.stack([c * gradient[0] - b * gradient[1], a * gradient[1] - b * gradient[0]]) / (a * c - b * b)
 
 
-def _hold(hessian: tuple, free: Any) -> tuple:
+def _hold(hessian: _Hessian, free: jax.Array) -> _Hessian:
     """The Hessian with the rows of held variables replaced by those of the identity."""
     if len(hessian) == 1:
         return (jnp.where(free[0], hessian[0], 1.0),)
@@ -97,13 +106,13 @@ def _hold(hessian: tuple, free: Any) -> tuple:
     return jnp.where(free[0], a, 1.0), jnp.where(free[0] & free[1], b, 0.0), jnp.where(free[1], c, 1.0)
 
 
-def _descend(value: Callable[[Any], Any], start: Any, low: Any, high: Any) -> tuple[Any, Any]:
+def _descend(value: Cost, start: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Projected damped Newton; every iteration takes the best of 14 step lengths, and stops when none improves."""
     d = start.shape[0]
     offsets = jnp.asarray(_stencil(d), start.dtype)
     lengths = jnp.asarray(_STEPS, start.dtype)[:, None]
 
-    def improve(state):
+    def improve(state: _State) -> _State:
         z, _, _, count = state
         around = jax.vmap(value)(z[None] + offsets)
         gradient, hessian = _derivatives(around, d)
@@ -119,8 +128,8 @@ def _descend(value: Callable[[Any], Any], start: Any, low: Any, high: Any) -> tu
         least = jnp.where(near, values[0], jnp.where(better, values[best], around[0]))
         return chosen, least, (better | near) & (length > _DONE), count + 1
 
-    def unfinished(state):
+    def unfinished(state: _State) -> jax.Array:
         return state[2] & (state[3] < _ITERATIONS)
 
-    z, least, _, _ = jax.lax.while_loop(unfinished, improve, (start, jnp.inf, jnp.array(True), 0))
+    z, least, _, _ = jax.lax.while_loop(unfinished, improve, (start, jnp.asarray(jnp.inf), jnp.array(True), 0))
     return z, least

@@ -9,13 +9,14 @@ Any two laws with the signatures (N, D) and (N_S, D_S, L_T) will do, and any F(N
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from distill.laws.forms.resampled import ResampledLaws
 from distill.laws.planning.allocation import Bounds
-from distill.laws.planning.intervals import conditional, crossings, doubt
+from distill.laws.planning.intervals import bootstrap_caveats, crossover_points, plan_intervals
 from distill.laws.planning.problem import Alternative, Problem, least, require_room
+from distill.laws.planning.question import Question
 from distill.laws.planning.region import Region
 from distill.laws.planning.scenarios import (
     UNLIMITED,
@@ -28,9 +29,10 @@ from distill.laws.planning.scenarios import (
     find,
     signal_bytes,
 )
+from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 from distill.system.numbers import si
 
-_STANDS_OUT = 0.005  # a second optimum is told of when its L_S is within this share of the best
+_STANDS_OUT = 0.005  # report a second optimum when its L_S is within this share of the best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class Plan:
         return self.L_S < self.supervised.L
 
     def sentence(self) -> str:
-        """The advice in a few words: what to do, what to expect, how sure, and what to mind."""
+        """The advice as one sentence: what to do, the expected loss, the probability of winning, and the warnings."""
         if self.teacher:
             source = f"the teacher {self.teacher} (L_T {self.L_T:.3f})"
         else:
@@ -104,16 +106,16 @@ class Plan:
 
 
 def plan(
-    supervised: Any,
-    distillation: Any,
+    supervised: SupervisedLaw,
+    distillation: StudentLaw,
     *,
     N_S: float | tuple[float, float],
     compute: float | None = None,
     tokens: float | None = None,
     loss: float | None = None,
     scenario: str | Scenario = "best_case",
-    boot: Any = None,
-    flops: Any = None,
+    boot: ResampledLaws | None = None,
+    flops: ForwardFlops | None = None,
     teachers: Sequence[Teacher] = (),
     students: int = 1,
     store: bool = False,
@@ -124,87 +126,86 @@ def plan(
 ) -> Plan:
     """The best plan under one constraint: total `compute` (FLOPs), student `tokens`, or a target `loss`.
 
-    N_S: the student's size, or (least, most) to choose it from. boot: resampled laws for the intervals: an object with
-    `.kept` or `.laws`, a stack of distillation laws, each with its own supervised law inside. flops: F(N), forward
-    FLOPs per token; Appendix H's closed form if not given. teachers: existing ones, their training sunk.
-    students: how many share the teacher, and with `store` its signals too. unique: distinct tokens of each of teacher
-    and student. served: tokens that each student will generate in its life, paid from the same compute.
+    N_S: the student's size, or (least, most) to choose it from. boot: resampled laws for the intervals, such as a
+    Bootstrap or the `boot` of a law file. flops: F(N), forward FLOPs per token; Appendix H's closed form by default.
+    teachers: existing ones, whose training is already paid. students: how many share the teacher, and with `store`
+    its signals too. unique: distinct tokens of each of teacher and student. served: tokens that each student will
+    generate in its life, paid from the same compute. region: what the fitted runs cover, for warnings.
     Raises PlanError for what is impossible or contradictory.
     """
-    flops = Flops.closed() if flops is None else flops
-    chosen = find(scenario)
-    _check(N_S, compute, tokens, loss, teachers, chosen, unique, served, students)
+    question = Question(
+        scenario=find(scenario),
+        N_S=N_S,
+        compute=compute,
+        tokens=tokens,
+        loss=loss,
+        teachers=tuple(teachers),
+        students=students,
+        store=store,
+        unique=unique,
+        served=served,
+    )
+    if boot is not None and not hasattr(boot, "kept"):
+        raise PlanError(
+            f"boot is a {type(boot).__name__}; wanted resampled laws: laws.bootstrap(...), or the boot of a law file"
+        )
     problem = Problem(
         supervised=supervised,
         distillation=distillation,
-        scenario=chosen.shared(students, store),
-        flops=flops,
-        teachers=tuple(teachers),
+        scenario=question.scenario.shared(students, store),
+        flops=flops or Flops.closed(),
+        teachers=question.teachers,
         unique=unique,
         served=served,
-        bounds=bounds or Bounds(low=min(1e6, np.min(N_S) / 1e3)),
+        bounds=bounds or Bounds(low=min(1e6, question.smallest / 1e3)),
     )
-    if compute is not None:
-        require_room(problem, float(np.min(N_S)), compute)
-    size = _size(problem, N_S, compute, loss)
-    if tokens is not None:
-        split, constraint = problem.by_tokens([size], tokens), "tokens"
-    elif loss is not None:
-        split, constraint = problem.by_compute([size], _budget(problem, size, loss)), "loss"
+    return answer(question, problem, boot, region)
+
+
+def answer(question: Question, problem: Problem, boot: ResampledLaws | None, region: Region | None) -> Plan:
+    """The plan that a question has under one problem's laws and costs; `plan` with its arguments as values."""
+    if question.compute is not None:
+        require_room(problem, question.smallest, question.compute)
+    size = _size(question, problem)
+    if question.tokens is not None:
+        split = problem.by_tokens([size], question.tokens)
+    elif question.loss is not None:
+        split = problem.by_compute([size], _budget(problem, size, question.loss))
     else:
-        split, constraint = problem.by_compute([size], compute), "compute"
+        split = problem.by_compute([size], np.asarray(question.compute))
     best = {name: float(values[0]) for name, values in split.items()}
-    cost = bill(problem.scenario, problem.F, size, best["D_S"], best["N_T"], best["D_T"], served)
-    other = _alternative(problem, N_S, size, compute, tokens, loss)
-    interval, probability = doubt(problem, boot, best, cost, other, constraint, N_S if isinstance(N_S, tuple) else None)
-    by_compute, by_tokens = crossings(problem, best, boot, interval)
+    cost = bill(problem.scenario, problem.F, size, best["D_S"], best["N_T"], best["D_T"], problem.served)
+    other = _alternative(question, problem, size)
+    interval, probability = plan_intervals(question, problem, boot, best, cost, other)
+    by_compute, by_tokens, catching_up = crossover_points(problem, best, boot)
+    warnings = [*_warnings(question, problem, best), *_outside(problem, best, other, region), *bootstrap_caveats(boot)]
     return Plan(
-        scenario=chosen.name,
-        constraint=constraint,
+        scenario=question.scenario.name,
+        constraint=question.constraint,
         **{name: best[name] for name in ("N_S", "D_S", "N_T", "D_T", "L_T", "L_S")},
-        teacher=teachers[int(best["teacher"])].name if teachers else "",
-        students=students,
+        teacher=problem.teachers[int(best["teacher"])].name if problem.teachers else "",
+        students=question.students,
         supervised=other,
         bill=cost,
         stored_bytes=signal_bytes(best["D_S"]),
         crossover_compute=by_compute,
         crossover_tokens=by_tokens,
         probability=probability,
-        interval=interval,
-        warnings=tuple(_warnings(problem, N_S, best, other, region) + conditional(boot)),
+        interval=interval | catching_up,
+        warnings=tuple(warnings),
         problem=problem,
     )
 
 
-def _check(N_S, compute, tokens, loss, teachers, scenario, unique, served, students) -> None:
-    given = {"compute": compute, "tokens": tokens, "loss": loss}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise PlanError(f"constraint: got {' and '.join(named) or 'none'}; wanted exactly one of {', '.join(given)}")
-    sizes = N_S if isinstance(N_S, tuple) else (N_S,)
-    for name, value in [*given.items(), ("unique", unique), ("students", students), *(("N_S", n) for n in sizes)]:
-        if value is not None and not (np.isfinite(value) and value > 0):
-            raise PlanError(f"{name}={value!r}: wanted a positive number")
-    if served < 0:
-        raise PlanError(f"served={served!r}: wanted a number of tokens, zero or more")
-    if len(sizes) > 1 and not sizes[0] < sizes[1]:
-        raise PlanError(f"N_S={N_S}: wanted (least, most) with least < most")
-    if tokens is not None and tokens < 1:
-        raise PlanError(f"tokens={tokens!r}: wanted at least one token")
-    if len(sizes) > 1 and tokens is not None:
-        raise PlanError("N_S is a range but tokens are fixed: the largest student always wins; give compute or loss")
-    if teachers and scenario.pretraining:
-        usable = "best_case or teacher_inference"
-        raise PlanError(f"scenario={scenario.name!r} pays for training, but the given teachers exist; use {usable}")
-
-
-def _size(problem: Problem, N_S: float | tuple[float, float], compute: float | None, loss: float | None) -> float:
+def _size(question: Question, problem: Problem) -> float:
     """The student's size: given, or the best in the range (least loss, or least compute for a given loss)."""
-    if not isinstance(N_S, tuple):
-        return float(N_S)
-    if loss is not None:
-        return least(lambda sizes: problem.compute_for(sizes, loss), *N_S)
-    return least(lambda sizes: problem.by_compute(sizes, compute)["L_S"], *N_S)
+    if not isinstance(question.N_S, tuple):
+        return float(question.N_S)
+    if question.loss is not None:
+        loss = question.loss
+        return least(lambda sizes: problem.compute_for(sizes, loss), *question.N_S)
+    compute = np.asarray(question.compute)
+    return least(lambda sizes: problem.by_compute(sizes, compute)["L_S"], *question.N_S)
 
 
 def _budget(problem: Problem, size: float, loss: float) -> float:
@@ -218,48 +219,63 @@ def _budget(problem: Problem, size: float, loss: float) -> float:
     return budget
 
 
-def _alternative(problem: Problem, N_S, size: float, compute, tokens, loss) -> Alternative:
+def _alternative(question: Question, problem: Problem, size: float) -> Alternative:
     """Supervised training under the same constraint: of the same student, or of the best size in the range."""
-    if isinstance(N_S, tuple):
+    compute, loss = question.compute, question.loss
+    if question.sizes is not None:
         if compute is not None:
-            size = least(lambda n: problem.alone(n, np.maximum(problem.supervised_tokens(n, compute), 1.0)), *N_S)
+            cost = lambda n: problem.alone(n, np.maximum(problem.supervised_tokens(n, compute), 1.0))
         else:
-            size = least(lambda n: problem.total_alone(n, loss), *N_S)
+            cost = lambda n: problem.total_alone(n, float(loss or 0.0))
+        size = least(cost, *question.sizes)
     if compute is not None:
         D = min(float(problem.supervised_tokens(size, compute)), problem.bounds.high)
+    elif loss is not None:
+        D = float(problem.tokens_alone(size, loss))
     else:
-        D = float(tokens) if tokens is not None else float(problem.tokens_alone(size, loss))
+        D = float(question.tokens or 0.0)
     total = float(problem.F(size)) * (3 * D + problem.served)
     return Alternative(N=size, D=D, L=float(problem.alone(size, D)), compute=total)
 
 
-def _warnings(problem: Problem, N_S, best, other: Alternative, region: Region | None) -> list[str]:
-    out = []
+def _free_tokens(problem: Problem) -> bool:
+    """Whether only the teacher's forward passes are paid, so that its training tokens cost nothing."""
+    return bool(not problem.teachers and problem.scenario.logits and not problem.scenario.pretraining)
+
+
+def _warnings(question: Question, problem: Problem, best: Mapping[str, float]) -> list[str]:
+    """What to mind about the optimum itself: a weak teacher, ends of ranges, a second optimum."""
+    warnings = []
     own = float(problem.alone(best["N_S"], best["D_S"]))
     if best["L_T"] > own:
-        out.append(
+        warnings.append(
             f"the teacher (L_T {best['L_T']:.3f}) is worse than the student alone on the same tokens ({own:.3f})"
         )
-    if isinstance(N_S, tuple) and not N_S[0] * 1.001 < best["N_S"] < N_S[1] / 1.001:
-        out.append(f"N_S stands at the end of its range ({si(best['N_S'])})")
-    free_tokens = not problem.teachers and problem.scenario.logits and not problem.scenario.pretraining
+    if question.sizes and not question.sizes[0] * 1.001 < best["N_S"] < question.sizes[1] / 1.001:
+        warnings.append(f"N_S is at the end of its range ({si(best['N_S'])})")
     low, high = problem.bounds.low, problem.bounds.high
     for name in ("N_T", "D_T", "D_S"):
-        if name == "D_T" and free_tokens:
+        if name == "D_T" and _free_tokens(problem):
             continue
         if best[name] > 0.999 * high:
-            out.append(f"{name} stands at the upper bound of the search ({high:.3g})")
+            warnings.append(f"{name} is at the upper bound of the search ({high:.3g})")
         elif best[name] < 1.001 * low and name != "D_S":
-            out.append(f"{name} stands at the lower bound of the search ({low:.3g})")
-    if free_tokens:
-        out.append("the teacher's tokens are free in this scenario, so D_T stands at its bound: read L_T only")
+            warnings.append(f"{name} is at the lower bound of the search ({low:.3g})")
+    if _free_tokens(problem):
+        warnings.append("D_T is at the search bound because the teacher is free here; only L_T is meaningful")
     if best["second_L_S"] < best["L_S"] * (1 + _STANDS_OUT) and abs(np.log(best["second_N_T"] / best["N_T"])) > 0.5:
-        out.append(
+        warnings.append(
             f"a second optimum has N_T = {si(best['second_N_T'])} and nearly the same loss ({best['second_L_S']:.4f})"
         )
-    if region is not None:
-        measured = () if problem.teachers else ("N_T",) if free_tokens else ("N_T", "D_T")
-        out += region.beyond({name: best[name] for name in ("N_S", "D_S", "L_T", *measured)})
-        if not np.isfinite(other.D):
-            out.append("supervised training of this size never reaches that loss")
-    return out
+    return warnings
+
+
+def _outside(problem: Problem, best: Mapping[str, float], other: Alternative, region: Region | None) -> list[str]:
+    """Where the plan leaves the region of the fitted runs."""
+    if region is None:
+        return []
+    measured = () if problem.teachers else ("N_T",) if _free_tokens(problem) else ("N_T", "D_T")
+    warnings = region.beyond({name: best[name] for name in ("N_S", "D_S", "L_T", *measured)})
+    if not np.isfinite(other.D):
+        warnings.append("supervised training of this size never reaches that loss")
+    return warnings

@@ -1,14 +1,21 @@
 """One student's planning problem under one law or a stack of them: the best split by compute, by tokens or by loss."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.allocation import Bounds, allocate, cheapest_teacher
 from distill.laws.planning.crossover import column
 from distill.laws.planning.scenarios import PlanError, Scenario, Teacher, effective_tokens
+from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 from distill.system.numbers import si
+
+# A size, a budget or many of them; what a method finds, by the field of Allocation, axes [n] or [R, n].
+_Numbers: TypeAlias = Values | Sequence[float]
+Split: TypeAlias = dict[str, Floats]
 
 _SIZES = 49  # student sizes tried at once when a range is given
 _FIELDS = ("N_S", "D_S", "N_T", "D_T", "L_T", "L_S", "second_N_T", "second_L_S")
@@ -28,48 +35,50 @@ class Alternative:
 class Problem:
     """Laws, prices and limits; its methods broadcast over arrays, and over stacks of laws in a leading axis."""
 
-    supervised: Any
-    distillation: Any
+    supervised: SupervisedLaw
+    distillation: StudentLaw
     scenario: Scenario
-    flops: Any
+    flops: ForwardFlops
     teachers: tuple[Teacher, ...]
     unique: float
     served: float
     bounds: Bounds
 
-    def F(self, N: Any) -> np.ndarray:
+    def F(self, N: Values) -> Floats:
         """Forward FLOPs per token in float64."""
         return np.asarray(self.flops(np.asarray(N, np.float64)), np.float64)
 
-    def training(self, N_S: Any, compute: Any) -> np.ndarray:
+    def training(self, N_S: Values, compute: Values) -> Floats:
         """What serving leaves of the compute."""
         return np.asarray(compute - self.F(N_S) * self.served, np.float64)
 
-    def alone(self, N: Any, D: Any) -> np.ndarray:
+    def alone(self, N: Values, D: Values) -> Floats:
         """Supervised loss on D tokens, with repetition and the upper bound of the search."""
         D = effective_tokens(np.minimum(D, self.bounds.high), self.unique)
         return np.asarray(column(self.supervised)(N, D), np.float64)
 
-    def taught(self, N_S: Any, D_S: Any, L_T: Any) -> np.ndarray:
+    def taught(self, N_S: Values, D_S: Values, L_T: Values) -> Floats:
         """Student loss on D_S tokens, with repetition."""
         D_S = effective_tokens(np.minimum(D_S, self.bounds.high), self.unique)
         return np.asarray(column(self.distillation)(N_S, D_S, L_T), np.float64)
 
-    def teacher_loss(self, N_T: Any, D_T: Any) -> np.ndarray:
+    def teacher_loss(self, N_T: Values, D_T: Values) -> Floats:
+        """Loss of a teacher of N_T parameters on D_T tokens, with repetition."""
         return np.asarray(column(self.supervised)(N_T, effective_tokens(D_T, self.unique)), np.float64)
 
-    def supervised_tokens(self, N: Any, compute: Any) -> np.ndarray:
+    def supervised_tokens(self, N: Values, compute: Values) -> Floats:
+        """Tokens that supervised training of N parameters sees for this total compute."""
         return self.training(N, compute) / (3 * self.F(N))
 
-    def by_compute(self, N_S: Any, compute: Any) -> dict[str, np.ndarray]:
-        """The best split of total compute, cases [n] -> [n] (or [R, n]); L_S is inf where serving eats it all."""
+    def by_compute(self, N_S: _Numbers, compute: _Numbers) -> Split:
+        """The best split of total compute, cases [n] -> [n] (or [R, n]); L_S is inf where serving takes all of it."""
         N_S, compute = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(compute, np.float64))
         left = self.training(N_S, compute)
         room = left > 3 * self.F(N_S)
         left = np.where(room, left, 3 * self.F(N_S))
         if self.teachers:
             N_T = np.array([t.N for t in self.teachers])[:, None]
-            out = self._from_zoo(N_S, left / (3 * self.F(N_S) + self.scenario.logits * self.F(N_T)))
+            out = self._from_teachers(N_S, left / (3 * self.F(N_S) + self.scenario.logits * self.F(N_T)))
         else:
             split = allocate(
                 self.supervised,
@@ -84,11 +93,11 @@ class Problem:
             out = {name: getattr(split, name) for name in _FIELDS}
         return out | {"L_S": np.where(room, out["L_S"], np.inf)}
 
-    def by_tokens(self, N_S: Any, D_S: Any) -> dict[str, np.ndarray]:
+    def by_tokens(self, N_S: _Numbers, D_S: _Numbers) -> Split:
         """The best teacher for fixed student tokens: the best L_T, and the cheapest teacher that has it."""
         N_S, D_S = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(D_S, np.float64))
         if self.teachers:
-            return self._from_zoo(N_S, np.broadcast_to(D_S, (len(self.teachers), *D_S.shape)))
+            return self._from_teachers(N_S, np.broadcast_to(D_S, (len(self.teachers), *D_S.shape)))
         free = dataclasses.replace(self, scenario=Scenario(name="best_case", logits=0.0, pretraining=0.0), served=0.0)
         out = free.by_compute(N_S, 3 * self.F(N_S) * D_S)
         out["N_T"], out["D_T"] = cheapest_teacher(
@@ -102,7 +111,7 @@ class Problem:
         )
         return out
 
-    def _from_zoo(self, N_S: np.ndarray, D_S: np.ndarray) -> dict[str, np.ndarray]:
+    def _from_teachers(self, N_S: Floats, D_S: Floats) -> Split:
         """The best of the existing teachers; D_S [teachers, n]."""
         N_T = np.array([t.N for t in self.teachers])
         L_T = np.array([t.L for t in self.teachers])
@@ -121,14 +130,14 @@ class Problem:
             "teacher": best,
         }
 
-    def compute_for(self, N_S: Any, loss: float) -> np.ndarray:
+    def compute_for(self, N_S: _Numbers, loss: float) -> Floats:
         """Total compute with which the best split of each N_S [n] reaches `loss`; inf where none does."""
         N_S = np.asarray(N_S, np.float64)
         serving = self.F(N_S) * self.served
         scale = 3 * self.F(N_S)
         low, high = np.log(scale * 10), np.log(scale * self.bounds.high * 1e3)
 
-        def excess(z):
+        def excess(z: Floats) -> Floats:
             return np.log(self.by_compute(N_S, serving + np.exp(z))["L_S"] / loss)
 
         at_low, at_high = excess(low), excess(high)
@@ -145,7 +154,7 @@ class Problem:
                 break
         return np.where(reachable, serving + np.exp(z), np.inf)
 
-    def tokens_alone(self, N: Any, loss: float) -> np.ndarray:
+    def tokens_alone(self, N: Values, loss: float) -> Floats:
         """Tokens with which supervised training of each N reaches `loss`; inf where none do."""
         low, high = np.zeros(np.shape(N)), np.full(np.shape(N), np.log(self.bounds.high))
         reachable = self.alone(N, np.exp(high)) <= loss
@@ -155,12 +164,12 @@ class Problem:
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         return np.where(reachable, np.exp(high), np.inf)
 
-    def total_alone(self, N: Any, loss: float) -> np.ndarray:
+    def total_alone(self, N: Values, loss: float) -> Floats:
         """Total compute (training and serving) with which supervised training of each N reaches `loss`."""
         return self.F(N) * (3 * self.tokens_alone(N, loss) + self.served)
 
 
-def least(cost: Any, low: float, high: float) -> float:
+def least(cost: Callable[[Floats], Floats], low: float, high: float) -> float:
     """The minimiser of cost (vectorised) between low and high on a logarithmic scale: a grid, narrowed three times."""
     best = low
     for _ in range(4):
@@ -172,7 +181,7 @@ def least(cost: Any, low: float, high: float) -> float:
 
 
 def require_room(problem: Problem, N_S: float, compute: float) -> None:
-    """PlanError for a budget that serving eats, or that buys less than one token."""
+    """Raises PlanError for a budget that serving uses up, or that buys less than one token."""
     need = float(problem.F(N_S))
     left = float(problem.training(N_S, compute))
     if left <= 0:

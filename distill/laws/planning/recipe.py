@@ -6,13 +6,13 @@ The only bridge from the laws back to training, and it imports nothing but confi
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distill.config import ExperimentConfig, ModelConfig, OptimConfig, TeacherConfig, counts, fingerprint, nearest
 from distill.config import emit as config_file
 from distill.config.ladder import PAPER_LADDER, SEQ_LEN, paper_model
+from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.planner import Plan
 from distill.laws.planning.problem import Problem
 from distill.laws.planning.scenarios import Bill, PlanError, bill
@@ -32,16 +32,16 @@ class Ladder:
     models: tuple[ModelConfig, ...]
 
     @functools.cached_property
-    def N(self) -> np.ndarray:
+    def N(self) -> Floats:
         """Exact non-embedding parameters of every rung."""
         return np.array([counts.non_embedding(model) for model in self.models], np.float64)
 
     @functools.cached_property
-    def F(self) -> np.ndarray:
+    def F(self) -> Floats:
         """Exact forward FLOPs per token of every rung."""
         return np.array([counts.forward_flops(model, self.experiment.seq_len) for model in self.models])
 
-    def flops(self, N: Any) -> np.ndarray:
+    def flops(self, N: Values) -> Floats:
         """F(N): exact on the rungs, linear in logarithms between them."""
         return np.exp(np.interp(np.log(N), np.log(self.N), np.log(self.F)))
 

@@ -1,21 +1,21 @@
-"""What the fitted runs cover, so that a plan can say where it leaves them."""
+"""The range that the fitted runs cover, so that a plan can warn where it extrapolates."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.system.numbers import si
 
-ANY = (0.0, 1e30)  # the range of a variable of which the runs say nothing
+ANY = (0.0, 1e30)  # the range of a variable that the runs do not record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Region:
     """What the fitted runs cover, (least, most) of each variable; a plan outside says that it extrapolates.
 
-    A table of students alone says nothing of its teachers' sizes and tokens.
+    A table of students alone does not hold its teachers' sizes and tokens.
     """
 
     N_S: tuple[float, float]
@@ -25,7 +25,7 @@ class Region:
     D_T: tuple[float, float] = ANY
 
     @classmethod
-    def of(cls, N: Any, D: Any, N_S: Any, D_S: Any, L_T: Any) -> "Region":
+    def of(cls, N: ArrayLike, D: ArrayLike, N_S: ArrayLike, D_S: ArrayLike, L_T: ArrayLike) -> "Region":
         """The box around the columns of the supervised table (N, D) and the distillation table (N_S, D_S, L_T)."""
         box = {"N_S": N_S, "D_S": D_S, "L_T": L_T, "N_T": N, "D_T": D}
         return cls(**{name: (float(np.min(v)), float(np.max(v))) for name, v in box.items()})

@@ -1,18 +1,21 @@
 """Who pays for the teacher: the paper's four scenarios, F(N), Eq. 9, and what lies around a budget.
 
 Units: compute in FLOPs, data in tokens, sizes in non-embedding parameters. Everything here is closed-form; the search
-for the best split stands in `distill.laws.planning.allocation`.
+for the best split is in `distill.laws.planning.allocation`.
 """
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from types import ModuleType
+from typing import cast
 
 import jax
 import numpy as np
 
 from distill.config import DistillError, counts, nearest
 from distill.config.chips import CHIPS
+from distill.laws.forms.arrays import Values
+from distill.laws.planning.signatures import ForwardFlops
 
 PETAFLOPS_DAY = 1e15 * 86_400
 REPEAT_DECAY = 15.387756  # R*_D of Muennighoff et al. 2023 (2305.16264): the half-life of repeated tokens
@@ -76,7 +79,7 @@ class Flops:
     context: float
     vocabulary: float
 
-    def __call__(self, N: Any) -> Any:
+    def __call__(self, N: Values) -> Values:
         return 2 * N * (1 + self.context * N ** (-1 / 3) + self.vocabulary * N ** (-2 / 3))
 
     @classmethod
@@ -100,7 +103,10 @@ class Flops:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bill:
-    """FLOPs of one student by purpose (the terms of Eq. 9 under a scenario), plus serving it for life."""
+    """FLOPs of one student by purpose (the terms of Eq. 9 under a scenario), plus serving it for life.
+
+    Each term is a number, or an array where `bill` got arrays.
+    """
 
     student: float
     logits: float
@@ -112,18 +118,21 @@ class Bill:
         return self.student + self.logits + self.teacher + self.serving
 
 
-def bill(scenario: Scenario, flops: Any, N_S: Any, D_S: Any, N_T: Any, D_T: Any, served: float = 0.0) -> Bill:
+def bill(
+    scenario: Scenario, flops: ForwardFlops, N_S: Values, D_S: Values, N_T: Values, D_T: Values, served: float = 0.0
+) -> Bill:
     """Eq. 9 by terms; arrays broadcast. A weight of zero makes its term zero whatever the teacher."""
     F_S, F_T = flops(N_S), flops(N_T)
-    return Bill(
-        student=3 * F_S * D_S,
-        logits=scenario.logits * F_T * D_S if scenario.logits else 0.0,
-        teacher=scenario.pretraining * 3 * F_T * D_T if scenario.pretraining else 0.0,
-        serving=F_S * served,
-    )
+    terms: dict[str, Values] = {
+        "student": 3 * F_S * D_S,
+        "logits": scenario.logits * F_T * D_S if scenario.logits else 0.0,
+        "teacher": scenario.pretraining * 3 * F_T * D_T if scenario.pretraining else 0.0,
+        "serving": F_S * served,
+    }
+    return Bill(**cast(dict[str, float], terms))
 
 
-def effective_tokens(D: Any, unique: Any, xp: Any = np) -> Any:
+def effective_tokens(D: Values, unique: Values, xp: ModuleType = np) -> Values:
     """What D tokens are worth when only `unique` of them differ: U (1 + R (1 - exp(-(D/U - 1)/R))) beyond one epoch.
 
     Muennighoff et al. 2023, Eq. 5, R = 15.39: four epochs are nearly as good as fresh text, forty are not.
@@ -155,7 +164,7 @@ class Prices:
     hourly: float = 2.0
     accelerators: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.mfu <= 1:
             raise PlanError(f"mfu={self.mfu}: wanted a share of the peak, above 0 and at most 1")
         if self.peak_flops <= 0 or self.hourly < 0 or self.accelerators < 1:

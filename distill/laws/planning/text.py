@@ -2,11 +2,16 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
 
 from distill.laws.planning.planner import Plan
 from distill.laws.planning.scenarios import Prices, petaflops_days
 from distill.system.numbers import si
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | bool | float | None"
 
 
 def describe(plan: Plan, prices: Prices | None = None) -> str:
@@ -47,9 +52,10 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
     return "\n".join(lines)
 
 
-def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Any]:
+def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Json]:
     """The plan as JSON-ready values, with its `cost` where prices are given; what is unknown or infinite is None."""
-    tree = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "problem"}
+    fields = (field.name for field in dataclasses.fields(plan) if field.name != "problem")
+    tree: dict[str, object] = {name: getattr(plan, name) for name in fields}
     tree["supervised"] = dataclasses.asdict(plan.supervised)
     tree["bill"] = dataclasses.asdict(plan.bill) | {"total": plan.bill.total}
     if prices:
@@ -60,17 +66,18 @@ def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Any]:
             "money": prices.money(plan.bill.total),
         }
     tree["distil"] = plan.distil
-    return _plain(tree | {"sentence": plan.sentence()})
+    tree["sentence"] = plan.sentence()
+    return {key: _plain(value) for key, value in tree.items()}
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (bool, str)) or value is None:
+def _plain(value: object) -> Json:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, bool | str) or value is None:
         return value
-    number = float(value)
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    number = float(np.asarray(value, np.float64))
     return number if math.isfinite(number) else None
 
 
@@ -82,7 +89,7 @@ def _or_never(value: float | None) -> str:
     return "never" if value is None else _flops(value)
 
 
-def _within(plan: Plan, name: str, show: Any) -> str:
+def _within(plan: Plan, name: str, show: Callable[[float], str]) -> str:
     if name not in plan.interval:
         return ""
     low, high = plan.interval[name]
