@@ -106,6 +106,12 @@ def run(
                 os.close(end)
 
 
+def _default_signals() -> None:
+    """What the tests' own parent ignores (nohup, a background job) is not ignored on this terminal."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def _has_terminal(pid: int) -> bool:
     """Whether a process has opened its terminal (or is gone)."""
     try:
