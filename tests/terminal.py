@@ -64,14 +64,22 @@ def run(
     foreign = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CI", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
     inherited = {name: value for name, value in os.environ.items() if name not in foreign}
     # The leader of a new session owns the first terminal that it opens; only then does Ctrl-C become SIGINT.
-    opened = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(secondary), *command]
+    # env: what the tests' own parent ignores (nohup, a background job) is not ignored on this terminal.
+    opened = [
+        "env",
+        "--default-signal=INT,HUP",
+        "sh",
+        "-c",
+        'exec "$@" <"$0" >"$0" 2>&1',
+        os.ttyname(secondary),
+        *command,
+    ]
     process = subprocess.Popen(
         opened,
         cwd=cwd,
         env={**inherited, "TERM": "xterm-256color", **(env or {})},
         start_new_session=True,
         stdin=subprocess.DEVNULL,
-        preexec_fn=_default_signals,
     )
     began, written, ready, opened_at = time.monotonic(), bytearray(), True, 0.0
     signal_after = interrupt_after if hangup_after is None else hangup_after
@@ -104,12 +112,6 @@ def run(
         for end in (primary, secondary):
             if end >= 0:
                 os.close(end)
-
-
-def _default_signals() -> None:
-    """What the tests' own parent ignores (nohup, a background job) is not ignored on this terminal."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _has_terminal(pid: int) -> bool:
