@@ -5,10 +5,10 @@ A mark is an HTML comment on a line of its own directly above a fence, so that n
     <!-- slow -->                 only with --slow
     <!-- needs: cluster -->       needs what is not at hand, or what a test makes (`reader.PROVIDED`)
     <!-- SHORT=--dry-run -->      an environment variable, which the page itself names, shortens the block
-    <!-- file: mine.py -->        the reader saves a python block under this name, or adds it to that file
+    <!-- file: mine.py -->        the reader saves the block under this name, or adds it to that file
     <!-- output -->               a text block: what the block before prints, compared
 
-bash and python blocks are run. Other blocks are shown only.
+bash and python blocks are run. Other blocks without a file are shown only.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.language in ("bash", "python")
+        return self.language in ("bash", "python") or bool(self.file)
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
