@@ -1,23 +1,30 @@
-"""The look of the figures: a light and a dark theme, colours that colour-blind readers tell apart, panels, PNG bytes.
+"""The look of all figures: a light and a dark theme, colours that colour-blind readers tell apart, panels, PNG bytes.
 
-Ordered things (tokens, teachers) take shades of viridis and differ in their marker too; kinds take colours of Okabe
-and Ito. Figures are made without pyplot, so nothing global changes.
+Ordered things (tokens, teachers) take shades of viridis and differ in their marker too; kinds take colours near those
+of Okabe and Ito, dark or light enough for the ground. Figures are made without pyplot, so nothing global changes.
 """
 
 import dataclasses
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from numpy.typing import ArrayLike
 
 from distill.system.numbers import si
+
+Colour = tuple[float, float, float, float]  # RGBA
 
 MARKERS = "osD^vP*Xph"
 LOSS = "loss (nats per token)"
@@ -38,15 +45,21 @@ class Theme:
     blue: str
     orange: str
     green: str
+    purple: str
 
-    def shades(self, n: int) -> list[Any]:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The colours of unordered kinds, in the order in which figures take them."""
+        return self.blue, self.orange, self.green, self.purple
+
+    def shades(self, n: int) -> list[Colour]:
         """n colours of the ramp, in order."""
         low, high = self.ramp
         return [matplotlib.colormaps["viridis"](low + (high - low) * i / max(n - 1, 1)) for i in range(n)]
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The theme as matplotlib's settings, inside the with statement alone."""
+    def applied(self, changes: Mapping[str, object] = MappingProxyType({})) -> Iterator[None]:
+        """The theme as matplotlib's settings, some of them changed, inside the with statement alone."""
         settings: Any = {
             "figure.facecolor": self.ground, "axes.facecolor": self.ground, "savefig.facecolor": self.ground,
             "axes.edgecolor": self.soft, "axes.labelcolor": self.ink, "text.color": self.ink,
@@ -56,22 +69,22 @@ class Theme:
             "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.5,
             "lines.markersize": 5, "font.family": "DejaVu Sans",
         }  # fmt: skip
-        with matplotlib.rc_context(settings):
+        with matplotlib.rc_context(settings | dict(changes)):
             yield
 
 
 LIGHT = Theme(
     name="light", ground="#ffffff", ink="#1b1f24", soft="#656d76", grid="#e3e7eb", ramp=(0.0, 0.82),
-    blue="#0072b2", orange="#c04f00", green="#007a5a",
+    blue="#0072b2", orange="#c04f00", green="#007a5a", purple="#a3528a",
 )  # fmt: skip
 DARK = Theme(
     name="dark", ground="#14181c", ink="#e8ebee", soft="#9aa4ae", grid="#2b3238", ramp=(0.3, 1.0),
-    blue="#56b4e9", orange="#f0a04b", green="#3fc79a",
+    blue="#56b4e9", orange="#f0a04b", green="#3fc79a", purple="#d992bf",
 )  # fmt: skip
 THEMES = (LIGHT, DARK)
 
 
-def panels(n: int, *, columns: int = 3, height: float = 2.6, legend_rows: int = 1) -> tuple[Figure, list[Any]]:
+def panels(n: int, *, columns: int = 3, height: float = 2.6, legend_rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of n panels that share their axes, in rows of at most `columns`, with room for a legend below."""
     columns = 2 if n == 4 and columns > 2 else min(columns, n)
     rows = math.ceil(n / columns)
@@ -93,9 +106,10 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def label(axes: Sequence[Any], x: str, y: str) -> None:
+def label(axes: Sequence[Axes], x: str, y: str) -> None:
     """Axis labels at the left and below the lowest panel of every column."""
-    columns = axes[0].get_subplotspec().get_gridspec().ncols
+    place = axes[0].get_subplotspec()
+    columns = place.get_gridspec().ncols if place else 1
     for i, ax in enumerate(axes):
         if i % columns == 0:
             ax.set_ylabel(y)
@@ -103,18 +117,18 @@ def label(axes: Sequence[Any], x: str, y: str) -> None:
             ax.set_xlabel(x)
 
 
-def legend(figure: Figure, handles: Sequence[Any], columns: int = 4, title: str | None = None) -> None:
+def legend(figure: Figure, handles: Sequence[Artist], columns: int = 4, title: str | None = None) -> None:
     """A legend below the panels."""
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, title=title, title_fontsize=8.5)
 
 
-def count_axis(axis: Any) -> None:
+def count_axis(axis: Axis) -> None:
     """Tick labels such as 125K and 1M on an axis of sizes or tokens."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: si(value) if value else "0"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def count_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
+def count_ticks(axis: Axis, values: Sequence[float], most: int = 6) -> None:
     """Ticks at the study's own budgets where they are few and apart, else at powers of ten."""
     values = sorted(set(values))
     span = math.log10(values[-1] / values[0]) if len(values) > 1 else 0.0
@@ -128,7 +142,7 @@ def count_ticks(axis: Any, values: Sequence[float], most: int = 6) -> None:
     count_axis(axis)
 
 
-def padded(values: Any, share: float = 0.06) -> tuple[float, float]:
+def padded(values: ArrayLike, share: float = 0.06) -> tuple[float, float]:
     """Limits around values."""
     low, high = float(np.min(values)), float(np.max(values))
     room = (high - low) * share or abs(high) * share

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.forms.law import LawError
+from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.resampled import supervised_inside
 from distill.laws.planning.allocation import Bounds
 from distill.laws.planning.lawfile import LawFile
-from distill.report.paper.style import write_text
+from distill.laws.planning.scenarios import PlanError
+from distill.system.files import atomic_write
 
 _DRAWS = 128  # resampled laws in the page
 FORMS = {
@@ -37,8 +38,12 @@ def page(law: LawFile) -> str:
 
 
 def write(law: LawFile, path: Path) -> None:
-    """Writes the page, whole or not at all."""
-    write_text(path, page(law))
+    """Writes the page, whole or not at all. Raises LawError, or PlanError where the file cannot be written."""
+    text = page(law)
+    try:
+        atomic_write(path, text)
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def frame(law: LawFile, height: int = 1150) -> str:
@@ -83,11 +88,13 @@ def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
         return None
     count = max(np.size(values) for values in law.boot.kept.values().values())
 
-    def columns(stack: Any) -> dict[str, list[float]]:
+    def columns(stack: Law) -> dict[str, list[float]]:
         values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
         return {name: [float(f"{x:.6g}") for x in column] for name, column in values.items()}
 
-    return {"distillation": columns(law.boot.kept), "supervised": columns(supervised_inside(law.boot.kept))}
+    inside = supervised_inside(law.boot.kept)
+    assert inside is not None  # page() refuses other laws
+    return {"distillation": columns(law.boot.kept), "supervised": columns(inside)}
 
 
 def _middle(span: np.ndarray) -> list[float]:

@@ -2,11 +2,12 @@
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from distill.laws.forms.law import Law
 from distill.laws.planning.allocation import Allocation, allocate
 from distill.laws.planning.crossover import column
 from distill.laws.planning.scenarios import SCENARIOS, Flops
@@ -27,13 +28,13 @@ class Curves:
 
 
 def curves(
-    supervised: Any,
-    distillation: Any,
+    supervised: Law,
+    distillation: Law,
     *,
-    flops: Any = None,
-    sizes: Any = SIZES,
-    budgets: Any = BUDGETS,
-    scenarios: Any = tuple(SCENARIOS),
+    flops: Flops | None = None,
+    sizes: ArrayLike = SIZES,
+    budgets: ArrayLike = BUDGETS,
+    scenarios: Sequence[str] = tuple(SCENARIOS),
 ) -> Curves:
     """Optima of all scenarios, in two threads: compiling and solving release the lock.
 

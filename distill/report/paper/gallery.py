@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from distill.config import nearest
 from distill.laws.planning.scenarios import PlanError
 from distill.report.paper import kernel, mapping, optima, protocols, style, surfaces, tables
 from distill.report.paper.scene import Scene
+from distill.report.theme import LIGHT
 from distill.system.progress import counter
 
-FIGURES: dict[str, Callable[[Scene], Any]] = {
+FIGURES: dict[str, Callable[[Scene], Figure]] = {
     "1": protocols.figure_1,
     "2": protocols.figure_2,
     "3": protocols.figure_3,
@@ -66,14 +69,12 @@ def choose(only: Iterable[str]) -> list[str]:
 
 def draw(scene: Scene, out: Path, only: Iterable[str] = (), with_mapping: bool = False) -> dict[str, str]:
     """Writes PNG files, tables and gallery.md under `out`; returns {figure: its sentence}."""
-    import matplotlib
-
     wanted = choose(only) or [*FIGURES, *(MAPPING if with_mapping else ())]
     if scene.N[1] < _APPLE_N:
         wanted = [number for number in wanted if number not in _APPLE_ONLY]
     results = _mapping_results(out) if set(wanted) & set(MAPPING) else {}
     sentences = {}
-    with counter("figures", len(wanted)) as advance, matplotlib.rc_context(style.RULES):
+    with counter("figures", len(wanted)) as advance, LIGHT.applied(style.SMALL_TEXT):
         for number in wanted:
             make: Any = MAPPING.get(number) or FIGURES[number]
             style.save(make(results if number in MAPPING else scene), out / f"figure_{int(number):02d}.png")
@@ -88,7 +89,7 @@ def draw(scene: Scene, out: Path, only: Iterable[str] = (), with_mapping: bool =
     return sentences
 
 
-def _mapping_results(out: Path) -> dict[str, Any]:
+def _mapping_results(out: Path) -> mapping.Results:
     """The results of the MLP experiment, run once and kept beside the figures."""
     path = out / "mapping.json"
     if path.exists():

@@ -14,9 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from distill.report.paper import style
+from distill.report.theme import LIGHT
 from distill.system.numbers import si
+
+Net = list[tuple[jax.Array, jax.Array]]  # weight and bias of every layer; with a leading axis of seeds in training
+Row = dict[str, Any]  # one teacher: its width or steps as 'x', and a list over seeds of every measure
+Results = dict[str, list[Row]]
 
 _BLOCK = 250  # steps in one jitted call
 
@@ -38,7 +44,7 @@ class Mapping:
     evaluation: int = 8_192
 
 
-def sample(key: Any, digits: int, batch: int) -> tuple[Any, Any]:
+def sample(key: jax.Array, digits: int, batch: int) -> tuple[jax.Array, jax.Array]:
     """(inputs [batch, 2 K], labels [batch]) of the mapping problem."""
     context_key, index_key = jax.random.split(key)
     order = jax.vmap(lambda k: jax.random.permutation(k, digits))(jax.random.split(context_key, batch))
@@ -51,21 +57,21 @@ def sample(key: Any, digits: int, batch: int) -> tuple[Any, Any]:
     return jnp.concatenate([context.astype(jnp.float32), jax.nn.one_hot(index, digits)], axis=1), label
 
 
-def init(key: Any, digits: int, width: int) -> list[tuple[Any, Any]]:
+def init(key: jax.Array, digits: int, width: int) -> Net:
     """Two hidden layers, He initialisation."""
     sizes = (2 * digits, width, width, digits)
     keys = jax.random.split(key, 3)
     return [(jax.random.normal(k, (i, o)) * jnp.sqrt(2.0 / i), jnp.zeros(o)) for k, i, o in zip(keys, sizes, sizes[1:])]
 
 
-def logits(net: list[tuple[Any, Any]], x: Any) -> Any:
+def logits(net: Net, x: jax.Array) -> jax.Array:
     for weight, bias in net[:-1]:
         x = jax.nn.relu(x @ weight + bias[None])
     weight, bias = net[-1]
     return x @ weight + bias[None]
 
 
-def _loss(net: Any, teacher: Any, x: Any, label: Any) -> Any:
+def _loss(net: Net, teacher: Net | None, x: jax.Array, label: jax.Array) -> jax.Array:
     """Cross-entropy against the label, or against the teacher's distribution where there is a teacher."""
     log_p = jax.nn.log_softmax(logits(net, x))
     if teacher is None:
@@ -74,7 +80,9 @@ def _loss(net: Any, teacher: Any, x: Any, label: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _train_block(config: Mapping, nets: Any, states: Any, teachers: Any, keys: Any) -> tuple[Any, Any]:
+def _train_block(
+    config: Mapping, nets: Net, states: optax.OptState, teachers: Net | None, keys: jax.Array
+) -> tuple[Net, optax.OptState]:
     """_BLOCK steps of every seed."""
     optimiser = optax.adam(config.learning_rate)
 
@@ -92,8 +100,8 @@ def _train_block(config: Mapping, nets: Any, states: Any, teachers: Any, keys: A
 
 
 def train(
-    config: Mapping, width: int, steps: int, stream: int, teachers: Any = None, snapshots: tuple[int, ...] = ()
-) -> tuple[Any, dict[int, Any]]:
+    config: Mapping, width: int, steps: int, stream: int, teachers: Net | None = None, snapshots: tuple[int, ...] = ()
+) -> tuple[Net, dict[int, Net]]:
     """(nets of all seeds, {step: nets} at the snapshots); a student when `teachers` are given."""
     seeds = jnp.arange(config.seeds)
     keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), stream))(seeds)
@@ -109,7 +117,7 @@ def train(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def evaluate(config: Mapping, nets: Any, teachers: Any) -> dict[str, Any]:
+def evaluate(config: Mapping, nets: Net, teachers: Net) -> dict[str, jax.Array]:
     """Cross-entropy and error against the labels, and KL from the teacher, per seed."""
     x, label = sample(jax.random.key(2**31 - 1), config.digits, config.evaluation)
 
@@ -125,10 +133,10 @@ def evaluate(config: Mapping, nets: Any, teachers: Any) -> dict[str, Any]:
     return jax.vmap(one)(nets, teachers)
 
 
-def run(config: Mapping, report: Callable[[str], None] = lambda line: None) -> dict[str, list[dict[str, Any]]]:
+def run(config: Mapping, report: Callable[[str], None] = lambda line: None) -> Results:
     """{'width': rows, 'steps': rows}: a row a teacher, with per-seed lists of its loss and of its student's."""
 
-    def distilled(x: int, teachers: Any, stream: int) -> dict[str, Any]:
+    def distilled(x: int, teachers: Net, stream: int) -> Row:
         students, _ = train(config, config.student_width, config.student_steps, stream, teachers)
         teacher, student = evaluate(config, teachers, teachers), evaluate(config, students, teachers)
         row = {f"student_{k}": np.asarray(v).tolist() for k, v in student.items()}
@@ -147,19 +155,19 @@ def run(config: Mapping, report: Callable[[str], None] = lambda line: None) -> d
     return {"width": by_width, "steps": by_steps, "alone": [baseline]}
 
 
-def _panels(rows: list[dict[str, Any]], alone: dict[str, Any], label: str) -> Any:
+def _panels(rows: list[Row], alone: Row, label: str) -> Figure:
     figure, axes = style.panels(1, 3, width=3.3)
     x = [row["x"] for row in rows]
     for ax, name, title in zip(
         axes[0], ("cross_entropy", "error", "kl"), ("cross-entropy", "error", "KL from teacher")
     ):
-        shown = [("student", "#0072B2", "o")] + ([("teacher", "black", "s")] if name != "kl" else [])
+        shown = [("student", LIGHT.blue, "o")] + ([("teacher", LIGHT.ink, "s")] if name != "kl" else [])
         for who, color, marker in shown:
             values = np.array([row[f"{who}_{name}"] for row in rows])
             spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
             ax.errorbar(x, values.mean(axis=1), spread, color=color, marker=marker, markersize=4, label=who)
         if name != "kl":
-            ax.axhline(np.mean(alone[name]), color="#D55E00", linestyle="--", label="student without a teacher")
+            ax.axhline(np.mean(alone[name]), color=LIGHT.orange, linestyle="--", label="student without a teacher")
         ax.set(xscale="log", xlabel=label, ylabel=title)
         ax.set_xticks(x, [si(value) for value in x], rotation=45)
         ax.minorticks_off()
@@ -167,11 +175,11 @@ def _panels(rows: list[dict[str, Any]], alone: dict[str, Any], label: str) -> An
     return figure
 
 
-def figure_11(results: dict[str, list[dict[str, Any]]]) -> Any:
+def figure_11(results: Results) -> Figure:
     """The mapping problem: students of width 256 against the width of their fully trained teacher."""
     return _panels(results["width"], results["alone"][0], "teacher width")
 
 
-def figure_12(results: dict[str, list[dict[str, Any]]]) -> Any:
+def figure_12(results: Results) -> Figure:
     """The mapping problem: students of width 256 against the training steps of their teacher."""
     return _panels(results["steps"], results["alone"][0], "teacher steps")

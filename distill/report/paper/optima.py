@@ -1,18 +1,20 @@
 """Figures 8, 9 and 17 to 34: the best students, teachers and splits against total compute."""
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from distill.laws.planning.scenarios import SCENARIOS, bill
 from distill.report.paper import style
 from distill.report.paper.scene import Scene
+from distill.report.theme import LIGHT
 
-_PARTS = {"student": "#0072B2", "logits": "#E69F00", "teacher": "#009E73"}
+_PARTS = {"student": LIGHT.blue, "logits": LIGHT.orange, "teacher": LIGHT.green}
 _PART_LABEL = {"student": "student training", "logits": "teacher's logits", "teacher": "teacher's training"}
 
 
-def figure_8(scene: Scene) -> Any:
+def figure_8(scene: Scene) -> Figure:
     """Best loss against compute for four students: the four scenarios and supervised training."""
     figure, axes = style.panels(1, 4, sharey=True)
     for ax, i, size in zip(axes[0], range(4), scene.few_sizes):
@@ -25,7 +27,7 @@ def figure_8(scene: Scene) -> Any:
     return figure
 
 
-def figure_9(scene: Scene) -> Any:
+def figure_9(scene: Scene) -> Figure:
     """Optimal student tokens, teacher size and teacher tokens when both training and logits are paid."""
     split = scene.few.optima["pretraining_and_inference"]
     figure, axes = style.panels(1, 3, width=3.6)
@@ -40,21 +42,21 @@ def figure_9(scene: Scene) -> Any:
     return figure
 
 
-def figure_17(scene: Scene) -> Any:
+def figure_17(scene: Scene) -> Figure:
     """Best student loss against compute, one panel a scenario and one for supervised training."""
     series = {name: split.L_S for name, split in scene.curves.optima.items()}
     return _by_scenario(scene, series | {"supervised": scene.curves.supervised_L}, "$L_S^*$", bands=scene.bands)
 
 
-def figure_18(scene: Scene) -> Any:
+def figure_18(scene: Scene) -> Figure:
     """Loss of the optimal teacher against compute, one panel a scenario."""
     return _by_scenario(scene, {name: split.L_T for name, split in scene.curves.optima.items()}, "$L_T^*$")
 
 
-def contour_of(name: str) -> Any:
+def contour_of(name: str) -> Callable[[Scene], Figure]:
     """Figures 19, 21, 24 and 27: the best loss over student size and compute, and its gain over supervised."""
 
-    def draw(scene: Scene) -> Any:
+    def draw(scene: Scene) -> Figure:
         dense = scene.dense
         gain = dense.optima[name].L_S - dense.supervised_L
         figure, axes = style.panels(1, 2, width=4.2, height=3.2)
@@ -69,10 +71,10 @@ def contour_of(name: str) -> Any:
     return draw
 
 
-def lines_of(name: str) -> Any:
+def lines_of(name: str) -> Callable[[Scene], Figure]:
     """Figures 20, 22, 25 and 28: the optimal quantities against compute, one line a student."""
 
-    def draw(scene: Scene) -> Any:
+    def draw(scene: Scene) -> Figure:
         split = scene.curves.optima[name]
         quantities = {
             "student loss $L_S^*$": split.L_S,
@@ -94,10 +96,10 @@ def lines_of(name: str) -> Any:
     return draw
 
 
-def allocation_of(name: str) -> Any:
+def allocation_of(name: str) -> Callable[[Scene], Figure]:
     """Figures 23, 26 and 29: the share of compute of every part."""
 
-    def draw(scene: Scene) -> Any:
+    def draw(scene: Scene) -> Figure:
         chosen = range(0, len(scene.sizes), 2)
         figure, axes = style.panels(1, len(chosen), sharey=True)
         split = scene.curves.optima[name]
@@ -125,23 +127,23 @@ def allocation_of(name: str) -> Any:
     return draw
 
 
-def figure_30(scene: Scene) -> Any:
+def figure_30(scene: Scene) -> Figure:
     """Optimal student tokens against compute, one panel a scenario and one for supervised training."""
     series = {name: split.D_S for name, split in scene.curves.optima.items()}
     return _by_scenario(scene, series | {"supervised": scene.curves.supervised_D}, "$D_S^*$", log=True)
 
 
-def figure_31(scene: Scene) -> Any:
+def figure_31(scene: Scene) -> Figure:
     """Optimal teacher tokens against compute (at their bound where they are free)."""
     return _by_scenario(scene, {name: split.D_T for name, split in scene.curves.optima.items()}, "$D_T^*$", log=True)
 
 
-def figure_32(scene: Scene) -> Any:
+def figure_32(scene: Scene) -> Figure:
     """Optimal teacher size against compute."""
     return _by_scenario(scene, {name: split.N_T for name, split in scene.curves.optima.items()}, "$N_T^*$", log=True)
 
 
-def figure_33(scene: Scene) -> Any:
+def figure_33(scene: Scene) -> Figure:
     """Compute that supervised training needs for the same loss, over the compute of distillation."""
     ratios = {}
     for name, split in scene.curves.optima.items():
@@ -149,7 +151,7 @@ def figure_33(scene: Scene) -> Any:
     return _by_scenario(scene, ratios, "supervised / distillation compute", log=True, one=True)
 
 
-def figure_34(scene: Scene) -> Any:
+def figure_34(scene: Scene) -> Figure:
     """Tokens that supervised training needs for the same loss, over the student's tokens."""
     ratios = {name: _supervised_tokens(scene, split.L_S) / split.D_S for name, split in scene.curves.optima.items()}
     return _by_scenario(scene, ratios, "supervised / distillation tokens", log=True, one=True)
@@ -172,14 +174,19 @@ def _supervised_tokens(scene: Scene, loss: np.ndarray) -> np.ndarray:
 
 
 def _by_scenario(
-    scene: Scene, series: dict[str, np.ndarray], label: str, log: bool = False, one: bool = False, bands: Any = None
-) -> Any:
+    scene: Scene,
+    series: dict[str, np.ndarray],
+    label: str,
+    log: bool = False,
+    one: bool = False,
+    bands: dict[str, np.ndarray] | None = None,
+) -> Figure:
     figure, axes = style.panels(1, len(series), sharey=True)
     for ax, (name, values) in zip(axes[0], series.items()):
         band = bands.get(name) if bands else None
         style.lines(ax, scene.budgets, values, style.sizes_label(scene.sizes), bands=band)
         if one:
-            ax.axhline(1.0, color="black", linewidth=0.8)
+            ax.axhline(1.0, color=LIGHT.ink, linewidth=0.8)
         ax.set(xscale="log", xlabel="total compute (FLOPs)", title=style.SCENARIO_LABEL[name])
         if log:
             ax.set_yscale("log")

@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
+from distill.laws.forms.law import Law
 from distill.laws.planning.lawfile import LawFile
 from distill.laws.planning.scenarios import Flops
 from distill.report.paper.curves import BUDGETS, SIZES, Curves, curves
@@ -29,11 +30,11 @@ class Scene:
     L: tuple[float, float]
 
     @property
-    def supervised(self) -> Any:
+    def supervised(self) -> Law:
         return self.law.supervised
 
     @property
-    def distillation(self) -> Any:
+    def distillation(self) -> Law:
         return self.law.distillation
 
     @property
@@ -75,7 +76,7 @@ class Scene:
             )
         return out
 
-    def teacher_loss(self, N_T: Any, M: float = 20.0) -> np.ndarray:
+    def teacher_loss(self, N_T: ArrayLike, M: float = 20.0) -> np.ndarray:
         """L_T of teachers trained on M tokens a parameter."""
         N_T = np.asarray(N_T, np.float64)
         return np.asarray(self.supervised(N_T, M * N_T))

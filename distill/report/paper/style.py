@@ -1,4 +1,4 @@
-"""How every figure looks: readable in print, by the colour-blind and in grey. Matplotlib loads on first use."""
+"""What the figures of the paper share: panels, lines, contours and their files, in the theme of all figures."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
 from distill.laws.planning.scenarios import PlanError
+from distill.report.theme import LIGHT, MARKERS
 from distill.system.files import atomic_file, atomic_write
 from distill.system.numbers import si
 
-# Okabe and Ito's palette, each with a line style of its own, so that grey print still tells them apart.
+# A colour and a line style for each scenario, so that grey print still tells them apart.
 SCENARIO_STYLE: dict[str, dict[str, Any]] = {
-    "best_case": {"color": "#0072B2", "linestyle": "-"},
-    "teacher_inference": {"color": "#E69F00", "linestyle": "--"},
-    "teacher_pretraining": {"color": "#009E73", "linestyle": "-."},
-    "pretraining_and_inference": {"color": "#CC79A7", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    "supervised": {"color": "black", "linestyle": ":"},
+    "best_case": {"color": LIGHT.blue, "linestyle": "-"},
+    "teacher_inference": {"color": LIGHT.orange, "linestyle": "--"},
+    "teacher_pretraining": {"color": LIGHT.green, "linestyle": "-."},
+    "pretraining_and_inference": {"color": LIGHT.purple, "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    "supervised": {"color": LIGHT.ink, "linestyle": ":"},
 }
 SCENARIO_LABEL = {
     "best_case": "best case",
@@ -26,36 +30,29 @@ SCENARIO_LABEL = {
     "pretraining_and_inference": "pretraining + inference",
     "supervised": "supervised",
 }
-RULES: Any = {
-    "font.family": "DejaVu Sans",
+# What the figures of the paper change of the theme: many small panels need smaller text.
+SMALL_TEXT = {
     "font.size": 9,
     "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
+    "axes.titlelocation": "center",
     "legend.fontsize": 7.5,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
-    "lines.linewidth": 1.6,
 }
-_MARKERS = "osD^vP*X<>"
 
 
-def panels(rows: int, columns: int, width: float = 3.1, height: float = 2.7, **options: Any) -> tuple[Any, Any]:
-    """(figure, axes [rows, columns]) without any global state."""
-    from matplotlib.figure import Figure
-
+def panels(
+    rows: int, columns: int, width: float = 3.1, height: float = 2.7, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, np.ndarray]:
+    """(figure, axes [rows, columns]); width and height of a panel in inches."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
 
 
-def legend(figure: Any, ax: Any, **options: Any) -> None:
+def legend(figure: Figure, ax: Axes) -> None:
     """One legend for the whole figure, beside the panels, where it hides nothing."""
     handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", **options)
+    figure.legend(handles, labels, loc="outside right center")
 
 
 def power(value: float) -> str:
@@ -65,40 +62,37 @@ def power(value: float) -> str:
     return f"${times}10^{{{int(exponent)}}}$"
 
 
-def shades(count: int) -> list[Any]:
-    """Colours of an ordered series, dark to light, safe for the colour-blind and in grey."""
-    import matplotlib
-
-    return [matplotlib.colormaps["viridis"](x) for x in np.linspace(0.0, 0.88, count)]
-
-
 def marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
+    return MARKERS[index % len(MARKERS)]
 
 
-def lines(ax: Any, x: Any, series: Any, labels: Sequence[str], bands: Any = None, **style: Any) -> None:
+def lines(
+    ax: Axes,
+    x: NDArray[np.float64],
+    series: Sequence[NDArray[np.float64]] | NDArray[np.float64],
+    labels: Sequence[str],
+    bands: NDArray[np.float64] | None = None,
+) -> None:
     """An ordered family of curves, told apart by shade and marker; bands [2, series, x] are drawn behind them."""
-    for i, (y, label, color) in enumerate(zip(series, labels, shades(len(series)))):
+    for i, (y, label, color) in enumerate(zip(series, labels, LIGHT.shades(len(series)))):
         spaced = max(len(np.ravel(y)) // 6, 1)
-        ax.plot(
-            x, y, color=color, label=label, marker=marker(i), markersize=3.5, markevery=(i % spaced, spaced), **style
-        )
+        ax.plot(x, y, color=color, label=label, marker=marker(i), markersize=3.5, markevery=(i % spaced, spaced))
         if bands is not None:
             ax.fill_between(x, bands[0][i], bands[1][i], color=color, alpha=0.15, linewidth=0)
 
 
-def contours(ax: Any, x: Any, y: Any, z: Any, levels: int = 12, label: str = "", format: str = "%.2f") -> Any:
+def contours(
+    ax: Axes, x: ArrayLike, y: ArrayLike, z: ArrayLike, levels: int = 12, label: str = "", format: str = "%.2f"
+) -> None:
     """Filled contours with thin labelled lines; z [y, x]."""
     filled = ax.contourf(x, y, z, levels=levels, cmap="viridis")
-    thin = ax.contour(x, y, z, levels=filled.levels[::2], colors="white", linewidths=0.5)
+    thin = ax.contour(x, y, z, levels=np.asarray(filled.levels)[::2], colors="white", linewidths=0.5)
     ax.clabel(thin, fmt=format, fontsize=6)
     ax.grid(False)
-    bar = ax.figure.colorbar(filled, ax=ax, shrink=0.9)
-    bar.set_label(label)
-    return filled
+    ax.figure.colorbar(filled, ax=ax, shrink=0.9).set_label(label)
 
 
-def difference(ax: Any, x: Any, y: Any, z: Any, limit: float, label: str) -> None:
+def difference(ax: Axes, x: ArrayLike, y: ArrayLike, z: ArrayLike, limit: float, label: str) -> None:
     """Diverging contours around zero (blue: distillation wins), the zero line heavy; z [y, x], clipped at the limit."""
     levels = np.linspace(-limit, limit, 17)
     filled = ax.contourf(x, y, np.clip(z, -limit, limit), levels=levels, cmap="RdBu_r", extend="both")
@@ -108,11 +102,11 @@ def difference(ax: Any, x: Any, y: Any, z: Any, limit: float, label: str) -> Non
         ax.figure.colorbar(filled, ax=ax, shrink=0.9, label=label)
 
 
-def sizes_label(sizes: Any, symbol: str = "N_S") -> list[str]:
+def sizes_label(sizes: Sequence[float] | NDArray[np.float64], symbol: str = "N_S") -> list[str]:
     return [f"${symbol}$ = {si(float(n))}" for n in sizes]
 
 
-def save(figure: Any, path: Path, dots: int = 90) -> None:
+def save(figure: Figure, path: Path, dots: int = 90) -> None:
     """PNG, whole or not at all."""
     with _writing(path), atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dots, metadata={"Software": None})

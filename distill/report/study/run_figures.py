@@ -1,10 +1,11 @@
 """The figures of the rows themselves: students against teachers, loss against tokens, learning curves."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +16,7 @@ from distill.report.study.results import Results
 from distill.report.theme import LOSS, MARKERS, Theme, count_ticks, label, legend, padded, panels
 from distill.system.numbers import si
 
+T = TypeVar("T")
 _NAMED, _PANELS = 18, 12  # teachers of a legend, sizes of a figure: of hundreds of either nobody can tell one
 
 
@@ -39,7 +41,15 @@ def students(results: Results, theme: Theme) -> Figure | None:
                 continue
             x, y = _means(group, lambda run: run.L_T)
             color, marker = shades[D], MARKERS[place % len(MARKERS)]
-            ax.plot([run.L_T for run in group], _losses(group), ls="", marker=marker, color=color, alpha=0.35, ms=4)
+            ax.plot(
+                [run.L_T or np.nan for run in group],
+                _losses(group),
+                ls="",
+                marker=marker,
+                color=color,
+                alpha=0.35,
+                ms=4,
+            )
             ax.plot(x, y, marker=marker, color=color)
             if (N, D) in alone:
                 ax.axhline(float(np.mean(_losses(alone[N, D]))), color=color, ls=(0, (4, 3)), lw=1.1)
@@ -124,7 +134,7 @@ def learning(results: Results, theme: Theme) -> Figure | None:
     return figure
 
 
-def _curves(ax: Any, results: Results, runs: Sequence[RunRecord], **style: Any) -> None:
+def _curves(ax: Axes, results: Results, runs: Sequence[RunRecord], **style: Any) -> None:
     """Training losses as one artist: of two thousand, the figure took 6.1 s in both themes, as lines 7.6."""
     lines = [[(p.tokens, p.loss) for p in results.curves[run.run]] for run in runs]
     ax.add_collection(LineCollection(lines, **style))
@@ -139,13 +149,14 @@ def _settled(losses: Sequence[float]) -> Sequence[float]:
     return losses[len(losses) // 5 :]
 
 
-def _means(runs: Sequence[RunRecord], x: Any) -> tuple[np.ndarray, np.ndarray]:
+def _means(runs: Sequence[RunRecord], x: Callable[[RunRecord], float | None]) -> tuple[np.ndarray, np.ndarray]:
     """Mean x and loss over the seeds of every setting, by rising x."""
-    groups = defaultdict(list)
+    groups: dict[tuple[int | None, int | None, int], list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
-        groups[run.N_T, run.D_T, run.D].append((x(run), run.loss))
+        groups[run.N_T, run.D_T, run.D].append((x(run) or np.nan, run.loss))
     means = np.array([np.mean(group, axis=0) for group in groups.values()])
-    return tuple(means[np.argsort(means[:, 0])].T)  # type: ignore[return-value]
+    x_mean, loss = means[np.argsort(means[:, 0])].T
+    return x_mean, loss
 
 
 def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], float]:
@@ -169,7 +180,7 @@ def _panels(sizes: set[int]) -> tuple[list[int], str | None]:
     return shown, f"{len(shown)} of {len(sizes)} sizes" if len(shown) < len(sizes) else None
 
 
-def _spread(values: list[Any], most: int) -> list[Any]:
+def _spread(values: list[T], most: int) -> list[T]:
     """At most so many of the values, evenly, the first and the last among them."""
     return [values[i] for i in np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)]
 
