@@ -1,12 +1,15 @@
 """What the figures draw is read back from their axes; their colours hold against both grounds."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import matplotlib.colors
 import numpy as np
 import pytest
 
+from distill.report import theme as theme_module
 from distill.report.study import law_figures, results, run_figures
 from distill.report.study.results import Results
 from distill.report.theme import DARK, LIGHT, THEMES, padded, png
@@ -155,7 +158,7 @@ def test_colours_hold_against_their_ground(theme):
     """WCAG 2: text 4.5 to 1, graphical objects 3 to 1."""
     for color in (theme.ink, theme.soft):
         assert contrast(color, theme.ground) >= 4.5
-    for color in (theme.blue, theme.orange, theme.green):
+    for color in theme.kinds:
         assert contrast(color, theme.ground) >= 3
     shades = theme.shades(7)
     assert sum(contrast(shade, theme.ground) >= 2 for shade in shades) >= 6
@@ -218,3 +221,13 @@ def test_themes_leave_matplotlib_as_it_was():
 def test_limits_surround_a_single_value():
     low, high = padded([2.0])
     assert low < 2.0 < high
+
+
+def test_the_theme_is_the_only_palette():
+    """No figure names a colour of its own; the page's style sheet is no figure."""
+    folder = Path(theme_module.__file__).parent
+    named = re.compile(r"""["'](#[0-9a-fA-F]{3,8}|0\.\d|black|white|red|blue|green|gr[ae]y|orange|C\d)["']""")
+    for path in sorted(folder.rglob("*.py")):
+        if path.name not in ("theme.py", "page.py", "terminal.py"):  # a terminal has colours of its own
+            found = [line.strip() for line in path.read_text("utf-8").splitlines() if named.search(line)]
+            assert not found, f"{path}: {found}"

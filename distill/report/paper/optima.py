@@ -112,7 +112,7 @@ def allocation_of(name: str) -> Callable[[Scene], Figure]:
                 [share / cost.total for share in shown.values()],
                 labels=[_PART_LABEL[part] for part in shown],
                 colors=[_PARTS[part] for part in shown],
-                edgecolor="white",
+                edgecolor=LIGHT.ground,
                 linewidth=0.8,
             )
             title = style.sizes_label([scene.sizes[i]])[0]

@@ -33,7 +33,7 @@ def figure_1(scene: Scene) -> Figure:
             ax.plot(grid, scene.distillation(size, D, grid), color=color, linewidth=0.6, alpha=0.7)
         for fitted in (True, False):
             shown = of_size & ((L_S > 2.3) == fitted)
-            face = color if fitted else "white"
+            face = color if fitted else LIGHT.ground
             label = si(size) if fitted == (L_S[of_size] > 2.3).any() else None
             ax.plot(
                 L_T[shown], L_S[shown], style.marker(i), color=color, markerfacecolor=face, markersize=3.2, label=label

@@ -86,7 +86,7 @@ def contours(
 ) -> None:
     """Filled contours with thin labelled lines; z [y, x]."""
     filled = ax.contourf(x, y, z, levels=levels, cmap="viridis")
-    thin = ax.contour(x, y, z, levels=np.asarray(filled.levels)[::2], colors="white", linewidths=0.5)
+    thin = ax.contour(x, y, z, levels=np.asarray(filled.levels)[::2], colors=LIGHT.ground, linewidths=0.5)
     ax.clabel(thin, fmt=format, fontsize=6)
     ax.grid(False)
     ax.figure.colorbar(filled, ax=ax, shrink=0.9).set_label(label)
@@ -96,7 +96,7 @@ def difference(ax: Axes, x: ArrayLike, y: ArrayLike, z: ArrayLike, limit: float,
     """Diverging contours around zero (blue: distillation wins), the zero line heavy; z [y, x], clipped at the limit."""
     levels = np.linspace(-limit, limit, 17)
     filled = ax.contourf(x, y, np.clip(z, -limit, limit), levels=levels, cmap="RdBu_r", extend="both")
-    ax.contour(x, y, z, levels=[0.0], colors="black", linewidths=1.6)
+    ax.contour(x, y, z, levels=[0.0], colors=LIGHT.ink, linewidths=1.6)
     ax.grid(False)
     if label:
         ax.figure.colorbar(filled, ax=ax, shrink=0.9, label=label)

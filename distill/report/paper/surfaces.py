@@ -100,7 +100,7 @@ def figure_15(scene: Scene) -> Figure:
         loss = np.asarray(scene.distillation(N_S, D, L_T))
         gain = loss - np.asarray(scene.supervised(N_S, D))
         style.contours(ax, D[0], L_T[:, 0], loss, label="$L_S$" if ax is axes[0, -1] else "")
-        ax.contour(D[0], L_T[:, 0], gain, levels=[0.0], colors="black", linewidths=2.0)
+        ax.contour(D[0], L_T[:, 0], gain, levels=[0.0], colors=LIGHT.ink, linewidths=2.0)
         ax.set(xscale="log", xlabel="student tokens $D_S$", title=style.sizes_label([N_S])[0])
     axes[0, 0].set_ylabel("teacher loss $L_T$")
     return figure
