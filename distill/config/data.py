@@ -20,7 +20,7 @@ class FilesConfig:
 
     paths: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # files, folders, globs
     validation: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs
-    separator: str = ""
+    separator: str = ""  # cuts a .txt file into documents; '': a file is one
     invalid_utf8: Literal["replace", "skip", "error"] = "replace"  # with U+FFFD; replaced and skipped are counted
 
 
@@ -36,12 +36,13 @@ class ColumnsConfig:
     Replies of the assistant, and completions, are what `completions_only` trains on.
     """
 
-    text: str = "text"
-    messages: str = ""
-    chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    text: str = "text"  # column of plain text
+    messages: str = ""  # column of [{role, content}, ...], in place of text
+    chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"  # how a turn of messages is written
+    # folder, GGUF or .jinja file whose chat template is used instead
     template: str = dataclasses.field(default="", metadata=_EXCLUDED)
-    prompt: str = ""
-    completion: str = ""
+    prompt: str = ""  # template of a prompt, in place of text: '{column}'
+    completion: str = ""  # template of what follows the prompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,23 +64,23 @@ class GeneratedConfig:
             is what makes the entropy rate exact, and memory may reach back arbitrarily far
     """
 
-    kind: Literal["markov", "hidden"] = "markov"
-    symbols: int = 8
-    depth: int = 2  # markov only
+    kind: Literal["markov", "hidden"] = "markov"  # of the random language
+    symbols: int = 8  # of the alphabet
+    depth: int = 2  # markov only [symbols]
     states: int = 16  # hidden only
     concentration: float = 0.3  # of the Dirichlet of each state's next symbol: smaller is more predictable
-    seed: int = 0
-    tokens: int = 2_000_000  # of training text, both halves together
-    validation_tokens: int = 131_072
-    document_tokens: int = 65_536  # each document starts afresh from the stationary distribution
+    seed: int = 0  # of the language and of its text
+    tokens: int = 2_000_000  # of training text, both halves together [tokens]
+    validation_tokens: int = 131_072  # of validation text [tokens]
+    document_tokens: int = 65_536  # each document starts afresh from the stationary distribution [tokens]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
     """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
 
-    stores: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)
-    weights: tuple[float, ...] = ()
+    stores: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # folders of finished token stores
+    weights: tuple[float, ...] = ()  # one a store, in proportion
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,11 @@ class TokenizerConfig:
     sentencepiece  a SentencePiece model at `path`
     """
 
-    kind: Literal["bytes", "bpe", "json", "sentencepiece"] = "bytes"
+    kind: Literal["bytes", "bpe", "json", "sentencepiece"] = "bytes"  # how text becomes tokens
+    # of a tokenizer.json, a model's folder, a GGUF file or a SentencePiece model
     path: str = dataclasses.field(default="", metadata=_EXCLUDED)
-    vocab_size: int = 8192  # bpe only
-    train_bytes: int = 100_000_000  # bpe only: text read to learn the merges
+    vocab_size: int = 8192  # bpe only [tokens]
+    train_bytes: int = 100_000_000  # bpe only: text read to learn the merges [bytes]
     end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
 
 
@@ -106,7 +108,7 @@ class SplitConfig:
     A source with splits of its own (embedded, generated, validation files) keeps them; fractions are for the rest.
     """
 
-    validation: float = 0.05
+    validation: float = 0.05  # fraction of the documents
     teacher: float = 0.5  # of what is not validation; the student takes the rest
     duplicates: Literal["across", "all"] = "across"  # drop exact copies across splits only, or within them too
 
@@ -120,6 +122,7 @@ class DataConfig:
     Paths are no part of what a run is: text from outside the package enters a run's fingerprint by `store`.
     """
 
+    # where the text comes from
     source: Literal["embedded", "files", "tfds", "generated", "tokens", "mixture"] = "embedded"
     files: FilesConfig = FilesConfig()
     columns: ColumnsConfig = ColumnsConfig()
@@ -129,9 +132,9 @@ class DataConfig:
     mixture: MixtureConfig = MixtureConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     splits: SplitConfig = SplitConfig()
-    split: Literal["teacher", "student"] = "student"
-    packing: Literal["windows", "segments", "documents"] = "windows"
-    completions_only: bool = False
+    split: Literal["teacher", "student"] = "student"  # whose half of the training text this run reads
+    packing: Literal["windows", "segments", "documents"] = "windows"  # how documents become rows
+    completions_only: bool = False  # only replies and completions are predicted
     seed: int = 0  # of the order of windows
     store: str = ""  # the store's own fingerprint, filled in where the config alone does not say what the text is
     cache: str = dataclasses.field(default="", metadata=_EXCLUDED)  # where stores are built and kept; '': WORKDIR/data

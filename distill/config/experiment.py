@@ -27,30 +27,32 @@ class ModelConfig:
 
     vocab_size: int = 256  # rows of the embedding and the head
     valid_vocab: int = 0  # 0: vocab_size; fewer: the last rows are padding, which never has or gives probability
-    d_model: int = 32
-    n_layers: int = 2
-    n_heads: int = 2
+    d_model: int = 32  # D: width of the residual stream
+    n_layers: int = 2  # layers of attention and feed-forward
+    n_heads: int = 2  # H: query heads
     n_kv_heads: int = 0  # 0: n_heads (MHA); fewer: grouped-query attention
     d_head: int = 0  # 0: d_model / n_heads
     d_ff: int = 0  # 0: 8/3 d_model, rounded up to a multiple of d_ff_multiple
-    d_ff_multiple: int = 128
-    tied: bool = True
-    qk_norm: bool = True
-    qkv_bias: bool = False
+    d_ff_multiple: int = 128  # what a derived d_ff is rounded up to
+    tied: bool = True  # the head is the embedding, transposed
+    qk_norm: bool = True  # queries and keys are normalised, with a gain each
+    qkv_bias: bool = False  # of the attention's first projections
     out_bias: bool = False  # of the attention's last projection
     scaled_embedding: bool = True  # a tied embedding times sqrt(D) where it is looked up; false in published models
-    window: int = 0  # positions that a query sees, its own included; 0: all before it
-    rope_base: float = 500_000.0
+    window: int = 0  # positions that a query sees, its own included; 0: all before it [positions]
+    rope_base: float = 500_000.0  # of the rotary angles
     rope_scaling: Literal["none", "linear", "llama3"] = "none"  # how angles are stretched for longer contexts
     rope_factor: float = 1.0  # by how much
     rope_low: float = 1.0  # llama3 only, as rope_high: turns within rope_context below which an angle is stretched
     rope_high: float = 4.0  # and above which it is left alone
-    rope_context: int = 8192  # llama3 only: the context before it was extended
-    norm_eps: float = 1e-6
+    rope_context: int = 8192  # llama3 only: the context before it was extended [positions]
+    norm_eps: float = 1e-6  # added to the mean square in every RMSNorm
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
+    # what the backward pass computes again: nothing, all but matmuls, every layer
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
     unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers in a turn of their loop, at most
     sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
+    # which kernel computes it; auto: the fastest that the device has
     attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(default="auto", metadata=Identity.excluded)
 
     def __post_init__(self):
@@ -101,18 +103,18 @@ class OptimConfig:
     that differ only in their length share the constant part, which is what lets one trunk serve several budgets.
     """
 
-    learning_rate: float = 1e-2
-    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: int = 40
+    learning_rate: float = 1e-2  # the peak of the schedule, at base_width
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"  # of the rate over the steps
+    warmup_steps: int = 40  # over which the rate rises from 0 [steps]
     decay_fraction: float = 0.25  # wsd only
     final_ratio: float = 1e-3  # cosine only: the last rate over the peak
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
+    b1: float = 0.9  # decay of the first moment
+    b2: float = 0.95  # decay of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 1e-4  # a step, independent of the rate
     clip: float = 1.0  # of the gradient's global norm
     spike: float = 0.0  # updates whose gradient norm exceeds this many times the running mean are not made; 0: all are
-    mup: bool = True
+    mup: bool = True  # rates and initial scales that stay right as the width grows
     base_width: int = 32  # the fan-in at which a linear layer trains at learning_rate itself
 
     def __post_init__(self):
@@ -132,12 +134,17 @@ class TeacherConfig:
     over their sum, before anything else is done to them; `run` then names all of them.
     """
 
-    run: str = ""
+    run: str = ""  # the teacher's fingerprint, filled in from source
+    # folder of its finished run, or of a published model
     source: str = dataclasses.field(default="", metadata=Identity.excluded)
+    # several teachers, each 'WORKDIR@WEIGHT'
     mixture: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)
     stored: str = ""  # what a store holds of the teacher, as 'topk top_k=128'; filled in from the store
+    # folder of a store of launch.cache, for signal 'stored'
     store: str = dataclasses.field(default="", metadata=Identity.excluded)
+    # run it in the step, keep its log-probabilities in memory, or read a store
     signal: Literal["online", "memory", "stored"] = dataclasses.field(default="online", metadata=Identity.excluded)
+    # of signals kept by 'memory', at most [GiB]
     memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
     dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of its weights; int8 has a scale for every channel
 
@@ -173,10 +180,10 @@ class SamplingConfig:
     With both, the nucleus of `top_p` is taken among the `top_k`. A sequence ends at the first of its `stop` tokens.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    stop: tuple[int, ...] = ()
+    temperature: float = 1.0  # of the draws; 0: greedy
+    top_k: int = 0  # draw from so many of the most probable tokens; 0: all [tokens]
+    top_p: float = 1.0  # draw from the fewest that hold this mass; 1: all
+    stop: tuple[int, ...] = ()  # ids of tokens that end a sequence
 
     def __post_init__(self):
         wanted = {
@@ -193,7 +200,7 @@ class SamplingConfig:
 class DecodeConfig(SamplingConfig):
     """How long a completion may be, and how its tokens are drawn."""
 
-    new_tokens: int = 64
+    new_tokens: int = 64  # of a completion, at most [tokens]
 
     def __post_init__(self):
         super().__post_init__()
@@ -208,8 +215,8 @@ class OnPolicyConfig(SamplingConfig):
     what it wrote counts. That is no label of itself, so lambda is 1 in such a step.
     """
 
-    fraction: float = 0.0
-    prompt_tokens: int = 16
+    fraction: float = 0.0  # of the steps whose batch the student writes
+    prompt_tokens: int = 16  # of each row that it continues [tokens]
 
     def __post_init__(self):
         super().__post_init__()
@@ -225,38 +232,40 @@ class InitConfig:
     'slice' takes the leading part of every dimension (distill/model/warm_start.py).
     """
 
+    # folder of a finished run or a published model; '': random weights
     source: str = dataclasses.field(default="", metadata=Identity.excluded)
     run: str = ""  # the source's own name, filled in
-    layers: Literal["every", "first"] = "every"
-    width: Literal["same", "slice"] = "same"
+    layers: Literal["every", "first"] = "every"  # which of a deeper source's layers
+    width: Literal["same", "slice"] = "same"  # 'slice' takes the leading part of a wider source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
 
-    tokens: int = 65_536
-    batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)
+    tokens: int = 65_536  # of the validation set [tokens]
+    batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)  # computed at once [windows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Devices along each axis of the mesh; data=-1 takes all that the other axes leave."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: int = -1  # along which batches are split; -1: all that is left [devices]
+    fsdp: int = 1  # along which weights and batches are split [devices]
+    tensor: int = 1  # along which heads and widths are split [devices]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """How the loop is carried out; nothing here changes which run it is."""
 
-    steps_per_call: int = 16  # optimiser steps in one jitted call
-    log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run
-    checkpoint_seconds: float = 60.0
-    patience: int = 50  # updates in a row (at most a quarter of all) that may be rejected before the run is stopped
-    keep: int = 2
+    steps_per_call: int = 16  # optimiser steps in one jitted call [steps]
+    log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run [steps]
+    checkpoint_seconds: float = 60.0  # between checkpoints [seconds]
+    # updates in a row (at most a quarter of all) that may be rejected before the run is stopped [steps]
+    patience: int = 50
+    keep: int = 2  # checkpoints on disk
     wandb: str = ""  # the project of Weights & Biases that is told too (pip install wandb)
 
     def __post_init__(self):
@@ -277,11 +286,12 @@ class ExperimentConfig:
     eval: EvalConfig = EvalConfig()
     mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
     loop: LoopConfig = dataclasses.field(default=LoopConfig(), metadata=Identity.excluded)
-    seed: int = 0
+    seed: int = 0  # of the initial weights and of what is drawn
     forked: str = ""  # 'RUN@STEP': the other run whose whole state this one began with (launch.train --fork)
-    tokens: int = 250_000  # D: the training budget, cut down to whole steps; those of a fork's origin included
-    batch_size: int = 4  # sequences a step, over all hosts
-    seq_len: int = 128
+    tokens: int = 250_000  # D: the training budget, cut down to whole steps; those of a fork's origin included [tokens]
+    batch_size: int = 4  # sequences a step, over all hosts [sequences]
+    seq_len: int = 128  # context of a sequence [tokens]
+    # parts of a batch whose gradients are added before a step
     microbatches: int = dataclasses.field(default=1, metadata=Identity.excluded)
 
     def __post_init__(self):

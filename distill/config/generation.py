@@ -17,19 +17,22 @@ class GenerationConfig:
     ('completions'): that is what a student of the store is evaluated on.
     """
 
+    # folder of a finished run, or a published model
     teacher: str = dataclasses.field(default="", metadata=Identity.excluded)
     run: str = ""  # the teacher's own fingerprint, filled in
     data: DataConfig = DataConfig()
     decode: DecodeConfig = DecodeConfig()  # the end of text stops a completion, whatever else does
-    prompt_tokens: int = 32
-    every: int = 0
-    prompts: int = 0  # at most so many of a split; 0: all
-    per_prompt: int = 1
-    batch_size: int = 16
-    seed: int = 0
-    held_out: Literal["text", "completions"] = "text"
+    prompt_tokens: int = 32  # first tokens of a document that make a prompt [tokens]
+    every: int = 0  # a prompt begins again each so many tokens; 0: one a document [tokens]
+    prompts: int = 0  # at most so many of a split; 0: all [prompts]
+    per_prompt: int = 1  # completions of each prompt
+    batch_size: int = 16  # completed at once [prompts]
+    seed: int = 0  # of the draws
+    held_out: Literal["text", "completions"] = "text"  # what becomes of the validation split
     # What of the completions enters the token store; the jsonl keeps all.
-    min_log_prob: float = dataclasses.field(default=0.0, metadata=Identity.excluded)  # mean, nats per token; 0: any
+    min_log_prob: float = dataclasses.field(
+        default=0.0, metadata=Identity.excluded
+    )  # mean, nats per token; 0: any [nats]
     mesh: MeshConfig = dataclasses.field(default=MeshConfig(), metadata=Identity.excluded)
 
     def __post_init__(self):

@@ -37,23 +37,25 @@ class ObjectiveConfig:
     stands beside lambda, not under it: lambda divides between the labels and the teacher's distribution.
     """
 
-    lambda_: float = 1.0
-    temperature: float = 1.0
-    z_loss: float = 1e-4
-    target: Literal["soft", "topk", "topp", "sampled", "argmax"] = "soft"
+    lambda_: float = 1.0  # lambda: weight of the teacher's loss; the labels' is 1 - lambda
+    temperature: float = 1.0  # tau: softens teacher and student
+    z_loss: float = 1e-4  # weight of the squared log of the normaliser
+    target: Literal["soft", "topk", "topp", "sampled", "argmax"] = "soft"  # what is read of the teacher for each token
+    # of the student from the teacher
     divergence: Literal["forward", "reverse", "jensen_shannon", "total_variation"] = "forward"
-    beta: float = 0.5
-    top_k: int = 128
-    top_p: float = 0.9
-    tail: Literal["bucket", "renormalise"] = "bucket"
-    draws: int = 1
+    beta: float = 0.5  # of jensen_shannon
+    top_k: int = 128  # of topk; at most so many of topp [tokens]
+    top_p: float = 0.9  # of topp: the mass that is kept
+    tail: Literal["bucket", "renormalise"] = "bucket"  # what becomes of the mass that topk and topp leave out
+    draws: int = 1  # of sampled, a token [draws]
+    # how lambda, temperature and beta move to their _final values
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    lambda_final: float = 1.0
-    temperature_final: float = 1.0
-    beta_final: float = 0.5
-    features: tuple[str, ...] = ()
-    feature_loss: Literal["mse", "cosine"] = "mse"
-    feature_weight: float = 1.0
+    lambda_final: float = 1.0  # at the last step
+    temperature_final: float = 1.0  # at the last step
+    beta_final: float = 0.5  # at the last step
+    features: tuple[str, ...] = ()  # pairs of layers to compare, 'student>teacher'
+    feature_loss: Literal["mse", "cosine"] = "mse"  # of the hidden states
+    feature_weight: float = 1.0  # w: weight of their loss, beside lambda
     # Where the loss is computed: 'dense' from whole logits, 'fused' in chunks, 'auto' by the size of the vocabulary.
     implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=_EXCLUDED)
 

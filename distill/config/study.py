@@ -19,17 +19,17 @@ class StudyConfig:
     A line that ends in '# 0 1 2' has these seeds, others `seeds`. A student has its teacher's.
     """
 
-    models: tuple[str, ...] = ()
-    supervised: tuple[str, ...] = ()
-    teachers: tuple[str, ...] = ()
-    distilled: tuple[str, ...] = ()
-    ablations: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    models: tuple[str, ...] = ()  # 'name = width x layers'
+    supervised: tuple[str, ...] = ()  # 'models @ budgets', on the students' half
+    teachers: tuple[str, ...] = ()  # 'models @ budgets', on the teachers' half
+    distilled: tuple[str, ...] = ()  # 'teachers > models @ budgets'
+    ablations: tuple[str, ...] = ()  # 'field = values' of the objective
+    seeds: tuple[int, ...] = (0,)  # of lines that name none
     workers: int = 2  # processes, each pinned to its share of the cores
     pack: int = 1  # runs of one shape that a worker trains together, under one vmapped step
     resamples: int = 512  # of the bootstrap
     ask_model: str = ""  # the student size of the closing advice; '': the largest student
-    ask_tokens: int = 0  # its tokens; 0: twice the largest budget
+    ask_tokens: int = 0  # its tokens; 0: twice the largest budget [tokens]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
