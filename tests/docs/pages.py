@@ -116,7 +116,7 @@ def difference(expected: str, got: str) -> str:
     wanted = [" ".join(line.split()) for line in expected.splitlines() if line.strip()]
     starts, first = range(len(lines) + 1), True
     for piece in _pieces(wanted):
-        patterns = [re.compile(".*".join(map(re.escape, line.split("...")))) for line in piece]
+        patterns = [re.compile(".*".join(map(re.escape, re.split(r"\.{3}(?!\.)", line)))) for line in piece]
         at = next((s for s in starts if _matches(patterns, lines[s:])), None)
         if at is None:
             closest = _closest(piece, lines)
