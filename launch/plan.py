@@ -1,14 +1,19 @@
 """Distil or pretrain, from which teacher, for how long, at what cost, and how sure are we?"""
 
+import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.config.flags import Parser
+from distill.config.chips import CHIPS
+from distill.config.flags import Parser, number
 from distill.laws.forms import registry
 from distill.laws.planning import recipe as emit
-from distill.laws.planning.lawfile import read
-from distill.laws.planning.planner import plan
+from distill.laws.planning.budget import budget, prices_of
+from distill.laws.planning.lawfile import LawFile, read
+from distill.laws.planning.planner import Plan, plan
+from distill.laws.planning.pretraining import Pretraining, pretraining
 from distill.laws.planning.recipe import LADDERS, ladder, recipe
 from distill.laws.planning.scenarios import SCENARIOS, UNLIMITED, PlanError, Prices, Teacher
 from distill.laws.planning.text import describe, to_dict
@@ -19,8 +24,16 @@ from launch.support import cli
 EXAMPLES = (
     "distill plan --N_S=1e9 --compute=1e22 --scenario=teacher_inference",
     "distill plan --law=law.json --N_S=1e8:1e10 --loss=2.2 --served=1e12",
-    "distill plan --N_S=546e6 --compute=1e21 --teachers=7B:7e9:2.0,1B:1e9:2.3",
+    "distill plan --N_S=546M --compute=1e21 --teachers=7B:7B:2.0,1B:1e9:2.3",
+    "distill plan --N_S=1B --dollars=20000 --chip=v5p --mfu=0.5",
+    "distill plan --N_S=1B --days=14 --accelerators=64 --chip=h100 --hourly=2.50",
+    "distill plan --law=supervised.json --gpu-hours=5000 --chip=h100",
     "distill plan --N_S=1e9 --compute=3e20 --emit-config=out --ladder=paper",
+)
+
+BORROWED = (
+    "this law file holds no law of students, so the paper's (Table 6) stands in with this supervised law inside: its "
+    "advice on distilling is a guess for your data"
 )
 
 
@@ -29,20 +42,75 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
-    law = read(flags.law)
+    law = read(flags.law, borrow=not flags.page)
     if flags.page:
         page.write(law, Path(flags.page))
         print(f"wrote {flags.page}; open it in any browser")
         return 0
-    if flags.N_S is None:
+    prices = prices_of(
+        flags.chip,
+        peak_flops=flags.peak_flops,
+        mfu=flags.mfu,
+        hourly=flags.hourly,
+        currency=flags.currency,
+        accelerators=flags.accelerators,
+    )
+    bought = budget(prices, gpu_hours=flags.gpu_hours, money=flags.dollars, days=flags.days)
+    if bought and any(value is not None for value in (flags.compute, flags.tokens, flags.loss)):
+        raise PlanError(
+            "constraint: got a budget and another one; wanted exactly one of --compute, --tokens, --loss, --gpu-hours, "
+            "--dollars, --days"
+        )
+    compute = bought.compute if bought else flags.compute
+    if flags.N_S is None and not law.borrowed:
         raise PlanError("--N_S: missing; wanted a student size such as 1e9, or LEAST:MOST")
+    alone = None
+    if law.borrowed and flags.N_S is None:
+        alone = _alone(flags, law, compute)
+        chosen = _plan(flags, law, alone.N, alone.compute, None)
+    else:
+        chosen = _plan(flags, law, _sizes(flags.N_S), compute, flags.loss)
+    if flags.json:
+        tree = to_dict(chosen, prices) | ({"budget": bought.words} if bought else {})
+        tree |= {"pretraining": alone.to_dict()} if alone else {}
+        print(json.dumps(tree | (_emit(flags, chosen) if flags.emit_config else {}), indent=1))
+        return 0
+    if bought:
+        print(f"{bought.words}\n")
+    if alone:
+        print(f"{alone.describe()}\n\nDistil instead, a student of the same size for the same compute?\n")
+    print(describe(chosen, prices))
+    if flags.emit_config:
+        _emit(flags, chosen, show=True)
+    return 0
+
+
+def _alone(flags: argparse.Namespace, law: LawFile, compute: float | None) -> Pretraining:
+    """The best model of a supervised law. Raises PlanError for what only a plan of a given size can answer."""
+    if flags.tokens is not None or flags.served or flags.teachers:
+        raise PlanError("--tokens, --served and --teachers: a supervised law alone needs a size for them, --N_S=SIZE")
+    return pretraining(
+        law.supervised,
+        compute=compute,
+        loss=flags.loss,
+        boot=law.boot,
+        flops=law.flops,
+        unique=flags.unique,
+        region=law.region,
+    )
+
+
+def _plan(
+    flags: argparse.Namespace, law: LawFile, N_S: float | tuple[float, float], compute: float | None, loss: float | None
+) -> Plan:
+    """The plan that the flags ask for; it warns where the law of students is the paper's."""
     chosen = plan(
         law.supervised,
         law.distillation,
-        N_S=_sizes(flags.N_S),
-        compute=flags.compute,
+        N_S=N_S,
+        compute=compute,
         tokens=flags.tokens,
-        loss=flags.loss,
+        loss=loss,
         scenario=flags.scenario,
         boot=law.boot,
         flops=law.flops,
@@ -53,14 +121,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         served=flags.served,
         region=law.region,
     )
-    prices = Prices(peak_flops=flags.peak_flops, mfu=flags.mfu, hourly=flags.hourly, accelerators=flags.accelerators)
-    emitted = (
-        emit.write(recipe(chosen, ladder(flags.ladder)), chosen, Path(flags.emit_config)) if flags.emit_config else ""
-    )
-    print(json.dumps(to_dict(chosen, prices), indent=1) if flags.json else describe(chosen, prices))
-    if emitted:
-        print(f"\n{emitted}")
-    return 0
+    return dataclasses.replace(chosen, warnings=(BORROWED, *chosen.warnings)) if law.borrowed else chosen
+
+
+def _emit(flags: argparse.Namespace, chosen: Plan, show: bool = False) -> dict[str, str]:
+    """Writes the configs; `show` prints what was snapped before, and the commands after."""
+    rungs = ladder(flags.ladder)
+    found = recipe(chosen, rungs, emit.free_workdir(emit.TEACHER_WORKDIR))
+    table = emit.snapped(found, chosen, rungs)
+    if show:
+        print(f"\n{table}", flush=True)
+    commands = emit.write(found, chosen, Path(flags.emit_config))
+    if show:
+        print(f"\nwrote {flags.emit_config}; next:\n{commands}")
+    return {"snapped": table, "commands": commands}
 
 
 def parser() -> Parser:
@@ -73,17 +147,23 @@ def parser() -> Parser:
     add("--tokens", type=float, help="student tokens")
     add("--loss", type=float, help="target cross-entropy, nats per token")
     add("--scenario", default="best_case", help=", ".join(SCENARIOS))
-    add("--teachers", default="", help="existing teachers to choose from, NAME:N:L_T,...")
+    add("--teachers", default="", help="existing teachers to choose from, NAME:N:L_T,... such as 7B:7B:2.0")
     add("--students", type=int, default=1, help="how many students share the teacher")
     add("--store", action="store_true", help="the teacher's signals are stored once and read by all students")
     add("--unique", type=float, default=UNLIMITED, help="distinct tokens of each of teacher and student")
     add("--served", type=float, default=0.0, help="tokens that the student generates in its life")
     prices = Prices()
-    add = parser.group("hours and money")
-    add("--peak_flops", type=float, default=prices.peak_flops, help="of one accelerator (default an H100's bf16)")
-    add("--mfu", type=float, default=prices.mfu, help="share of the peak that training reaches")
-    add("--hourly", type=float, default=prices.hourly, help="price of an accelerator-hour")
-    add("--accelerators", type=int, default=prices.accelerators, help="that train at once")
+    add = parser.group("hours and money", "a budget in place of --compute; compute = hours x peak x MFU")
+    add("--gpu-hours", type=float, help="accelerator-hours in all")
+    add("--dollars", "--money", type=float, help="money in all, in --currency")
+    add("--days", type=float, help="days on all --accelerators")
+    add("--chip", default="", help=f"peak and list price of {', '.join(CHIPS)} (default: an H100's peak)")
+    add("--peak_flops", type=float, help=f"of one accelerator (default that of the chip, else {prices.peak_flops:g})")
+    add("--mfu", type=float, help=f"share of the peak that training reaches (default {prices.mfu}, an assumption)")
+    add("--hourly", type=float, help="price of an accelerator-hour (default the chip's list price, else "
+        f"{prices.hourly:g}, an assumption)")  # fmt: skip
+    add("--currency", default="", help=f"of the price (default {prices.currency})")
+    add("--accelerators", type=int, help=f"that train at once (default {prices.accelerators})")
     add = parser.group("what is written")
     add("--emit-config", default="", metavar="DIR", help="write the configs that carry the plan out")
     add("--ladder", default="paper", help=f"model sizes to snap to: {', '.join(LADDERS)}")
@@ -94,27 +174,27 @@ def parser() -> Parser:
 
 def _sizes(text: str) -> float | tuple[float, float]:
     try:
-        numbers = [float(part) for part in text.split(":")]
+        sizes = [number(part) for part in text.split(":")]
     except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        return numbers[0]
-    if len(numbers) == 2:
-        return numbers[0], numbers[1]
-    raise PlanError(f"--N_S={text}: wanted a number such as 1e9, or LEAST:MOST such as 1e8:1e10")
+        sizes = []
+    if len(sizes) == 1:
+        return sizes[0]
+    if len(sizes) == 2:
+        return sizes[0], sizes[1]
+    raise PlanError(f"--N_S={text}: wanted a number such as 1e9 or 1B, or LEAST:MOST such as 100M:10B")
 
 
 def _teachers(text: str) -> tuple[Teacher, ...]:
     teachers = []
     for item in text.split(",") if text else []:
-        parts = item.split(":")
         try:
-            name, N, L = parts[0], float(parts[1]), float(parts[2])
-        except (ValueError, IndexError):
-            raise PlanError(f"--teachers: got {item!r}, wanted NAME:N:L_T such as 7B:7e9:2.0") from None
-        if not (N > 0 and L > 0):
+            name, N, L = item.split(":")
+            teacher = Teacher(name=name, N=number(N), L=number(L))
+        except ValueError:
+            raise PlanError(f"--teachers: got {item!r}, wanted NAME:N:L_T such as 7B:7B:2.0") from None
+        if not (teacher.N > 0 and teacher.L > 0):
             raise PlanError(f"--teachers: {item!r} has a size or a loss that is not positive")
-        teachers.append(Teacher(name=name, N=N, L=L))
+        teachers.append(teacher)
     return tuple(teachers)
 
 

@@ -16,6 +16,7 @@ Everything beside the law may be missing: a file of the law alone is a law file 
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ from distill.laws.forms.forms import paper
 from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
 from distill.laws.forms.resampled import ResampledLaws, supervised_inside
-from distill.laws.planning.region import PAPER_REGION, Region
+from distill.laws.planning.region import ANY, PAPER_REGION, Region
 from distill.laws.planning.scenarios import Flops
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
@@ -52,6 +53,7 @@ class LawFile:
     boot: ResampledLaws | None
     region: Region | None
     flops: Flops
+    borrowed: bool = False  # the law of students is the paper's, for the file holds a supervised law alone
 
 
 def write(
@@ -92,10 +94,12 @@ def write(
     fit.save(path, **tree)
 
 
-def read(path: str | os.PathLike) -> LawFile:
+def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
     """`paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law inside.
 
-    Raises LawError for a file that is missing or damaged, or that holds another kind of law.
+    With `borrow` a file of a supervised law (inputs N, D) will do: the paper's law of students, with this law inside,
+    stands in for the one that is missing. Raises LawError for a file that is missing or damaged, or that holds another
+    kind of law.
     """
     if str(path) == "paper":
         supervised, distillation = paper()
@@ -110,6 +114,8 @@ def read(path: str | os.PathLike) -> LawFile:
     where = str(path)
     tree = read_json(path)
     law = from_dict(tree, where)
+    if borrow and law.inputs == ("N", "D"):
+        return _borrowed(law, tree, where)
     inside = {name: getattr(law, name) for name in law.given()}
     if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in inside:
         raise LawError(
@@ -125,6 +131,27 @@ def read(path: str | os.PathLike) -> LawFile:
             boot=_stored(law, inside["supervised"], tree.get("draws")),
             region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
+        )
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
+
+
+def _borrowed(law: Law, tree: Mapping[str, Any], where: str) -> LawFile:
+    """A supervised law, and around it the paper's law of students. Raises LawError for damaged draws or region."""
+    students = lambda inside: dataclasses.replace(paper()[1], supervised=inside)
+    try:
+        draws = tree.get("draws")
+        stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
+        box = {name: (float(low), float(high)) for name, (low, high) in (tree.get("region") or {}).items()}
+        flops = tree.get("flops")
+        return LawFile(
+            name=where,
+            supervised=law,
+            distillation=students(law),
+            boot=StoredLaws(kept=students(stack)) if stack else None,
+            region=Region(N_S=box["N"], D_S=box["D"], L_T=ANY, N_T=box["N"], D_T=box["D"]) if box else None,
+            flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
+            borrowed=True,
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error

@@ -5,6 +5,8 @@ The only bridge from the laws back to training, and it imports nothing but confi
 
 import dataclasses
 import functools
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +101,11 @@ class Recipe:
     bill: Bill
 
 
-def recipe(plan: Plan, rungs: Ladder) -> Recipe:
+def recipe(plan: Plan, rungs: Ladder, teacher_workdir: str = TEACHER_WORKDIR) -> Recipe:
     """The plan on a ladder: the nearest student, then the best teacher and budgets anew, in whole steps.
 
-    A plan that says pretrain gives one supervised config; a teacher from a zoo is taken as it is.
+    A plan that says pretrain gives one supervised config; a teacher from a zoo is taken as it is. `teacher_workdir` is
+    where the student looks for its teacher.
     Raises PlanError where the ladder does not reach or a budget is less than one step.
     """
     student = rungs.models[rungs.nearest(plan.N_S if plan.distil else plan.supervised.N)]
@@ -127,7 +130,7 @@ def recipe(plan: Plan, rungs: Ladder) -> Recipe:
     L_S = float(exact.taught(N_S, float(tokens), L_T))
     run = fingerprint(teacher_config) if teacher_config else ""
     taught = dataclasses.replace(
-        rungs.experiment, model=student, tokens=tokens, teacher=TeacherConfig(run=run, source=TEACHER_WORKDIR)
+        rungs.experiment, model=student, tokens=tokens, teacher=TeacherConfig(run=run, source=teacher_workdir)
     )
     cost = bill(exact.scenario, exact.F, N_S, float(tokens), N_T, D_T, exact.served)
     return Recipe(student=taught, teacher=teacher_config, L_T=L_T, L_S=L_S, paid=L_S - plan.L_S, bill=cost)
@@ -176,8 +179,45 @@ def _whole_steps(D: float, rungs: Ladder, what: str) -> int:
     return tokens
 
 
+def free_workdir(path: str) -> str:
+    """`path`, or the first of path-2, path-3, ... that is not there yet or is an empty folder."""
+    free = lambda name: not os.path.exists(name) or (os.path.isdir(name) and not os.listdir(name))
+    return next(filter(free, itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))))
+
+
+def snapped(recipe: Recipe, plan: Plan, rungs: Ladder) -> str:
+    """A table of what the ladder and whole steps change of a plan, and of what that costs."""
+    F = lambda flops, N, D: 3 * float(flops(N)) * D
+    notes = [f"  what that costs: {recipe.paid:+.4f} nats per token of predicted loss"]
+    if plan.distil:
+        rows = [("student", plan.N_S, _size(recipe.student)), ("student tokens", plan.D_S, recipe.student.tokens)]
+        if recipe.teacher is not None:
+            N_T, D_T = _size(recipe.teacher), recipe.teacher.tokens
+            rows += [("teacher", plan.N_T, N_T), ("teacher tokens", plan.D_T, D_T)]
+            rows += [("teacher's training, FLOPs", F(plan.problem.F, plan.N_T, plan.D_T), F(rungs.flops, N_T, D_T))]
+            if not plan.problem.scenario.pretraining:
+                notes.append("  the teacher's training is in no bill of this scenario")
+        rows += [("teacher loss L_T", plan.L_T, recipe.L_T)]
+        rows += [("student loss L_S", plan.L_S, recipe.L_S), ("FLOPs of the bill", plan.bill.total, recipe.bill.total)]
+    else:
+        alone = plan.supervised
+        rows = [("model", alone.N, _size(recipe.student)), ("tokens", alone.D, recipe.student.tokens)]
+        rows += [("loss", alone.L, recipe.L_S), ("FLOPs of the bill", alone.compute, recipe.bill.total)]
+    lines = [f"snapped to the ladder {rungs.name!r} ({si(rungs.N[0])} to {si(rungs.N[-1])}) and to whole steps:"]
+    lines.append(f"  {'':<28}{'plan':>12}{'emitted':>12}{'change':>12}")
+    for label, wanted, got in rows:
+        show = "{:.4f}".format if "loss" in label else si
+        change = f"{got - wanted:+.4f}" if "loss" in label else f"x {got / wanted:.3g}"
+        lines.append(f"  {label:<28}{show(wanted):>12}{show(got):>12}{change:>12}")
+    return "\n".join([*lines, *notes])
+
+
+def _size(config: ExperimentConfig) -> float:
+    return float(counts.non_embedding(config.model))
+
+
 def write(recipe: Recipe, plan: Plan, folder: Path) -> str:
-    """Writes student.py and, where one is trained, teacher.py (or pretrain.py alone); returns what to tell the user."""
+    """Writes student.py and, where one is trained, teacher.py (or pretrain.py alone); returns the commands to run."""
     advice = plan.sentence()
     if recipe.teacher is None and recipe.student.teacher.run == "" and not plan.teacher:
         files = {"pretrain.py": (recipe.student, "Supervised training")}
@@ -185,9 +225,10 @@ def write(recipe: Recipe, plan: Plan, folder: Path) -> str:
         files = {"student.py": (recipe.student, "The student")}
         if recipe.teacher is not None:
             files = {"teacher.py": (recipe.teacher, "The teacher"), **files}
-    lines = [f"snapped: loss {recipe.L_S:.4f}, {recipe.paid:+.4f} against the plan; {recipe.bill.total:.4g} FLOPs"]
+    lines = []
     for name, (config, what) in files.items():
-        workdir = TEACHER_WORKDIR if name == "teacher.py" else f"runs/{Path(name).stem}"
+        teacher = recipe.student.teacher.source
+        workdir = teacher if name == "teacher.py" else free_workdir(f"runs/{Path(name).stem}")
         command = f"python -m launch.train --config={folder / name} --workdir={workdir}"
         config_file.write(folder / name, config, what=f"{what} of a plan.", command=command, advice=advice)
         model = config.model

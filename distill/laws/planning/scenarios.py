@@ -156,13 +156,17 @@ class Prices:
     """From FLOPs to GPU-hours, days and money.
 
     peak_flops: of one accelerator in the training precision; mfu: the share of it that training reaches;
-    hourly: money per accelerator-hour; accelerators: how many work at once.
+    hourly: money per accelerator-hour in `currency` (nan: unknown); accelerators: how many work at once; chip: its
+    name, where one is meant; source: where the price is from.
     """
 
     peak_flops: float = CHIPS["h100"].flops
     mfu: float = 0.4
     hourly: float = 2.0
     accelerators: int = 64
+    currency: str = "USD"
+    chip: str = "h100"
+    source: str = "an assumption"
 
     def __post_init__(self) -> None:
         if not 0 < self.mfu <= 1:
@@ -172,6 +176,10 @@ class Prices:
                 f"prices: got peak_flops={self.peak_flops:g}, hourly={self.hourly:g}, "
                 f"accelerators={self.accelerators}; wanted a positive peak, no negative price, at least one accelerator"
             )
+
+    def flops(self, hours: float) -> float:
+        """What so many accelerator-hours train with."""
+        return hours * 3600 * self.peak_flops * self.mfu
 
     def hours(self, flops: float) -> float:
         """Accelerator-hours."""

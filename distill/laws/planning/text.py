@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from distill.laws.planning.budget import rate
 from distill.laws.planning.planner import Plan
 from distill.laws.planning.scenarios import Prices, petaflops_days
 from distill.system.numbers import si
@@ -46,8 +47,8 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
     lines += [f"  {name:<32}{100 * part / total:>9.1f}%" for name, part in parts.items() if part]
     lines += [
         f"  {prices.hours(total):.4g} accelerator-hours, {prices.days(total):.3g} days on {prices.accelerators}, "
-        f"{prices.money(total):,.0f} at {prices.hourly:g} an hour "
-        f"({prices.peak_flops:.3g} FLOP/s peak, {100 * prices.mfu:.0f}% of it used)"
+        + (f"{prices.money(total):,.0f} {prices.currency}" if prices.hourly >= 0 else "at an unknown price"),
+        f"  {rate(prices)}",
     ]
     return "\n".join(lines)
 
@@ -64,6 +65,7 @@ def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Json]:
             "hours": prices.hours(plan.bill.total),
             "days": prices.days(plan.bill.total),
             "money": prices.money(plan.bill.total),
+            "currency": prices.currency,
         }
     tree["distil"] = plan.distil
     tree["sentence"] = plan.sentence()

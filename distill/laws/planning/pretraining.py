@@ -1,0 +1,136 @@
+"""The plan of a supervised law alone: which size and how many tokens for a budget or a loss, and how sure."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from distill.laws.forms.law import Law
+from distill.laws.forms.resampled import ResampledLaws, supervised_inside
+from distill.laws.planning.allocation import Bounds, supervised_optimum
+from distill.laws.planning.crossover import column
+from distill.laws.planning.region import Region
+from distill.laws.planning.scenarios import UNLIMITED, Flops, PlanError, effective_tokens
+from distill.system.numbers import si
+
+_BOUNDS = Bounds(low=1e3)
+_RANGE = (1e9, 1e32)  # FLOPs between which a target loss is looked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """The compute-optimal supervised model of `compute` FLOPs: N parameters on D tokens, loss L in nats per token.
+
+    `interval` holds 90% bootstrap intervals by name: L of this very model; N and D of the optimum found anew under each
+    resampled law.
+    """
+
+    constraint: str
+    compute: float
+    N: float
+    D: float
+    L: float
+    interval: Mapping[str, tuple[float, float]]
+    warnings: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """The advice in a few words."""
+        low, high = self.interval.get("L", (np.nan, np.nan))
+        within = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
+        goal = ("for" if self.constraint == "compute" else "at least cost,") + f" {self.compute:.3g} FLOPs"
+        text = f"Supervised: a {si(self.N)} model on {si(self.D)} tokens, expected loss {self.L:.3f}{within}, {goal}"
+        return ". ".join([text, *(f"Warning: {w}" for w in self.warnings)]) + "."
+
+    def describe(self) -> str:
+        """The sentence and one line a number with its 90% interval."""
+        rows = [
+            ("parameters N", si(self.N), self._within("N", si)),
+            ("tokens D", si(self.D), self._within("D", si)),
+            ("tokens per parameter", f"{self.D / self.N:.3g}", ""),
+            ("loss L", f"{self.L:.4f}", self._within("L", "{:.4f}".format)),
+            ("compute", f"{self.compute:.3g}", ""),
+        ]
+        lines = [f"  {label:<32}{value:>10}  {within}".rstrip() for label, value, within in rows]
+        return "\n".join([self.sentence(), "", *lines])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        tree: dict[str, Any] = dataclasses.asdict(self)
+        tree["interval"] = {name: list(ends) for name, ends in self.interval.items()}
+        return tree | {"warnings": list(self.warnings), "sentence": self.sentence()}
+
+    def _within(self, name: str, show: Any) -> str:
+        if name not in self.interval:
+            return ""
+        low, high = self.interval[name]
+        return f"[{show(low)}, {show(high)}]"
+
+
+def pretraining(
+    supervised: Law,
+    *,
+    compute: float | None = None,
+    loss: float | None = None,
+    boot: ResampledLaws | None = None,
+    flops: Any = None,
+    unique: float = UNLIMITED,
+    region: Region | None = None,
+) -> Pretraining:
+    """The best size and tokens for `compute` FLOPs, 3 F(N) D, or at least cost for a `loss`.
+
+    boot: resampled supervised laws, or resampled laws of students with supervised ones inside. Raises PlanError.
+    """
+    if (compute is None) == (loss is None):
+        raise PlanError("constraint: wanted exactly one of compute and loss for a supervised law; tokens fix no size")
+    flops = Flops.closed() if flops is None else flops
+    options: dict[str, Any] = {"flops": flops, "unique": unique, "bounds": _BOUNDS}
+    constraint = "compute" if loss is None else "loss"
+    if compute is None:
+        assert loss is not None
+        compute = _compute_for(supervised, loss, options)
+    if not (np.isfinite(compute) and compute > 0):
+        raise PlanError(f"compute={compute!r}: wanted a positive number of FLOPs")
+    best = {name: float(values[0]) for name, values in supervised_optimum(supervised, [compute], **options).items()}
+    interval = {}
+    stack = (supervised_inside(boot.kept) or boot.kept) if boot is not None else None
+    if stack is not None and any(np.ndim(value) for value in stack.values().values()):
+        again = supervised_optimum(stack, [compute], **options)
+        L = np.asarray(column(stack)(np.array([best["N"]]), effective_tokens(np.array([best["D"]]), unique)))
+        interval = {"N": _percentiles(again["N"]), "D": _percentiles(again["D"]), "L": _percentiles(L)}
+    return Pretraining(
+        constraint=constraint,
+        compute=compute,
+        **best,
+        interval=interval,
+        warnings=tuple(_warnings(best, region)),
+    )
+
+
+def _compute_for(supervised: Law, loss: float, options: dict[str, Any]) -> float:
+    """The least compute that reaches a loss, by bisection of its logarithm; PlanError where none does."""
+    low, high = np.log(_RANGE)
+    reached = lambda z: float(supervised_optimum(supervised, [np.exp(z)], **options)["L"][0]) <= loss
+    if not reached(high):
+        best = float(supervised_optimum(supervised, [np.exp(high)], **options)["L"][0])
+        raise PlanError(f"loss={loss:g}: this law reaches {best:.4f} at best; ask for more than that")
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return float(np.exp(high))
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [5, 95])
+    return float(low), float(high)
+
+
+def _warnings(best: dict[str, float], region: Region | None) -> list[str]:
+    out = []
+    for name in ("N", "D"):
+        if not _BOUNDS.low * 1.01 < best[name] < _BOUNDS.high / 1.01:
+            out.append(f"{name} stands at a bound of the search ({best[name]:.3g})")
+    if region is not None:  # which calls the supervised runs' variables N_T and D_T
+        beyond = region.beyond({"N_T": best["N"], "D_T": best["D"]})
+        out += [text.replace("N_T", "N", 1).replace("D_T", "D", 1) for text in beyond]
+    return out
