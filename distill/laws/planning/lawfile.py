@@ -16,7 +16,6 @@ Everything beside the law may be missing: a file of the law alone is a law file 
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -115,7 +114,7 @@ def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
     tree = read_json(path)
     law = from_dict(tree, where)
     if borrow and law.inputs == ("N", "D"):
-        return _borrowed(law, tree, where)
+        return _borrowed(law, tree.get("draws"), tree.get("region"), tree.get("flops"), where)
     inside = {name: getattr(law, name) for name in law.given()}
     if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in inside:
         raise LawError(
@@ -136,14 +135,18 @@ def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
 
 
-def _borrowed(law: Law, tree: Mapping[str, Any], where: str) -> LawFile:
+def _borrowed(
+    law: Law,
+    draws: Mapping[str, object] | None,
+    region: Mapping[str, Sequence[float]] | None,
+    flops: Sequence[float] | None,
+    where: str,
+) -> LawFile:
     """A supervised law, and around it the paper's law of students. Raises LawError for damaged draws or region."""
     students = lambda inside: dataclasses.replace(paper()[1], supervised=inside)
     try:
-        draws = tree.get("draws")
         stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
-        box = {name: (float(low), float(high)) for name, (low, high) in (tree.get("region") or {}).items()}
-        flops = tree.get("flops")
+        box = {name: (float(low), float(high)) for name, (low, high) in (region or {}).items()}
         return LawFile(
             name=where,
             supervised=law,

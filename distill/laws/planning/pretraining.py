@@ -1,21 +1,32 @@
 """The plan of a supervised law alone: which size and how many tokens for a budget or a loss, and how sure."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import numpy as np
 
+from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law
 from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.planning.allocation import Bounds, supervised_optimum
 from distill.laws.planning.crossover import column
 from distill.laws.planning.region import Region
 from distill.laws.planning.scenarios import UNLIMITED, Flops, PlanError, effective_tokens
+from distill.laws.planning.signatures import ForwardFlops
+from distill.laws.planning.text import Json
 from distill.system.numbers import si
 
 _BOUNDS = Bounds(low=1e3)
 _RANGE = (1e9, 1e32)  # FLOPs between which a target loss is looked for
+
+
+class _Options(TypedDict):
+    """How the optimum is searched."""
+
+    flops: ForwardFlops
+    unique: float
+    bounds: Bounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +65,17 @@ class Pretraining:
         lines = [f"  {label:<32}{value:>10}  {within}".rstrip() for label, value, within in rows]
         return "\n".join([self.sentence(), "", *lines])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """JSON-ready values."""
-        tree: dict[str, Any] = dataclasses.asdict(self)
-        tree["interval"] = {name: list(ends) for name, ends in self.interval.items()}
-        return tree | {"warnings": list(self.warnings), "sentence": self.sentence()}
+        return {
+            "constraint": self.constraint,
+            **{name: getattr(self, name) for name in ("compute", "N", "D", "L")},
+            "interval": {name: [low, high] for name, (low, high) in self.interval.items()},
+            "warnings": list(self.warnings),
+            "sentence": self.sentence(),
+        }
 
-    def _within(self, name: str, show: Any) -> str:
+    def _within(self, name: str, show: Callable[[float], str]) -> str:
         if name not in self.interval:
             return ""
         low, high = self.interval[name]
@@ -73,7 +88,7 @@ def pretraining(
     compute: float | None = None,
     loss: float | None = None,
     boot: ResampledLaws | None = None,
-    flops: Any = None,
+    flops: ForwardFlops | None = None,
     unique: float = UNLIMITED,
     region: Region | None = None,
 ) -> Pretraining:
@@ -84,18 +99,19 @@ def pretraining(
     if (compute is None) == (loss is None):
         raise PlanError("constraint: wanted exactly one of compute and loss for a supervised law; tokens fix no size")
     flops = Flops.closed() if flops is None else flops
-    options: dict[str, Any] = {"flops": flops, "unique": unique, "bounds": _BOUNDS}
+    options = _Options(flops=flops, unique=unique, bounds=_BOUNDS)
     constraint = "compute" if loss is None else "loss"
     if compute is None:
         assert loss is not None
         compute = _compute_for(supervised, loss, options)
     if not (np.isfinite(compute) and compute > 0):
         raise PlanError(f"compute={compute!r}: wanted a positive number of FLOPs")
-    best = {name: float(values[0]) for name, values in supervised_optimum(supervised, [compute], **options).items()}
+    optimum = supervised_optimum(supervised, np.array([compute]), **options)
+    best = {name: float(values[0]) for name, values in optimum.items()}
     interval = {}
     stack = (supervised_inside(boot.kept) or boot.kept) if boot is not None else None
     if stack is not None and any(np.ndim(value) for value in stack.values().values()):
-        again = supervised_optimum(stack, [compute], **options)
+        again = supervised_optimum(stack, np.array([compute]), **options)
         L = np.asarray(column(stack)(np.array([best["N"]]), effective_tokens(np.array([best["D"]]), unique)))
         interval = {"N": _percentiles(again["N"]), "D": _percentiles(again["D"]), "L": _percentiles(L)}
     return Pretraining(
@@ -107,12 +123,12 @@ def pretraining(
     )
 
 
-def _compute_for(supervised: Law, loss: float, options: dict[str, Any]) -> float:
+def _compute_for(supervised: Law, loss: float, options: _Options) -> float:
     """The least compute that reaches a loss, by bisection of its logarithm; PlanError where none does."""
     low, high = np.log(_RANGE)
-    reached = lambda z: float(supervised_optimum(supervised, [np.exp(z)], **options)["L"][0]) <= loss
+    reached = lambda z: float(supervised_optimum(supervised, np.exp([z]), **options)["L"][0]) <= loss
     if not reached(high):
-        best = float(supervised_optimum(supervised, [np.exp(high)], **options)["L"][0])
+        best = float(supervised_optimum(supervised, np.exp([high]), **options)["L"][0])
         raise PlanError(f"loss={loss:g}: this law reaches {best:.4f} at best; ask for more than that")
     for _ in range(60):
         middle = (low + high) / 2
@@ -120,7 +136,7 @@ def _compute_for(supervised: Law, loss: float, options: dict[str, Any]) -> float
     return float(np.exp(high))
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
+def _percentiles(values: Floats) -> tuple[float, float]:
     low, high = np.percentile(values, [5, 95])
     return float(low), float(high)
 
