@@ -13,7 +13,7 @@ import numpy as np
 
 from distill import laws
 from distill.config.flags import Parser
-from distill.laws.fitting import identify
+from distill.laws.fitting import identifiability
 from distill.laws.fitting.rows import rows_of
 from distill.system import progress
 
@@ -23,8 +23,8 @@ PILOT = 12
 def d_optimal(fit: laws.Fit, candidates: laws.Table, count: int) -> np.ndarray:
     """Greedy D-optimal rows: each maximises the determinant of the Gauss-Newton matrix in coordinates."""
     rows = rows_of(type(fit.law), candidates, fit.rows.given, units=False)
-    J = identify.coordinate_slopes(fit.law, rows, fit.rows.setting)
-    known = identify.coordinate_slopes(fit.law, fit.rows, fit.rows.setting)
+    J = identifiability.coordinate_slopes(fit.law, rows, fit.rows.setting)
+    known = identifiability.coordinate_slopes(fit.law, fit.rows, fit.rows.setting)
     information = known.T @ known + 1e-9 * np.eye(J.shape[1])
     chosen: list[int] = []
     for _ in range(count):

@@ -8,7 +8,7 @@ import pytest
 
 from distill import laws
 from distill.bench import coverage, errors
-from distill.laws.fitting import identify
+from distill.laws.fitting import identifiability
 from distill.laws.fitting.rows import rows_of
 from distill.laws.uncertainty import approaches
 
@@ -31,15 +31,16 @@ def test_a_design_predicts_its_own_gain(pilot):
     targets = grid([5e10], [1e12])
     found = laws.design(pilot, candidates, targets, 3, misfit=0.0)
     # The standard error after the choice is that of a fit to the pilot and the chosen runs, by the textbook formula.
-    noise = identify.noise(pilot.residuals, 5)
+    noise = identifiability.noise(pilot.residuals, 5)
     chosen = rows_of(laws.Chinchilla, candidates.where(found.rows))
     J = np.concatenate(
         [
-            identify.coordinate_slopes(pilot.law, rows, pilot.rows.setting) / noise for rows in (pilot.rows, chosen)
+            identifiability.coordinate_slopes(pilot.law, rows, pilot.rows.setting) / noise
+            for rows in (pilot.rows, chosen)
         ]  # fmt: skip
         + [np.eye(5) / 3.0]
     )
-    at = identify.coordinate_slopes(pilot.law, rows_of(laws.Chinchilla, targets), pilot.rows.setting)[0]
+    at = identifiability.coordinate_slopes(pilot.law, rows_of(laws.Chinchilla, targets), pilot.rows.setting)[0]
     assert found.error[-1] == pytest.approx(np.sqrt(at @ np.linalg.inv(J.T @ J) @ at), rel=1e-6)
     assert found.before > found.error[0] > found.error[1] > found.error[2]
     # No single candidate would have been better than the first.

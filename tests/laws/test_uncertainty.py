@@ -8,9 +8,9 @@ from scipy import optimize
 
 from distill import laws
 from distill.bench import coverage
-from distill.laws.fitting import identify, solver
+from distill.laws.fitting import identifiability, solver
 from distill.laws.fitting.fit import solved_rows
-from distill.laws.uncertainty import bootstrap, profiles
+from distill.laws.uncertainty import bootstrap, profile_likelihood
 
 SUPERVISED = laws.paper()[0]
 STUDENT = laws.DistillationLimit(
@@ -141,7 +141,7 @@ def test_directions_are_eigenvectors_of_a_linear_law():
     generator = np.random.default_rng(0)
     fit = laws.fit(Line, laws.from_arrays(x=x, L=2.0 * np.exp(0.01 * generator.standard_normal(21))), units=False)
     found = fit.directions()
-    sigma = identify.noise(fit.residuals, 2)
+    sigma = identifiability.noise(fit.residuals, 2)
     # The design is centred: the directions are a and b themselves, with the textbook standard errors.
     errors = {d.main[0]: d.error for d in found}
     assert errors["a"] == pytest.approx(sigma / np.sqrt(21), rel=1e-5)
@@ -150,7 +150,7 @@ def test_directions_are_eigenvectors_of_a_linear_law():
 
 def test_a_profile_agrees_with_fits_that_hold_the_parameter():
     line = laws.fit("chinchilla", supervised_runs(law=LINE), objective="log-mse")
-    found = profiles.profile(line, "E", reach=1.1, points=9)
+    found = profile_likelihood.profile(line, "E", reach=1.1, points=9)
     rows = line.rows
 
     def held(E):
@@ -165,7 +165,7 @@ def test_a_profile_agrees_with_fits_that_hold_the_parameter():
     for value, objective in zip(found.values[::4], found.objective[::4]):
         assert objective == pytest.approx(held(value), rel=1e-6)
     assert found.low < line.law.E < found.high
-    assert profiles.profile(line, "E", reach=1.001, points=5).high == np.inf
+    assert profile_likelihood.profile(line, "E", reach=1.001, points=5).high == np.inf
 
 
 def test_cross_validation_prefers_the_true_form():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.laws.fitting import identify, outliers, solver, starts
+from distill.laws.fitting import identifiability, outliers, solver, starts
 from distill.laws.fitting.objective import Objective
 from distill.laws.fitting.rows import rows_of, select
 from distill.laws.fitting.table import Table
@@ -16,8 +16,8 @@ from distill.laws.forms.law import Law, LawError, write_json
 from distill.system.progress import counter
 
 WIDEN = 30.0  # the factor of the first delta from random starts
-_POLISHED = 8  # of the lowest ends go on with exact second derivatives where the lowest crawls
-AGREE = 1e-6  # relative excess of the objective within which two starts found the same optimum
+_POLISHED = 8  # best solutions refined with exact Hessians if the best has not converged
+AGREE = 1e-6  # relative excess of the objective within which two starts reached the same optimum
 
 OK = "ok"
 NOT_CONVERGED = "not converged"
@@ -69,9 +69,9 @@ class Fit:
         error = np.abs(np.expm1(self.residuals))
         return float(error.mean()), float(error.max())
 
-    def directions(self) -> tuple[identify.Direction, ...]:
+    def directions(self) -> tuple[identifiability.Direction, ...]:
         """What the rows fix, in log parameters, the least fixed direction first."""
-        return identify.directions(self.law, self.rows, self.residuals, self.weights)
+        return identifiability.directions(self.law, self.rows, self.residuals, self.weights)
 
     def to_dict(self) -> dict[str, Any]:
         """What a law file keeps of a fit beside the law itself."""
@@ -127,11 +127,13 @@ def fit(
         points = np.concatenate([points, starts.published(cls, rows.setting)])
     problem = solved_rows(rows, measure)
     with counter(f"fit {cls.name}", len(points)) as tick:
-        found = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
-    lowest = np.argsort(found.objective)[:_POLISHED]
-    if not found.converged[lowest[0]]:
-        found = found.improved(lowest, solver.solve(cls, problem, found.theta[lowest], w, measure, exact=True))
-    return make_fit(cls, selected, rows, w, measure, found, seed)
+        solutions = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
+    lowest = np.argsort(solutions.objective)[:_POLISHED]
+    if not solutions.converged[lowest[0]]:
+        solutions = solutions.improved(
+            lowest, solver.solve(cls, problem, solutions.theta[lowest], w, measure, exact=True)
+        )
+    return make_fit(cls, selected, rows, w, measure, solutions, seed)
 
 
 def make_fit(
@@ -140,18 +142,22 @@ def make_fit(
     rows: solver.Rows,
     weights: np.ndarray,
     measure: Objective,
-    found: solver.Solutions,
+    solutions: solver.Solutions,
     seed: int,
 ) -> Fit:
     """The Fit of the best among solutions of one problem."""
-    values = np.where(np.isfinite(found.objective), found.objective, np.inf)
+    values = np.where(np.isfinite(solutions.objective), solutions.objective, np.inf)
     near = values <= values.min() * (1 + 1e-9) + 1e-300
-    best = int(np.flatnonzero(near & found.converged)[0]) if (near & found.converged).any() else int(values.argmin())
+    best = (
+        int(np.flatnonzero(near & solutions.converged)[0])
+        if (near & solutions.converged).any()
+        else int(values.argmin())
+    )
     agreement = float((values <= values[best] * (1 + AGREE) + 1e-300).mean())
-    law = plain(form.unpack(np, found.theta[best], rows.setting, rows.given))
+    law = plain(form.unpack(np, solutions.theta[best], rows.setting, rows.given))
     residuals = np.log(law(*rows.inputs)) - np.log(rows.target)
-    converged = bool(found.converged[best])
-    status, curvature = _judge(law, found.theta[best], converged, agreement, rows, residuals, weights)
+    converged = bool(solutions.converged[best])
+    status, curvature = _judge(law, solutions.theta[best], converged, agreement, rows, residuals, weights)
     status = _with_outliers(status, outliers.outliers(law, rows, residuals, runs.columns, runs.labels()))
     return Fit(
         law=law,
@@ -162,9 +168,9 @@ def make_fit(
         table=runs,
         rows=rows,
         weights=weights,
-        theta=found.theta[best],
+        theta=solutions.theta[best],
         agreement=agreement,
-        decrement=float(found.decrement[best]),
+        decrement=float(solutions.decrement[best]),
         curvature=curvature,
         seed=seed,
     )
@@ -219,9 +225,9 @@ def _judge(
     weights: np.ndarray,
 ) -> tuple[Status, float]:
     """The status of a solution and the smallest eigenvalue of its scaled Gauss-Newton matrix."""
-    open_ = identify.open_coordinates(law, rows, residuals, weights)
-    curvature = identify.roundness(law, rows, weights)
-    if (not converged and not open_) or not np.isfinite(residuals).all():
+    free = identifiability.free_directions(law, rows, residuals, weights)
+    curvature = identifiability.min_eigenvalue(law, rows, weights)
+    if (not converged and not free) or not np.isfinite(residuals).all():
         return Status(
             kind=NOT_CONVERGED, message="no start met the certificate; try another form or more starts"
         ), curvature
@@ -234,19 +240,19 @@ def _judge(
         if u <= p.box[0] + 1e-9 or u >= p.box[1] - 1e-9
     ]
     reasons = [f"{', '.join(bounds)} at the end of the range (a simpler form fits as well)"] if bounds else []
-    reasons += [f"the runs fix {direction.words()}" for direction in open_ if not set(bounds) & set(_main(direction))]
+    reasons += [f"the runs fix {direction.words()}" for direction in free if not set(bounds) & set(_main(direction))]
     if reasons:
         return Status(kind=NOT_IDENTIFIED, message="; ".join(reasons)), curvature
     return Status(kind=OK), curvature
 
 
-def _with_outliers(status: Status, found: tuple[outliers.Outlier, ...]) -> Status:
+def _with_outliers(status: Status, far: tuple[outliers.Outlier, ...]) -> Status:
     """The status, and before all else the rows that cannot be meant."""
-    if not found:
+    if not far:
         return status
     rest = "" if status else f"; {status}"
-    return Status(kind=SUSPECT, message=outliers.words(found) + rest)
+    return Status(kind=SUSPECT, message=outliers.words(far) + rest)
 
 
-def _main(direction: identify.Direction) -> list[str]:
+def _main(direction: identifiability.Direction) -> list[str]:
     return [name for name, weight in direction.weights.items() if abs(weight) > 0.5]

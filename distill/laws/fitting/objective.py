@@ -12,9 +12,9 @@ It is a sum, never a mean: a mean shrinks the objective below the tolerances of 
 
 import dataclasses
 import math
-from typing import Any
 
 from distill.config import nearest
+from distill.laws.forms.arrays import ArrayModule, Values
 from distill.laws.forms.law import LawError
 
 KINDS = ("huber", "log-mse", "mse", "lad")
@@ -50,22 +50,22 @@ class Objective:
         return _LAD_DELTA if self.kind == "lad" else 1.0
 
 
-def rho(xp: Any, residual: Any, delta: Any) -> Any:
+def rho(xp: ArrayModule, residual: Values, delta: Values) -> Values:
     """Huber's function, elementwise; a square for delta = infinity."""
     inside = xp.minimum(xp.abs(residual), delta)
     return inside * (xp.abs(residual) - 0.5 * inside)
 
 
-def psi(xp: Any, residual: Any, delta: Any) -> Any:
+def psi(xp: ArrayModule, residual: Values, delta: Values) -> Values:
     """The derivative of rho."""
     return xp.clip(residual, -delta, delta)
 
 
-def curvature(xp: Any, residual: Any, delta: Any) -> Any:
+def curvature(xp: ArrayModule, residual: Values, delta: Values) -> Values:
     """The second derivative of rho: 1 within delta, 0 beyond."""
     return xp.where(xp.abs(residual) <= delta, 1.0, 0.0)
 
 
-def majorant(xp: Any, residual: Any, delta: Any) -> Any:
+def majorant(xp: ArrayModule, residual: Values, delta: Values) -> Values:
     """psi(r)/r, the weight of iteratively reweighted least squares: an upper bound of rho's curvature."""
     return xp.minimum(1.0, delta / xp.maximum(xp.abs(residual), 1e-300))

@@ -6,8 +6,10 @@ non-embedding parameters and D tokens.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from distill.laws.forms.arrays import ArrayModule, Values
 from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import (
     FitSetting,
@@ -25,7 +27,7 @@ from distill.laws.forms.parameters import (
 _EXPONENT = (0.05, 1.5)
 
 
-def _sum_of_powers(xp: Any, A: Any, B: Any, alpha: Any, beta: Any, N: Any, D: Any) -> Any:
+def _sum_of_powers(xp: ArrayModule, A: Values, B: Values, alpha: Values, beta: Values, N: Values, D: Values) -> Values:
     """log(A / N**alpha + B / D**beta)."""
     return xp.logaddexp(xp.log(A) - alpha * xp.log(N), xp.log(B) - beta * xp.log(D))
 
@@ -40,7 +42,7 @@ class PowerLaw(Law):
 
     inputs = ("x",)
 
-    def loss(self, xp: Any, x: Any) -> Any:
+    def loss(self, xp: ArrayModule, x: Values) -> Values:
         return self.E + xp.exp(xp.log(self.A) - self.alpha * xp.log(x))
 
 
@@ -55,7 +57,7 @@ class Kaplan(Law):
 
     inputs = ("N", "D")
 
-    def loss(self, xp: Any, N: Any, D: Any) -> Any:
+    def loss(self, xp: ArrayModule, N: Values, D: Values) -> Values:
         model = self.alpha_N / self.alpha_D * (xp.log(self.N_c) - xp.log(N))
         return xp.exp(self.alpha_D * xp.logaddexp(model, xp.log(self.D_c) - xp.log(D)))
 
@@ -72,13 +74,14 @@ class Chinchilla(Law):
 
     inputs = ("N", "D")
 
-    def loss(self, xp: Any, N: Any, D: Any) -> Any:
+    def loss(self, xp: ArrayModule, N: Values, D: Values) -> Values:
         return self.E + xp.exp(_sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N, D))
 
 
 def _mixed(start: tuple[float, float], box: tuple[float, float]) -> Any:
     """A coordinate of a _PowerSum, which encodes and decodes its five parameters as a whole."""
-    return declare(Parameter(lambda *a: None, lambda *a: None, lambda setting: start, box))
+    unused = lambda *a: float("nan")
+    return declare(Parameter(unused, unused, lambda setting: start, box))
 
 
 class _PowerSum(Law):
@@ -91,7 +94,7 @@ class _PowerSum(Law):
     """
 
     @classmethod
-    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
+    def _decode(cls, xp: ArrayModule, coordinates: dict[str, Values], setting: FitSetting) -> dict[str, Values]:
         size, parts, by_model, by_data, log_gamma = (coordinates[k] for k in ("A", "B", "alpha", "beta", "gamma"))
         log_model, log_data = -xp.logaddexp(0.0, -parts), -xp.logaddexp(0.0, parts)
         gamma = xp.exp(log_gamma)
@@ -102,7 +105,7 @@ class _PowerSum(Law):
         return {"A": A, "B": B, "alpha": alpha, "beta": beta, "gamma": gamma} | super()._decode(xp, rest, setting)
 
     @classmethod
-    def _encode(cls, xp: Any, values: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
+    def _encode(cls, xp: ArrayModule, values: dict[str, Values], setting: FitSetting) -> dict[str, Values]:
         n, d = (setting.centre[name] for name in cls.inputs[:2])
         model, data = xp.log(values["A"]) - values["alpha"] * n, xp.log(values["B"]) - values["beta"] * d
         whole = xp.logaddexp(model, data)
@@ -128,7 +131,7 @@ class Supervised(_PowerSum):
 
     inputs = ("N", "D")
 
-    def loss(self, xp: Any, N: Any, D: Any) -> Any:
+    def loss(self, xp: ArrayModule, N: Values, D: Values) -> Values:
         return self.E + xp.exp(self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N, D))
 
 
@@ -151,7 +154,7 @@ class DataConstrained(Law):
     inputs = ("N", "D", "U")
     name = "data-constrained"
 
-    def loss(self, xp: Any, N: Any, D: Any, U: Any) -> Any:
+    def loss(self, xp: ArrayModule, N: Values, D: Values, U: Values) -> Values:
         # The optimal model for U tokens: N = G (G U)**(beta/alpha), G**(alpha + beta) = alpha A / (beta B).
         log_g = (xp.log(self.alpha * self.A) - xp.log(self.beta * self.B)) / (self.alpha + self.beta)
         log_enough = log_g + self.beta / self.alpha * (log_g + xp.log(U))
@@ -170,19 +173,19 @@ _S0 = 0.1
 _LOWEST = 1e-6
 
 
-def _encode_d1(xp: Any, d1: Any, values: Any) -> Any:
+def _encode_d1(xp: ArrayModule, d1: Values, values: Mapping[str, Values]) -> Values:
     return xp.maximum(_LOWEST, xp.log1p(xp.exp(-xp.log(d1) / values["f1"]) / _S0))
 
 
-def _decode_d1(xp: Any, u: Any, values: Any) -> Any:
+def _decode_d1(xp: ArrayModule, u: Values, values: Mapping[str, Values]) -> Values:
     return xp.exp(-values["f1"] * xp.log(_S0 * xp.expm1(u)))
 
 
-def _encode_kappa(xp: Any, kappa: Any, values: Any) -> Any:
+def _encode_kappa(xp: ArrayModule, kappa: Values, values: Mapping[str, Values]) -> Values:
     return -values["f1"] * xp.log(kappa)
 
 
-def _decode_kappa(xp: Any, u: Any, values: Any) -> Any:
+def _decode_kappa(xp: ArrayModule, u: Values, values: Mapping[str, Values]) -> Values:
     return xp.exp(-u / values["f1"])
 
 
@@ -191,11 +194,11 @@ def _gate_position() -> Any:
     return linked(("f1",), _encode_kappa, _decode_kappa, (-0.3, 0.2), (-1.5, 1.5))
 
 
-def _encode_c1(xp: Any, c1: Any, values: Any) -> Any:
+def _encode_c1(xp: ArrayModule, c1: Values, values: Mapping[str, Values]) -> Values:
     return -values["f1"] * (xp.log(c1) + xp.log(values["f1"])) + xp.log(values["d1"])
 
 
-def _decode_c1(xp: Any, u: Any, values: Any) -> Any:
+def _decode_c1(xp: ArrayModule, u: Values, values: Mapping[str, Values]) -> Values:
     return xp.exp((xp.log(values["d1"]) - u) / values["f1"] - xp.log(values["f1"]))
 
 
@@ -214,11 +217,11 @@ class _Student(_PowerSum):
     inputs = ("N_S", "D_S", "L_T")
     output = "L_S"
 
-    def _log_size(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def _log_size(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         size = self.gamma * _sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S)
         return size - self.c0 * xp.log(L_T)
 
-    def _log_ratio(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def _log_ratio(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         return xp.log(L_T) - xp.log(self.supervised.loss(xp, N_S, D_S))
 
 
@@ -237,11 +240,11 @@ class Distillation(_Student):
     combinations = ("kappa",)
 
     @property
-    def kappa(self) -> Any:
+    def kappa(self) -> Values:
         """c1 f1 d1**(-1/f1), the one combination of c1 and d1 that runs identify."""
         return self.c1 * self.f1 * self.d1 ** (-1.0 / self.f1)
 
-    def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def loss(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         inner = (self._log_ratio(xp, N_S, D_S, L_T) - xp.log(self.d1)) / self.f1
         gate = -self.c1 * self.f1 * xp.logaddexp(0.0, inner)
         return L_T + xp.exp(gate + self._log_size(xp, N_S, D_S, L_T))
@@ -259,7 +262,7 @@ class DistillationLimit(_Student):
 
     name = "distillation-limit"
 
-    def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def loss(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         gate = -self.kappa * xp.exp(self._log_ratio(xp, N_S, D_S, L_T) / self.f1)
         return L_T + xp.exp(gate + self._log_size(xp, N_S, D_S, L_T))
 
@@ -276,7 +279,7 @@ class Overtaking(_Student):
     f1: float = positive(0.03, 0.6, within=(0.005, 5.0))
     w: float = real(-0.1, 0.3)
 
-    def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def loss(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         log_ratio = self._log_ratio(xp, N_S, D_S, L_T)
         gate = -self.kappa * xp.exp(log_ratio / self.f1)
         base = L_T * xp.exp(self.w * xp.expm1(gate) * log_ratio)
@@ -301,7 +304,7 @@ class Additive(Law):
     inputs = ("N_S", "D_S", "L_T")
     output = "L_S"
 
-    def loss(self, xp: Any, N_S: Any, D_S: Any, L_T: Any) -> Any:
+    def loss(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
         size = xp.exp(_sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N_S, D_S))
         return self.E + size + self.g * (L_T - self.E) * xp.exp(-self.delta * (xp.log(D_S) - xp.log(N_S)))
 

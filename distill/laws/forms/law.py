@@ -21,7 +21,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.config import DistillError, nearest
+from distill.laws.forms.arrays import ArrayModule, Values
 from distill.laws.forms.parameters import KEY, FitSetting, Parameter
 from distill.system.files import atomic_write, loads
 
@@ -62,7 +63,7 @@ class Law:
             FORMS[cls.name] = cls
         jax.tree_util.register_pytree_with_keys(cls, _flatten, functools.partial(_unflatten, cls))
 
-    def loss(self, xp: Any, *inputs: Any) -> Any:
+    def loss(self, xp: ArrayModule, *inputs: Any) -> Any:
         """The law itself, elementwise, written with `xp` (numpy or jax.numpy) and operators."""
         raise NotImplementedError(f"{type(self).__name__} has no loss method")
 
@@ -100,27 +101,33 @@ class Law:
         return {name: getattr(self, name) for name in self.parameters()}
 
     @classmethod
-    def unpack(cls, xp: Any, theta: Any, setting: FitSetting, given: Mapping[str, "Law"] | None = None) -> Self:
+    def unpack(
+        cls,
+        xp: ArrayModule,
+        theta: Sequence[Values] | np.ndarray,
+        setting: FitSetting,
+        given: Mapping[str, "Law"] | None = None,
+    ) -> Self:
         """The law at the coordinates theta[0], theta[1], ... (a sequence over parameters; traceable)."""
         values = cls._decode(xp, dict(zip(cls.parameters(), theta)), setting)
         return cls(**values, **(given or {}))
 
     def pack(self, setting: FitSetting) -> np.ndarray:
         """The coordinates of this law, float64 [..., parameters]; a stack of laws keeps its leading axes."""
-        values = {name: np.asarray(value, np.float64) for name, value in self.values().items()}
+        values: dict[str, Values] = {name: np.asarray(value, np.float64) for name, value in self.values().items()}
         coordinates = self._encode(np, values, setting)
         return np.stack(np.broadcast_arrays(*(coordinates[name] for name in self.parameters())), axis=-1)
 
     @classmethod
-    def _decode(cls, xp: Any, coordinates: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
+    def _decode(cls, xp: ArrayModule, coordinates: dict[str, Values], setting: FitSetting) -> dict[str, Values]:
         """Values of the parameters by name; a form whose coordinates mix its parameters overrides this and _encode."""
-        values: dict[str, Any] = {}
+        values: dict[str, Values] = {}
         for name in cls._order(list(coordinates)):
             values[name] = cls.parameters()[name].decode(xp, coordinates[name], values, setting)
         return values
 
     @classmethod
-    def _encode(cls, xp: Any, values: dict[str, Any], setting: FitSetting) -> dict[str, Any]:
+    def _encode(cls, xp: ArrayModule, values: dict[str, Values], setting: FitSetting) -> dict[str, Any]:
         return {name: p.encode(xp, values[name], values, setting) for name, p in cls.parameters().items()}
 
     @classmethod

@@ -20,6 +20,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+
+from distill.laws.forms.arrays import ArrayModule, Values
 
 KEY = "parameter"
 _WIDE = 100.0  # how far a positive parameter may leave the range of its starts, as a factor
@@ -33,8 +36,8 @@ class FitSetting:
     Traceable: `centre` and `typical` may be jax arrays; `smallest` serves starts alone.
     """
 
-    centre: Mapping[str, Any]
-    typical: Any = 1.0
+    centre: Mapping[str, Values]
+    typical: Values = 1.0
     smallest: float = 1.0
 
 
@@ -46,8 +49,8 @@ class Parameter:
     (low, high) of the coordinate of a random start from the Setting; `box` the same for every solution.
     """
 
-    encode: Callable[..., Any]
-    decode: Callable[..., Any]
+    encode: Callable[..., Values]
+    decode: Callable[..., Values]
     start: Callable[[FitSetting], tuple[float, float]]
     box: tuple[float, float] = (-math.inf, math.inf)
     needs: tuple[str, ...] = ()
@@ -59,15 +62,15 @@ def declare(parameter: Parameter) -> Any:
     return dataclasses.field(metadata={KEY: parameter})
 
 
-def _log(xp: Any, x: Any, values: Any, setting: FitSetting) -> Any:
+def _log(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
     return xp.log(x)
 
 
-def _exp(xp: Any, u: Any, values: Any, setting: FitSetting) -> Any:
+def _exp(xp: ArrayModule, u: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
     return xp.exp(u)
 
 
-def _same(xp: Any, x: Any, values: Any, setting: FitSetting) -> Any:
+def _same(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
     return x
 
 
@@ -98,7 +101,7 @@ def floor() -> Any:
     """
 
     def start(setting: FitSetting) -> tuple[float, float]:
-        share = setting.smallest / setting.typical
+        share = setting.smallest / float(np.asarray(setting.typical))
         return 0.3 * share, 0.98 * share
 
     return declare(
@@ -118,16 +121,16 @@ def coefficient(of: str, exponent: str | float, power: str | None = None, share:
     the exponents; starts give the term a `share` of the typical loss.
     """
 
-    def slope(values: Mapping[str, Any]) -> Any:
+    def slope(values: Mapping[str, Values]) -> Values:
         return values[exponent] if isinstance(exponent, str) else exponent
 
-    def raised(values: Mapping[str, Any]) -> Any:
+    def raised(values: Mapping[str, Values]) -> Values:
         return values[power] if power else 1.0
 
-    def encode(xp: Any, x: Any, values: Mapping[str, Any], setting: FitSetting) -> Any:
+    def encode(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
         return (xp.log(x) - slope(values) * setting.centre[of]) * raised(values) - xp.log(setting.typical)
 
-    def decode(xp: Any, u: Any, values: Mapping[str, Any], setting: FitSetting) -> Any:
+    def decode(xp: ArrayModule, u: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
         return xp.exp((u + xp.log(setting.typical)) / raised(values) + slope(values) * setting.centre[of])
 
     needs = tuple(name for name in (exponent, power) if isinstance(name, str))
@@ -137,8 +140,8 @@ def coefficient(of: str, exponent: str | float, power: str | None = None, share:
 
 def linked(
     needs: tuple[str, ...],
-    encode: Callable[..., Any],
-    decode: Callable[..., Any],
+    encode: Callable[..., Values],
+    decode: Callable[..., Values],
     start: tuple[float, float],
     box: tuple[float, float] = (-math.inf, math.inf),
 ) -> Any:

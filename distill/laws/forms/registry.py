@@ -41,10 +41,10 @@ def import_forms(path: str | os.PathLike) -> list[str]:
         where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = f"line {where[-1].lineno}" if where else "unreadable"
         raise LawError(f"{path}: {type(error).__name__}: {error} ({line}).") from None
-    found = sorted(name for name, form in FORMS.items() if vars(module).get(form.__name__) is form)
-    if not found:
+    names = sorted(name for name, form in FORMS.items() if vars(module).get(form.__name__) is form)
+    if not names:
         raise LawError(f"{path}: defines no form; wanted a dataclass that subclasses laws.Law (docs/guide/laws.md).")
-    return found
+    return names
 
 
 def from_dict(tree: Any, where: str = "law") -> Law:

@@ -55,8 +55,8 @@ def envelope(runs: Table, curves: Table, budgets: int = 200) -> Optima:
         here = np.interp(np.log(grid), np.log(flops[rows]), loss[rows], left=np.inf, right=np.inf)
         at = np.where(here < best, sizes[name], at)
         best = np.minimum(best, here)
-    found = np.isfinite(best)
-    return _through(grid[found], at[found], best[found], curves.source)
+    covered = np.isfinite(best)
+    return _through(grid[covered], at[covered], best[covered], curves.source)
 
 
 def isoflops(runs: Table, tolerance: float = 0.15) -> Optima:

@@ -28,7 +28,7 @@ _RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prediction:
+class PredictionInterval:
     """The predicted loss of new runs and its interval, each of the inputs' shape, nats per token."""
 
     estimate: np.ndarray
@@ -70,10 +70,10 @@ class Bootstrap:
         """Percentile intervals of the parameters and of the form's combinations, by name."""
         tails = [50 * (1 - level), 50 * (1 + level)]
         names = [*self.laws.parameters(), *self.laws.combinations]
-        found = {name: np.percentile(getattr(self.kept, name), tails) for name in names}
-        return {name: (float(low), float(high)) for name, (low, high) in found.items()}
+        ends = {name: np.percentile(getattr(self.kept, name), tails) for name in names}
+        return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
-    def predict(self, level: float = 0.9, noise: bool = True, **inputs: Any) -> Prediction:
+    def predict(self, level: float = 0.9, noise: bool = True, **inputs: Any) -> PredictionInterval:
         """The interval for new runs at inputs by name: the law's error and, with `noise`, that of a single run."""
         arrays = np.broadcast_arrays(*(np.asarray(inputs[k], np.float64) for k in self._names(inputs)))
         shape, flat = arrays[0].shape, [array.ravel() for array in arrays]
@@ -83,7 +83,7 @@ class Bootstrap:
             generator = np.random.default_rng((self.seed, 1))
             log_losses = log_losses - spread * generator.choice(self.fit.residuals, log_losses.shape)
         low, high = np.exp(np.percentile(log_losses, [50 * (1 - level), 50 * (1 + level)], axis=0))
-        return Prediction(estimate=self.fit.law(*arrays), low=low.reshape(shape), high=high.reshape(shape))
+        return PredictionInterval(estimate=self.fit.law(*arrays), low=low.reshape(shape), high=high.reshape(shape))
 
     def evaluate(self, *inputs: Any) -> np.ndarray:
         """Losses of every kept law at inputs of shape [m]: [resamples, m]."""
@@ -201,9 +201,9 @@ def _stage(
     if shifts is not None:
         fitted = np.log(one.law(*rows.inputs))
         rows = dataclasses.replace(rows, target=np.exp(fitted - shifts))
-    found = refit(one, rows, weights, count, np.random.default_rng((seed, 2)))
-    laws = form.unpack(np, found.theta.T, one.rows.setting, rows.given)
-    return Bootstrap(fit=one, laws=laws, solutions=found, kind=kind, cluster=cluster, seed=seed, supervised=below)
+    solutions = refit(one, rows, weights, count, np.random.default_rng((seed, 2)))
+    laws = form.unpack(np, solutions.theta.T, one.rows.setting, rows.given)
+    return Bootstrap(fit=one, laws=laws, solutions=solutions, kind=kind, cluster=cluster, seed=seed, supervised=below)
 
 
 def refit(
@@ -213,17 +213,17 @@ def refit(
     form, measure = type(one.law), one.minimised
     problem = solved_rows(rows, measure)
     with progress.counter(f"bootstrap {form.name}", count) as tick:
-        found = solver.solve(form, problem, np.tile(one.theta, (count, 1)), weights, measure, progress=tick)
+        solutions = solver.solve(form, problem, np.tile(one.theta, (count, 1)), weights, measure, progress=tick)
         for widen in _RETRIES:
-            bad, good = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)
+            bad, good = np.flatnonzero(~solutions.converged), np.flatnonzero(solutions.converged)
             if not len(bad) or (widen > 1.0 and not len(good)):
                 break
             again = _subset(problem, bad)
             share = weights[bad] if np.ndim(weights) > 1 else weights
-            others = found.theta[bad if widen == 1.0 else generator.choice(good, len(bad))]
+            others = solutions.theta[bad if widen == 1.0 else generator.choice(good, len(bad))]
             retried = solver.solve(form, again, others, share, measure, widen=widen, exact=True)
-            found = found.improved(bad, retried)
-    return found
+            solutions = solutions.improved(bad, retried)
+    return solutions
 
 
 def _subset(rows: solver.Rows, index: np.ndarray) -> solver.Rows:

@@ -51,11 +51,11 @@ def compare(
 
     Further options are those of `fit`.
     """
-    found = []
+    compared = []
     for form in forms:
         one = fit(form, runs, supervised=supervised, seed=seed, **options)
-        found.append(Compared(fit=one, left_out=left_out(one, folds, cluster, seed)))
-    return sorted(found, key=lambda one: one.error)
+        compared.append(Compared(fit=one, left_out=left_out(one, folds, cluster, seed)))
+    return sorted(compared, key=lambda one: one.error)
 
 
 def left_out(one: Fit, folds: int = 10, cluster: str | None = None, seed: int = 0) -> np.ndarray:
@@ -68,10 +68,10 @@ def left_out(one: Fit, folds: int = 10, cluster: str | None = None, seed: int = 
         raise LawError("cross-validation needs at least two rows, or two clusters of them.")
     fold = np.random.default_rng(seed).permutation(np.arange(len(groups)) % folds)[index]
     weights = one.weights * (fold != np.arange(folds)[:, None])
-    found = refit(one, one.rows, weights, folds, np.random.default_rng(seed))
+    refits = refit(one, one.rows, weights, folds, np.random.default_rng(seed))
     errors = np.full(n, np.nan)
-    for k in np.flatnonzero(found.converged):
-        law = type(one.law).unpack(np, found.theta[k], one.rows.setting, one.rows.given)
+    for k in np.flatnonzero(refits.converged):
+        law = type(one.law).unpack(np, refits.theta[k], one.rows.setting, one.rows.given)
         held = fold == k
         errors[held] = np.abs(law(*(x[held] for x in one.rows.inputs)) / one.rows.target[held] - 1)
     return errors

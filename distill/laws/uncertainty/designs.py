@@ -16,7 +16,7 @@ import dataclasses
 
 import numpy as np
 
-from distill.laws.fitting import identify
+from distill.laws.fitting import identifiability
 from distill.laws.fitting.fit import Fit
 from distill.laws.fitting.rows import rows_of
 from distill.laws.fitting.table import Table
@@ -56,9 +56,9 @@ def design(
     if price.shape != (len(candidates),) or not (price > 0).all():
         raise LawError(f"cost of shape {price.shape}; wanted {len(candidates)} positive prices.")
     form = type(fit.law)
-    noise = identify.noise(fit.residuals, len(fit.law.parameters()))
+    noise = identifiability.noise(fit.residuals, len(fit.law.parameters()))
     parts = [fit.rows] + [rows_of(form, table, fit.rows.given, units=False) for table in (candidates, targets)]
-    J = np.concatenate([identify.coordinate_slopes(fit.law, rows, fit.rows.setting) for rows in parts])
+    J = np.concatenate([identifiability.coordinate_slopes(fit.law, rows, fit.rows.setting) for rows in parts])
     logs = np.concatenate([np.log(np.stack(rows.inputs, axis=1)) for rows in parts])
     done, end = len(fit.rows), len(fit.rows) + len(candidates)
     logs = logs / np.maximum(logs[done:end].std(0), 1e-3)

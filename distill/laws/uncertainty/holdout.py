@@ -88,8 +88,8 @@ def roll_forward(
     rows = rows_of(cls, selected, units=False)
     rank = np.argsort(np.argsort(rows.inputs[0] * (rows.inputs[1] if len(rows.inputs) > 1 else 1.0), kind="stable"))
     edges = [round(share * len(selected)) for share in (*shares, 1.0)]
-    found = []
+    holdouts = []
     for low, high in zip(edges, edges[1:]):
         below = selected.where(rank < high)
-        found.append(holdout(cls, below, rank[rank < high] >= low, **options))
-    return found
+        holdouts.append(holdout(cls, below, rank[rank < high] >= low, **options))
+    return holdouts

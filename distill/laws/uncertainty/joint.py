@@ -83,28 +83,28 @@ def fit_jointly(supervised: Fit, student: Fit, *, start_count: int = 32, seed: i
     starts = start + 0.3 * generator.standard_normal((start_count, len(start))) * (np.arange(start_count) > 0)[:, None]
     weights = np.concatenate([supervised.weights, student.weights])
     rows = solver.Rows(inputs=(N, D, L_T, kind), target=np.log(target), setting=setting)
-    found = solver.solve(form, rows, starts, weights, supervised.minimised, widen=1.0)
-    best = int(np.argmin(np.where(np.isfinite(found.objective), found.objective, np.inf)))
-    pair = form.unpack(np, found.theta[best], setting, {})
+    solutions = solver.solve(form, rows, starts, weights, supervised.minimised, widen=1.0)
+    best = int(np.argmin(np.where(np.isfinite(solutions.objective), solutions.objective, np.inf)))
+    pair = form.unpack(np, solutions.theta[best], setting, {})
     return JointFit(
-        supervised=_as_fit(supervised, pair.supervised, found, best),
-        student=_as_fit(student, pair.student, found, best),
-        objective=float(found.objective[best]) / supervised.minimised.unit,
+        supervised=_as_fit(supervised, pair.supervised, solutions, best),
+        student=_as_fit(student, pair.student, solutions, best),
+        objective=float(solutions.objective[best]) / supervised.minimised.unit,
         two_stage=supervised.objective + student.objective,
-        converged=bool(found.converged[best]),
+        converged=bool(solutions.converged[best]),
     )
 
 
-def _as_fit(stage: Fit, law: Law, found: solver.Solutions, best: int) -> Fit:
+def _as_fit(stage: Fit, law: Law, solutions: solver.Solutions, best: int) -> Fit:
     """One law of the pair as a Fit of its own rows."""
     given = {name: getattr(law, name) for name in law.given()}
     rows = dataclasses.replace(stage.rows, given=given)
     alone = solver.Solutions(
         theta=law.pack(rows.setting)[None],
         objective=np.array([_sum(stage, law)]),
-        decrement=found.decrement[best : best + 1],
-        iterations=found.iterations[best : best + 1],
-        converged=found.converged[best : best + 1],
+        decrement=solutions.decrement[best : best + 1],
+        iterations=solutions.iterations[best : best + 1],
+        converged=solutions.converged[best : best + 1],
     )
     return make_fit(type(law), stage.table, rows, stage.weights, stage.minimised, alone, stage.seed)
 

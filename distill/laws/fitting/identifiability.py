@@ -8,7 +8,6 @@ one is open: parameters move along it together at no cost, and only what stays c
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,10 @@ class Direction:
 
 
 def differences(
-    function: Callable[[np.ndarray], np.ndarray], at: np.ndarray, low: float | np.ndarray = -np.inf, high: Any = np.inf
+    function: Callable[[np.ndarray], np.ndarray],
+    at: np.ndarray,
+    low: float | np.ndarray = -np.inf,
+    high: float | np.ndarray = np.inf,
 ) -> np.ndarray:
     """Differences of a vector function, [values, len(at)]: central, or one-sided where a box ends."""
     columns = []
@@ -90,13 +92,13 @@ def directions(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray)
 
 def _directions(law: Law, names: list[str], J: np.ndarray, sigma: float, weights: np.ndarray) -> tuple[Direction, ...]:
     values, vectors = np.linalg.eigh((J * weights[:, None]).T @ J)
-    found = []
+    fixed = []
     for value, vector in zip(values, vectors.T):
         peak = vector[np.argmax(np.abs(vector))]
         error = sigma / np.sqrt(max(value, 1e-30))
         along = dict(zip(names, (vector / peak).tolist()))
-        found.append(Direction(weights=along, error=float(error), keeps=_kept(law, along)))
-    return tuple(found)
+        fixed.append(Direction(weights=along, error=float(error), keeps=_kept(law, along)))
+    return tuple(fixed)
 
 
 def _kept(law: Law, along: dict[str, float]) -> tuple[str, ...]:
@@ -129,7 +131,7 @@ def coordinate_slopes(law: Law, rows: Rows, setting: FitSetting) -> np.ndarray:
     return differences(lambda u: np.log(form.unpack(np, u, setting, given)(*rows.inputs)), at, low, high)
 
 
-def open_coordinates(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray) -> tuple[Direction, ...]:
+def free_directions(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray) -> tuple[Direction, ...]:
     """Directions in the fit's own coordinates (sizes and slopes at the table's centre) that the rows leave open.
 
     A parameter such as A, the value of a term at N = 1, may be open although the law is well fixed where the data
@@ -137,11 +139,11 @@ def open_coordinates(law: Law, rows: Rows, residuals: np.ndarray, weights: np.nd
     """
     names = list(law.parameters())
     J = coordinate_slopes(law, rows, rows.setting)
-    found = _directions(law, names, J, noise(residuals, len(names)), weights)
-    return tuple(dataclasses.replace(d, keeps=()) for d in found if d.open)
+    fixed = _directions(law, names, J, noise(residuals, len(names)), weights)
+    return tuple(dataclasses.replace(d, keeps=()) for d in fixed if d.open)
 
 
-def roundness(law: Law, rows: Rows, weights: np.ndarray) -> float:
+def min_eigenvalue(law: Law, rows: Rows, weights: np.ndarray) -> float:
     """The smallest eigenvalue of the Gauss-Newton matrix in log parameters, scaled to a unit diagonal."""
     J = slopes(law, rows) * np.sqrt(weights)[:, None]
     size = np.sqrt((J**2).sum(0))

@@ -11,7 +11,6 @@ rises so far has no end: the data do not bound the quantity there.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ import numpy as np
 from distill.config import nearest
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, solved_rows
+from distill.laws.fitting.newton import Quantity
+from distill.laws.forms.arrays import ArrayModule, Values
 from distill.laws.forms.law import Law, LawError
 
 
@@ -32,9 +33,7 @@ class Profile:
     high: float
 
 
-def profile(
-    fit: Fit, quantity: str | Callable[[Any, Law], Any], *, level: float = 0.9, reach: float = 2.0, points: int = 41
-) -> Profile:
+def profile(fit: Fit, quantity: str | Quantity, *, level: float = 0.9, reach: float = 2.0, points: int = 41) -> Profile:
     """The profile of a positive quantity over [value / reach, value * reach].
 
     `quantity` names a parameter or combination, or is a function of (xp, law). Raises LawError for an unknown name or
@@ -54,10 +53,10 @@ def profile(
     strength = 1e4 * max(fit.objective * fit.minimised.unit, 1e-12) / np.log(reach) ** 2
     weights = np.append(fit.weights, strength)
     pulled = dataclasses.replace(problem, target=target, pull=asked)
-    found = solver.solve(type(fit.law), pulled, np.tile(fit.theta, (points, 1)), weights, fit.minimised, widen=10.0)
-    laws = type(fit.law).unpack(np, found.theta.T, fit.rows.setting, fit.rows.given)
+    solutions = solver.solve(type(fit.law), pulled, np.tile(fit.theta, (points, 1)), weights, fit.minimised, widen=10.0)
+    laws = type(fit.law).unpack(np, solutions.theta.T, fit.rows.setting, fit.rows.given)
     values = np.asarray(asked(np, laws), np.float64)
-    objective = (found.objective - 0.5 * strength * (np.log(values) - wanted) ** 2) / fit.minimised.unit
+    objective = (solutions.objective - 0.5 * strength * (np.log(values) - wanted) ** 2) / fit.minimised.unit
     order = np.argsort(values)
     values, objective = values[order], np.maximum(objective[order], fit.objective)
     freedom = max(len(fit.rows) - len(fit.law.parameters()), 1)
@@ -80,7 +79,7 @@ def _end(values: np.ndarray, objective: np.ndarray, limit: float, open_end: floa
 
 
 @functools.cache
-def named(form: type[Law], name: str) -> Callable[[Any, Law], Any]:
+def named(form: type[Law], name: str) -> Quantity:
     """The quantity of a name, as a function; the same object each time, so that it compiles once."""
     known = [*form.parameters(), *form.combinations]
     if name not in known:
@@ -88,11 +87,11 @@ def named(form: type[Law], name: str) -> Callable[[Any, Law], Any]:
     return lambda xp, law: getattr(law, name)
 
 
-def predicted(fit: Fit, **inputs: float) -> Callable[[Any, Law], Any]:
+def predicted(fit: Fit, **inputs: float) -> Quantity:
     """The loss at one point as a quantity to profile."""
     at = [float(inputs[name]) for name in fit.law.inputs]
 
-    def loss(xp: Any, law: Law) -> Any:
+    def loss(xp: ArrayModule, law: Law) -> Values:
         return law.loss(xp, *at)
 
     return loss
