@@ -20,7 +20,7 @@ import distill
 LONG_FUNCTION = 60  # lines, from `def` to the last one
 MANY_PARAMETERS = 8  # without self and cls
 LONG_MODULE = 400  # lines
-VAGUE_NAME = "found"  # once the most assigned variable of this package; it tells nothing about its value
+VAGUE_NAME = "found"  # once the most assigned variable of this package; it says nothing about its value
 _SUPPRESSION = re.compile(r"#\s*(type:\s*ignore|noqa)")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

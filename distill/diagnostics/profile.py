@@ -38,10 +38,10 @@ def random_batches(config: ExperimentConfig, count: int) -> Batch:
 
 
 def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> list[Operation]:
-    """Traces `calls` calls of `train_steps` on random tokens into `folder`, and returns its operations, dearest first.
+    """Traces `calls` calls of `train_steps` on random tokens into `folder`; returns its operations, costliest first.
 
     The trace opens in TensorBoard's profile plugin, XProf or Perfetto. A step is supervised, whatever the config says
-    of teachers. Raises ConfigError where the profiler tells of none of the step's operations.
+    of teachers. Raises ConfigError where the trace contains no operation of the step.
     """
     size = config.loop.steps_per_call
     with jax.set_mesh(sharding.make(config.mesh)):
@@ -54,10 +54,10 @@ def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> lis
                 state, sums = run(state, None, batches, np.int32(size))
             jax.block_until_ready(sums)
     traces = sorted(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    found = operations(run.as_text() or "", _events(traces[-1]), calls * size) if traces else []
-    if not found:
-        raise ConfigError(f"{folder}: the profiler told of none of the step's operations on {jax.devices()[0]}")
-    return found
+    timed = operations(run.as_text() or "", _events(traces[-1]), calls * size) if traces else []
+    if not timed:
+        raise ConfigError(f"{folder}: the trace contains no operation of the step on {jax.devices()[0]}")
+    return timed
 
 
 def _events(path: Path) -> Iterable[tuple[str, float]]:
@@ -76,7 +76,7 @@ def operations(hlo: str, events: Iterable[tuple[str, float]], steps: int) -> lis
     times: dict[str, list[float]] = defaultdict(list)
     for name, nanoseconds in events:
         times[name].append(nanoseconds)
-    found = []
+    timed = []
     for line in hlo.splitlines():
         match = re.match(r"\s*(?:ROOT )?%([\w.\-]+) = (\S+) ([\w\-]+)\(", line)
         if not match or match[1] not in times or match[3] in ("while", "call", "conditional"):
@@ -85,8 +85,8 @@ def operations(hlo: str, events: Iterable[tuple[str, float]], steps: int) -> lis
         shape = re.sub(r"\{[^}]*\}", "", match[2])
         taken = statistics.median(runs) * len(runs) / steps / 1e3
         source = _source(path[1] if path else "")
-        found.append(Operation(name=match[1], shape=shape, source=source, microseconds=taken, count=len(runs) / steps))
-    return sorted(found, key=lambda one: -one.microseconds)
+        timed.append(Operation(name=match[1], shape=shape, source=source, microseconds=taken, count=len(runs) / steps))
+    return sorted(timed, key=lambda one: -one.microseconds)
 
 
 def _source(path: str) -> str:

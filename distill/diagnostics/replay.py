@@ -70,8 +70,8 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
 
         state = steps.init_state(config, source.teachers[0].config.model if source else None)
         with Checkpoints(workdir / "checkpoints", readonly=True) as checkpoints:
-            found = checkpoints.newest(state.stored(), before=step)
-        start, state = (found[0], state.restored(found[1])) if found else (0, state)
+            saved = checkpoints.newest(state.stored(), before=step)
+        start, state = (saved[0], state.restored(saved[1])) if saved else (0, state)
         for at in range(start, step):
             state, _ = steps.train_steps(spec, state, teacher, fetch(at), 1)
             on_progress(Progress(done=at + 1 - start, total=step - start, unit="step"))

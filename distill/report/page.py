@@ -57,7 +57,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableCell:
-    """A table cell: its text, and whether it is good or bad news (told by colour and by the text alike)."""
+    """A table cell: its text, and a tone ('good' or 'bad') that sets its colour; the text must say it too."""
 
     text: str
     tone: str = ""

@@ -48,7 +48,7 @@ def _set(base: ObjectiveConfig, line: str, field: str, value: str) -> ObjectiveC
         raise ConfigError(f"config.study.ablations: {line!r}: {word!r} takes no number; {', '.join(_NEEDS)} do")
     texts = {field: word} | ({_NEEDS[word]: number} if colon else {})
     try:
-        found = {name: parse(ExperimentConfig, f"objective.{name}", text) for name, text in texts.items()}
-        return dataclasses.replace(base, **found)
+        values = {name: parse(ExperimentConfig, f"objective.{name}", text) for name, text in texts.items()}
+        return dataclasses.replace(base, **values)
     except ConfigError as error:
         raise ConfigError(f"config.study.ablations: {line!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""What a study and a sweep share: the tasks that are left, run on workers, and what is said of those that failed."""
+"""What a study and a sweep share: running the tasks that are left on workers, and reporting those that failed."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

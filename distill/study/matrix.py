@@ -52,45 +52,45 @@ class PlannedRun:
 @functools.lru_cache(maxsize=8)  # every run asks for them
 def models(config: StudyExperimentConfig) -> Mapping[str, ModelConfig]:
     """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
-    found = {}
+    models_by_name = {}
     for line in config.study.models:
         match = re.fullmatch(r"\s*([\w.]+)\s*=\s*([0-9]{1,9})\s*x\s*([0-9]{1,9})\s*", line)
         if not match:
             raise ConfigError(f"config.study.models: got {line!r}, wanted 'name = width x layers', e.g. 'c = 32x2'")
         name, width, layers = match[1], int(match[2]), int(match[3])
         heads = max(width // config.model.d_head, 1) if config.model.d_head else config.model.n_heads
-        found[name] = dataclasses.replace(config.model, d_model=width, n_layers=layers, n_heads=heads)
-    return types.MappingProxyType(found)
+        models_by_name[name] = dataclasses.replace(config.model, d_model=width, n_layers=layers, n_heads=heads)
+    return types.MappingProxyType(models_by_name)
 
 
 def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
     """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
     models(config)  # a wrong size is an error even where no line uses it
     ablations.settings(config)  # and so is a wrong setting
-    found: dict[str, PlannedRun] = {}
+    planned_runs: dict[str, PlannedRun] = {}
     lines = {field: _seeded(config, field) for field in ("teachers", "supervised", "distilled")}
     for seed in sorted({seed for seeded in lines.values() for _, seeds in seeded for seed in seeds}):
-        mine = {field: [line for line, seeds in seeded if seed in seeds] for field, seeded in lines.items()}
+        wanted = {field: [line for line, seeds in seeded if seed in seeds] for field, seeded in lines.items()}
         teachers = {}
-        for planned in _group(config, "teachers", mine["teachers"], seed, "teacher"):
+        for planned in _group(config, "teachers", wanted["teachers"], seed, "teacher"):
             teachers[planned.name.partition("#")[0]] = planned  # a student's teacher has the student's seed
-            found[planned.run] = planned
-        for planned in _group(config, "supervised", mine["supervised"], seed, "student"):
-            found[planned.run] = planned
-        for planned in _students(config, mine["distilled"], teachers, seed, workdir):
-            found[planned.run] = planned
-    return sorted(found.values(), key=lambda planned: planned.stage)
+            planned_runs[planned.run] = planned
+        for planned in _group(config, "supervised", wanted["supervised"], seed, "student"):
+            planned_runs[planned.run] = planned
+        for planned in _students(config, wanted["distilled"], teachers, seed, workdir):
+            planned_runs[planned.run] = planned
+    return sorted(planned_runs.values(), key=lambda planned: planned.stage)
 
 
 def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[int, ...]]]:
     """The lines of a field, each with the seeds behind its '#', or those of the study."""
-    found = []
+    seeded = []
     for line in getattr(config.study, field):
         text, separator, seeds = line.partition("#")
         if separator and not (seeds.split() and all(re.fullmatch("[0-9]{1,9}", seed) for seed in seeds.split())):
             raise ConfigError(f"config.study.{field}: got {line!r}, wanted seeds behind the '#', e.g. 'c @ 1M # 0 1 2'")
-        found.append((text, tuple(int(seed) for seed in seeds.split()) if separator else config.study.seeds))
-    return found
+        seeded.append((text, tuple(int(seed) for seed in seeds.split()) if separator else config.study.seeds))
+    return seeded
 
 
 def _group(
@@ -127,10 +127,10 @@ def _students(
             teacher = teachers[label]
             # A study keeps its runs in one folder, so a teacher's place follows from its name.
             source = str(workdir / "runs" / teacher.run)
-            lesson = dataclasses.replace(config.teacher, run=teacher.run, source=source)
+            taught_by = dataclasses.replace(config.teacher, run=teacher.run, source=source)
             for name, budget in _product(config, "distilled", line, names, budgets):
                 run = dataclasses.replace(
-                    _experiment(config, "distilled", name, budget, seed, "student"), teacher=lesson
+                    _experiment(config, "distilled", name, budget, seed, "student"), teacher=taught_by
                 )
                 student = f"{label}>{name}@{budget}"
                 if config.study.ablations:
@@ -142,24 +142,24 @@ def _students(
 def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[PlannedRun]:
     """The student as it is and under every setting; settings that make the same run are one."""
     plain = _plan(student, run, stage=1)
-    found = {plain.run: dataclasses.replace(plain, base=student)}
+    students = {plain.run: dataclasses.replace(plain, base=student)}
     for setting in ablations.settings(config):
         name = f"{student} {setting.field.rstrip('_')}={setting.value}"
         planned = _plan(name, dataclasses.replace(run, objective=setting.objective), stage=1)
-        planned = found.get(planned.run, dataclasses.replace(planned, base=student))
+        planned = students.get(planned.run, dataclasses.replace(planned, base=student))
         pair = (setting.field, setting.value)
-        found[planned.run] = dataclasses.replace(planned, settings=(*planned.settings, pair))
-    yield from found.values()
+        students[planned.run] = dataclasses.replace(planned, settings=(*planned.settings, pair))
+    yield from students.values()
 
 
 def _largest(config: StudyExperimentConfig) -> int:
     """The tokens of the longest student."""
-    found = 0
+    largest = 0
     for line, _ in _seeded(config, "distilled"):
         names, _, budgets = line.rpartition(">")[2].partition("@")
         lengths = [_tokens(config, "distilled", *pair) for pair in _product(config, "distilled", line, names, budgets)]
-        found = max(found, *lengths)
-    return found
+        largest = max(largest, *lengths)
+    return largest
 
 
 def _tokens(config: StudyExperimentConfig, field: str, name: str, budget: str) -> int:

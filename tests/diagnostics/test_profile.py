@@ -1,4 +1,4 @@
-"""The table of the dearest operations: from a text and events made here, and of a real step."""
+"""The table of the most expensive operations: of a program text and events made here, and of a real step."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ HLO = """
 """  # noqa: E501
 
 
-def test_operations_are_medians_a_step_dearest_first_and_loops_are_not_counted():
+def test_operations_are_medians_a_step_costliest_first_and_loops_are_not_counted():
     events = [("dot.7", 1000.0), ("dot.7", 1000.0), ("dot.7", 9000.0), ("dot.7", 1000.0), ("loop.1", 1e9)]
     events += [("fusion.2", 5000.0)] * 2 + [("python", 1e9)]
     first, second = profile.operations(HLO, events, steps=2)

@@ -63,10 +63,10 @@ def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
     if teacher is not None:
         own = teacher.n_layers * _matrices(teacher) + 2 * teacher.vocab_size * teacher.d_model
         gathered += own * _width(teacher) * g * share
-    found = {"all-gather": gathered, "reduce-scatter": (layers + ends) * g * share}
+    sent = {"all-gather": gathered, "reduce-scatter": (layers + ends) * g * share}
     if d > 1:
-        found["all-reduce"] = 2 * (d - 1) / d * (layers + ends) / n / t * g
-    return {kind: value for kind, value in found.items() if value}
+        sent["all-reduce"] = 2 * (d - 1) / d * (layers + ends) / n / t * g
+    return {kind: value for kind, value in sent.items() if value}
 
 
 def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:

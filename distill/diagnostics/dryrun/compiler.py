@@ -75,17 +75,17 @@ def compile_step(config: ExperimentConfig, teacher: ModelConfig | None, chip: Ch
         try:
             done = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            said = str(error)
-            if "RESOURCE_EXHAUSTED" not in said:
+            message = str(error)
+            if "RESOURCE_EXHAUSTED" not in message:
                 raise
-            line = next((line for line in said.splitlines() if "Ran out of memory" in line), said.splitlines()[0])
+            line = next((line for line in message.splitlines() if "Ran out of memory" in line), message.splitlines()[0])
             raise DoesNotFit(line.strip()) from None
         (text,) = [path.read_text("utf-8") for path in Path(folder).glob("*train_steps*.after_optimizations.txt")]
-    found = done.memory_analysis()
+    memory = done.memory_analysis()
     return Compiled(
-        arguments=found.argument_size_in_bytes,
-        temporaries=found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes,
-        code=found.generated_code_size_in_bytes,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
         collectives=hlo.collectives(text),
     )
 

@@ -61,27 +61,27 @@ class _Instruction:
         return re.findall(r"%([\w.\-]+)", self.rest[:end]) or _NAMES.findall(self.rest[:end])
 
     def attribute(self, name: str) -> str:
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
-        return found[1] if found else ""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.rest)
+        return match[1] if match else ""
 
 
 def collectives(text: str) -> list[Collective]:
     """Every collective between two or more devices, in the order of the program."""
     program = _Program(text)
-    found: dict[tuple[str, str, str], Collective] = {}
+    by_channel: dict[tuple[str, str, str], Collective] = {}
     for name, times in program.runs.items():
         for inside in program.inlined(name):
             for instruction in program.computations[inside]:
                 one = program.read(instruction, inside, times)
                 if one is not None and one.group > 1:
                     channel = re.search(r"channel_id=(\d+)", instruction.rest)
-                    found.setdefault((name, one.kind, channel[1] if channel else instruction.name), one)
-    return list(found.values())
+                    by_channel.setdefault((name, one.kind, channel[1] if channel else instruction.name), one)
+    return list(by_channel.values())
 
 
-def bytes_by_kind(found: list[Collective]) -> dict[str, float]:
+def bytes_by_kind(collectives: list[Collective]) -> dict[str, float]:
     """Bytes that a device sends a step, by kind."""
-    total = {kind: float(sum(one.wire for one in found if one.kind == kind)) for kind in KINDS}
+    total = {kind: float(sum(one.wire for one in collectives if one.kind == kind)) for kind in KINDS}
     return {kind: wire for kind, wire in total.items() if wire}
 
 
@@ -94,10 +94,10 @@ class _Program:
                 inside = header[2]
                 self.computations[inside] = []
                 self.entry = inside if header[1] else self.entry
-            elif inside and (found := _INSTRUCTION.match(line)):
-                parts = _OPERATION.match(found[3])
+            elif inside and (match := _INSTRUCTION.match(line)):
+                parts = _OPERATION.match(match[3])
                 if parts:
-                    one = _Instruction(found[2], parts["type"], parts["op"], parts["rest"], bool(found[1]))
+                    one = _Instruction(match[2], parts["type"], parts["op"], parts["rest"], bool(match[1]))
                     self.computations[inside].append(one)
         self.runs: dict[str, int] = {}
         self._walk(self.entry, 1)
@@ -118,11 +118,11 @@ class _Program:
 
     def inlined(self, name: str) -> list[str]:
         """A computation and those that its fusions and asynchronous starts hold."""
-        found = [name]
+        names = [name]
         for one in self.computations[name]:
             if one.op in ("fusion", "async-start") and (inside := one.attribute("calls")) in self.computations:
-                found += self.inlined(inside)
-        return found
+                names += self.inlined(inside)
+        return names
 
     def _length(self, loop: _Instruction) -> int:
         """How often a loop runs, from what the compiler noted or from `counter < constant` in its condition; else 1."""
@@ -147,7 +147,7 @@ class _Program:
         kind = one.op.removesuffix("-start")
         if kind not in KINDS:
             return None
-        arrays = [_size(*found) for found in _ARRAY.findall(one.type)]
+        arrays = [_size(*array) for array in _ARRAY.findall(one.type)]
         # A start returns its operands as well, and sometimes counters: the result is half of what is large.
         whole = max(arrays) if one.op.endswith("-start") and kind != "all-reduce" else sum(arrays)
         group = _group(one.rest)
@@ -180,13 +180,13 @@ def _size(kind: str, dims: str) -> float:
 
 def _group(rest: str) -> int:
     """How many devices one replica group has, in any of the notations."""
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
-        return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
-    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return 2 if found[1] != found[2] else 1
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
+        return int(match[2])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        return 2 if match[1] != match[2] else 1
     return 1

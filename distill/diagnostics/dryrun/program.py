@@ -106,12 +106,12 @@ def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:
 
 def _inside(equation: Any) -> list[Any]:
     """The jaxprs that an equation runs; of a while, its body; of a custom derivative, the function."""
-    found = []
+    jaxprs = []
     for name, value in equation.params.items():
         if name == "cond_jaxpr":
             continue
         for one in value if isinstance(value, tuple | list) else (value,):
             one = getattr(one, "jaxpr", one)
             if hasattr(one, "eqns"):
-                found.append(one)
-    return found
+                jaxprs.append(one)
+    return jaxprs

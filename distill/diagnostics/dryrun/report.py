@@ -1,4 +1,4 @@
-"""What a dry run found, and how it is said."""
+"""The result of a dry run, and its text."""
 
 import dataclasses
 from pathlib import Path
@@ -58,10 +58,10 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
     state, taught = traced.state, program.held(traced.teacher)
     parameters, optimizer = program.held(state.params), program.held(state.opt_state)
     if chip.dims:
-        found = compiler.compile_step(config, teacher, chip)
-        wire, source = hlo.bytes_by_kind(found.collectives), "the TPU compiler"
-        network = sum(chip.seconds(one.wire, one.group) for one in found.collectives)
-        total, temporaries = found.total, found.temporaries - reckoned.activations
+        compiled = compiler.compile_step(config, teacher, chip)
+        wire, source = hlo.bytes_by_kind(compiled.collectives), "the TPU compiler"
+        network = sum(chip.seconds(one.wire, one.group) for one in compiled.collectives)
+        total, temporaries = compiled.total, compiled.temporaries - reckoned.activations
     else:
         wire, source = dict(arithmetic.fsdp_bytes(config, teacher)), "a model (arithmetic, no compiler)"
         groups = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips}
@@ -110,7 +110,7 @@ def rows(r: Report) -> list[tuple[str, str]]:
     """(what, how much) in the order to be read."""
     gib = lambda n: f"{n / GIB:,.2f} GiB"
     verdict = "fits" if r.fits else "DOES NOT FIT"
-    found = [
+    lines = [
         ("chips", f"{r.chips:,d} {r.chip}; memory and collectives by {r.source}"),
         ("run", f"N = {r.N:,d}, D = {r.D:,d} in {r.steps:,d} steps"),
         ("parameters", gib(r.parameters)),
@@ -123,11 +123,11 @@ def rows(r: Report) -> list[tuple[str, str]]:
     ]
     for kind, sent in r.wire.items():
         least = f", FSDP needs {r.bound[kind] / 1e9:.2f}" if kind in r.bound else ""
-        found.append((kind, f"{sent / 1e9:.2f} GB sent a chip and step{least}"))
+        lines.append((kind, f"{sent / 1e9:.2f} GB sent a chip and step{least}"))
     s = r.seconds
-    found.append(("seconds", f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"))
-    found.append(("roofline", f"MFU at most {100 * r.mfu:.0f}% if all of these overlap"))
-    return found
+    lines.append(("seconds", f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"))
+    lines.append(("roofline", f"MFU at most {100 * r.mfu:.0f}% if all of these overlap"))
+    return lines
 
 
 def write_config(config: ExperimentConfig, path: Path, taught: bool) -> None:

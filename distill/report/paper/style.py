@@ -15,7 +15,7 @@ from distill.report.theme import LIGHT, MARKERS
 from distill.system.files import atomic_file, atomic_write
 from distill.system.numbers import si
 
-# A colour and a line style for each scenario, so that grey print still tells them apart.
+# A colour and a line style for each scenario, so that they differ in grey print too.
 SCENARIO_STYLE: dict[str, dict[str, Any]] = {
     "best_case": {"color": LIGHT.blue, "linestyle": "-"},
     "teacher_inference": {"color": LIGHT.orange, "linestyle": "--"},
@@ -73,7 +73,7 @@ def lines(
     labels: Sequence[str],
     bands: NDArray[np.float64] | None = None,
 ) -> None:
-    """An ordered family of curves, told apart by shade and marker; bands [2, series, x] are drawn behind them."""
+    """An ordered family of curves that differ in shade and marker; bands [2, series, x] are drawn behind them."""
     for i, (y, label, color) in enumerate(zip(series, labels, LIGHT.shades(len(series)))):
         spaced = max(len(np.ravel(y)) // 6, 1)
         ax.plot(x, y, color=color, label=label, marker=marker(i), markersize=3.5, markevery=(i % spaced, spaced))

@@ -55,7 +55,7 @@ def figure_7(scene: Scene) -> Figure:
     for ax, D in zip(axes.flat, budgets):
         loss = np.asarray(scene.distillation(N, D, L_T))
         style.contours(ax, N[0], L_T[:, 0], loss, label="$L_S$" if ax in axes[:, -1] else "")
-        ax.plot(N[0], L_T[np.argmin(loss, axis=0), 0], color="white", linewidth=2.4)
+        ax.plot(N[0], L_T[np.argmin(loss, axis=0), 0], color=LIGHT.ground, linewidth=2.4)
         ax.plot(N[0], L_T[np.argmin(loss, axis=0), 0], color=LIGHT.ink, linewidth=1.2, label="$L_T^*$")
         ax.set(xscale="log", title=f"$D_S$ = {si(D)}")
     for ax in axes[-1]:
@@ -119,7 +119,7 @@ def figure_16(scene: Scene) -> Figure:
         loss = np.where(possible, np.asarray(scene.distillation(N_S, D_S, L_T)), np.nan)
         style.contours(ax, N_T[0], L_T[:, 0], loss, label="$L_S$" if ax is axes[0, -1] else "")
         at = np.unravel_index(np.nanargmin(loss), loss.shape)
-        ax.plot(N_T[0, at[1]], L_T[at[0], 0], "o", color="white", markeredgecolor=LIGHT.ink)
+        ax.plot(N_T[0, at[1]], L_T[at[0], 0], "o", color=LIGHT.ground, markeredgecolor=LIGHT.ink)
         ax.set(xscale="log", xlabel="teacher size $N_T$", title=f"C = {style.power(C)}, {style.sizes_label([N_S])[0]}")
     axes[0, 0].set_ylabel("teacher loss $L_T$ (blank: out of reach)")
     return figure

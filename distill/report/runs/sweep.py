@@ -24,14 +24,14 @@ def write(workdirs: Sequence[str], x: str, by: str, out: str | Path) -> list[Pat
 
     Raises ReportError for a folder without sweep.csv, or a field that the sweep did not vary.
     """
-    found = [(Path(workdir).name, _lines(Path(workdir), x, by)) for workdir in workdirs]
+    sweeps = [(Path(workdir).name, _lines(Path(workdir), x, by)) for workdir in workdirs]
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = sorted({value for _, lines in found for value in lines}, key=_order)
+    values = sorted({value for _, lines in sweeps for value in lines}, key=_order)
     shades = dict(zip(values, LIGHT.shades(len(values))))
     with LIGHT.applied():
-        figure, axes = panels(len(found), columns=2, height=3.2)
-        for ax, (name, lines) in zip(axes, found):
+        figure, axes = panels(len(sweeps), columns=2, height=3.2)
+        for ax, (name, lines) in zip(axes, sweeps):
             for place, value in enumerate(value for value in values if value in lines):
                 at, losses = np.array(sorted(lines[value].items())).T
                 ax.plot(at, losses, color=shades[value], marker=MARKERS[place % len(MARKERS)], ms=4)
@@ -51,7 +51,7 @@ def write(workdirs: Sequence[str], x: str, by: str, out: str | Path) -> list[Pat
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sweep", by, f"best {x}", "loss", "runs"])
-    for name, lines in found:
+    for name, lines in sweeps:
         for value in sorted(lines, key=_order):
             best_x = min(lines[value], key=lines[value].__getitem__)
             writer.writerow([name, value, best_x, lines[value][best_x], len(lines[value])])

@@ -24,8 +24,8 @@ _MOST = 12  # runs that are drawn; the latest ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Followed:
-    """A run as its log tells it: its name, its curves, its last line, and whether it is finished."""
+class RunLog:
+    """What metrics.jsonl holds of a run: its curves and last line; and whether the run is finished."""
 
     name: str
     curves: metrics.MetricCurves
@@ -38,18 +38,18 @@ def find(workdir: str | Path) -> list[Path]:
     """The logs under a workdir: its own, and those of the runs of a sweep or a study, latest first."""
     folder = Path(workdir)
     paths = [folder / "metrics.jsonl", *folder.glob("*/metrics.jsonl"), *folder.glob("runs/*/metrics.jsonl")]
-    found = {path: path.stat().st_mtime for path in paths if path.exists() and path.stat().st_size}
-    if not found:
+    written = {path: path.stat().st_mtime for path in paths if path.exists() and path.stat().st_size}
+    if not written:
         raise ReportError(
             f"{workdir}: there is no metrics.jsonl in it or in its runs; wanted the folder of a run, a sweep or a "
             "study that has begun"
         )
-    return sorted(found, key=lambda path: (-found[path], path))
+    return sorted(written, key=lambda path: (-written[path], path))
 
 
-def read(path: Path, points: int = 120) -> Followed:
+def read(path: Path, points: int = 120) -> RunLog:
     """One run's log."""
-    return Followed(
+    return RunLog(
         name=path.parent.name,
         curves=metrics.read(path, _NAMES, points=points, workers=1),
         last=metrics.last(path) or {},
@@ -59,7 +59,7 @@ def read(path: Path, points: int = 120) -> Followed:
 
 
 def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float | None = None) -> RenderableType:
-    """One picture: the curve of the run that was written last, and a line for each of the others."""
+    """The curve of the run that was written last, and a table with a line for each run."""
     paths = find(workdir)
     now = time.time() if now is None else now
     runs = [read(path) for path in paths[:_MOST]]
@@ -83,7 +83,7 @@ def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float |
     return Group(*parts)
 
 
-def _state(run: Followed, now: float) -> str:
+def _state(run: RunLog, now: float) -> str:
     if run.finished:
         return "finished"
     if now - run.changed > 120:

@@ -111,9 +111,9 @@ def figure(study: Results, field: str, theme: Theme) -> Figure:
                 ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
             line = "-" if all(map(_is_number, values)) else ""  # only numbers have something between them
             ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
-            said = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
-            if said and measure != "kl":
-                mean = statistics.fmean(getattr(run, measure) for run in said)
+            taught_by = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
+            if taught_by and measure != "kl":
+                mean = statistics.fmean(getattr(run, measure) for run in taught_by)
                 ax.axhline(mean, color=color, ls=":", lw=1.2)
         ax.set_title(title, fontsize=9)
         ax.set_xticks(range(len(values)), values, rotation=45, ha="right", fontsize=8)

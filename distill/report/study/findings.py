@@ -1,4 +1,4 @@
-"""What the rows of a study say, counted from them: pairs with supervised training, better teachers, noise, costs."""
+"""What the rows of a study show: pairs with supervised training, better and worse teachers, noise, costs."""
 
 import dataclasses
 import datetime
@@ -14,7 +14,7 @@ from distill.records.runs import RunRecord
 from distill.report.study.results import FittedLaw, Results
 
 _TWO_SIDED = 2.0  # standard deviations from which a difference is called larger than noise
-_FREEDOM = 4  # repetitions from which a standard deviation over seeds is worth telling
+_FREEDOM = 4  # repetitions from which a standard deviation over seeds is worth reporting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that the report says of the rows."""
+    """Everything that the report states about the rows."""
 
     noise: Noise
     pairs: tuple[Pair, ...]
@@ -178,7 +178,7 @@ def _spread(law: FittedLaw) -> float:
 
 
 def recipe(run: RunRecord) -> tuple[Any, ...]:
-    """What a run is but for its seed (and its teacher's)."""
+    """What defines a run, except its seed (and its teacher's)."""
     return run.kind, run.model, run.N, run.D, run.N_T, run.D_T, run.lambda_, run.tau
 
 

@@ -26,19 +26,19 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray]  # middle, low, high
 
 
 def accuracy(results: Results, theme: Theme) -> Figure | None:
-    """Above, predicted against measured; below, the error in percent; ledger predictions as diamonds."""
+    """Above, predicted against measured loss; below, the error in percent. Predictions made before a run: diamonds."""
     laws = [law for law in (results.law(False), results.law(True)) if law]
     laws = [law for law in laws if any(law.covers(run) for run in results.runs)]
     if not laws:
         return None
     figure = new_figure(5.8)
     axes = list(figure.subplots(2, len(laws), squeeze=False).flat)
-    said = list(settled(results.predictions, results.runs))
+    predicted = list(settled(results.predictions, results.runs))
     for i, law in enumerate(laws):
         above, below = axes[i], axes[len(laws) + i]
         runs = [run for run in results.runs if law.covers(run)]
         truth, fitted = np.array([run.loss for run in runs]), np.array([law.predict(run) for run in runs])
-        own = [(p, run) for p, run in said if law.covers(run)]
+        own = [(p, run) for p, run in predicted if law.covers(run)]
         dots: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4, "color": theme.blue, "alpha": 0.75, "mew": 0}
         above.plot(truth, fitted, **dots)
         below.plot(truth, 100 * (fitted / truth - 1), **dots)
@@ -53,12 +53,11 @@ def accuracy(results: Results, theme: Theme) -> Figure | None:
         below.axhline(0, color=theme.soft, ls=":", lw=1.2)
         above.set(title=law.title, xlim=ends, ylim=ends, ylabel="predicted loss" if i == 0 else None)
         below.set(xlim=ends, xlabel="measured loss (nats per token)", ylabel="error (%)" if i == 0 else None)
-    handles: list[Any] = [Line2D([], [], ls="", marker="o", ms=4, color=theme.blue, label="law, runs it may have seen")]
-    if said:
-        handles += [
-            Line2D([], [], marker="D", ms=4.5, mfc=theme.ground, color=theme.green, label="said before, interval held"),
-            Line2D([], [], marker="D", ms=4.5, mfc=theme.ground, color=theme.orange, label="said before, missed"),
-        ]
+    handles: list[Any] = [Line2D([], [], ls="", marker="o", ms=4, color=theme.blue, label="law, fitted to these runs")]
+    if predicted:
+        for color, word in ((theme.green, "inside"), (theme.orange, "outside")):
+            label = f"predicted before the run, {word}"
+            handles.append(Line2D([], [], marker="D", ms=4.5, mfc=theme.ground, color=color, label=label))
     legend(figure, handles, columns=3)
     return figure
 
@@ -111,8 +110,8 @@ def plan(results: Results, theme: Theme, curves: "PlanCurves | None") -> Figure 
         if runs:
             x = [run.flops_student + run.flops_teacher for run in runs]
             ax.plot(x, [run.loss for run in runs], ls="", marker=marker, ms=4, mfc="none", color=color)
-            said = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
-            handles.append(Line2D([], [], ls="", marker=marker, ms=4, mfc="none", color=color, label=said))
+            label = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
+            handles.append(Line2D([], [], ls="", marker=marker, ms=4, mfc="none", color=color, label=label))
     if results.plan:
         advice = results.plan
         color, word = (theme.blue, "distil") if advice.distil else (theme.ink, "pretrain")

@@ -1,4 +1,4 @@
-"""What the findings mean, in plain sentences that are put together from the counts and never written beforehand."""
+"""The findings as sentences, composed from the counts."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What a study left in its workdir, read and checked once: runs, curves, laws, predictions, the plan, what is missing.
+"""The results of a study, read from its workdir and checked once: runs, curves, laws, predictions, plan, missing runs.
 
 Only runs.csv must be there. Read besides, where present: curves.csv, laws/*.json, laws/plan.json, predictions.csv,
 study.json ({"command": the command line, "planned": {fingerprint: name}}) and runs/*/error.txt.
@@ -21,7 +21,7 @@ from distill.system.files import loads
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedLaw:
-    """A law file: the law, and what its fit and bootstrap said of it (empty where the file is silent)."""
+    """A law file: the law, its status, errors and intervals (empty where the file has none)."""
 
     name: str  # the file's stem
     path: Path
@@ -37,7 +37,7 @@ class FittedLaw:
 
     @property
     def distilled(self) -> bool:
-        """Whether it speaks of students (inputs with L_T)."""
+        """Whether it is a law of students (L_T is among its inputs)."""
         return "L_T" in self.law.inputs
 
     @property
@@ -50,7 +50,7 @@ class FittedLaw:
         return float(self.law(*(values[name] for name in self.law.inputs)))
 
     def covers(self, run: RunRecord) -> bool:
-        """Whether the law speaks of this kind of run."""
+        """Whether the law applies to this kind of run."""
         known = {"N", "N_S", "D", "D_S", "L_T", "U"}
         return self.distilled == (run.kind == "distillation") and set(self.law.inputs) <= known
 
@@ -82,7 +82,7 @@ class AblatedRun:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything a report of a study draws on. Students under other objectives stand in `ablated` alone."""
+    """Everything that a report of a study needs. Students under other objectives are in `ablated` only."""
 
     workdir: Path
     runs: tuple[RunRecord, ...]
@@ -229,13 +229,15 @@ def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> t
             if run.run in known
         )
     except (KeyError, TypeError, ValueError, OverflowError) as damage:
-        raise ReportError(f"{path}: damaged ({damage!r}); run the study again, it writes it anew") from None
+        raise ReportError(f"{path}: damaged ({damage!r}); run the study again to rewrite it") from None
 
 
 def _values(note: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """The values of every varied field, in the order in which the study's lines give them."""
-    found = note.get("values", {})
-    return {str(field): tuple(map(str, values)) for field, values in found.items()} if isinstance(found, dict) else {}
+    fields = note.get("values", {})
+    if not isinstance(fields, dict):
+        return {}
+    return {str(field): tuple(map(str, values)) for field, values in fields.items()}
 
 
 def _texts(tree: Any) -> dict[str, str]:
@@ -244,8 +246,8 @@ def _texts(tree: Any) -> dict[str, str]:
 
 def _laws(workdir: Path) -> tuple[FittedLaw, ...]:
     """All law files, supervised laws first."""
-    found = [law for file in sorted(workdir.glob("laws/*.json")) if (law := _law(file)) is not None]
-    return tuple(sorted(found, key=lambda law: law.distilled))
+    laws = [law for file in sorted(workdir.glob("laws/*.json")) if (law := _law(file)) is not None]
+    return tuple(sorted(laws, key=lambda law: law.distilled))
 
 
 def _law(path: Path) -> FittedLaw | None:
@@ -280,7 +282,7 @@ def _law(path: Path) -> FittedLaw | None:
 def _missing(workdir: Path, finished: set[str], planned: Mapping[str, str]) -> dict[str, str]:
     """Runs that were planned or begun and are not in the table, by name, with the first line of their error."""
     begun = {folder.parent.name for folder in workdir.glob("runs/*/config.txt")}
-    found = {}
+    reasons = {}
     for run in [*planned, *sorted(begun - set(planned))]:
         if run in finished:
             continue
@@ -291,5 +293,5 @@ def _missing(workdir: Path, finished: set[str], planned: Mapping[str, str]) -> d
             why = lines[-1] if lines[0].startswith("Traceback") else lines[0]
         else:
             why = "begun, not finished" if run in begun else "not run"
-        found[planned.get(run, run)] = why
-    return found
+        reasons[planned.get(run, run)] = why
+    return reasons

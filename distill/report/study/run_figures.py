@@ -17,7 +17,7 @@ from distill.report.theme import LOSS, MARKERS, Theme, count_ticks, label, legen
 from distill.system.numbers import si
 
 T = TypeVar("T")
-_NAMED, _PANELS = 18, 12  # teachers of a legend, sizes of a figure: of hundreds of either nobody can tell one
+_NAMED, _PANELS = 18, 12  # most teachers in a legend, most sizes in a figure: more could not be read
 
 
 def students(results: Results, theme: Theme) -> Figure | None:

@@ -106,7 +106,7 @@ _TEXTS = {
         "Line charts, one panel a model size, of loss against training tokens.",
     ),
     "accuracy": (
-        "The laws against the runs. Diamonds are predictions that were written down before their run began, with "
+        "The laws against the runs. Diamonds are predictions that were recorded before their run began, with "
         "their interval; they may come from an earlier fit than the law shown.",
         "Scatter plots of predicted against measured loss and of the error in percent, for each law.",
     ),
@@ -135,8 +135,8 @@ def _reading(study: Results, name: str) -> str:
         taught = f" under a teacher of {lowest.L_T:.3f}" if lowest.L_T is not None else ""
         return f"The lowest loss is {lowest.loss:.3f}, at N = {si(lowest.N)} and D = {si(lowest.D)}{taught}."
     if name == "accuracy":
-        said = [f"{law.title} {law.error[0]:.2%}" for law in study.laws if law.error]
-        return f"Mean relative errors in the sample: {', '.join(said)}." if said else ""
+        errors = [f"{law.title} {law.error[0]:.2%}" for law in study.laws if law.error]
+        return f"Mean relative errors in the sample: {', '.join(errors)}." if errors else ""
     if name == "plan" and study.plan:
         return f"The plan expects {study.plan.L_S:.3f} distilled and {study.plan.supervised_L:.3f} supervised."
     return ""
@@ -186,7 +186,7 @@ def _ledger(study: Results, findings: Findings) -> str:
     names = ("N", "D", "L_T", "predicted", "interval", "measured")
     columns = [Column(name="run", text=True), *(Column(name=n) for n in names)]
     columns += [Column(name="truth", text=True), Column(name="made (UTC)", text=True)]
-    made = page.table("Predicted losses and what came of them", columns, rows)
+    made = page.table("Predicted and measured losses", columns, rows)
     return page.paragraph(book) + (made if len(rows) <= 30 else page.details(f"All {len(rows)} predictions", made))
 
 
