@@ -7,6 +7,7 @@ can save itself first, `preemption.catch_preemption` takes the signals meanwhile
 comes before all imports.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -39,6 +40,8 @@ def install() -> None:
     threading.Thread(target=_listen, args=(reader,), name="interrupts", daemon=True).start()
     for number in taken:
         signal.signal(number, end)
+    # Registered first, so it runs last: Python's own end would restore the default, which kills without a word.
+    atexit.register(_ignore)
 
 
 def end(number: int, _: FrameType | None = None) -> None:
@@ -53,6 +56,12 @@ def end(number: int, _: FrameType | None = None) -> None:
         shown = b"\x1b[?25h\r\n" if os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb" else b""
         os.write(2, shown + f"{LINE}\n".encode())
     os._exit(CODE)
+
+
+def _ignore() -> None:
+    """The command has come to its end: its exit code is its own."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
