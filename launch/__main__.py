@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(completion.script(first.partition("=")[2] or "".join(words[1:2])))
         return 0
+    if first.startswith("-"):
+        raise ConfigError(f"got {first!r} before a command, wanted distill COMMAND {first}; distill alone lists them")
     if first not in COMMANDS:
         raise ConfigError(
             f"there is no command {first!r}.{nearest(first, COMMANDS) or ' Run distill alone for a list.'}"
