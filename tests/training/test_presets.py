@@ -29,7 +29,7 @@ def preset(name):
 
 
 @pytest.fixture(scope="module")
-def lesson(tiny, store):
+def taught(tiny, store):
     """(student's config, stacked batches of the text, a trained teacher and a worse one of unequal shapes)."""
     config = dataclasses.replace(
         tiny,
@@ -65,8 +65,8 @@ def kl(teacher, student, batches):
 
 
 @pytest.mark.parametrize("name", objectives.PRESETS)
-def test_a_student_comes_nearer_to_its_teacher(name, lesson):
-    config, batches, (teacher, other) = lesson
+def test_a_student_comes_nearer_to_its_teacher(name, taught):
+    config, batches, (teacher, other) = taught
     config = dataclasses.replace(config, objective=preset(name))
     shape = teacher.config
     if name == "mixture":
