@@ -12,10 +12,14 @@ CHECKED = (
     "distill.model.transformer",
     "distill.teacher.mixture",
     "distill.teacher.observe",
+    "distill.training.cache",
     "distill.training.evaluate",
     "distill.training.objective",
     "distill.training.on_policy",
 )
+
+# Imports a library that the tests may lack.
+EXTRAS = ("distill.training.lm_eval",)
 
 # Dataclasses that are pytrees of a jitted step: eval_shape, vmap and checkpoints put shapes and axes in their fields.
 PYTREES = (

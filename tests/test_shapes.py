@@ -11,7 +11,7 @@ from distill.diagnostics import imports
 from distill.losses import divergences, targets
 from distill.model import layers
 from distill.types import TeacherSignal
-from tests.checked_modules import CHECKED, PYTREES
+from tests.checked_modules import CHECKED, EXTRAS, PYTREES
 
 ROOMS = ("distill.losses", "distill.model", "distill.teacher", "distill.training")
 APART = ("distill.teacher.generation", "distill.teacher.signals")  # NumPy on the host; shapes there are checked on disk
@@ -32,7 +32,7 @@ def test_every_module_with_shapes_is_checked_or_left_out_for_a_reason():
         for name, path in imports.modules().items()
         if within(name, ROOMS) and not within(name, APART) and annotated(path)
     }
-    assert names == {*CHECKED, *PYTREES}
+    assert names == {*CHECKED, *EXTRAS, *PYTREES}
 
 
 @pytest.mark.parametrize("name", CHECKED)
