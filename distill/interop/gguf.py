@@ -6,9 +6,10 @@ they are put back here. (Rotating the stored ones half-split runs, and is wrong.
 
 import importlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,25 @@ _LAYER = {
 }
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _FREQUENCIES = "rope_freqs.weight"  # by what each rotary angle is divided
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # NAME-00001-of-00003.gguf
+# Fields of the architecture that are read, and those that change nothing in a forward pass.
+_READ = {
+    *("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"),
+    *("attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon"),
+    *("attention.sliding_window", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"),
+}
+_HARMLESS = {"tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
+# Namespaces that describe the file, its tokenizer (read elsewhere) and its making.
+_METADATA = ("general.", "tokenizer.", "split.", "quantize.", "mradermacher.")
+
+
+class _Tensor(NamedTuple):
+    """A tensor of a file: where its bytes are, the name of its type, bytes a row."""
+
+    file: Path
+    stored: Stored
+    kind: str
+    row: int
 
 
 def open_file(path: str | Path) -> "Gguf":
@@ -46,18 +66,23 @@ def open_file(path: str | Path) -> "Gguf":
 
 
 class Gguf:
-    """A GGUF file as a source of tensors under their Hugging Face names."""
+    """A GGUF file, or all the parts of a split one, as a source of tensors under their Hugging Face names."""
 
     def __init__(self, path: str | Path, library: Any):
-        self.path, self._library = Path(path), library
-        self._file = GgufFile(path)
-        self._stored: dict[str, tuple[Stored, str, int]] = {}  # name: (where, type, bytes a row)
-        for name, stored in self._file.tensors.items():
-            self._stored[self._rename(name)] = (stored, *self._check(name, stored))
+        """`path` may be any part of a split file. Raises InteropError where a part is missing."""
+        self._library = library
+        parts = _parts(Path(path))
+        self._file = parts[0]  # the fields are in the first part
+        self.path = self._file.path
+        self._stored: dict[str, _Tensor] = {}
+        for part in parts:
+            for name, stored in part.tensors.items():
+                self._stored[self._rename(name)] = _Tensor(part.path, stored, *self._check(part, name, stored))
         self.tree = self._config()
+        self._refuse_unknown()
         self._stored.pop(_FREQUENCIES, None)
-        self.shapes = {name: stored.shape for name, (stored, _, _) in self._stored.items()}
-        self.dtypes = {name: kind for name, (_, kind, _) in self._stored.items()}
+        self.shapes = {name: tensor.stored.shape for name, tensor in self._stored.items()}
+        self.dtypes = {name: tensor.kind for name, tensor in self._stored.items()}
 
     def _rename(self, name: str) -> str:
         """The Hugging Face name of a tensor; its own where it has none."""
@@ -70,22 +95,49 @@ class Gguf:
             return f"model.layers.{layer}.{_LAYER[part]}.{kind}"
         return name
 
-    def _check(self, name: str, stored: Stored) -> tuple[str, int]:
+    def _check(self, file: GgufFile, name: str, stored: Stored) -> tuple[str, int]:
         """The type's name and the bytes of a row; InteropError where the file cannot hold the tensor."""
         types = self._library.GGMLQuantizationType
         kind = next((t.name for t in types if t.value == stored.kind), str(stored.kind))
         if kind not in READABLE:
-            raise InteropError(f"{self.path}: tensor {name!r} is of type {kind}, wanted one of {', '.join(READABLE)}")
+            raise InteropError(f"{file.path}: tensor {name!r} is of type {kind}, wanted one of {', '.join(READABLE)}")
         block, size = self._library.GGML_QUANT_SIZES[types[kind]]
         if not stored.shape or stored.shape[-1] % block:
-            raise InteropError(f"{self.path}: tensor {name!r} has shape {list(stored.shape)}, wanted rows of {block}s")
+            raise InteropError(f"{file.path}: tensor {name!r} has shape {list(stored.shape)}, wanted rows of {block}s")
         row = stored.shape[-1] // block * size
         end = stored.offset + math.prod(stored.shape[:-1]) * row
-        if end > self._file.size:
+        if end > file.size:
             raise InteropError(
-                f"{self.path}: the file is cut off: tensor {name!r} ends at byte {end:,} of {self._file.size:,}"
+                f"{file.path}: the file is cut off: tensor {name!r} ends at byte {end:,} of {file.size:,}"
             )
         return kind, row
+
+    def _refuse_unknown(self) -> None:
+        """InteropError for the first field that is neither read nor known to change nothing in a forward pass."""
+        family = self._file.fields["general.architecture"]
+        head_dim = self.tree["head_dim"]
+        as_read: dict[str, tuple[object, ...]] = {
+            "vocab_size": (self.tree["vocab_size"],),
+            "rope.dimension_count": (head_dim,),
+            "attention.value_length": (head_dim,),
+            "attention.causal": (True,),
+            "expert_count": (0,),
+            "expert_used_count": (0,),
+            "logit_scale": (0.0, 1.0),
+            "rope.scaling.attn_factor": (1.0,),
+            "use_parallel_residual": (False,),
+        }
+        for name, value in self._file.fields.items():
+            field = name.removeprefix(f"{family}.") if name.startswith(f"{family}.") else ""
+            if name.startswith(_METADATA) or field in _READ or field in _HARMLESS:
+                continue
+            if field not in as_read:
+                raise InteropError(
+                    f"{self.path}: the field {name} is {value!r:.60}, which is not supported: it may change what the "
+                    "model computes"
+                )
+            if value not in as_read[field]:
+                raise InteropError(f"{self.path}: the field {name} is {value!r:.60}, wanted {as_read[field][0]!r}")
 
     def _field(self, name: str, default: Any = ..., kind: type = int) -> Any:
         """A field of the architecture, 'llama.block_count' by 'block_count'; no default: it must be there."""
@@ -112,7 +164,7 @@ class Gguf:
             raise InteropError(f"{self.path}: tensor 'token_embd.weight' is missing")
         tree = {
             "architectures": [f"{_FAMILIES[family]}ForCausalLM"],
-            "vocab_size": embed[0].shape[0],
+            "vocab_size": embed.stored.shape[0],
             "hidden_size": width,
             "num_hidden_layers": self._field("block_count"),
             "num_attention_heads": heads,
@@ -137,15 +189,22 @@ class Gguf:
         return tree | ({"eos_token_id": end} if type(end) is int else {})
 
     def _scaling(self) -> dict[str, Any] | None:
-        """rope_scaling, from the fields or, for Llama 3, from the stored divisors of all frequencies."""
-        kind = self._field("rope.scaling.type", "none", str)
-        if kind == "linear":
-            return {"rope_type": "linear", "factor": self._field("rope.scaling.factor", kind=float)}
-        if kind != "none":
+        """rope_scaling, from the fields or, for Llama 3, from the stored divisors of all frequencies.
+
+        As llama.cpp reads them: a factor without a type is linear, and rope.scale_linear is the factor's older name.
+        """
+        kind = self._field("rope.scaling.type", "linear", str)
+        factor = float(self._field("rope.scaling.factor", self._field("rope.scale_linear", 0.0, float), float))
+        linear = kind == "linear" and factor not in (0, 1)
+        if linear and _FREQUENCIES in self._stored:
+            raise InteropError(f"{self.path}: it holds {_FREQUENCIES} and a linear scaling of {factor:g}; wanted one")
+        if linear:
+            return {"rope_type": "linear", "factor": factor}
+        if kind not in ("none", "linear"):
             return {"rope_type": kind}
         if _FREQUENCIES not in self._stored:
             return None
-        stored = self._stored[_FREQUENCIES][0]
+        stored = self._stored[_FREQUENCIES].stored
         divisors = self.read(_FREQUENCIES, 0, stored.shape[0])
         base = float(self._field("rope.freq_base", 10_000.0, float))
         factor = float(np.max(divisors))
@@ -163,33 +222,59 @@ class Gguf:
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of a tensor, dequantised to float32 (or as they are, where they are not quantised)."""
-        stored, kind, row = self._stored[name]
+        tensor = self._stored[name]
+        stored = tensor.stored
         permuted = self._file.fields["general.architecture"] == "llama" and ".self_attn." in name
         if permuted and (".q_proj." in name or ".k_proj." in name):
             heads = self.tree["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
-            whole = self._rows(stored, kind, row, 0, stored.shape[0])
+            whole = self._rows(tensor, 0, stored.shape[0])
             # Stored as (head, pair, half); wanted as (head, half, pair).
             apart = whole.reshape(heads, stored.shape[0] // heads // 2, 2, *stored.shape[1:])
             return np.swapaxes(apart, 1, 2).reshape(stored.shape)[start:stop]
-        return self._rows(stored, kind, row, start, stop)
+        return self._rows(tensor, start, stop)
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """A tensor's bytes as they are stored, some megabytes at a time."""
-        stored, _, row = self._stored[name]
-        return read_bytes(self.path, stored.offset, math.prod(stored.shape[:-1]) * row)
+        file, stored, _, row = self._stored[name]
+        return read_bytes(file, stored.offset, math.prod(stored.shape[:-1]) * row)
 
-    def _rows(self, stored: Stored, kind: str, row: int, start: int, stop: int) -> NDArray[Any]:
+    def _rows(self, tensor: _Tensor, start: int, stop: int) -> NDArray[Any]:
+        stored = tensor.stored
         if len(stored.shape) == 1:  # a vector is one row of bytes
-            return self._dequantise(stored, kind, row, stored.offset, stored.shape)[start:stop]
-        shape = (stop - start, *stored.shape[1:])
-        return self._dequantise(stored, kind, row, stored.offset + start * row, shape)
+            return self._dequantise(tensor, 0, stored.shape)[start:stop]
+        return self._dequantise(tensor, start, (stop - start, *stored.shape[1:]))
 
-    def _dequantise(self, stored: Stored, kind: str, row: int, offset: int, shape: tuple[int, ...]) -> NDArray[Any]:
-        count = math.prod(shape[:-1]) * row
-        with open(self.path, "rb") as stream:
-            stream.seek(offset)
+    def _dequantise(self, tensor: _Tensor, start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The rows of a tensor from `start` on that fill an array of this shape."""
+        count = math.prod(shape[:-1]) * tensor.row
+        with open(tensor.file, "rb") as stream:
+            stream.seek(tensor.stored.offset + start * tensor.row)
             raw = np.fromfile(stream, np.uint8, count)
         if raw.size != count:
-            raise InteropError(f"{self.path}: the file ended while a tensor was read")
+            raise InteropError(f"{tensor.file}: the file ended while a tensor was read")
         types = self._library.GGMLQuantizationType
-        return self._library.quants.dequantize(raw.reshape(-1, row), types[kind]).reshape(shape)
+        return self._library.quants.dequantize(raw.reshape(-1, tensor.row), types[tensor.kind]).reshape(shape)
+
+
+def _parts(path: Path) -> list[GgufFile]:
+    """The file, or all the parts of a split one in their order. InteropError names a part that is missing."""
+    file = GgufFile(path)
+    count = file.fields.get("split.count", 1)
+    if type(count) is not int or count < 2:
+        return [file]
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match[3]) != count:
+        raise InteropError(f"{path}: is one of {count} parts; wanted the name NAME-00001-of-{count:05d}.gguf")
+    names = [path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+    for name in names:
+        if not name.exists():
+            raise InteropError(f"{name}: is missing; {path.name} is one of {count} parts, which must lie in one folder")
+    parts = [file if name == path else GgufFile(name) for name in names]
+    for number, part in enumerate(parts):
+        if part.fields.get("split.no") != number:
+            raise InteropError(f"{part.path}: its split.no is {part.fields.get('split.no')!r}, wanted {number}")
+    wanted = parts[0].fields.get("split.tensors.count")
+    total = sum(len(part.tensors) for part in parts)
+    if wanted is not None and wanted != total:
+        raise InteropError(f"{path}: the parts hold {total} tensors, wanted {wanted} (split.tensors.count)")
+    return parts

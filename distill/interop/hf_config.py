@@ -40,6 +40,51 @@ _REASONS = {
 }
 
 
+# Keys that a forward pass reads, here or in `_window` and `_rope`.
+_READ = {
+    *("architectures", "hidden_act", "mlp_bias", "partial_rotary_factor", "quantization_config", "num_attention_heads"),
+    *("attention_bias", "vocab_size", "hidden_size", "num_hidden_layers", "num_key_value_heads", "head_dim"),
+    *(
+        "intermediate_size",
+        "tie_word_embeddings",
+        "rms_norm_eps",
+        "sliding_window",
+        "use_sliding_window",
+        "layer_types",
+    ),
+    *("max_window_layers", "max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta"),
+}
+# Keys that change nothing in a forward pass of these architectures: names and versions, training, generation, output.
+_HARMLESS = {
+    *("model_type", "transformers_version", "_name_or_path", "name_or_path", "auto_map", "is_llama_config", "dtype"),
+    *("torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
+    *("initializer_range", "attention_dropout", "pretraining_tp", "tokenizer_class", "_attn_implementation"),
+    *("attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled", "gradient_checkpointing"),
+    *("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
+    *("torchscript", "use_bfloat16", "chunk_size_feed_forward", "id2label", "label2id", "num_labels", "problem_type"),
+    *("task_specific_params", "finetuning_task", "prefix", "is_decoder", "tie_encoder_decoder", "tf_legacy_loss"),
+    *("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "do_sample", "early_stopping"),
+    *("max_length", "min_length", "max_new_tokens", "temperature", "top_k", "top_p", "typical_p", "num_beams"),
+    *("num_beam_groups", "diversity_penalty", "length_penalty", "repetition_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "generation_config"),
+    *("transformers.js_config", "unsloth_version", "unsloth_fixed", "_commit_hash", "license", "base_model"),
+}
+# Keys that are harmless with one of these values only.
+_HARMLESS_AS: dict[str, tuple[object, ...]] = {
+    "rope_interleaved": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({},),
+    "hidden_activation": ("silu", "swish"),
+}
+_ROPE_TYPES = ("default", "linear", "llama3", None)
+_ROPE = {
+    *("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "partial_rotary_factor"),
+    "original_max_position_embeddings",
+}
+
+
 class _Reader:
     """Fields of a config.json by name, with where they stand in every error."""
 
@@ -81,6 +126,7 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
     if tree.get("quantization_config") is not None:
         kind = reader.get("quantization_config", dict).get("quant_method")
         raise InteropError(f"{where}: the weights are quantised ({kind!r}); take the original, or a GGUF file of it")
+    _refuse_unknown(tree, where)
     family = name.removesuffix("ForCausalLM")
     heads = reader.get("num_attention_heads", int)
     biased = reader.get("attention_bias", bool, False) if family in ("Llama", "Qwen3") else False
@@ -105,6 +151,17 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
         )
     except ConfigError as error:
         raise InteropError(f"{where}: {error}") from None
+
+
+def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
+    """InteropError for the first key that is neither read nor known to change nothing; null means nothing."""
+    for key, value in tree.items():
+        known = key in _READ or key in _HARMLESS or value in _HARMLESS_AS.get(key, ())
+        if value is not None and not known:
+            raise InteropError(
+                f"{where}: {key} is {value!r:.80}, which is not supported: it may change what the model computes. "
+                f"Where it does not, use a copy of the model without it.{nearest(key, _READ)}"
+            )
 
 
 def _window(reader: _Reader, family: str) -> int:
@@ -136,9 +193,17 @@ def _window(reader: _Reader, family: str) -> int:
 
 def _rope(reader: _Reader) -> dict[str, Any]:
     """Base and scaling, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before)."""
-    new = reader.get("rope_parameters", dict, {})
-    scaling = new or reader.get("rope_scaling", dict, {})
+    new, old = reader.get("rope_parameters", dict, {}), reader.get("rope_scaling", dict, {})
+    if new and old and _scaling(new) != _scaling(old):
+        raise InteropError(
+            f"{reader.where}: rope_parameters is {new!r:.80} and rope_scaling is {old!r:.80}; which of them the model "
+            "was made with is not known: use a copy of the model with one of them"
+        )
+    scaling = new or old
     rope = _Reader(scaling, f"{reader.where}: rope_parameters" if new else f"{reader.where}: rope_scaling")
+    for key, value in scaling.items():
+        if key not in _ROPE and value is not None and scaling.get("rope_type", scaling.get("type")) in _ROPE_TYPES:
+            raise InteropError(f"{rope.where}: {key} is {value!r:.80}, which is not supported.{nearest(key, _ROPE)}")
     base = rope.get("rope_theta", float, None) or reader.get("rope_theta", float, 10_000.0)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     rope.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
@@ -159,6 +224,14 @@ def _rope(reader: _Reader) -> dict[str, Any]:
         f"{rope.where}: rope_type is {kind!r}, wanted 'default', 'linear' or 'llama3'; where your windows stay within "
         "the context before its extension, a copy of the directory without the field is the same model for them"
     )
+
+
+def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rope object says, under one spelling and without the base, which has a place of its own."""
+    said = {key: value for key, value in rope.items() if key not in ("type", "rope_type", "rope_theta")}
+    return {key: value for key, value in said.items() if value is not None} | {
+        "rope_type": rope.get("rope_type", rope.get("type", "default"))
+    }
 
 
 def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, Any]:

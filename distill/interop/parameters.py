@@ -15,6 +15,7 @@ from jax import lax
 from numpy.typing import NDArray
 
 from distill.config import ModelConfig
+from distill.errors import InteropError
 from distill.interop.layout import Layout, layouts
 from distill.interop.source import ModelSource
 from distill.model.transformer import Transformer, parameter_name
@@ -56,7 +57,10 @@ def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
 def _parameter(layout: Layout, leaf: Any, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
     def read(name: str, shape: tuple[int, ...], spec: Any) -> jax.Array:
         def part(index: tuple[slice, ...]) -> NDArray[Any]:
-            return np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
+            values = np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
+            if not np.isfinite(values).all():
+                raise InteropError(f"{source.path}: tensor {name!r} holds values that are not finite (NaN or inf)")
+            return values
 
         found = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
         on_tensor(int(np.prod(shape)))

@@ -1,6 +1,8 @@
 """A model on disk, as tensors by their Hugging Face names: a directory of safetensors or a GGUF file."""
 
+import dataclasses
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,12 @@ from numpy.typing import NDArray
 from distill.config import ModelConfig
 from distill.errors import InteropError
 from distill.interop import gguf, hf_config, safetensors
-from distill.interop.layout import expected
+from distill.interop.layout import expected, layouts
 from distill.system.files import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+_COMPARED = 1 << 22  # values of the embedding and the head that are compared at a time
+_log = logging.getLogger(__name__)
 
 
 class ModelSource(Protocol):
@@ -38,10 +42,13 @@ class Directory:
         self.path = Path(path)
         self.tree = read_json(self.path / CONFIG)
         self._entries: dict[str, safetensors.Entry] = {}
-        if (self.path / INDEX).exists():
-            self._read_index()
-        elif (self.path / SINGLE).exists():
+        # One file before an index, as transformers prefers them.
+        if (self.path / SINGLE).exists():
+            if (self.path / INDEX).exists():
+                _log.warning("%s: holds %s and %s; the first was read, as transformers does", path, SINGLE, INDEX)
             self._entries = safetensors.read_head(self.path / SINGLE)
+        elif (self.path / INDEX).exists():
+            self._read_index()
         else:
             found = sorted(p.name for p in self.path.glob("*.bin"))
             why = f"; {found[0]} is a pickle, which is not read here: convert it to safetensors" if found else ""
@@ -101,7 +108,25 @@ def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
     source: ModelSource = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
     config = hf_config.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
     check(source, config)
+    if config.tied and not _is_tied(source, config):
+        config = dataclasses.replace(config, tied=False)
+        check(source, config)
     return source, config
+
+
+def _is_tied(source: ModelSource, config: ModelConfig) -> bool:
+    """Whether a model that says it is tied is: a head of its own, other than the embedding, counts for more."""
+    table = layouts(dataclasses.replace(config, tied=False))
+    embed, head = table["embed"].name, table["head"].name
+    if head not in source.shapes:
+        return True
+    if source.shapes[head] != source.shapes[embed]:
+        return False
+    rows = source.shapes[embed][0]
+    step = max(_COMPARED // max(source.shapes[embed][1], 1), 1)
+    parts = ((start, min(start + step, rows)) for start in range(0, rows, step))
+    same = lambda a, b: np.array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
+    return all(same(source.read(embed, *part), source.read(head, *part)) for part in parts)
 
 
 def check(source: ModelSource, config: ModelConfig) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from distill.errors import SignalError
 from distill.losses import targets
 from distill.model import sharding
 from distill.model.transformer import Transformer
@@ -59,7 +60,13 @@ def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Flo
 
 
 def of_logits(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
-    """The sparse signal of a batch from its (unnormalised) log-probabilities."""
+    """The sparse signal of a batch from its (unnormalised) log-probabilities; NaN where these are not finite."""
+    finite = jnp.isfinite(jnp.max(log_probs, axis=-1, keepdims=True))  # a NaN or inf anywhere is the largest
+    kept_signal = _sparse(signal, log_probs, uniform)
+    return SparseSignal(ids=kept_signal.ids, log_probs=jnp.where(finite, kept_signal.log_probs, jnp.nan))
+
+
+def _sparse(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
     if signal.kind == "argmax":
         return targets.argmax(log_probs)
     if signal.kind == "sampled":
@@ -103,10 +110,17 @@ def count(signal: SparseSignal, vocab_size: int) -> NDArray[np.int64]:
 def record(
     signal: SignalSpec, rank: NDArray[np.integer], extracted: SparseSignal | NDArray[np.floating], window: int
 ) -> tuple[int, bytes]:
-    """(largest number of entries of a token, packed bytes) of one window's signal; `rank` maps ids to ranks."""
+    """(largest number of entries of a token, packed bytes) of one window's signal; `rank` maps ids to ranks.
+
+    Raises SignalError where the teacher's values are not finite.
+    """
+    values = np.asarray(extracted.log_probs if isinstance(extracted, SparseSignal) else extracted)
+    if not np.isfinite(values).all():
+        why = f" or beyond the range of dtype={signal.dtype}" if signal.kind == "hidden" else ""
+        raise SignalError(f"window {window}: the teacher's output is not finite (NaN or inf){why}; nothing is stored")
     if not isinstance(extracted, SparseSignal):
-        return 0, codec.pack_dense(extracted)
-    ids, values = np.asarray(extracted.ids), np.asarray(extracted.log_probs)
+        return 0, codec.pack_dense(values)
+    ids = np.asarray(extracted.ids)
     if signal.kind == "sampled":
         ragged = _counted(signal, rank[ids], values, window)
         return int(ragged.lengths.max()), codec.pack(ragged)
