@@ -229,7 +229,9 @@ def test_a_tensor_that_is_not_finite_is_named(directory, value):
 
 def test_what_is_exported_has_no_unknown_key(tmp_path):
     """Our own config.json of every family is read back."""
-    for i, changes in enumerate(({}, {"qk_norm": True}, {"qkv_bias": True}, {"window": 8}, {"rope_scaling": "linear"})):
-        changed = dataclasses.replace(CONFIG, **changes, **({"rope_factor": 2.0} if "rope_scaling" in changes else {}))
+    plain = {"qk_norm": False}
+    linear = {"rope_scaling": "linear", "rope_factor": 2.0}
+    for i, changes in enumerate(({}, plain, plain | {"qkv_bias": True}, plain | {"window": 8}, linear)):
+        changed = dataclasses.replace(CONFIG, **changes)
         tree = hf_config.write_config(changed, context=64, dtype="float32", end_of_text=0)
         assert hf_config.read_config(tree, f"{i}") == dataclasses.replace(changed, d_head=changed.head_dim)

@@ -344,3 +344,19 @@ def test_a_signal_that_rules_tokens_out_has_no_forward_kl(log_p):
     found = fidelity.Fidelity(tail=False)
     found.add(log_p[0], SparseSignal(ids=np.zeros((TOKENS, 1), int), log_probs=np.zeros((TOKENS, 1))))
     assert found.result()["kl"] is None and found.result()["kl_back"] == pytest.approx(-log_p[0, :, 0].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_teacher_that_is_not_finite_stores_nothing(teacher_and_batch, kind, value):
+    """Of draws and of the likeliest token only the ids are kept, and they look like any others."""
+    teacher, batch = teacher_and_batch
+    broken = jax.tree.map(lambda leaf: leaf, teacher)
+    leaves, structure = jax.tree.flatten(broken)
+    leaves = [leaf.at[...].set(value) if leaf.ndim == 1 else leaf for leaf in leaves]  # the last norm's gains
+    found = jax.tree.map(lambda x: np.asarray(x)[0], cut(KINDS[kind], jax.tree.unflatten(structure, leaves), batch))
+    rank = np.arange(teacher.config.tokens)
+    with pytest.raises(SignalError, match="window 7: the teacher's output is not finite"):
+        extract.record(KINDS[kind], rank, found, 7)
+    whole = jax.tree.map(lambda x: np.asarray(x)[0], cut(KINDS[kind], teacher, batch))
+    assert extract.record(KINDS[kind], rank, whole, 7)[1]
