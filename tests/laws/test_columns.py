@@ -1,6 +1,8 @@
 """Which column is which: aliases, several candidates, units, FLOPs in place of N or D."""
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +152,12 @@ def test_the_report_names_the_columns_and_the_unit():
     )
     stated = laws.as_table({"N": N, "D": D, "L": LOSS}, loss_unit="nats")
     assert notes(laws.Supervised, stated) == ["N, D, L; losses in nats per token (stated as nats)"]
+
+
+def test_the_guide_lists_every_alias():
+    """The table of docs/guide/laws.md, row by row."""
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "laws.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| [^|]* (\w+) \| (`[^|]*`) \|$", text, re.MULTILINE))
+    for role in ("N", "D", "L", "C", "U"):
+        exact, aliases = naming.ALIASES[role]
+        assert re.findall(r"`([^`]+)`", rows[role]) == [*exact, *aliases]
