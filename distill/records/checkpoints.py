@@ -6,7 +6,10 @@ bits without a word, so every item carries the hashes of its files, and what doe
 """
 
 import contextlib
+import errno
 import logging
+import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,16 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+# Weights compress to nine tenths of their size: a saving into less room than this share of it is not tried.
+_COMPRESSED = 0.8
+_FULL = re.compile("No space left|RESOURCE_EXHAUSTED|Disk quota exceeded")
+
+
+def _size(count: float) -> str:
+    """'1.2 MB'."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+
+
 ITEMS = ("params", "optimizer")
 
 
@@ -77,7 +90,7 @@ class Checkpoints:
             registry.add(name, ocp.args.StandardSave, arrays)
             registry.add(name, ocp.args.StandardRestore, arrays)
         registry.add("config", ocp.args.JsonSave, _SealedText())
-        self._saving, self._readonly = -1, readonly
+        self._saving, self._need, self._readonly = -1, 0, readonly
         place = self.directory if cloud.remote(directory) else self.directory.resolve()
         self._manager = ocp.CheckpointManager(place, handler_registry=registry, options=options)
 
@@ -114,6 +127,10 @@ class Checkpoints:
         arrays = {name: ocp.args.StandardSave(jax.tree.map(jnp.copy, _flat(tree))) for name, tree in items.items()}
         self.wait()
         self._saving = step
+        self._need = sum(leaf.nbytes for leaf in jax.tree.leaves(items) if hasattr(leaf, "nbytes"))
+        room = self._room()
+        if room is not None and room < _COMPRESSED * self._need and not distributed.several():
+            raise self._failed(OSError(errno.ENOSPC, "No space left on device"))
         alone = threading.current_thread() is threading.main_thread()
         with contextlib.nullcontext() if alone else _TURN:
             try:
@@ -196,12 +213,27 @@ class Checkpoints:
         self._manager.reload()
         return target
 
+    def _room(self) -> int | None:
+        """Bytes that the file system of this directory has left; None where that is unknown (a bucket)."""
+        if cloud.remote(self.directory):
+            return None
+        try:
+            found = os.statvfs(self.directory)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
+
     def _failed(self, error: Exception) -> CheckpointError:
+        """What a failed saving is told as: the file, and on a full disk the need and the room."""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        remedy, room = "mend this", self._room()
+        if _FULL.search(str(error)) and room is not None:
+            reason = f"it needs about {_size(self._need)} and the file system has {_size(room)} left"
+            remedy = "make room"
         self._manager.reload()
         return CheckpointError(
-            f"{self.directory}: saving step {self._saving} failed: {reason}; the checkpoints of {self.steps()} are as "
-            "they were: mend this and run the same command again"
+            f"{self.directory / str(self._saving)}: saving step {self._saving} failed: {reason}; the checkpoints of "
+            f"{self.steps()} are as they were: {remedy} and run the same command again"
         )
 
     def _compare(self, step: int, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -53,7 +53,9 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     A run that saved itself when the system asked it to end exits with preemption.REQUEUE (75). One of several processes
     ends with the others; where they do not come to an end, at once, for JAX would wait for them at the exit.
     """
-    logging.getLogger("absl").addFilter(_without_traceback)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_without_traceback)
+    sys.unraisablehook = _unraisable
     said = ""
     try:
         code = main(argv) or 0
@@ -84,6 +86,12 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     if said:
         print(said, file=sys.stderr)
     return code
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Orbax leaves coroutines behind where a saving fails, a traceback each; all else is told as ever."""
+    if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
