@@ -79,7 +79,7 @@ def _fences(page: str, text: str) -> Iterator[tuple[int, list[str], str, str]]:
             end = next((k for k in range(i + 1, len(lines)) if lines[k].rstrip() == "```"), None)
             if end is None:
                 raise PageError(f"{page}:{i + 1}: a fence that is not closed")
-            yield i + 1, marks, line[3:].strip(), "\n".join(lines[i + 1 : end]) + "\n"
+            yield i + 1, marks, line[3:].strip() or "text", "\n".join(lines[i + 1 : end]) + "\n"
             marks, i = [], end + 1
             continue
         marks = [*marks, line.strip()] if line.startswith("<!--") else []
