@@ -3,23 +3,26 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
+from numpy.typing import NDArray
 
 from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig
+from distill.data import Mixture, TokenStore
 from distill.model import sharding
+from distill.model.transformer import Transformer
 from distill.records.checkpoints import Checkpoints
 from distill.system.progress import Progress
+from distill.teacher.observe import Teacher
 from distill.training import step as steps
 from distill.training.inputs import make_loader, open_store, resolve
 from distill.training.teachers import open_teacher
-from distill.types import Batch
+from distill.types import Batch, Head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,14 +85,16 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
 def _look(
     spec: steps.StepSpec,
     state: steps.TrainState,
-    teacher: Any,
+    teacher: Teacher | Head | None,
     batch: Batch,
-    windows: Any,
-    store: Any,
+    windows: NDArray[np.int64],
+    store: TokenStore | Mixture,
     start: int,
 ) -> Replay:
     @jax.jit
-    def gradients(state: Any, teacher: Any, batch: Batch, rows: Any) -> Any:
+    def gradients(
+        state: steps.TrainState, teacher: Teacher | Head | None, batch: Batch, rows: jax.Array
+    ) -> tuple[Transformer, dict[str, jax.Array], jax.Array]:
         weight = jax.sharding.reshard(rows, P(sharding.BATCH, None)) * batch.weight
         batch = dataclasses.replace(batch, weight=weight)
         (gradient, _), sums, _ = steps.gradients(spec, state, teacher, batch)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distill.config import DistillError, ExperimentConfig
 from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
@@ -22,7 +22,11 @@ from distill.system import preemption, process
 from distill.system.progress import Progress
 
 if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
+    from distill.data import Mixture, TokenStore
+    from distill.training.teachers import TeacherSource
     from distill.training.vmapped import VmappedRuns
+
+    Store = TokenStore | Mixture
 
 # Seconds that a run has to save its state when its study is asked to end.
 GRACE = 20
@@ -138,8 +142,8 @@ class _Trainer:
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
-        self._stores: dict[Any, Any] = {}
-        self._teachers: OrderedDict[Any, Any] = OrderedDict()
+        self._stores: dict[Hashable, Store] = {}
+        self._teachers: OrderedDict[Hashable, TeacherSource] = OrderedDict()
         self._lock = threading.Lock()
 
     def train(self, tasks: Sequence[PlannedRun], send: Callable[[Message], None]) -> None:
@@ -186,7 +190,7 @@ class _Trainer:
             if pack:
                 pack.leave()
 
-    def _shared(self, config: ExperimentConfig) -> tuple[Any, Any]:
+    def _shared(self, config: ExperimentConfig) -> "tuple[Store, TeacherSource | None]":
         """The token store and the teacher that runs of this process share; None where a run opens its own teacher."""
         from distill.training import inputs
 
@@ -198,7 +202,7 @@ class _Trainer:
         shared = config.teacher.sources and config.teacher.signal != "stored"
         return store, self._teacher(config, store) if shared else None
 
-    def _teacher(self, config: ExperimentConfig, store: Any) -> Any:
+    def _teacher(self, config: ExperimentConfig, store: "Store") -> "TeacherSource":
         # What an open teacher depends on; a student's size, rate and objective are not part of it.
         key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
         if key not in self._teachers:
@@ -210,15 +214,17 @@ class _Trainer:
         return self._teachers[key]
 
 
-def open_teacher(config: ExperimentConfig, store: Any) -> Any:
-    """A teacher that may serve several runs, on the mesh that they all make."""
+def open_teacher(config: ExperimentConfig, store: "Store") -> "TeacherSource":
+    """The teacher of a config that has one, for several runs on the mesh that they all make."""
     import jax
 
     from distill.model import sharding
     from distill.training import inputs, teachers
 
     with jax.set_mesh(sharding.make(config.mesh)):
-        return teachers.open_teacher(inputs.resolve(config, store), store)
+        teacher = teachers.open_teacher(inputs.resolve(config, store), store)
+    assert teacher is not None
+    return teacher
 
 
 def collect(workdir: Path, tasks: Sequence[PlannedRun]) -> set[str]:

@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import io
+import json
 import os
 import random
 import shutil
@@ -21,9 +23,12 @@ from distill.bench import study as bench
 from distill.config import ConfigError, StudyExperimentConfig, build, counts
 from distill.records.predictions import PredictionTable, settled
 from distill.records.runs import RunTable
+from distill.records.study_table import StudyTable
+from distill.report.study import write as page
 from distill.report.study.results import FittedLaw
 from distill.study import analysis, matrix, scheduler
 from distill.study import run as study_module
+from tests.report.conftest import rows, write_study
 
 TINY = {
     "study.models": "a = 16x1,b = 32x1",
@@ -129,6 +134,41 @@ def test_laws_are_fitted_at_the_start_and_before_the_last_stage(tmp_path, monkey
     assert study_module.run(config, tmp_path) == 0
     assert fits == [0, 16 + 19]
     assert sorted(predicted) == sorted({task.run for task in tasks} - {begun.run})
+
+
+def test_the_end_of_a_study_reads_its_table_once(tmp_path, monkeypatch):
+    """Laws, plan, report and the summary on screen draw on one StudyTable."""
+    write_study(tmp_path, rows())
+    reads = []
+    parse = RunTable.parse
+    monkeypatch.setattr(RunTable, "parse", lambda self, content: reads.append(self.path.name) or parse(self, content))
+    monkeypatch.setattr(laws, "load_table", lambda *_: pytest.fail("runs.csv was parsed a second time"))
+    fitted = []
+
+    def fit(form, table, **_):
+        fitted.append((form, len(table)))
+        raise laws.LawError("too few rows for this test")
+
+    monkeypatch.setattr(laws, "fit", fit)
+    monkeypatch.setattr(page, "write", lambda results: results.workdir)
+    screen = Console(file=io.StringIO(), width=120)
+    study_module._analyse(study(), tmp_path, screen)
+    assert reads.count("runs.csv") == 1 and fitted == [("supervised", len(rows()))]
+    assert "report: " in screen.file.getvalue()
+
+
+def test_laws_are_up_to_date_while_the_table_is_the_same(tmp_path):
+    write_study(tmp_path, rows())
+    table = StudyTable.read(tmp_path / "runs.csv")
+    law = tmp_path / "laws" / "distillation.json"
+    tree = json.loads(law.read_text())
+    assert not analysis.is_up_to_date(table)  # fitted to another table
+    law.write_text(json.dumps(tree | {"table": {"sha256": table.sha256}}))
+    assert analysis.is_up_to_date(table)
+    RunTable(table.path).append([dataclasses.replace(rows()[0], run="new")])
+    assert not analysis.is_up_to_date(StudyTable.read(table.path))
+    law.write_text("{")
+    assert not analysis.is_up_to_date(table)  # a damaged file is fitted again
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_table(finished, tmp_path):

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, TypeVar
+from typing import cast as cast_type
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 
 from distill.config import ConfigError, ExperimentConfig, ModelConfig
 from distill.model import sharding as mesh
@@ -15,6 +17,7 @@ from distill.model.transformer import Transformer
 from distill.training import step
 from distill.types import Batch
 
+T = TypeVar("T")
 STACKED = 2  # batches in the one call that is compiled; a step's cost does not depend on it
 
 
@@ -22,35 +25,38 @@ STACKED = 2  # batches in the one call that is compiled; a step's cost does not 
 class Program:
     """A traced step and the shapes of what it is given, each with its place on the mesh."""
 
-    traced: Any
+    traced: jax.stages.Traced
     state: step.TrainState
-    teacher: Any
+    teacher: Transformer | None
     batches: Batch
     devices: int
 
 
-def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -> Program:
+def trace(
+    config: ExperimentConfig, teacher: ModelConfig | None, devices: jax.sharding.Mesh | jax.sharding.AbstractMesh
+) -> Program:
     """`train_steps` of a config on a mesh, abstract or of a compiler's devices. Nothing is allocated.
 
     Raises ConfigError where a dimension does not divide over the mesh.
     """
     if config.on_policy.fraction or config.objective.features:
         raise ConfigError("a dry run knows neither on_policy.fraction nor objective.features; set them to 0 and ()")
-    abstract = getattr(devices, "abstract_mesh", devices)
+    abstract = devices if isinstance(devices, AbstractMesh) else devices.abstract_mesh
     for model in (config.model, teacher):
         if model is not None:
             mesh.check(model, config.batch_size // config.microbatches, abstract)
 
-    def placed(tree: Any) -> Any:
-        def one(leaf: Any) -> Any:
+    def placed(tree: T) -> T:
+        def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             spec = leaf.sharding.spec if leaf.sharding else jax.P()
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.NamedSharding(devices, spec))
 
         return jax.tree.map(one, tree)
 
-    def stacked(length: int, dtype: Any) -> Any:
+    def stacked(length: int, dtype: jnp.dtype) -> jax.Array:
         sharding = jax.NamedSharding(devices, jax.P(None, mesh.BATCH, None))
-        return jax.ShapeDtypeStruct((STACKED, config.batch_size, length), dtype, sharding=sharding)
+        shape = STACKED, config.batch_size, length
+        return cast_type(jax.Array, jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))  # Batch takes arrays
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
@@ -58,13 +64,13 @@ def trace(config: ExperimentConfig, teacher: ModelConfig | None, devices: Any) -
         taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
     batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
     count = jax.ShapeDtypeStruct((), jnp.int32)
-    scope = jax.sharding.use_abstract_mesh(abstract) if devices is abstract else jax.set_mesh(devices)
+    scope = jax.set_mesh(devices) if isinstance(devices, Mesh) else jax.sharding.use_abstract_mesh(abstract)
     with scope:
         traced = step.train_steps.trace(step.step_spec(config), state, taught, batches, count)
     return Program(traced, state, taught, batches, abstract.size)
 
 
-def held(tree: Any) -> float:
+def held(tree: object) -> float:
     """Bytes of a tree of placed shapes on one device."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
     return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
