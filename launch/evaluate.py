@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     process.cache_compilations()
     with jax.set_mesh(sharding.make(MeshConfig())):
-        found = measure(flags)
+        scores = measure(flags)
     if flags.json:
-        print(json.dumps(found))
+        print(json.dumps(scores))
         return 0
     table = Table.grid(padding=(0, 2))
-    for name, value in found.items():
+    for name, value in scores.items():
         table.add_row(
             name, f"{value:.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
         )
@@ -98,7 +98,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     rows = -(-flags.batch_size // devices) * devices
     scores = evaluate(model.params, evaluation, rows, teacher=teacher.params if teacher else None)
     shape = model.config.model
-    found: dict[str, str | int | float] = {
+    subject: dict[str, str | int | float] = {
         "model": model.source,
         "parameters": counts.total(shape),
         "N": counts.non_embedding(shape),
@@ -106,7 +106,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
         "tokens": evaluation.tokens,
         "seq_len": seq_len,
     }
-    return found | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
+    return subject | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
 
 
 def open_text(model: "Model", text: Sequence[str], cache: str) -> "TokenStore":
@@ -122,9 +122,9 @@ def open_text(model: "Model", text: Sequence[str], cache: str) -> "TokenStore":
     else:
         spec = model.tokenizer().spec
         tokenizer = TokenizerConfig(kind=spec[0], path=spec[1], end_of_text=spec[2])  # type: ignore[arg-type]
-    found = data.open_store(DataConfig(**files, tokenizer=tokenizer), folder)  # type: ignore[arg-type]
-    assert isinstance(found, data.TokenStore)
-    return found
+    store = data.open_store(DataConfig(**files, tokenizer=tokenizer), folder)  # type: ignore[arg-type]
+    assert isinstance(store, data.TokenStore)
+    return store
 
 
 if __name__ == "__main__":

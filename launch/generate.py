@@ -82,11 +82,11 @@ def load_filter(source: str) -> "Filter":
     except Exception as error:  # the user's own file
         wanted = "wanted FILE.py:FUNCTION or MODULE:FUNCTION"
         raise ConfigError(f"--filter={source}: {type(error).__name__}: {error}; {wanted}") from None
-    found = getattr(module, name, None)
-    if not callable(found):
+    function = getattr(module, name, None)
+    if not callable(function):
         functions = [key for key, value in vars(module).items() if callable(value)]
         raise ConfigError(f"--filter={source}: {place} has no function {name!r}.{nearest(name, functions)}")
-    return found
+    return function
 
 
 def follow(wanted: GenerationConfig, out: str, keep: "Filter | None") -> "Manifest":

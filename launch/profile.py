@@ -38,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.cache_compilations()
     console = Console()
     with Console(stderr=True).status("compiling and tracing"):
-        found = profile.profile(config, flags.out)
-    total = sum(one.microseconds for one in found)
-    table = Table(title=f"{len(found)} operations, {total / 1e3:.3f} ms a step", title_justify="left")
+        operations = profile.profile(config, flags.out)
+    total = sum(one.microseconds for one in operations)
+    table = Table(title=f"{len(operations)} operations, {total / 1e3:.3f} ms a step", title_justify="left")
     for name in ("us/step", "share", "runs/step"):
         table.add_column(name, justify="right")
     for name in ("operation", "result", "from"):
         table.add_column(name, overflow="fold")
-    for one in found[: flags.top]:
+    for one in operations[: flags.top]:
         share = f"{one.microseconds / total:.1%}"
         table.add_row(f"{one.microseconds:.1f}", share, f"{one.count:.1f}", one.name, one.shape, one.source)
     console.print(table)

@@ -38,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     process.cache_compilations()
     console = Console()
     with progress.bar("the steps before it", transient=True) as show:
-        found = replay(flags.workdir, flags.step, show)
-    means = ", ".join(f"{name} {value:.6g}" for name, value in found.means.items())
-    console.print(f"step {found.step} (from the checkpoint of step {found.start}): {means}", highlight=False)
-    worst = sorted(found.sequences, key=lambda s: _badness(s.grad_norm), reverse=True)
+        step = replay(flags.workdir, flags.step, show)
+    means = ", ".join(f"{name} {value:.6g}" for name, value in step.means.items())
+    console.print(f"step {step.step} (from the checkpoint of step {step.start}): {means}", highlight=False)
+    worst = sorted(step.sequences, key=lambda s: _badness(s.grad_norm), reverse=True)
     rows = [(str(s.window), f"{s.loss:.6g}", f"{s.grad_norm:.6g}", repr(s.text[:60])) for s in worst]
     console.print(_table("its sequences", ("window", "loss", "gradient", "text"), rows))
-    ordered = sorted(found.parameters.items(), key=lambda item: _badness(item[1][1]), reverse=True)
+    ordered = sorted(step.parameters.items(), key=lambda item: _badness(item[1][1]), reverse=True)
     sizes = [(name, f"{norm:.6g}", f"{gradient:.6g}") for name, (norm, gradient) in ordered]
     console.print(_table("its parameters", ("parameter", "norm", "gradient"), sizes))
     return 0

@@ -77,7 +77,7 @@ def verify(path: Path) -> int:
 
 
 def describe(store: "TokenStore", seconds: float) -> None:
-    """A table of splits, and what was dropped or mended."""
+    """Prints a table of splits, and what was dropped or repaired."""
     print(f"{store.path}: {store.tokenizer_name}, vocabulary {store.vocab_size}, {store.fingerprint[:12]}")
     for name, split in store.splits.items():
         ratio = split.bytes / max(split.tokens, 1)

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from distill.config import ConfigError, DistillError, ExperimentConfig, build, flags, nearest, parse
-from distill.system import distributed, preemption
+from distill.system import distributed, interrupts, preemption
 
 T = TypeVar("T")
 
-# What the world may do to a file is the user's to mend, so it is said in one line, with what was wanted.
+# File-system errors that the user can fix: one line each, with what was wanted.
 _FILES = {
     errno.EACCES: "wanted one that may be read and written",
     errno.EPERM: "wanted one that may be read and written",
@@ -56,46 +56,46 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_without_traceback)
     sys.unraisablehook = _unraisable
-    said = ""
+    message = ""
     try:
         code = main(argv) or 0
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it (head, less) has had enough
+    except BrokenPipeError:  # the reader (head, less) closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except preemption.Preempted as notice:
         # Saved and ending: a launcher that ends all tasks at the first one's end would turn 75 into 143.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        code, said = preemption.REQUEUE, str(notice)
+        code, message = preemption.REQUEUE, str(notice)
     except KeyboardInterrupt:
-        code, said = 130, "interrupted; run the same command again to continue"
+        code, message = interrupts.CODE, interrupts.LINE
     except BaseException as error:
         if distributed.several() and distributed.lost(error):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             distributed.exit_now(distributed.LOST, f"error: another process has ended ({reason}); {distributed.AGAIN}")
         if isinstance(error, DistillError):
-            code, said = 2, f"error: {error}"
+            code, message = 2, f"error: {error}"
         elif isinstance(error, OSError) and error.errno in _FILES and error.filename:
-            code, said = 2, f"error: {error.filename}: {error.strerror}; {_FILES[error.errno]} ({_place(error)})"
+            code, message = 2, f"error: {error.filename}: {error.strerror}; {_FILES[error.errno]} ({_place(error)})"
         elif distributed.several():
             distributed.exit_now(1, traceback.format_exc())
         else:
             raise
     if distributed.several():
-        return distributed.exit_together(code, said)
-    if said:
-        print(said, file=sys.stderr)
+        return distributed.exit_together(code, message)
+    if message:
+        print(message, file=sys.stderr)
     return code
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Orbax leaves coroutines behind where a saving fails, a traceback each; all else is told as ever."""
+    """Orbax leaves coroutines behind where a saving fails, a traceback each; everything else is reported as usual."""
     if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
         sys.__unraisablehook__(unraisable)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Orbax's threads log, with a traceback, what is raised in the main one as well and said there in one line."""
+    """Orbax's threads log a traceback of what the main thread also raises, where it becomes one line."""
     return not record.exc_info
 
 
@@ -163,13 +163,13 @@ def read(source: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        found: Any = module.get_config(argument)
+        config: Any = module.get_config(argument)
     except DistillError:
         raise
     except Exception as error:  # the user's own file: say where it went wrong
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{line.filename}:{line.lineno}"
         raise ConfigError(f"--config={source}: {type(error).__name__}: {error} ({where})") from None
-    if not isinstance(found, ConfigDict):
-        raise ConfigError(f"--config={source}: get_config returned {type(found).__name__}, wanted a ConfigDict")
-    return found
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config={source}: get_config returned {type(config).__name__}, wanted a ConfigDict")
+    return config
