@@ -14,7 +14,7 @@ from distill.config import ModelConfig
 from distill.data.documents import Part
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer
-from distill.interop import export, load, safetensors, tokenizer_files
+from distill.interop import export, parameters, safetensors, tokenizer_files
 from distill.interop.layout import expected
 from distill.interop.source import Directory, fingerprint
 from distill.interop.tokenizer_files import TokenizerFiles
@@ -131,7 +131,7 @@ def test_the_host_holds_one_tensor_and_two_parts_of_one(tmp_path, mesh_of):
             source = Counted(path)
             source.reads = []
             tracemalloc.start()
-            load.load(config, source)
+            parameters.load(config, source)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert max(source.reads) == largest
