@@ -3,17 +3,20 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.laws.fitting import identifiability, outliers, solver, starts
+from distill.laws.fitting import identifiability, outliers, solver, starts, text
 from distill.laws.fitting.objective import Objective
 from distill.laws.fitting.rows import rows_of, select
 from distill.laws.fitting.table import Table
-from distill.laws.forms import registry
+from distill.laws.forms import plots, registry
 from distill.laws.forms.law import Law, LawError, write_json
 from distill.system.progress import counter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDEN = 30.0  # the factor of the first delta from random starts
 _POLISHED = 8  # best solutions refined with exact Hessians if the best has not converged
@@ -40,7 +43,7 @@ class Status:
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Fit:
     """A fitted law with all that was used to fit it.
 
@@ -62,6 +65,29 @@ class Fit:
     decrement: float
     curvature: float
     seed: int
+
+    def __repr__(self) -> str:
+        return text.brief(*self._summary())
+
+    def _repr_html_(self) -> str:
+        return text.as_html(*self._summary())
+
+    def _summary(self) -> tuple[str, dict[str, float], dict[str, str]]:
+        """What was fitted to what, the values of parameters and combinations, and notes by heading."""
+        delta = f" delta {self.minimised.delta:g}" if self.minimised.kind == "huber" else ""
+        title = f"{self.law.name}: {len(self.rows)} runs of {self.table.source}, {self.minimised.kind}{delta}"
+        values = {name: float(getattr(self.law, name)) for name in (*self.law.parameters(), *self.law.combinations)}
+        mean, largest = self.error
+        notes = {
+            "status": str(self.status),
+            "objective": f"{self.objective:.9g}; {self.agreement:.0%} of the starts agree",
+            "error": f"{mean:.3%} mean, {largest:.3%} max in the sample",
+        }
+        return title, values, notes
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: predicted against observed losses, and residuals."""
+        return plots.figures().fit(self)
 
     @property
     def error(self) -> tuple[float, float]:

@@ -8,10 +8,12 @@ Any two laws with the signatures (N, D) and (N_S, D_S, L_T) will do, and any F(N
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distill.laws.forms import notebook, plots
 from distill.laws.forms.resampled import ResampledLaws
 from distill.laws.planning.allocation import Bounds
 from distill.laws.planning.intervals import bootstrap_caveats, crossover_points, plan_intervals
@@ -32,6 +34,18 @@ from distill.laws.planning.scenarios import (
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 from distill.system.numbers import si
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# The numbers of a plan: label, field, format.
+_NUMBERS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("student N_S", "N_S", si),
+    ("student tokens D_S", "D_S", si),
+    ("teacher N_T", "N_T", si),
+    ("teacher tokens D_T", "D_T", si),
+    ("teacher loss L_T", "L_T", "{:.4f}".format),
+    ("student loss L_S", "L_S", "{:.4f}".format),
+)
 _STANDS_OUT = 0.005  # report a second optimum when its L_S is within this share of the best
 
 
@@ -63,6 +77,13 @@ class Plan:
     interval: Mapping[str, tuple[float, float]]
     warnings: tuple[str, ...]
     problem: Problem = dataclasses.field(repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        return notebook.table(self.sentence(), ("", "plan", "90% interval"), self.numbers())
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: loss against compute around the plan, and where its compute goes."""
+        return plots.figures().plan(self)
 
     @property
     def distil(self) -> bool:
@@ -98,11 +119,18 @@ class Plan:
             text += f"; distillation wins with probability {self.probability:.2f}"
         return ". ".join([f"{text} ({self.scenario})", *(f"Warning: {w}" for w in self.warnings)]) + "."
 
-    def _within(self, name: str) -> str:
+    def numbers(self) -> list[tuple[str, str, str]]:
+        """Label, value and 90% interval ('' without one) of sizes, tokens and losses, as text."""
+        rows = [(label, show(getattr(self, name)), self._within(name, show)) for label, name, show in _NUMBERS]
+        loss = _NUMBERS[-1][2]
+        rows.append(("supervised loss", loss(self.supervised.L), self._within("supervised_L", loss)))
+        return [(label, value, within.strip()) for label, value, within in rows]
+
+    def _within(self, name: str, show: Callable[[float], str] = "{:.3f}".format) -> str:
         if name not in self.interval:
             return ""
         low, high = self.interval[name]
-        return f" [{low:.3f}, {high:.3f}]"
+        return f" [{show(low)}, {show(high)}]"
 
 
 def plan(

@@ -18,10 +18,8 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | bool | float | None"
 def describe(plan: Plan, prices: Prices | None = None) -> str:
     """Several lines: the sentence of advice, one line a number with its 90% interval, the split, money and days."""
     prices = prices or Prices()
-    rows = [("student N_S", si(plan.N_S), _within(plan, "N_S", si))]
-    rows += [(label, show(getattr(plan, name)), _within(plan, name, show)) for label, name, show in _NUMBERS]
-    rows += [
-        ("supervised loss", f"{plan.supervised.L:.4f}", _within(plan, "supervised_L", "{:.4f}".format)),
+    rows = [
+        *plan.numbers(),
         (
             "supervised catches up, compute",
             _or_never(plan.crossover_compute),
@@ -96,12 +94,3 @@ def _within(plan: Plan, name: str, show: Callable[[float], str]) -> str:
         return ""
     low, high = plan.interval[name]
     return f"[{show(low)}, {show(high)}]"
-
-
-_NUMBERS = (
-    ("student tokens D_S", "D_S", si),
-    ("teacher N_T", "N_T", si),
-    ("teacher tokens D_T", "D_T", si),
-    ("teacher loss L_T", "L_T", "{:.4f}".format),
-    ("student loss L_S", "L_S", "{:.4f}".format),
-)

@@ -12,7 +12,7 @@ still fails is counted and left out of the intervals.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,8 +20,12 @@ import numpy as np
 from distill.config import nearest
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, solved_rows
+from distill.laws.forms import notebook, plots
 from distill.laws.forms.law import Law, LawError
 from distill.system import progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = ("pairs", "residual", "wild")
 _RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search stood, then from others' solutions
@@ -36,7 +40,10 @@ class PredictionInterval:
     high: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+Prediction = PredictionInterval  # its public name until 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Bootstrap:
     """Resampled laws of a fit: `laws` is one Law whose parameters are arrays [resamples], `failed` marks the bad ones.
 
@@ -50,6 +57,29 @@ class Bootstrap:
     cluster: str | None
     seed: int
     supervised: "Bootstrap | None" = None
+
+    def __repr__(self) -> str:
+        how = f"{self.kind} by {self.cluster}" if self.cluster else self.kind
+        ends = (f"  {name} = {estimate} {within}" for name, estimate, within in self._estimates())
+        return "\n".join(
+            [f"{self.fit.law.name}: {len(self)} resamples ({how}), {int(self.failed.sum())} failed", *ends]
+        )
+
+    def _repr_html_(self) -> str:
+        caption = repr(self).split("\n")[0]
+        return notebook.table(caption, ("", "estimate", "90% interval"), self._estimates())
+
+    def _estimates(self) -> list[tuple[str, str, str]]:
+        """Name, estimate and 90% interval of every parameter and combination."""
+        best = self.fit.law
+        return [
+            (name, f"{getattr(best, name):.6g}", f"[{low:.5g}, {high:.5g}]")
+            for name, (low, high) in self.interval().items()
+        ]
+
+    def plot(self) -> "Figure":
+        """A matplotlib figure: the fit, its residuals, the intervals, and the least fixed pair of parameters."""
+        return plots.figures().bootstrap(self)
 
     def __len__(self) -> int:
         return len(self.solutions)

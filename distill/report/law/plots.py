@@ -1,0 +1,27 @@
+"""What `.plot()` of a fit, a bootstrap and a plan draws: matplotlib figures, made without pyplot."""
+
+from matplotlib.figure import Figure
+
+from distill.laws.fitting.fit import Fit
+from distill.laws.planning.planner import Plan
+from distill.laws.uncertainty.bootstrap import Bootstrap
+from distill.report.law import fit_figure, plan_figure
+from distill.report.theme import LIGHT
+
+
+def fit(fit: Fit) -> Figure:
+    """Predicted against observed losses, and residuals."""
+    with LIGHT.applied():
+        return fit_figure.figure(fit)
+
+
+def bootstrap(boot: Bootstrap) -> Figure:
+    """The fit's two panels, the parameters' intervals, and the least fixed pair of parameters over the resamples."""
+    with LIGHT.applied():
+        return fit_figure.figure(boot.fit, boot)
+
+
+def plan(plan: Plan) -> Figure:
+    """Loss against compute of distillation and supervised training with the plan on it, and where its compute goes."""
+    with LIGHT.applied():
+        return plan_figure.figure(plan)
