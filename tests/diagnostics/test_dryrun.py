@@ -217,7 +217,7 @@ def test_a_slice_that_is_not_made_is_refused(count):
     [
         (
             ["--chip=h1000"],
-            "--chip=h1000: wanted one of v5e, v5p, v6e, v4, a100, h100, h200, b200. Did you",
+            "--chip: got 'h1000', wanted one of v5e, v5p, v6e, v4, a100, h100, h200, b200. Did you",
         ),
         (["--chip=h100", "--mesh=data=8,fsdq=2"], "there is no axis 'fsdq'. Did you mean 'fsdp'?"),
         (["--chip=h100", "--mesh=data=x"], "data='x', wanted a number of chips"),

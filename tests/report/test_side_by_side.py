@@ -33,6 +33,11 @@ def test_the_distillation_loss_is_not_called_a_divergence(tmp_path):
     assert titles == ["next-token loss (nats per token)", "distillation loss (nats per token)"]
     assert [text.get_text() for text in drawn.axes[1].get_legend().get_texts()] == ["a, KL 0.198", "b"]
     assert {axes.get_xlabel() for axes in drawn.axes} == {"tokens"}
+    drawn.canvas.draw()
+    for axes in drawn.axes:  # 100 to 300 tokens: less than a decade has labels too
+        low, high = axes.get_xlim()
+        ticks = axes.xaxis.get_major_ticks()
+        assert [t.label1.get_text() for t in ticks if low <= t.get_loc() <= high] == ["100", "200", "300"]
 
 
 def test_runs_side_by_side(tmp_path, capsys):

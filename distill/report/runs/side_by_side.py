@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from distill.errors import ReportError
 from distill.records import metrics
 from distill.records.runs import RunRecord, load_record
-from distill.report.theme import LIGHT, LOSS, Theme, count_axis, new_figure, png
+from distill.report.theme import LIGHT, LOSS, Theme, count_ticks, new_figure, png
 from distill.system.files import atomic_write
 
 _SMOOTH = 60  # points a curve
@@ -62,7 +62,7 @@ def figure(
             if metric == "ntp" and record:
                 axes.plot(record.D, record.loss, "o", color=color)
         axes.set(title=title, xscale="log", xlabel="tokens")
-        count_axis(axes.xaxis)
+        count_ticks(axes.xaxis, [float(at) for curve in curves for at in curve.at["tokens"]])
         axes.legend()
     return drawn
 
