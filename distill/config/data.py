@@ -1,13 +1,9 @@
-"""What the data pipeline needs to know: frozen dataclasses, standard library only.
-
-Nothing here is imported from the rest of `distill`, so that `distill.config` can hold a `DataConfig`.
-"""
+"""The configuration of the data pipeline: frozen dataclasses. Standard library only."""
 
 import dataclasses
 from typing import Literal
 
-# Read by distill.config.fingerprint: how a run is carried out is no part of what it is.
-_EXCLUDED = {"identity": False}
+from distill.config.tree import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,8 +14,8 @@ class FilesConfig:
     whatever their hash says.
     """
 
-    paths: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # files, folders, globs
-    validation: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # globs
+    paths: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # files, folders, globs
+    validation: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # globs
     separator: str = ""  # cuts a .txt file into documents; '': a file is one
     invalid_utf8: Literal["replace", "skip", "error"] = "replace"  # with U+FFFD; replaced and skipped are counted
 
@@ -40,7 +36,7 @@ class ColumnsConfig:
     messages: str = ""  # column of [{role, content}, ...], in place of text
     chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"  # how a turn of messages is written
     # folder, GGUF or .jinja file whose chat template is used instead
-    template: str = dataclasses.field(default="", metadata=_EXCLUDED)
+    template: str = dataclasses.field(default="", metadata=Identity.excluded)
     prompt: str = ""  # template of a prompt, in place of text: '{column}'
     completion: str = ""  # template of what follows the prompt
 
@@ -50,7 +46,7 @@ class TfdsConfig:
     """A TensorFlow Datasets text dataset, read through `data_source` (array_record) without TensorFlow."""
 
     name: str = ""  # e.g. 'c4/en'; '': data_dir is one prepared dataset, version folder included
-    data_dir: str = dataclasses.field(default="", metadata=_EXCLUDED)  # '': TFDS's own default
+    data_dir: str = dataclasses.field(default="", metadata=Identity.excluded)  # '': TFDS's own default
     train: str = "train"  # TFDS split, sub-splits as 'train[:10%]' included
     validation: str = ""  # TFDS split; '': by document hash
 
@@ -79,7 +75,9 @@ class GeneratedConfig:
 class MixtureConfig:
     """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
 
-    stores: tuple[str, ...] = dataclasses.field(default=(), metadata=_EXCLUDED)  # folders of finished token stores
+    stores: tuple[str, ...] = dataclasses.field(
+        default=(), metadata=Identity.excluded
+    )  # folders of finished stores
     weights: tuple[float, ...] = ()  # one a store, in proportion
 
 
@@ -95,7 +93,7 @@ class TokenizerConfig:
 
     kind: Literal["bytes", "bpe", "json", "sentencepiece"] = "bytes"  # how text becomes tokens
     # of a tokenizer.json, a model's folder, a GGUF file or a SentencePiece model
-    path: str = dataclasses.field(default="", metadata=_EXCLUDED)
+    path: str = dataclasses.field(default="", metadata=Identity.excluded)
     vocab_size: int = 8192  # bpe only [tokens]
     train_bytes: int = 100_000_000  # bpe only: text read to learn the merges [bytes]
     end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
@@ -128,7 +126,7 @@ class DataConfig:
     columns: ColumnsConfig = ColumnsConfig()
     tfds: TfdsConfig = TfdsConfig()
     generated: GeneratedConfig = GeneratedConfig()
-    tokens: str = dataclasses.field(default="", metadata=_EXCLUDED)  # the folder of a finished store
+    tokens: str = dataclasses.field(default="", metadata=Identity.excluded)  # the folder of a finished store
     mixture: MixtureConfig = MixtureConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     splits: SplitConfig = SplitConfig()
@@ -137,7 +135,7 @@ class DataConfig:
     completions_only: bool = False  # only replies and completions are predicted
     seed: int = 0  # of the order of windows
     store: str = ""  # the store's own fingerprint, filled in where the config alone does not say what the text is
-    cache: str = dataclasses.field(default="", metadata=_EXCLUDED)  # where stores are built and kept; '': WORKDIR/data
+    cache: str = dataclasses.field(default="", metadata=Identity.excluded)  # folder of built stores; '': WORKDIR/data
 
     def identified(self, store: str) -> "DataConfig":
         """This config naming the store that it was opened as; unchanged where its own fields say all."""

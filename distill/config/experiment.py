@@ -4,12 +4,15 @@ Inside `distill` only these travel, and a function takes the smallest one that i
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from distill.config.data import DataConfig
 from distill.config.objective import ObjectiveConfig
 from distill.config.tree import Identity, digest, fingerprint, identity
 from distill.errors import ConfigError
+
+MOST_TOKENS = 10**16
 
 
 def _check_positive(config: Any, *names: str) -> None:
@@ -120,6 +123,21 @@ class OptimConfig:
     def __post_init__(self):
         if self.spike != 0 and not self.spike > 1:
             raise ConfigError(f"optim.spike: got {self.spike}, wanted 0 (off) or a factor above 1, such as 10")
+        # AdamW moves every weight by about the rate in each step: at 10 no network of this kind trains.
+        self._expect("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10, such as 1e-2")
+        self._expect("warmup_steps", self.warmup_steps >= 0, "at least 0")
+        self._expect("decay_fraction", 0 <= self.decay_fraction <= 1, "a share of the steps, from 0 to 1")
+        self._expect("final_ratio", 0 <= self.final_ratio <= 1, "a share of the peak rate, from 0 to 1")
+        self._expect("b1", 0 <= self.b1 < 1, "from 0 to below 1, such as 0.9")
+        self._expect("b2", 0 <= self.b2 < 1, "from 0 to below 1, such as 0.95")
+        self._expect("eps", 0 <= self.eps < math.inf, "a finite number of at least 0, such as 1e-8")
+        self._expect("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number of at least 0, such as 1e-4")
+        self._expect("clip", self.clip > 0, "above 0, such as 1")
+        self._expect("base_width", self.base_width >= 1, "at least 1")
+
+    def _expect(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise ConfigError(f"optim.{name}: got {getattr(self, name)!r}, wanted {wanted}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,7 +205,7 @@ class SamplingConfig:
 
     def __post_init__(self):
         wanted = {
-            "temperature": (self.temperature >= 0, "0 (greedy) or more"),
+            "temperature": (0 <= self.temperature < math.inf, "0 (greedy) or more"),
             "top_k": (self.top_k >= 0, "0 (all) or more"),
             "top_p": (0 < self.top_p <= 1, "a number above 0, at most 1"),
         }
@@ -246,6 +264,11 @@ class EvalConfig:
     tokens: int = 65_536  # of the validation set [tokens]
     batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)  # computed at once [windows]
 
+    def __post_init__(self):
+        for name in ("tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"eval.{name}: got {getattr(self, name)}, wanted at least 1")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
@@ -296,6 +319,8 @@ class ExperimentConfig:
 
     def __post_init__(self):
         _check_positive(self, "batch_size", "seq_len", "microbatches")
+        if self.tokens > MOST_TOKENS:
+            raise ConfigError(f"tokens={self.tokens:.3g}, wanted at most {MOST_TOKENS:.0e}; the largest runs have 1e14")
         if self.batch_size % self.microbatches:
             raise ConfigError(
                 f"microbatches={self.microbatches} does not divide batch_size={self.batch_size}; choose a divisor"

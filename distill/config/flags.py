@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from distill.config.tree import nearest, parse, parse_count, paths
+from distill.config.tree import nearest, parse, parse_count, parse_number, paths
 from distill.errors import ConfigError
 
 # What people call a config field elsewhere, and the field that is meant here.
@@ -60,8 +60,7 @@ def count(text: str) -> int:
 
 def number(text: str) -> float:
     """A number as people write it: 1e9, 1.5B, 546M, 7_000_000. Raises ValueError."""
-    scale = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1:].upper(), 1.0)
-    return float(text[:-1]) * scale if scale > 1 else float(text)
+    return parse_number(text)
 
 
 def at_least(least: float, read: Callable[[str], Any] = count) -> Callable[[str], Any]:

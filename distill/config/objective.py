@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import re
 from typing import Any, Literal
 
 from distill.config.exactness import DIVERGENCES, TABLE
+from distill.config.tree import Identity
 from distill.errors import ConfigError
 
-# Read by distill.config.fingerprint: how a run is carried out is no part of what it is.
-_EXCLUDED = {"identity": False}
 _PAIR = r"\s*\d+\s*>\s*\d+\s*"
 
 
@@ -57,7 +57,7 @@ class ObjectiveConfig:
     feature_loss: Literal["mse", "cosine"] = "mse"  # of the hidden states
     feature_weight: float = 1.0  # w: weight of their loss, beside lambda
     # Where the loss is computed: 'dense' from whole logits, 'fused' in chunks, 'auto' by the size of the vocabulary.
-    implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=_EXCLUDED)
+    implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=Identity.excluded)
 
     def __post_init__(self):
         ends = [("lambda_", "temperature", "beta")]
@@ -65,7 +65,7 @@ class ObjectiveConfig:
             ends.append(("lambda_final", "temperature_final", "beta_final"))
         for lambda_, temperature, beta in ends:
             self._expect(lambda_, 0 <= getattr(self, lambda_) <= 1, "a number from 0 to 1")
-            self._expect(temperature, getattr(self, temperature) > 0, "a number above 0")
+            self._expect(temperature, 0 < getattr(self, temperature) < math.inf, "a finite number above 0, such as 2")
             self._expect(
                 beta,
                 0 < getattr(self, beta) < 1,
@@ -75,7 +75,10 @@ class ObjectiveConfig:
         self._expect("top_k", self.top_k > 0, "at least 1")
         self._expect("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1")
         self._expect("draws", self.draws > 0, "at least 1")
-        self._expect("feature_weight", self.feature_weight > 0, "a number above 0; without features leave them out")
+        self._expect("z_loss", 0 <= self.z_loss < math.inf, "a finite number of at least 0, such as 1e-4")
+        self._expect(
+            "feature_weight", 0 < self.feature_weight < math.inf, "a number above 0; without features leave them out"
+        )
         for i, pair in enumerate(self.features):
             if not re.fullmatch(_PAIR, pair):
                 raise ConfigError(

@@ -5,6 +5,7 @@ an error that names the path, what it got, what it wanted and the nearest valid 
 """
 
 import dataclasses
+import decimal
 import difflib
 import hashlib
 import json
@@ -92,7 +93,7 @@ def paths(cls: type, prefix: str = "") -> Iterator[str]:
 def parse(cls: type, path: str, text: str) -> Any:
     """The value that a command line's `--config.PATH=TEXT` means for that field of `cls`.
 
-    Integers may be written 250_000, 2.5e5, 250K, 1M or 2B; tuples as comma-separated items. Raises ConfigError.
+    Numbers may be written 250_000, 2.5e5, 250K, 1.5B; tuples as comma-separated items. Raises ConfigError.
     """
     where = f"config.{path}"
     hint: Any = cls
@@ -115,7 +116,7 @@ def _parse_text(text: str, hint: Any, where: str) -> Any:
         if hint is int:
             return parse_count(text)
         if hint is float:
-            return float(text)
+            return parse_number(text)
     except (KeyError, ValueError):
         raise ConfigError(f"{where}: got {text!r}, wanted {_type_name(hint)}") from None
     if typing.get_origin(hint) is tuple:
@@ -124,17 +125,31 @@ def _parse_text(text: str, hint: Any, where: str) -> Any:
     return _convert(text, hint, where)
 
 
-def parse_count(text: str) -> int:
-    """A whole number, with underscores, an exponent or a suffix: 250_000 = 2.5e5 = 250K; ValueError otherwise."""
-    scale = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}.get(text[-1:].upper(), 1)
-    number = text[:-1] if scale > 1 else text
+_SCALES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_MOST_DIGITS = 30  # before the point; int('1e999999999') would take all memory
+
+
+def _exact(text: str) -> decimal.Decimal:
+    """A decimal with underscores, an exponent or a suffix of `_SCALES`; ValueError otherwise."""
+    text = text.strip()
+    scale = _SCALES.get(text[-1:].upper(), 1)
     try:
-        return int(number) * scale
-    except ValueError:
-        value = float(number) * scale
-        if value % 1 != 0:  # true of inf and nan as well
-            raise ValueError(text) from None
-        return round(value)
+        return decimal.Decimal(text[:-1] if scale > 1 else text) * scale
+    except ArithmeticError:  # InvalidOperation, Overflow
+        raise ValueError(text) from None
+
+
+def parse_count(text: str) -> int:
+    """A whole number: 250_000 = 2.5e5 = 250K, 1.005B exactly. Raises ValueError for anything else."""
+    value = _exact(text)
+    if not value.is_finite() or value.adjusted() > _MOST_DIGITS or value % 1:
+        raise ValueError(text)
+    return int(value)
+
+
+def parse_number(text: str) -> float:
+    """A number: 0.5, 1e9, 1.5B, 546M, 7_000_000, inf. Raises ValueError for anything else."""
+    return float(_exact(text))
 
 
 def replace(config: T, path: str, value: Any) -> T:

@@ -1,6 +1,7 @@
 """The record of a finished run: a row of runs.csv."""
 
 import datetime
+import math
 import os
 import platform
 
@@ -10,6 +11,7 @@ from distill import config as configs
 from distill.config import ExperimentConfig, counts
 from distill.data.mixture import Mixture
 from distill.data.store.store import TokenStore
+from distill.errors import DistillError
 from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
 from distill.system import process
@@ -43,6 +45,7 @@ def run_record(
     )
     batch_size = config.eval.batch_size
     scores = teacher.scores(params, evaluation) if teacher else evaluate(params, evaluation, batch_size)
+    check_learned(config, scores.loss)
     teachers = teacher.teachers if teacher else ()
     maker = getattr(store, "maker", {})
     flops = [counts.run_flops(config, t.config.model, t.record.D) for t in teachers] or [counts.run_flops(config)]
@@ -75,3 +78,17 @@ def run_record(
         machine=f"{jax.device_count()} x {jax.devices()[0].device_kind} {platform.machine()}, {os.cpu_count()} cores",
         commit=process.commit(),
     )
+
+
+def check_learned(config: ExperimentConfig, loss: float) -> None:
+    """Raises DistillError for a validation loss far above that of the uniform distribution, ln V: no model came of it.
+
+    A model that was never trained is at about ln V; one that diverged, but stayed finite, is anywhere above.
+    """
+    uniform = math.log(config.model.tokens)
+    if loss > max(2 * uniform, uniform + 3):
+        raise DistillError(
+            f"the run ended with a validation loss of {loss:.4g} nats a token, and guessing among its "
+            f"{config.model.tokens} tokens has {uniform:.4g}: it diverged, and there is no result; lower "
+            f"optim.learning_rate={config.optim.learning_rate:g} and use another workdir"
+        )

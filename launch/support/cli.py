@@ -13,7 +13,18 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from distill.config import ConfigError, DistillError, ExperimentConfig, build, flags, nearest, parse
+from distill.config import (
+    ConfigError,
+    DistillError,
+    ExperimentConfig,
+    ModelConfig,
+    build,
+    counts,
+    flags,
+    nearest,
+    parse,
+)
+from distill.config.tree import parse_number
 from distill.system import distributed, interrupts, preemption
 
 T = TypeVar("T")
@@ -134,17 +145,35 @@ def resolve(cls: type[T], argv: Sequence[str], default: str = DEFAULT) -> T:
 
 
 def config_of(cls: type[T], given: Any) -> T:
-    """The frozen config of parsed flags: the file's, with what the command line overrides. Raises ConfigError."""
-    tree = read(given.config)
+    """The frozen config of parsed flags: the file's, with what the command line overrides. Raises ConfigError.
+
+    --config.tokens=20N means 20 tokens a non-embedding parameter of the config's model.
+    """
+    tree, per_parameter = read(given.config), 0.0
     with tree.unlocked():
         for path, text in given.overrides:
+            if path == "tokens":
+                per_parameter = _per_parameter(text)
+                if per_parameter:
+                    continue
             value = parse(cls, path, text)
             *parents, last = path.split(".")
             node = tree
             for parent in parents:
                 node = node[parent]
             node[last] = value
+        if per_parameter:
+            model = build(ModelConfig, tree.model.to_dict(), "config.model")
+            tree.tokens = round(per_parameter * counts.non_embedding(model))
     return build(cls, tree.to_dict())
+
+
+def _per_parameter(text: str) -> float:
+    """20 of '20N'; 0 for a text of another form, which is the parser's to read."""
+    try:
+        return parse_number(text[:-1]) if text[-1:] == "N" else 0.0
+    except ValueError:
+        return 0.0
 
 
 def read(source: str) -> ConfigDict:

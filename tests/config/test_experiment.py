@@ -98,6 +98,9 @@ def test_steps_are_whole_and_the_decay_is_their_end():
     [
         *(("tokens", text, 250_000) for text in ("250000", "250_000", "250K", "2.5e5", "250k", "0.25M")),
         ("tokens", "3B", 3 * 10**9),
+        ("tokens", "1.005K", 1005),  # as floats 1004.9999999999999
+        ("tokens", "7_000_000", 7_000_000),
+        ("optim.learning_rate", "5K", 5000.0),
         ("tokens", "1.5T", 15 * 10**11),
         ("seed", "-1", -1),
         ("optim.learning_rate", "1", 1.0),
@@ -127,6 +130,7 @@ def test_a_flags_text_becomes_its_fields_value(path, text, value):
         ("tokens", "1.5", "config.tokens: got '1.5', wanted an integer"),
         ("tokens", "", "config.tokens: got '', wanted an integer"),
         ("tokens", "inf", "config.tokens: got 'inf', wanted an integer"),
+        ("tokens", "1e999999999", "config.tokens: got '1e999999999', wanted an integer"),
         ("tokens", "nan", "config.tokens: got 'nan', wanted an integer"),
         ("model.tied", "yes", "config.model.tied: got 'yes', wanted true or false"),
         ("optim.learning_rate", "fast", "config.optim.learning_rate: got 'fast', wanted a number"),
@@ -281,3 +285,27 @@ def test_runs_that_differ_in_their_length_alone_share_a_trunk():
 
 def test_data_and_evaluation_have_defaults_that_build():
     assert build(ExperimentConfig, {"data": {}, "eval": {}}) == ExperimentConfig(data=DataConfig(), eval=EvalConfig())
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"optim": {"learning_rate": -1.0}}, "optim.learning_rate: got -1.0, wanted above 0 and below 10"),
+        ({"optim": {"learning_rate": 1000.0}}, "optim.learning_rate: got 1000.0, wanted above 0 and below 10"),
+        ({"optim": {"learning_rate": float("nan")}}, "optim.learning_rate: got nan"),
+        ({"optim": {"warmup_steps": -1}}, "optim.warmup_steps: got -1, wanted at least 0"),
+        ({"optim": {"weight_decay": float("inf")}}, "optim.weight_decay: got inf"),
+        ({"optim": {"b2": 1.0}}, "optim.b2: got 1.0, wanted from 0 to below 1"),
+        ({"optim": {"clip": 0.0}}, "optim.clip: got 0.0, wanted above 0"),
+        ({"objective": {"temperature": 0.0}}, "objective.temperature: got 0.0, wanted a finite number above 0"),
+        ({"objective": {"temperature": float("inf")}}, "objective.temperature: got inf"),
+        ({"objective": {"z_loss": -1.0}}, "objective.z_loss: got -1.0"),
+        ({"batch_size": 0}, "batch_size=0, wanted at least 1"),
+        ({"tokens": 10**17}, "tokens=1e+17, wanted at most 1e+16"),
+        ({"eval": {"tokens": 0}}, "eval.tokens: got 0, wanted at least 1"),
+    ],
+)
+def test_numbers_outside_of_any_sense_are_refused(tree, words):
+    with pytest.raises(ConfigError) as error:
+        build(ExperimentConfig, tree)
+    assert words in str(error.value)

@@ -14,7 +14,7 @@ from configs import smollm2 as smollm2_config
 from configs import study as study_config
 from configs import train as train_config
 from distill import config as configs
-from distill.config import ExperimentConfig, StudyExperimentConfig, ladder
+from distill.config import ExperimentConfig, StudyExperimentConfig, counts, ladder
 from launch import study as launch_study
 from launch import train as launch_train
 from launch.support import cli
@@ -134,6 +134,13 @@ def test_overrides_reach_every_kind_of_field():
     ]
     config = cli.resolve(StudyExperimentConfig, argv)
     assert (config.study.seeds, config.tokens, config.model.tied) == ((1, 2), 250_000, True)
+
+
+def test_tokens_may_be_given_per_parameter():
+    config = cli.resolve(ExperimentConfig, ["--config.tokens=20N", "--config.model.n_layers=1"], "configs/train.py")
+    assert config.tokens == 20 * counts.non_embedding(config.model) and config.model.n_layers == 1
+    later = cli.resolve(ExperimentConfig, ["--config.tokens=20N", "--config.tokens=1M"], "configs/train.py")
+    assert later.tokens == 10**6, "the last one counts"
 
 
 def test_a_dry_run_prints_and_writes_nothing(capsys, tmp_path, monkeypatch):

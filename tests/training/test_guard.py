@@ -68,10 +68,10 @@ def one_device(monkeypatch):
 
 
 def test_a_run_that_diverges_stops_with_the_step_and_can_be_replayed(tiny, store, tmp_path, one_device):
-    """A learning rate of 1e30 blows the parameters up at once: from then on no update is finite."""
+    """A weight decay of 1e30 blows the parameters up at once: from then on no update is finite."""
     config = dataclasses.replace(
         tiny,
-        optim=dataclasses.replace(tiny.optim, learning_rate=1e30, warmup_steps=1),
+        optim=dataclasses.replace(tiny.optim, weight_decay=1e30, warmup_steps=1),
         loop=dataclasses.replace(tiny.loop, steps_per_call=5, checkpoint_seconds=1e9, log_steps=1),
     )
     with pytest.raises(loop.Diverged) as error:

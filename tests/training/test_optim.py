@@ -129,8 +129,8 @@ def test_a_tied_embedding_learns_as_the_head_that_it_is():
 
 def test_decay_does_not_depend_on_the_learning_rate():
     """'Independent': at a rate of zero the parameters still shrink by weight_decay, times the schedule alone."""
-    config = OptimConfig(learning_rate=0.0, weight_decay=0.25, warmup_steps=2, mup=True)
-    h = optim.hyperparams(ExperimentConfig(optim=config))
+    config = OptimConfig(weight_decay=0.25, warmup_steps=2, mup=True)
+    h = dataclasses.replace(optim.hyperparams(ExperimentConfig(optim=config)), learning_rate=jnp.float32(0))
     params = _Params(query=_Param(jnp.array([8.0])), attention_norm=_Param(jnp.array([8.0])))
     transform = optim.optimizer(config, h, {"query_dhk": 64})
     updates, _ = transform.update(jax.tree.map(jnp.ones_like, params), transform.init(params), params, step=0)
