@@ -120,7 +120,7 @@ def predict(source: str, record: RunRecord) -> card.Prediction:
     mean = float(loss(file.distillation if record.kind == "distillation" else file.supervised))
     if file.boot is None:
         return card.Prediction(law=file.name, loss=mean)
-    low, high = np.quantile(np.asarray(loss(file.boot.laws)), (0.05, 0.95))
+    low, high = np.quantile(np.asarray(loss(file.boot.kept)), (0.05, 0.95))
     return card.Prediction(law=file.name, loss=mean, low=float(low), high=float(high))
 
 

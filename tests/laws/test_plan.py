@@ -239,7 +239,7 @@ class TestUncertainty:
         asked = {"N_S": (1e8, 3e10), "compute": 1e21, "scenario": "pretraining_and_inference"}
         singles = []
         for r in range(3):
-            law = jax.tree_util.tree_map(lambda leaf, r=r: float(leaf[r]), boot.laws)
+            law = jax.tree_util.tree_map(lambda leaf, r=r: float(leaf[r]), boot.kept)
             singles.append(laws.plan(law.supervised, law, **asked).N_S)
         found = plan(boot=boot, **asked).interval["N_S"]
         np.testing.assert_allclose(found, np.percentile(singles, [5, 95]), rtol=0.03)

@@ -1,4 +1,4 @@
-"""Fitting one law to one table: many starts, the best kept, and a status that says whether to believe it."""
+"""Fitting one law to one table: many starts, the best solution, and a status that says whether it can be trusted."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ SUSPECT = "suspect rows"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
-    """Whether a fit may be believed: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some lie far
+    """Whether a fit can be trusted: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some lie far
     outside the residuals of the others), `message` says why."""
 
     kind: str
@@ -273,7 +273,7 @@ def _judge(
 
 
 def _with_outliers(status: Status, far: tuple[outliers.Outlier, ...]) -> Status:
-    """The status, and before all else the rows that cannot be meant."""
+    """The status, preceded by the rows that look like mistakes."""
     if not far:
         return status
     rest = "" if status else f"; {status}"

@@ -1,4 +1,4 @@
-"""What the rows fix and what they leave open: the geometry of a fit, by differences of the law itself.
+"""Identifiability: which directions in parameter space the rows fix, by finite differences of the law.
 
 Near the fit the residuals are linear in the parameters, r + J dp, and the eigenvectors of the Gauss-Newton matrix
 J'J / noise**2 are the directions in parameter space that the rows fix, each with its standard error. Parameters count

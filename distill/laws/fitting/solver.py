@@ -165,7 +165,7 @@ def _batch(
     """Pads the rows to a multiple of _BLOCK and chooses how many problems are stepped at once."""
     padding = -len(rows) % _BLOCK
     slots = slot_count(len(rows) + padding, starts.shape[1])
-    if exact:  # such problems are few, and each goes its own way
+    if exact:  # such problems are few, and take different numbers of iterations
         slots = max(slots // 8, 4)
     tail = 0 if rows.pull is None else 1
     low, high = (np.array(edge) for edge in zip(*(q.box for q in form.parameters().values())))

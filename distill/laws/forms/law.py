@@ -1,4 +1,4 @@
-"""The base of every law: a frozen dataclass that evaluates when called, traces under jax, and is a JSON file at rest.
+"""The base of every law: a frozen dataclass that evaluates when called, traces under jax, and is stored as JSON.
 
 A form is a subclass with declared parameters (parameters.py), its `inputs`, its `output` and one method:
 
@@ -13,7 +13,7 @@ A form is a subclass with declared parameters (parameters.py), its `inputs`, its
         def loss(self, xp, x):
             return self.E + self.A * x**-self.alpha
 
-`xp` is numpy or jax.numpy. Nothing else is written: fit, bootstrap, compare and design work on it.
+`xp` is numpy or jax.numpy. Nothing else is needed: fit, bootstrap, compare and design work with it.
 A law is a jax pytree whose leaves are its parameters, so `jax.vmap` runs over a stack of laws (a bootstrap).
 """
 
@@ -74,7 +74,7 @@ class Law:
         if any(isinstance(leaf, jax.Array) for leaf in leaves):
             return self.loss(jnp, *values)
         double: Law = jax.tree_util.tree_map(lambda leaf: np.asarray(leaf, np.float64)[()], self)
-        with np.errstate(over="ignore"):  # far outside of its runs a law may say inf
+        with np.errstate(over="ignore"):  # far outside its runs a law may give inf
             return double.loss(np, *(np.asarray(value, np.float64)[()] for value in values))
 
     def _arguments(self, args: tuple, kwargs: dict) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Laws by name, and laws at rest: the registry of forms and the reader of law files."""
+"""The registry of forms by name, and the reader of laws in JSON."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def get(form: str | type[Law]) -> type[Law]:
 
 
 def import_forms(path: str | os.PathLike) -> list[str]:
-    """Runs a Python file of one's own whose dataclasses are forms, and returns their names. Raises LawError."""
+    """Runs a user's Python file whose dataclasses are forms, and returns the forms' names. Raises LawError."""
     file = Path(path)
     spec = importlib.util.spec_from_file_location(f"forms_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:

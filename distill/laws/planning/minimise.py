@@ -27,7 +27,7 @@ Cost: TypeAlias = Callable[[jax.Array], jax.Array]  # of a point [d], a scalar
 
 
 _Hessian: TypeAlias = tuple[jax.Array, ...]  # (a,) in one variable, (a, b, c) of [[a, b], [b, c]] in two
-_State: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, int]  # point, value, whether to go on, iterations
+_State: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, int]  # point, value, whether to continue, iterations
 
 
 class Minimum(NamedTuple):

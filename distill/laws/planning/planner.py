@@ -272,7 +272,7 @@ def _free_tokens(problem: Problem) -> bool:
 
 
 def _warnings(question: Question, problem: Problem, best: Mapping[str, float]) -> list[str]:
-    """What to mind about the optimum itself: a weak teacher, ends of ranges, a second optimum."""
+    """Warnings about the optimum itself: a weak teacher, ends of ranges, a second optimum."""
     warnings = []
     own = float(problem.alone(best["N_S"], best["D_S"]))
     if best["L_T"] > own:

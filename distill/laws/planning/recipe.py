@@ -1,4 +1,4 @@
-"""From a plan to configs that train: sizes snapped to a ladder, budgets to whole steps, the loss paid for it told.
+"""From a plan to configs that train: sizes snapped to a ladder, budgets to whole steps, and the loss that this costs.
 
 The only bridge from the laws back to training, and it imports nothing but config and counts.
 """
@@ -104,7 +104,7 @@ class Recipe:
 def recipe(plan: Plan, rungs: Ladder, teacher_workdir: str = TEACHER_WORKDIR) -> Recipe:
     """The plan on a ladder: the nearest student, then the best teacher and budgets anew, in whole steps.
 
-    A plan that says pretrain gives one supervised config; a teacher from a zoo is taken as it is. `teacher_workdir` is
+    A plan that says pretrain gives one supervised config; an existing teacher is used unchanged. `teacher_workdir` is
     where the student looks for its teacher.
     Raises PlanError where the ladder does not reach or a budget is less than one step.
     """

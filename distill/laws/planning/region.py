@@ -13,7 +13,7 @@ ANY = (0.0, 1e30)  # the range of a variable that the runs do not record
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Region:
-    """What the fitted runs cover, (least, most) of each variable; a plan outside says that it extrapolates.
+    """What the fitted runs cover, (least, most) of each variable; a plan outside it warns that it extrapolates.
 
     A table of students alone does not hold its teachers' sizes and tokens.
     """

@@ -1,4 +1,4 @@
-"""Who pays for the teacher: the paper's four scenarios, F(N), Eq. 9, and what lies around a budget.
+"""Who pays for the teacher: the paper's four scenarios, F(N), Eq. 9, prices and stored signals.
 
 Units: compute in FLOPs, data in tokens, sizes in non-embedding parameters. Everything here is closed-form; the search
 for the best split is in `distill.laws.planning.allocation`.
@@ -144,7 +144,7 @@ def effective_tokens(D: Values, unique: Values, xp: ModuleType = np) -> Values:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A teacher that exists already, so that its training is sunk: its size and its cross-entropy on the data."""
+    """An existing teacher, whose training is already paid: its size and its cross-entropy on the data."""
 
     name: str
     N: float

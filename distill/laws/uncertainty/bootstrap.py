@@ -1,9 +1,9 @@
-"""Bootstraps: what else the law could have been, had the runs come out again.
+"""Bootstraps: how the fitted law would vary if the runs were repeated.
 
 Three kinds of resampling: "pairs" draws rows with replacement; with `cluster`, whole groups of rows that share a
 trunk, a teacher or a model, which are not independent; "residual" keeps the design and redraws the residuals; "wild"
 flips their signs, by cluster where one is given. Of a pair of fits (supervised, distillation) both stages are
-resampled, and each resample of Eq. 8 takes Lsup from its own supervised law, so that its error is carried along.
+resampled, and each resample of Eq. 8 takes Lsup from its own supervised law, so that its error is included.
 
 Resamples start from the fit. Those whose certificate fails are solved again from other resamples' solutions, and what
 still fails is counted and left out of the intervals.
@@ -239,7 +239,7 @@ def _stage(
 def refit(
     one: Fit, rows: solver.Rows, weights: np.ndarray, count: int, generator: np.random.Generator
 ) -> solver.Solutions:
-    """Solves `count` variations of a fit (other weights, targets or given laws), the stubborn ones from elsewhere."""
+    """Solves `count` variations of a fit (other weights, targets or given laws), and again those that fail."""
     form, measure = type(one.law), one.minimised
     problem = solved_rows(rows, measure)
     with progress.counter(f"bootstrap {form.name}", count) as tick:

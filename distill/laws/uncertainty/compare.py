@@ -1,4 +1,4 @@
-"""Which form? Cross-validation, and a test of whether a larger form earns its parameters.
+"""Which form? Cross-validation, and a test of whether a larger form's extra parameters improve the fit.
 
 `compare` fits forms to the same rows and leaves every row out once, in folds of whole clusters where runs are not
 independent. `nested` asks of two forms, the smaller one contained in the larger: had the smaller one been true, how
@@ -89,7 +89,7 @@ class Nested:
 
 
 def nested(smaller: Fit, larger: Fit, *, resamples: int = 400, seed: int = 0) -> Nested:
-    """Tests whether the larger form earns its parameters; both fits are of the same rows and objective."""
+    """Tests whether the larger form's extra parameters pay off; both fits have the same rows and objective."""
     if len(smaller.rows) != len(larger.rows) or smaller.minimised != larger.minimised:
         raise LawError("a nested test takes two fits of the same rows with the same objective.")
     if len(smaller.law.parameters()) >= len(larger.law.parameters()):

@@ -7,8 +7,8 @@ exact: near any point all runs share an error that the law cannot follow. So log
 
 observed with the noise of a run. What a run at x would take off the variance at the targets is then known before it
 is made: cov(t, x)**2 / (noise**2 + var(x)), given all runs so far. `design` picks the run with the largest fall per
-cost, again and again. Without the misfit this is classical optimal design for predictions; it stakes everything on
-the law, picks far corners, and does no better than chance on real runs. With it, runs near the targets count too.
+cost, again and again. Without the misfit this is classical optimal design for predictions, which trusts the law fully,
+picks far corners, and does no better than chance on real runs. With it, runs near the targets count too.
 D-optimality maximises what is known of the coordinates instead, ridges that no prediction needs among them.
 """
 

@@ -1,7 +1,7 @@
-"""Extrapolation as an experiment: fit on the weak runs, predict the strong ones, and count how often intervals hold.
+"""Extrapolation as an experiment: fit on the weak runs, predict the strong ones, count how often intervals hold.
 
 `holdout` takes a rule ("L_S <= 2.3") or a mask; `roll_forward` orders the runs by compute and predicts each share of
-them from all that came before. Interpolation errors flatter every form; these do not.
+them from all that came before. Interpolation errors are small for every form; these are not.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Both laws in one fit: supervised runs and students weigh on Lsup together.
 
 The paper fits in two stages: the supervised law first, then Eq. 8 with Lsup taken from it. A joint fit minimises the
-sum over the rows of both kinds, so that students too say what the supervised law is. Where the two stages agree with
-it, little is lost by the simpler way; where they do not, the students contradict the first stage.
+sum over the rows of both kinds, so that students too constrain the supervised law. Where the two stages agree with
+it, the simpler way loses little; where they do not, the students contradict the first stage.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from distill.laws.forms.parameters import FitSetting, Parameter
 
 @dataclasses.dataclass(frozen=True)
 class _Pair:
-    """Both laws at one point of the search; `student` says of each row which of them it obeys."""
+    """Both laws at one point of the search; `student` (0 or 1) selects the law of each row."""
 
     supervised: Law
     student: Law
@@ -70,7 +70,7 @@ def fit_jointly(supervised: Fit, student: Fit, *, start_count: int = 32, seed: i
     form = _PairForm(type(supervised.law), type(student.law))
     n, m = len(supervised.rows), len(student.rows)
     N, D = (np.concatenate(pair) for pair in zip(supervised.rows.inputs, student.rows.inputs[:2]))
-    # A supervised row has no teacher; its own loss stands in, and is never read.
+    # A supervised row has no teacher; its own loss is a placeholder that is never read.
     L_T = np.concatenate([supervised.rows.target, student.rows.inputs[2]])
     kind = np.repeat([0.0, 1.0], [n, m])
     target = np.concatenate([supervised.rows.target, student.rows.target])

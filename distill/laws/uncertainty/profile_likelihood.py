@@ -1,11 +1,11 @@
-"""Profiles: how far a quantity can go before the rest of the law can no longer make up for it.
+"""Profile likelihood: how far a quantity can move before the other parameters can no longer compensate.
 
 The quantity is a parameter, a combination such as kappa, or any function of the law, a prediction too. For each of a
 range of values all parameters are fitted again with the quantity pulled towards that value; wherever it comes to rest,
 the fit there is the best one with that value. The interval holds the values whose objective stays below the minimum
 times 1 + t**2/(n - p), the likelihood-ratio region of least squares with Student's quantile t. For Huber objectives,
 whose noise scale is as free, it is an approximation, and the bootstrap the reference. A side on which the profile never
-rises so far has no end: the data do not bound the quantity there.
+rises that far has no end: the data do not bound the quantity there.
 """
 
 import dataclasses

@@ -59,8 +59,8 @@ def path(fits: Sequence[tuple[Fit, Holdout | None]]) -> str:
     lines = [f"{first.law.name}: {len(first.rows)} runs of {first.table.source}", ""]
     lines.append(f"{'delta':20s}" + "".join(f"{fit.minimised.delta:>15g}" for fit, _ in fits))
     lines += [f"{name:20s}" + "".join(f"{cell:>15s}" for cell in cells) for name, cells in rows.items() if cells]
-    told = [(fit.minimised.delta, fit.status) for fit, _ in fits]
-    lines += ["", *(f"status at {delta:g}: {status}" for delta, status in told if not status)]
+    statuses = [(fit.minimised.delta, fit.status) for fit, _ in fits]
+    lines += ["", *(f"status at {delta:g}: {status}" for delta, status in statuses if not status)]
     return "\n".join(lines).rstrip()
 
 
