@@ -48,7 +48,7 @@ def write(
 ) -> None:
     """Writes the directory, which appears under its name when it is whole; one tensor at a time is in memory.
 
-    context: positions that the model was made for. `on_tensor` is told the bytes of each tensor that is written.
+    context: positions that the model was made for. `on_tensor` is called with the bytes of each tensor.
     Raises InteropError where there is something at `directory` already, or no published architecture fits.
     """
     path = Path(directory)

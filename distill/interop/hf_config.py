@@ -118,7 +118,7 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
     name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
     if name not in SUPPORTED:
         begins = max((prefix for prefix in _REASONS if name.startswith(prefix)), key=len, default="")
-        why = _REASONS.get(begins, "") or f"nobody has taught this project what it does.{nearest(name, SUPPORTED)}"
+        why = _REASONS.get(begins, "") or f"this architecture is unknown here.{nearest(name, SUPPORTED)}"
         raise InteropError(f"{where}: {name} is not supported: {why}; wanted one of {', '.join(SUPPORTED)}")
     reader.want("hidden_act", ("silu", "swish"), "the feed-forward is SwiGLU")
     reader.want("mlp_bias", (False,), "the feed-forward has no biases")

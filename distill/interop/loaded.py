@@ -1,4 +1,4 @@
-"""A model that somebody else made, loaded: config, parameters on the current mesh, tokenizer."""
+"""A published model, loaded: config, parameters on the current mesh, tokenizer."""
 
 import dataclasses
 import functools

@@ -40,7 +40,8 @@ def load(
 ) -> Transformer:
     """The parameters of a checked source on the current mesh, stored in `dtype`.
 
-    `on_tensor` is told the number of values of each tensor that has arrived.
+    `on_tensor` is called with the number of values of each tensor that was loaded.
+    Raises InteropError, naming the tensor, for values that are not finite.
     """
     table = layouts(config)
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract(config, dtype))

@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether a path is meant as somebody's model: a GGUF file, or a directory with a config.json."""
+    """Whether a path names a published model: a GGUF file, or a directory with a config.json."""
     return Path(path).suffix == ".gguf" or (Path(path) / CONFIG).exists()
 
 

@@ -30,7 +30,7 @@ class TokenizerFiles:
 
 
 def of_source(source: ModelSource) -> TokenizerFiles:
-    """The tokenizer's files of somebody's model; for GGUF, made of the fields inside it."""
+    """The tokenizer files of a published model; for GGUF, made from the fields in it."""
     end = source.tree.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     known = end if isinstance(end, int) else -1

@@ -52,9 +52,9 @@ def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
 class ChatTemplate:
     """A model's own way to write a conversation.
 
-    It is somebody's program: it runs in Jinja's sandbox, in a process of its own with bounded time and memory
-    (render.py). What it writes around a message's content is template, where special tokens count, while the content
-    is text, where they do not.
+    A template is an untrusted program: it runs in Jinja's sandbox, in a process of its own with bounded time and memory
+    (jinja_sandbox.py). What it writes around a message's content is template, where special tokens are recognised,
+    while the content is text, where they are not.
     """
 
     def __init__(self, path: str):
@@ -81,8 +81,8 @@ class ChatTemplate:
     def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
         """The conversation in parts; the assistant's contents, and what closes its turns, are trained.
 
-        Raises DataError for a template that changes contents or what it wrote of earlier turns: of such text nobody
-        can say which tokens were whose.
+        Raises DataError for a template that changes contents or rewrites earlier turns: in such text the tokens of
+        a message cannot be told from those of the template.
         """
         marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]

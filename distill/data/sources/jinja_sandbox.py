@@ -1,4 +1,4 @@
-"""Somebody else's Jinja, rendered in a process of its own that may neither take long nor grow.
+"""Renders untrusted Jinja templates in a separate process whose time and memory are bounded.
 
 Jinja's sandbox keeps a template from Python; it does not keep `{{ 'x' * 10**10 }}` from the machine's memory, nor three
 loops inside each other from going on for ever. So this file is also the program of a child process, in which memory is
@@ -121,7 +121,7 @@ def _serve() -> None:
             compiled = True
             texts = [known[1].render(**request["variables"], **call) for call in request["calls"]]
             answer = json.dumps({"texts": texts}).encode()
-        except Exception as error:  # whatever a stranger's program does
+        except Exception as error:  # an untrusted program may raise anything
             reason = f"{error!s:.200}" or type(error).__name__
             if isinstance(error, MemoryError):
                 reason = f"it needs more than {ROOM >> 20} MB"

@@ -18,7 +18,7 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _PROBE = 64 << 10
 _PIECE = 128 << 10
-# What a header may ask for: the largest preset of xz takes 65 MiB, a file of strangers may say four gigabytes.
+# Memory that an xz header may request: the largest preset needs 65 MiB, an untrusted file may claim 4 GiB.
 _XZ_MEMORY = 80 << 20
 
 

@@ -1,7 +1,7 @@
 """Append-only binary files with a sha256 for every block of 64 KiB, checked when the block is first read.
 
 `NAME` holds the bytes and `NAME.sha256` 32 bytes a block (the last block may be short). The sha256 of the hash file
-stands in the manifest, so a small manifest vouches for every byte, and opening a store of any size reads only the
+stands in the manifest, so a small manifest covers every byte, and opening a store of any size reads only the
 hashes: 10 MB for 20 GB.
 """
 

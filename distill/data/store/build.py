@@ -90,7 +90,7 @@ def build_store(
     on_progress: OnProgress = lambda _: None,
     commit_seconds: float = 5.0,
 ) -> None:
-    """Builds the store at `path`, or goes on with one that was interrupted; returns when it is whole.
+    """Builds the store at `path`, or resumes an interrupted build; returns when it is complete.
 
     workers = 0 encodes in this process. If another process builds the same store, waits for it. Raises DataError when
     the disk is full (what was done is kept and continued by the next call) or the source cannot be read.

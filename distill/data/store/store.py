@@ -1,4 +1,4 @@
-"""The token store: a folder of memory-mapped tokens and a manifest that vouches for every byte of it.
+"""The token store: a folder of memory-mapped tokens, and a manifest whose hashes cover every byte of it.
 
 manifest.json    format, fingerprint of the recipe, tokenizer, counts, and the sha256 of every hash file
 SPLIT.bin        token ids (uint8, uint16 or uint32), documents end to end

@@ -16,7 +16,7 @@ from distill.errors import DataError
 from distill.system.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"
-# What published tokenizers call the token that ends a document, likeliest first.
+# Names of the token that ends a document in published tokenizers, most common first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _BYTE_ALPHABET = 256
 _LARGEST = 1 << 22  # ids; a file of a few bytes may claim any
