@@ -38,12 +38,12 @@ def test_any_field_is_a_flag(corpus, tmp_path):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--tokeniser.kind=bpe"], "has no field 'tokeniser'.* Did you mean 'tokenizer'"),
+        (["--tokeniser.kind=bpe"], "there is no flag --tokeniser.kind.* Did you mean --tokenizer.kind"),
         (["--tokenizer.kind=bp"], "got 'bp', wanted one of .*Did you mean 'bpe'"),
         (["--tokenizer.vocab_size=many"], "got 'many', wanted an integer"),
         (["--source=tfds"], "neither name nor data_dir is set"),
         (["nothing/*.txt"], "matches no file"),
-        (["--source"], "--source: wanted --field=value"),
+        (["--source"], "got '--source' without a value"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, flags, message):
