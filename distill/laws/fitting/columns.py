@@ -70,7 +70,7 @@ _SOLVED = ("N", "D", "N_S", "D_S")  # names that C can stand for
 RULES = ("6ND", "F")
 
 
-class Columns(Protocol):
+class NamedColumns(Protocol):
     """What this module reads of a table."""
 
     @property
@@ -102,7 +102,7 @@ class Resolved:
     words: dict[str, str]
 
 
-def candidates(table: Columns, name: str) -> list[str]:
+def candidates(table: NamedColumns, name: str) -> list[str]:
     """The columns that may hold what the law calls `name`; the one that the user named alone, where there is one."""
     exact, aliases = ALIASES.get(name, ((name,), ()))
     chosen = [known for known in exact if known in table.named]
@@ -120,7 +120,7 @@ def is_perplexity(column: str) -> bool:
     return _plain(column).endswith(("perplexity", "ppl"))
 
 
-def find(table: Columns, name: str) -> str:
+def find(table: NamedColumns, name: str) -> str:
     """The one column of a law's name. Raises LawError where there is none and where several differ."""
     found = candidates(table, name)
     if not found:
@@ -128,12 +128,12 @@ def find(table: Columns, name: str) -> str:
     return _only(table, name, found)
 
 
-def loss_columns(table: Columns) -> list[str]:
+def loss_columns(table: NamedColumns) -> list[str]:
     """All columns that hold losses, of runs or of their teachers."""
     return list(dict.fromkeys(column for name in ("L", "L_S", "L_T") for column in candidates(table, name)))
 
 
-def resolve(form: type[Law], table: Columns) -> Resolved:
+def resolve(form: type[Law], table: NamedColumns) -> Resolved:
     """The inputs and the output of a form as numbers. All that is missing is one LawError."""
     wanted = (*form.inputs, form.output)
     found = {name: candidates(table, name) for name in (*wanted, "C")}
@@ -160,14 +160,14 @@ def resolve(form: type[Law], table: Columns) -> Resolved:
     return Resolved(values, columns, words)
 
 
-def described(form: type[Law], table: Columns) -> str:
+def described(form: type[Law], table: NamedColumns) -> str:
     """Which columns a fit of a form reads: 'N_S, D_S = tokens, L_S = val_loss'."""
     words = resolve(form, table).words
     return ", ".join(name if word == name else f"{name} = {word}" for name, word in words.items())
 
 
 def _from_flops(
-    form: type[Law], table: Columns, name: str, column: str, found: Mapping[str, list[str]]
+    form: type[Law], table: NamedColumns, name: str, column: str, found: Mapping[str, list[str]]
 ) -> tuple[np.ndarray, str]:
     """(values, words) of the size or the tokens that follow from compute C = 6 N D, or C = 3 F(N) D."""
     C = table.numbers(column)
@@ -188,7 +188,7 @@ def _from_flops(
     return np.exp(high), f"N of C = 3 F(N) {partner} with C = {place}"
 
 
-def _only(table: Columns, name: str, found: Sequence[str]) -> str:
+def _only(table: NamedColumns, name: str, found: Sequence[str]) -> str:
     """The first of the candidates, where all hold the same; LawError that names them where they differ."""
     first, *others = found
     for other in others:
@@ -223,7 +223,7 @@ def _bare(column: str) -> str:
     return tail if dot and head.lower() in PREFIXES else ""
 
 
-def _missing(table: Columns, name: str) -> str:
+def _missing(table: NamedColumns, name: str) -> str:
     exact, aliases = ALIASES.get(name, ((name,), ()))
     looked = f" (looked for {', '.join((*exact, *aliases[:3]))}{', ...' if len(aliases) > 3 else ''})"
     close = nearest(name, table.columns) or nearest(name.lower(), table.columns)

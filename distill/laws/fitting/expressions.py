@@ -30,7 +30,7 @@ _DEPTH = 40  # of parentheses and "not"
 _EXAMPLE = "wanted such as 'L_S <= 2.3 and N_S > 1e9', 'has(L_T)' or \"State == 'finished'\""
 
 
-class Columns(Protocol):
+class RuleTable(Protocol):
     """What a rule reads of a table."""
 
     def __len__(self) -> int: ...
@@ -44,7 +44,7 @@ class Columns(Protocol):
         ...
 
 
-def matching(rule: str, columns: Columns) -> np.ndarray:
+def matching(rule: str, columns: RuleTable) -> np.ndarray:
     """The mask [rows] of a rule. Raises LawError for a rule that cannot be read and for a column that is not there."""
     parser = _Parser(rule, columns)
     mask = parser.either(np.ones(len(columns), bool), 0)
@@ -57,7 +57,7 @@ class _Parser:
     """Recursive descent. Every method takes `open`, the rows that the rest of the rule has not decided yet: only
     their cells must be readable, so that a crashed run's cells do no harm where another comparison excludes it."""
 
-    def __init__(self, rule: str, columns: Columns):
+    def __init__(self, rule: str, columns: RuleTable):
         self._rule, self._columns = rule, columns
         self._tokens = [match.group(0).strip() for match in _TOKEN.finditer(rule.strip())]
         self._at = 0

@@ -76,14 +76,14 @@ def _scale(residuals: np.ndarray, parameters: int) -> float:
 
 def _totals(rows: Rows, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Rows that sum up the others: a text cell says so, or every size and count is the sum of all others', [n]."""
-    said = np.zeros(len(rows), bool)
+    sums_up = np.zeros(len(rows), bool)
     for column in columns.values():
         if column.dtype.kind == "U":
-            said |= np.isin(np.char.lower(np.char.strip(column)), _TOTALS)
+            sums_up |= np.isin(np.char.lower(np.char.strip(column)), _TOTALS)
     if len(rows) < 4 or not rows.inputs:
-        return said
+        return sums_up
     sums = [np.isclose(values, values.sum() - values, rtol=1e-6) for values in rows.inputs]
-    return said | np.any(sums, axis=0)
+    return sums_up | np.any(sums, axis=0)
 
 
 def _other_units(law: Law, rows: Rows) -> dict[int, str]:
