@@ -4,7 +4,7 @@
     python -m launch.bench fit --part=scaling        # cost against resamples and rows, and memory
 
 Peers run a sample of the resamples and are scaled to all; everything alternates in rounds, so that a busy machine
-slows both. A table in ../shared/data or $DISTILL_DATA is used where present, else a seeded twin of 240 rows.
+slows both. The Chinchilla table in $DISTILL_DATA is used where that is set, else a seeded twin of 240 rows.
 """
 
 import csv
@@ -13,12 +13,11 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from distill import laws
-from distill.bench import fit_peers
+from distill.bench import fit_peers, outside
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser
 from distill.laws.fitting import solver
@@ -32,9 +31,9 @@ _ROUNDS = 4
 
 def chinchilla_table(rows: int = 240) -> tuple[str, laws.Table]:
     """The table of Hoffmann et al. as Epoch digitised it, less its five largest losses, or a seeded twin of it."""
-    folder = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-    path = folder / "chinchilla" / "svg_extracted_data.csv"
-    if path.exists() and rows == 240:
+    folder = outside.folder()
+    path = folder / "chinchilla" / "svg_extracted_data.csv" if folder else None
+    if path and path.exists() and rows == 240:
         with path.open() as file:
             cells = list(csv.DictReader(file))
         N, C, L = (np.array([float(row[name]) for row in cells]) for name in ("Model Size", "Training FLOP", "loss"))

@@ -1,20 +1,20 @@
 """Forms judged on real runs: in the sample, left out, held out, rolled forward.
 
     python -m launch.bench tables                 # Apple's 354 distillation runs, which ship
-    python -m launch.bench tables --part=others   # supervised tables in ../shared/data or $DISTILL_DATA, where present
+    python -m launch.bench tables --part=others   # the supervised tables in $DISTILL_DATA
 
 The others: Chinchilla (245 digitised points), Gadre et al. (104 runs, three training sets, C4 validation), misfitting
 (the best learning rate per size and budget), steplaw (the best learning rate and batch size).
 """
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill import laws
+from distill.bench import outside
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser
 
@@ -98,5 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.part == "apple":
         apple()
     else:
-        others(Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")))
+        folder = outside.folder()
+        if folder is None:
+            raise ConfigError(outside.MISSING)
+        others(folder)
     return 0

@@ -75,9 +75,7 @@ class GeneratedConfig:
 class MixtureConfig:
     """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
 
-    stores: tuple[str, ...] = dataclasses.field(
-        default=(), metadata=Identity.excluded
-    )  # folders of finished stores
+    stores: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # folders of finished stores
     weights: tuple[float, ...] = ()  # one a store, in proportion
 
 

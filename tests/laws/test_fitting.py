@@ -18,8 +18,7 @@ from distill.laws.fitting.fit import solved_rows
 from distill.laws.fitting.rows import rows_of
 from distill.laws.uncertainty import approaches
 
-DATA = Path(os.environ.get("DISTILL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-CHINCHILLA = DATA / "chinchilla" / "svg_extracted_data.csv"
+CHINCHILLA = Path(os.environ.get("DISTILL_DATA") or "unset") / "chinchilla" / "svg_extracted_data.csv"
 TRUE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
 SUPERVISED = laws.paper()[0]
 
@@ -33,16 +32,15 @@ def twin(seed: int = 0, n: int = 120, noise: float = 0.006) -> laws.Table:
 
 
 def chinchilla(drop: int = 5) -> laws.Table:
+    if not CHINCHILLA.exists():
+        pytest.skip("DISTILL_DATA names no folder with chinchilla/svg_extracted_data.csv")
     rows = list(csv.DictReader(CHINCHILLA.open()))
     N, C, L = (np.array([float(row[name]) for row in rows]) for name in ("Model Size", "Training FLOP", "loss"))
     kept = np.sort(np.argsort(L)[: len(L) - drop])
     return laws.from_arrays(N=N[kept], D=(C / 6 / N)[kept], L=L[kept])
 
 
-needs_chinchilla = pytest.mark.skipif(not CHINCHILLA.exists(), reason="the Chinchilla table is not part of the project")
-
-
-@needs_chinchilla
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("delta", "want"),
     [
@@ -60,14 +58,14 @@ def test_the_delta_path_of_the_chinchilla_table(delta, want):
         assert found.objective == pytest.approx(0.0010182740178, rel=1e-11)
 
 
-@needs_chinchilla
+@pytest.mark.data
 def test_other_objectives_of_the_chinchilla_table():
     assert laws.fit("chinchilla", chinchilla(drop=0)).objective == pytest.approx(0.0018260105, rel=1e-7)
     raw = laws.fit("chinchilla", chinchilla(), objective="mse").law
     np.testing.assert_allclose(list(raw.values().values()), (567.81, 7581.85, 1.88281, 0.35762, 0.42762), rtol=2e-5)
 
 
-@needs_chinchilla
+@pytest.mark.data
 def test_the_compute_optimum_of_the_chinchilla_table():
     optima = approaches.parametric(laws.fit("chinchilla", chinchilla()).law, np.array([1e21]))
     assert optima.size[0] == pytest.approx(2.7917e9, rel=1e-4)
@@ -75,7 +73,7 @@ def test_the_compute_optimum_of_the_chinchilla_table():
     assert optima.loss[0] == pytest.approx(2.304455, abs=1e-6)
 
 
-@needs_chinchilla
+@pytest.mark.data
 def test_published_intervals_of_the_chinchilla_table():
     boot = laws.bootstrap(laws.fit("chinchilla", chinchilla()), resamples=4000, seed=42)
     assert not boot.failed.any()
@@ -83,6 +81,38 @@ def test_published_intervals_of_the_chinchilla_table():
     for name, ends in published.items():
         np.testing.assert_allclose(boot.interval(0.95)[name], ends, rtol=0.06)
     assert boot.laws.A.std() == pytest.approx(124.475, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def twin_boot():
+    """A fit of a table like the Chinchilla one, and its bootstrap."""
+    fit = laws.fit("chinchilla", twin(n=240))
+    return fit, laws.bootstrap(fit, resamples=1000, seed=42)
+
+
+def test_intervals_of_a_twin_are_as_wide_as_its_noise_and_hold_the_truth(twin_boot):
+    fit, boot = twin_boot
+    assert fit.status and not boot.failed.any()
+    for name, (low, high) in boot.interval(0.99).items():
+        if name in TRUE.values():
+            assert low <= TRUE.values()[name] <= high, name
+            assert low < fit.law.values()[name] < high, name
+
+
+def test_the_compute_optimum_of_a_twin_is_where_no_other_split_is_lower():
+    law = laws.fit("chinchilla", twin(n=240)).law
+    optima = approaches.parametric(law, np.array([1e21]))
+    sizes = np.exp(np.linspace(np.log(1e8), np.log(1e11), 4001))
+    losses = law(sizes, 1e21 / 6 / sizes)
+    assert optima.loss[0] == pytest.approx(losses.min(), rel=1e-6) and optima.loss[0] <= losses.min() * (1 + 1e-12)
+    assert optima.size[0] == pytest.approx(sizes[losses.argmin()], rel=0.01)
+
+
+def test_squared_errors_of_losses_weigh_large_losses_more_than_those_of_logarithms():
+    table = twin(n=240)
+    raw, log = (laws.fit("chinchilla", table, objective=name).law for name in ("mse", "log-mse"))
+    error = lambda law: float(np.sum((law(table["N"], table["D"]) - table["L"]) ** 2))
+    assert error(raw) < error(log)
 
 
 def huber(theta: np.ndarray, table: laws.Table, delta: float) -> float:
