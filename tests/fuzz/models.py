@@ -59,7 +59,9 @@ def _directory(which: str) -> Callable[[Path], Prepared]:
         model.mkdir()
         tensors = _tensors(TREE)
         (model / "config.json").write_text(json.dumps(TREE))
-        (model / "model.safetensors").write_bytes(tensors)
+        # Beside a model.safetensors no index is read.
+        weights = "shard.safetensors" if which.endswith(".index.json") else "model.safetensors"
+        (model / weights).write_bytes(tensors)
 
         def call(case: bytes) -> Any:
             if which == "safetensors":
@@ -77,7 +79,7 @@ def _directory(which: str) -> Callable[[Path], Prepared]:
         if which == "config.json":
             return call, [json.dumps(TREE).encode()]
         names = json.loads(tensors[8 : 8 + int.from_bytes(tensors[:8], "little")])
-        return call, [json.dumps({"weight_map": dict.fromkeys(names, "model.safetensors")}).encode()]
+        return call, [json.dumps({"weight_map": dict.fromkeys(names, weights)}).encode()]
 
     return prepare
 
