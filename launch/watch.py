@@ -1,7 +1,7 @@
 """Live curves in a terminal, of a run, a sweep or a study: the loss, speed and time left of what was written last.
 
-It reads metrics.jsonl and nothing else, so it may watch from another machine that sees the folder. Ctrl-C ends it; the
-run goes on. Where there is no terminal it prints one picture and ends.
+It only reads files, so it may watch from another machine that sees the folder. A run whose process has ended on this
+machine is dead. Ctrl-C ends it; the run goes on. Where there is no terminal it prints one picture and ends.
 """
 
 import contextlib

@@ -108,6 +108,32 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         yield
 
 
+def gone_holder(folder: str | Path) -> int | None:
+    """The id of the process that last locked `folder`, where that process has ended on this machine.
+
+    None where it lives, where it ran on another machine (which cannot be seen from here), and where nothing was locked.
+    """
+    try:
+        with open(Path(folder) / "lock", encoding="utf-8", errors="replace") as file:
+            words = file.read(200).split()
+    except OSError:
+        return None
+    match words:
+        case ["process", pid, "on", host] if pid.isdecimal() and len(pid) < 10 and host == socket.gethostname():
+            return None if _lives(int(pid)) else int(pid)
+    return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 class _QuietProcess(SpawnProcess):
     """Starts with Ctrl-C and a closed terminal blocked: both are for its parent, which ends it."""
 

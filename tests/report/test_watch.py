@@ -3,6 +3,9 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -51,6 +54,45 @@ def test_a_study_shows_the_latest_run_first_and_all_in_a_table(tmp_path):
     assert len(paths) == 14
     shown = text(watch.screen(tmp_path, now=paths[0].stat().st_mtime))
     assert "2 older runs not shown" in shown and f"{paths[0].parent.name}: " in shown
+
+
+def test_runs_have_the_names_that_their_study_shows(tmp_path):
+    folders = [log(tmp_path / "runs" / run, [2.0, 1.0]) for run in ("0123456789ab", "ba9876543210", "unplanned")]
+    planned = {"0123456789ab": "r@1M>s@500K", "ba9876543210": "s@500K#1"}
+    (tmp_path / "study.json").write_text(json.dumps({"planned": planned}))
+    shown = text(watch.screen(tmp_path))
+    for want in (*planned.values(), "unplanned"):
+        assert want in shown, want
+    assert "0123456789ab" not in shown
+    assert text(watch.screen(folders[0])).startswith("r@1M>s@500K: ")
+    (tmp_path / "study.json").write_text("{")
+    assert text(watch.screen(folders[0])).startswith("0123456789ab: ")
+
+
+def test_a_run_whose_process_has_ended_is_dead(tmp_path):
+    folder = log(tmp_path / "one", [2.0, 1.0])
+    hold = "import sys; from distill.system import process\nwith process.folder_lock(sys.argv[1]): print(1); input()"
+    with subprocess.Popen([sys.executable, "-c", hold, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        run.stdout.readline()
+        assert "one: 1 min 30 s left" in text(watch.screen(folder))
+        run.kill()
+    assert f"one: dead: process {run.pid} has ended; the same command continues the run" in text(watch.screen(folder))
+    (folder / "lock").write_text(f"process {run.pid} on another-machine\n")
+    assert "one: 1 min 30 s left" in text(watch.screen(folder)), "a process elsewhere cannot be seen"
+    (folder / "lock").write_text("process x on\n")
+    assert "one: 1 min 30 s left" in text(watch.screen(folder))
+    (folder / "result.json").write_text("{}")
+    assert "one: finished" in text(watch.screen(folder))
+
+
+def test_a_failed_run_says_so_until_it_is_tried_again(tmp_path):
+    folder = log(tmp_path / "runs" / "one", [2.0, 1.0])
+    (folder / "error.txt").write_text("diverged")
+    os.utime(folder / "metrics.jsonl", (1e9, 1e9))
+    os.utime(folder / "error.txt", (1e9 + 1, 1e9 + 1))
+    assert "one: failed" in text(watch.screen(folder))
+    os.utime(folder / "metrics.jsonl", (1e9 + 5, 1e9 + 5))
+    assert "one: 1 min 30 s left" in text(watch.screen(folder, now=1e9 + 6))
 
 
 def test_what_is_not_finite_is_a_gap(tmp_path):

@@ -1,5 +1,9 @@
-"""Live curves of what runs: a run, a sweep or a study, from the lines of metrics.jsonl alone; nothing is trained."""
+"""Live curves of what runs: a run, a sweep or a study, from the files of its folder alone; nothing is trained.
 
+Curves come from metrics.jsonl, names from study.json, and whether a run goes on from result.json, error.txt and lock.
+"""
+
+import contextlib
 import dataclasses
 import math
 import time
@@ -15,23 +19,28 @@ from rich.text import Text
 
 from distill.errors import ReportError
 from distill.records import metrics
+from distill.system import process
+from distill.system.files import loads
 from distill.system.numbers import duration
 
 _NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_second", "seconds_left", "mfu")
 _BARS = " ▁▂▃▄▅▆▇█"
 _Numbers = Sequence[float] | NDArray[np.float64]
+_WIDEST = 28  # of a run's name
 _MOST = 12  # runs that are drawn; the latest ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunLog:
-    """What metrics.jsonl holds of a run: its curves and last line; and whether the run is finished."""
+    """What metrics.jsonl holds of a run: its curves and last line; its name in its study, and what became of it."""
 
     name: str
     curves: metrics.MetricCurves
     last: dict[str, float]
     finished: bool
     changed: float  # when its log was last written
+    failed: bool = False
+    gone: int | None = None  # the process that trained it, where that has ended on this machine
 
 
 def find(workdir: str | Path) -> list[Path]:
@@ -49,13 +58,26 @@ def find(workdir: str | Path) -> list[Path]:
 
 def read(path: Path, points: int = 120) -> RunLog:
     """One run's log."""
+    folder, changed = path.parent, path.stat().st_mtime
+    error = folder / "error.txt"  # of the last try; a new one writes newer lines
     return RunLog(
-        name=path.parent.name,
+        name=_planned_name(folder),
         curves=metrics.read(path, _NAMES, points=points, workers=1),
         last=metrics.last(path) or {},
-        finished=(path.parent / "result.json").exists(),
-        changed=path.stat().st_mtime,
+        finished=(folder / "result.json").exists(),
+        changed=changed,
+        failed=error.exists() and error.stat().st_mtime >= changed,
+        gone=process.gone_holder(folder),
     )
+
+
+def _planned_name(folder: Path) -> str:
+    """The name of a run in the study or sweep that it belongs to, as study.json has it; else the folder's own."""
+    folder = folder.absolute()
+    for above in folder.parents[:2]:  # DIR/RUN and DIR/runs/RUN
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return str(loads((above / "study.json").read_text("utf-8"))["planned"][folder.name])
+    return folder.name
 
 
 def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float | None = None) -> RenderableType:
@@ -64,17 +86,21 @@ def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float |
     now = time.time() if now is None else now
     runs = [read(path) for path in paths[:_MOST]]
     first, parts = runs[0], list[RenderableType]()
-    parts.append(Text(f"{first.name}: {_state(first, now)}", style="bold"))
+    state = _state(first, now)
+    if state == "dead":
+        state += f": process {first.gone} has ended; the same command continues the run"
+    parts.append(Text(f"{first.name}: {state}", style="bold"))
     parts.append(_curve("loss (nats per token)", first.curves.mean["ntp"], first.curves.at["step"], width, height))
     parts.append(Text(_numbers(first.last), style="dim"))
     if len(paths) > 1:
         table = Table(box=SIMPLE_HEAD)
+        widest = max(len(run.name[:_WIDEST]) for run in runs)
         for name in ("run", "step", "loss", "tokens/s", "state", "loss so far"):
             table.add_column(name, justify="right" if name in ("step", "loss", "tokens/s") else "left", no_wrap=True)
         for run in runs:
-            rate, line = run.last.get("tokens_per_second"), spark(run.curves.mean["ntp"], max(width - 62, 8))
+            rate, line = run.last.get("tokens_per_second"), spark(run.curves.mean["ntp"], max(width - 42 - widest, 8))
             table.add_row(
-                run.name[:20], f"{run.last.get('step', 0):,}", f"{run.last.get('ntp', math.nan):.4f}",
+                run.name[:_WIDEST], f"{run.last.get('step', 0):,}", f"{run.last.get('ntp', math.nan):.4f}",
                 f"{rate:,.0f}" if rate else "-", _state(run, now), line,
             )  # fmt: skip
         if len(paths) > _MOST:
@@ -86,6 +112,10 @@ def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float |
 def _state(run: RunLog, now: float) -> str:
     if run.finished:
         return "finished"
+    if run.failed:
+        return "failed"
+    if run.gone is not None:
+        return "dead"
     if now - run.changed > 120:
         return f"silent for {duration(now - run.changed)}"
     return f"{duration(run.last.get('seconds_left', math.nan))} left"
