@@ -3,12 +3,12 @@
 An error where a fit would be wrong; a note, which the report prints, where a person has to judge.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from distill.laws.forms.law import LawError
+from distill.laws.forms.law import Law, LawError
 
 DUPLICATES = ("error", "mean", "keep")
 LOSS_UNITS = ("nats", "bits", "perplexity")
@@ -46,9 +46,9 @@ def refuse_duplicates(table: Lines, arrays: Mapping[str, np.ndarray], run: str |
             )
 
 
-def _repeated(lines: np.ndarray, keys: Any) -> tuple[int, int] | None:
+def _repeated(lines: np.ndarray, keys: Iterable[object]) -> tuple[int, int] | None:
     """The lines of the first two rows of one key; keys that are empty or nan are no keys."""
-    seen: dict[Any, int] = {}
+    seen: dict[object, int] = {}
     for line, key in zip(lines.tolist(), keys):
         if key in seen:
             return seen[key], line
@@ -106,7 +106,7 @@ def refuse_units(table: Lines, words: Mapping[str, str], arrays: Mapping[str, np
             )
 
 
-def loss_doubts(law: Any, losses: np.ndarray) -> list[str]:
+def loss_doubts(law: Law, losses: np.ndarray) -> list[str]:
     """Warnings where losses or the fitted E are implausible for nats per token; losses [rows]."""
     doubts = []
     if losses.max() > _HIGHEST_LOSS:

@@ -207,13 +207,13 @@ def _read_json(content: bytes, source: str) -> Cells:
     return _from_objects(tree, range(1, len(tree) + 1))
 
 
-def _from_objects(objects: Iterable[dict[str, Any]], lines: Sequence[int]) -> Cells:
+def _from_objects(objects: Iterable[dict[str, object]], lines: Sequence[int]) -> Cells:
     flat = [dict(_leaves(entry)) for entry in objects]
     names = list(dict.fromkeys(name for entry in flat for name in entry))
     return Cells(names, [[entry.get(name, "") for name in names] for entry in flat], lines)
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "", depth: int = 8) -> Iterable[tuple[str, Any]]:
+def _leaves(tree: dict[str, object], prefix: str = "", depth: int = 8) -> Iterable[tuple[str, object]]:
     """(name, cell) of an object; those of the objects inside it by names joined with dots."""
     for name, value in tree.items():
         if isinstance(value, dict) and depth:

@@ -3,14 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from distill.laws.fitting import identifiability, outliers, solver, starts, text
 from distill.laws.fitting.objective import Objective
 from distill.laws.fitting.rows import rows_of, select
-from distill.laws.fitting.table import Table
+from distill.laws.fitting.table import Runs, Table
 from distill.laws.forms import plots, registry
 from distill.laws.forms.law import Law, LawError, write_json
 from distill.system.progress import counter
@@ -99,7 +99,7 @@ class Fit:
         """What the rows fix, in log parameters, the least fixed direction first."""
         return identifiability.directions(self.law, self.rows, self.residuals, self.weights)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """What a law file keeps of a fit beside the law itself."""
         mean, largest = self.error
         return {
@@ -112,14 +112,25 @@ class Fit:
             "seed": self.seed,
         }
 
-    def save(self, path: str | os.PathLike, **extra: Any) -> None:
+    def save(self, path: str | os.PathLike, **extra: object) -> None:
         """Writes the law and its status, certificate and table as JSON; `laws.load` reads the law back."""
         write_json(path, {"format": 1} | self.law.to_dict() | self.to_dict() | extra)
 
 
+class FitOptions(TypedDict, total=False):
+    """The options of `fit` that `compare` and `holdout` pass on."""
+
+    objective: Objective | str | None
+    delta: float
+    weights: np.ndarray | str | None
+    start_count: int
+    grid: bool
+    units: bool
+
+
 def fit(
     form: str | type[Law],
-    runs: Any,
+    runs: Runs,
     *,
     supervised: Law | None = None,
     objective: Objective | str | None = None,

@@ -9,7 +9,7 @@ _ABSENT = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?")
 
 
-def is_empty(cell: Any) -> bool:
+def is_empty(cell: object) -> bool:
     """Whether a cell holds nothing: None, nan, or a text that stands for them."""
     return cell is None or str(cell).strip().lower() in _ABSENT
 

@@ -1,27 +1,26 @@
 """From a table of runs to the rows of a law: which runs, which columns, checked."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from distill.laws.fitting import checks, expressions
 from distill.laws.fitting import columns as naming
 from distill.laws.fitting.solver import Rows
-from distill.laws.fitting.table import Table, as_table
+from distill.laws.fitting.table import Runs, Table, as_table
 from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.parameters import FitSetting
 
 _KINDS = ("supervised", "distillation")  # of the column `kind` in this project's tables
 
 
-def default_form(runs: Any) -> str:
+def default_form(runs: Runs) -> str:
     """The law that a table asks for: Eq. 8 where runs have a teacher (a filled L_T), else the supervised one."""
     table = as_table(runs)
     return "distillation" if _taught(table).any() else "supervised"
 
 
-def select(form: type[Law], runs: Any) -> Table:
+def select(form: type[Law], runs: Runs) -> Table:
     """The runs that a form describes: of its kind, with a loss, the best or the mean of each group where asked.
 
     A run with a teacher's loss is a student; so it is where the table has a column `kind`, which then decides. Runs

@@ -12,8 +12,8 @@ import hashlib
 import html
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -130,7 +130,30 @@ class Table:
         return dataclasses.replace(self, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
 
 
-def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None, **reading: Any) -> Table:
+class DataFrame(Protocol):
+    """What is read of a data frame, as pandas and polars make them: its columns' names, and a column by its name."""
+
+    @property
+    def columns(self) -> Iterable[str]: ...
+
+    def __getitem__(self, name: str, /) -> Iterable[object]: ...
+
+
+Columns: TypeAlias = Mapping[str, Iterable[object]]
+Runs: TypeAlias = Table | str | os.PathLike | Columns | Sequence[Mapping[str, object]] | DataFrame  # see as_table
+
+
+class Reading(TypedDict, total=False):
+    """How the cells of a table are read: the options of `as_table`, which explains them."""
+
+    scale: Mapping[str, float] | None
+    loss_unit: str
+    duplicates: str
+    best_of: Sequence[str]
+    flops: str
+
+
+def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None, **reading: Unpack[Reading]) -> Table:
     """Reads a table of runs: one that ships ("apple", "micro"), a file, or a folder or a glob of run folders.
 
     `columns` maps the law's names to the file's: {"N": "params", "D": "tokens"}. Further options are those of
@@ -143,7 +166,7 @@ def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None
 
 
 def as_table(
-    runs: Any,
+    runs: Runs,
     columns: Mapping[str, str] | None = None,
     *,
     scale: Mapping[str, float] | None = None,
@@ -197,7 +220,7 @@ def as_table(
 
 def make_table(
     names: Sequence[str],
-    rows: Sequence[Sequence[Any]],
+    rows: Sequence[Sequence[object]],
     source: str = "table",
     digest: str = "",
     lines: Sequence[int] | None = None,
@@ -213,12 +236,12 @@ def make_table(
     )
 
 
-def from_arrays(source: str = "table", **columns: Any) -> Table:
+def from_arrays(source: str = "table", **columns: Iterable[object]) -> Table:
     """A table from arrays of equal length."""
     return _from_columns(columns, source)
 
 
-def _from_columns(columns: Mapping[str, Any], source: str) -> Table:
+def _from_columns(columns: Columns, source: str) -> Table:
     cells = {str(name): [_plain(cell) for cell in column] for name, column in columns.items()}
     lengths = {name: len(column) for name, column in cells.items()}
     if len(set(lengths.values())) > 1:
@@ -227,7 +250,7 @@ def _from_columns(columns: Mapping[str, Any], source: str) -> Table:
     return make_table(list(cells), list(zip(*cells.values())), source)
 
 
-def _from_frame(runs: Any) -> Table:
+def _from_frame(runs: Columns | Sequence[Mapping[str, object]] | DataFrame) -> Table:
     """A dict of columns, a list of dicts, or whatever has `columns` and gives a column by its name."""
     if isinstance(runs, Mapping):
         return _from_columns(runs, "table")
@@ -235,16 +258,17 @@ def _from_frame(runs: Any) -> Table:
         names = list(dict.fromkeys(name for run in runs for name in run))
         return _from_columns({name: [run.get(name) for run in runs] for name in names}, "table")
     if hasattr(runs, "columns") and hasattr(runs, "__getitem__"):
-        return _from_columns({name: list(runs[name]) for name in runs.columns}, "table")
+        frame = cast(DataFrame, runs)
+        return _from_columns({name: list(frame[name]) for name in frame.columns}, "table")
     raise LawError(f"runs: got {type(runs).__name__}; wanted a table, a path, a dict of columns, or a data frame.")
 
 
-def _plain(cell: Any) -> Any:
+def _plain(cell: object) -> object:
     """A numpy scalar as Python's."""
     return cell.item() if isinstance(cell, np.generic) else cell
 
 
-def _column(cells: Sequence[Any]) -> np.ndarray:
+def _column(cells: Sequence[object]) -> np.ndarray:
     """float64 where every filled cell is a plain number, else text."""
     values = [_plain_number(cell) for cell in cells]
     if any(value == value for value in values) and not any(

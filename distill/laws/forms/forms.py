@@ -7,7 +7,6 @@ non-embedding parameters and D tokens.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from distill.laws.forms.arrays import ArrayModule, Values
 from distill.laws.forms.law import Law
@@ -78,7 +77,7 @@ class Chinchilla(Law):
         return self.E + xp.exp(_sum_of_powers(xp, self.A, self.B, self.alpha, self.beta, N, D))
 
 
-def _mixed(start: tuple[float, float], box: tuple[float, float]) -> Any:
+def _mixed(start: tuple[float, float], box: tuple[float, float]) -> float:
     """A coordinate of a _PowerSum, which encodes and decodes its five parameters as a whole."""
     unused = lambda *a: float("nan")
     return declare(Parameter(unused, unused, lambda setting: start, box))
@@ -189,7 +188,7 @@ def _decode_kappa(xp: ArrayModule, u: Values, values: Mapping[str, Values]) -> V
     return xp.exp(-u / values["f1"])
 
 
-def _gate_position() -> Any:
+def _gate_position() -> float:
     """kappa as log r0, the ratio L_T/Lsup at which the gate exp(-(r/r0)**(1/f1)) has fallen to 1/e."""
     return linked(("f1",), _encode_kappa, _decode_kappa, (-0.3, 0.2), (-1.5, 1.5))
 

@@ -21,13 +21,14 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.config import DistillError, nearest
 from distill.laws.forms.arrays import ArrayModule, Values
@@ -55,7 +56,7 @@ class Law:
     name: ClassVar[str] = ""
     combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix where they do not fix parameters
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
@@ -63,11 +64,11 @@ class Law:
             FORMS[cls.name] = cls
         jax.tree_util.register_pytree_with_keys(cls, _flatten, functools.partial(_unflatten, cls))
 
-    def loss(self, xp: ArrayModule, *inputs: Any) -> Any:
+    def loss(self, xp: ArrayModule, *inputs: Any) -> Values:
         """The law itself, elementwise, written with `xp` (numpy or jax.numpy) and operators."""
         raise NotImplementedError(f"{type(self).__name__} has no loss method")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: ArrayLike, **kwargs: ArrayLike) -> Any:
         """The predicted loss (nats per token); arguments broadcast. Numpy in, float64 out; jax in, jax out."""
         values = self._arguments(args, kwargs)
         leaves = [*values, *jax.tree_util.tree_leaves(self)]
@@ -77,7 +78,7 @@ class Law:
         with np.errstate(over="ignore"):  # far outside its runs a law may give inf
             return double.loss(np, *(np.asarray(value, np.float64)[()] for value in values))
 
-    def _arguments(self, args: tuple, kwargs: dict) -> list[Any]:
+    def _arguments(self, args: tuple[ArrayLike, ...], kwargs: dict[str, ArrayLike]) -> list[ArrayLike]:
         named = dict(zip(self.inputs, args))
         wrong = [key for key in kwargs if key not in self.inputs or key in named]
         if wrong or len(args) > len(self.inputs) or len(named) + len(kwargs) != len(self.inputs):
@@ -96,7 +97,7 @@ class Law:
         """Names of the fields that a fit takes as given: the laws inside this law."""
         return tuple(f.name for f in dataclasses.fields(cls) if KEY not in f.metadata)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Values]:
         """The fitted parameters by name."""
         return {name: getattr(self, name) for name in self.parameters()}
 
@@ -127,7 +128,7 @@ class Law:
         return values
 
     @classmethod
-    def _encode(cls, xp: ArrayModule, values: dict[str, Values], setting: FitSetting) -> dict[str, Any]:
+    def _encode(cls, xp: ArrayModule, values: dict[str, Values], setting: FitSetting) -> dict[str, Values]:
         return {name: p.encode(xp, values[name], values, setting) for name, p in cls.parameters().items()}
 
     @classmethod
@@ -142,21 +143,21 @@ class Law:
             known |= set(ready)
             left = [name for name in left if name not in ready]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """A JSON-ready description: {"form": name, "parameters": {...}, and the laws inside by field}."""
-        tree: dict[str, Any] = {"form": self.name, "parameters": {k: float(v) for k, v in self.values().items()}}
+        tree: dict[str, object] = {"form": self.name, "parameters": {k: float(v) for k, v in self.values().items()}}
         return tree | {name: getattr(self, name).to_dict() for name in self.given()}
 
-    def save(self, path: str | os.PathLike, **extra: Any) -> None:
+    def save(self, path: str | os.PathLike, **extra: object) -> None:
         """Writes the law as JSON (whole or not at all); `extra` (status, intervals, options) is kept beside it."""
         write_json(path, {"format": FORMAT} | self.to_dict() | extra)
 
 
-def _flatten(law: Law) -> tuple[list[tuple[Any, Any]], None]:
+def _flatten(law: Law) -> tuple[list[tuple[jax.tree_util.GetAttrKey, object]], None]:
     return [(jax.tree_util.GetAttrKey(f.name), getattr(law, f.name)) for f in dataclasses.fields(law)], None
 
 
-def _unflatten(cls: type[Law], aux: None, children: Any) -> Law:
+def _unflatten(cls: type[Law], aux: None, children: Iterable[object]) -> Law:
     law = object.__new__(cls)
     for field, child in zip(dataclasses.fields(cls), children):
         object.__setattr__(law, field.name, child)
@@ -173,7 +174,7 @@ def read_json(path: str | os.PathLike) -> Any:
         raise LawError(f"{path}: not valid JSON ({error}); wanted a law file written by launch.fit.") from error
 
 
-def write_json(path: str | os.PathLike, tree: Any) -> None:
+def write_json(path: str | os.PathLike, tree: object) -> None:
     """Writes JSON, whole or not at all. Raises LawError where the file cannot be written."""
     try:
         atomic_write(Path(path), json.dumps(tree, indent=1, allow_nan=False) + "\n")

@@ -17,7 +17,6 @@ In a form, write one declaration per parameter:
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -57,8 +56,8 @@ class Parameter:
     sign: str = "positive"
 
 
-def declare(parameter: Parameter) -> Any:
-    """The dataclass field of a parameter."""
+def declare(parameter: Parameter) -> float:
+    """The dataclass field of a parameter; its type is that of the value, as `dataclasses.field` has it."""
     return dataclasses.field(metadata={KEY: parameter})
 
 
@@ -74,7 +73,7 @@ def _same(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: Fit
     return x
 
 
-def positive(low: float = 0.1, high: float = 10.0, within: tuple[float, float] | None = None) -> Any:
+def positive(low: float = 0.1, high: float = 10.0, within: tuple[float, float] | None = None) -> float:
     """A positive parameter, fitted as its logarithm; starts are log-uniform in (low, high).
 
     It stays `within` its range, by default a hundred times wider than the starts on either side.
@@ -84,17 +83,17 @@ def positive(low: float = 0.1, high: float = 10.0, within: tuple[float, float] |
     return declare(Parameter(_log, _exp, lambda setting: start, box))
 
 
-def real(low: float = -1.0, high: float = 1.0) -> Any:
+def real(low: float = -1.0, high: float = 1.0) -> float:
     """A parameter of any sign, fitted as it is; starts are uniform in (low, high)."""
     return declare(Parameter(_same, _same, lambda setting: (low, high), sign="real"))
 
 
-def bounded(low: float, high: float) -> Any:
+def bounded(low: float, high: float) -> float:
     """A parameter between low and high, where it may end up; starts cover the interval."""
     return declare(Parameter(_same, _same, lambda setting: (low, high), (low, high), sign="real"))
 
 
-def floor() -> Any:
+def floor() -> float:
     """An irreducible loss, fitted as a share of the typical loss; starts below the smallest one.
 
     The scale is linear and ends just above zero, so that data without a floor say so by a bound, not by drifting off.
@@ -114,7 +113,9 @@ def floor() -> Any:
     )
 
 
-def coefficient(of: str, exponent: str | float, power: str | None = None, share: tuple[float, float] = (0.02, 1.0)):
+def coefficient(
+    of: str, exponent: str | float, power: str | None = None, share: tuple[float, float] = (0.02, 1.0)
+) -> float:
     """The coefficient A of a term (A / x**exponent)**power, x being the input named `of`; positive.
 
     Its coordinate is the logarithm of the term at the table's centre, over the typical loss, so it hardly depends on
@@ -144,7 +145,7 @@ def linked(
     decode: Callable[..., Values],
     start: tuple[float, float],
     box: tuple[float, float] = (-math.inf, math.inf),
-) -> Any:
+) -> float:
     """A parameter fitted through a combination with others: encode(xp, x, values) -> u, decode(xp, u, values) -> x."""
     return declare(
         Parameter(

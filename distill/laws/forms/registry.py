@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from distill.config import DistillError, nearest
 from distill.laws.forms import forms as forms  # registers the forms that ship
@@ -47,7 +46,7 @@ def import_forms(path: str | os.PathLike) -> list[str]:
     return names
 
 
-def from_dict(tree: Any, where: str = "law") -> Law:
+def from_dict(tree: object, where: str = "law") -> Law:
     """The law that `Law.to_dict` described; everything unknown beside it is ignored. Raises LawError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("form"), str):
         raise LawError(f"{where}: wanted an object with 'form' and 'parameters', got {_brief(tree)}.")
@@ -73,6 +72,6 @@ def load(path: str | os.PathLike) -> Law:
     return from_dict(read_json(path), str(path))
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -11,11 +11,12 @@ still fails is counted and left out of the intervals.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.config import nearest
 from distill.laws.fitting import solver
@@ -103,7 +104,7 @@ class Bootstrap:
         ends = {name: np.percentile(getattr(self.kept, name), tails) for name in names}
         return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
-    def predict(self, level: float = 0.9, noise: bool = True, **inputs: Any) -> PredictionInterval:
+    def predict(self, level: float = 0.9, noise: bool = True, **inputs: ArrayLike) -> PredictionInterval:
         """The interval for new runs at inputs by name: the law's error and, with `noise`, that of a single run."""
         arrays = np.broadcast_arrays(*(np.asarray(inputs[k], np.float64) for k in self._names(inputs)))
         shape, flat = arrays[0].shape, [array.ravel() for array in arrays]
@@ -115,12 +116,12 @@ class Bootstrap:
         low, high = np.exp(np.percentile(log_losses, [50 * (1 - level), 50 * (1 + level)], axis=0))
         return PredictionInterval(estimate=self.fit.law(*arrays), low=low.reshape(shape), high=high.reshape(shape))
 
-    def evaluate(self, *inputs: Any) -> np.ndarray:
+    def evaluate(self, *inputs: ArrayLike) -> np.ndarray:
         """Losses of every kept law at inputs of shape [m]: [resamples, m]."""
         wide = jax.tree_util.tree_map(lambda leaf: leaf[:, None] if np.ndim(leaf) else leaf, self.kept)
         return wide(*inputs)
 
-    def _names(self, inputs: dict[str, Any]) -> tuple[str, ...]:
+    def _names(self, inputs: Mapping[str, ArrayLike]) -> tuple[str, ...]:
         wanted = type(self.laws).inputs
         wrong = [name for name in inputs if name not in wanted]
         if wrong or len(inputs) != len(wanted):
@@ -128,9 +129,9 @@ class Bootstrap:
             raise LawError(f"predict: got {', '.join(inputs) or 'nothing'}; wanted {', '.join(wanted)}.{hint}")
         return wanted
 
-    def to_dict(self, level: float = 0.9) -> dict[str, Any]:
+    def to_dict(self, level: float = 0.9) -> dict[str, object]:
         """What a law file keeps of it: how it was resampled, how many failed, and the intervals."""
-        tree: dict[str, Any] = {
+        tree: dict[str, object] = {
             "kind": self.kind,
             "cluster": self.cluster,
             "resamples": len(self),

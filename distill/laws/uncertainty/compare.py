@@ -9,11 +9,11 @@ extra parameter rests on a bound.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
-from distill.laws.fitting.fit import Fit, fit
+from distill.laws.fitting.fit import Fit, FitOptions, fit
 from distill.laws.fitting.table import Table
 from distill.laws.forms.law import Law, LawError
 from distill.laws.uncertainty.bootstrap import refit
@@ -45,7 +45,7 @@ def compare(
     folds: int = 10,
     cluster: str | None = None,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[FitOptions],
 ) -> list[Compared]:
     """Fits forms to one table and cross-validates each on the same folds; sorted by the left-out error.
 

@@ -5,12 +5,13 @@ them from all that came before. Interpolation errors are small for every form; t
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from distill.laws.fitting.fit import Fit, fit
+from distill.laws.fitting.fit import Fit, FitOptions, fit
 from distill.laws.fitting.rows import rows_of, select
+from distill.laws.fitting.table import Runs
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law, LawError
 from distill.laws.uncertainty.bootstrap import Bootstrap, bootstrap
@@ -39,9 +40,20 @@ class Holdout:
         return float(((self.low <= self.observed) & (self.observed <= self.high)).mean())
 
 
+class HoldoutOptions(FitOptions, total=False):
+    """The options of `holdout` that `roll_forward` passes on."""
+
+    supervised: Law | Fit | None
+    resamples: int
+    kind: str
+    cluster: str | None
+    level: float
+    seed: int
+
+
 def holdout(
     form: str | type[Law],
-    runs: Any,
+    runs: Runs,
     rule: str | np.ndarray,
     *,
     supervised: Law | Fit | None = None,
@@ -50,7 +62,7 @@ def holdout(
     cluster: str | None = None,
     level: float = 0.9,
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[FitOptions],
 ) -> Holdout:
     """Fits on the rows outside `rule` and predicts those inside it. Further options are those of `fit`.
 
@@ -80,7 +92,11 @@ def holdout(
 
 
 def roll_forward(
-    form: str | type[Law], runs: Any, *, shares: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9), **options: Any
+    form: str | type[Law],
+    runs: Runs,
+    *,
+    shares: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9),
+    **options: Unpack[HoldoutOptions],
 ) -> list[Holdout]:
     """Holdouts by compute (size times tokens): for each share, fit on that much and predict up to the next share."""
     cls = registry.get(form)

@@ -46,7 +46,8 @@ class FittedLaw:
 
     def predict(self, run: RunRecord) -> float:
         """The law's loss for a run, nats per token."""
-        values = {"N": run.N, "N_S": run.N, "D": run.D, "D_S": run.D, "L_T": run.L_T, "U": run.D_unique}
+        L_T = float("nan") if run.L_T is None else run.L_T
+        values = {"N": run.N, "N_S": run.N, "D": run.D, "D_S": run.D, "L_T": L_T, "U": run.D_unique}
         return float(self.law(*(values[name] for name in self.law.inputs)))
 
     def covers(self, run: RunRecord) -> bool:
