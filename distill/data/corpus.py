@@ -183,7 +183,9 @@ def make_source(config: DataConfig) -> TextSource:
         return Tfds(config.tfds, Columns(config.columns))
     if config.source == "generated":
         return Generated(config.generated)
-    return Embedded()
+    if config.source == "embedded":
+        return Embedded()
+    raise DataError(f"config.data.source: got {config.source!r}, which has no reader in distill/data/corpus.py")
 
 
 def _tokenizer(

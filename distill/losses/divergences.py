@@ -69,6 +69,8 @@ def terms(
     jensen_shannon    beta p log(p / m) + (1 - beta) q log(q / m), m = beta p + (1 - beta) q (Agarwal et al. 2306.13649,
                       Eq. 1); over beta it tends to KL(p || q) as beta -> 0, over 1 - beta to KL(q || p) as beta -> 1
     total_variation   |p - q| / 2
+
+    Raises ValueError for another kind.
     """
     if kind == "forward":
         return -jnp.exp(log_p) * log_q
@@ -77,7 +79,9 @@ def terms(
     if kind == "jensen_shannon":
         log_m = jnp.logaddexp(jnp.log(beta) + log_p, jnp.log1p(-beta) + log_q)
         return beta * jnp.exp(log_p) * (log_p - log_m) + (1 - beta) * jnp.exp(log_q) * (log_q - log_m)
-    return jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)) / 2
+    if kind == "total_variation":
+        return jnp.abs(jnp.exp(log_p) - jnp.exp(log_q)) / 2
+    raise ValueError(f"divergence {kind!r} has no formula in distill/losses/divergences.py")
 
 
 def divergence(

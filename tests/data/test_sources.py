@@ -22,6 +22,7 @@ from distill.config.data import (
     TfdsConfig,
     TokenizerConfig,
 )
+from distill.data import corpus
 from distill.data.documents import SPLITS
 from tests.system import gcs
 
@@ -369,3 +370,9 @@ def test_tokens_and_mixture_by_config(store, tmp_path):
     assert mixed.weights == (0.75, 0.25) and [len(s.splits) for s in mixed.stores] == [len(SPLITS)] * 2
     with pytest.raises(data.DataError, match="no manifest.json"):
         data.open_store(DataConfig(source="tokens", tokens=str(tmp_path)), tmp_path)
+
+
+def test_a_source_without_a_reader_is_refused():
+    """Was seen to train on the embedded text whatever the name."""
+    with pytest.raises(data.DataError, match="got 'web', which has no reader"):
+        corpus.make_source(DataConfig(source="web"))

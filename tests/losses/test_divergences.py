@@ -167,3 +167,10 @@ def test_draws_follow_the_teacher(pair):
     ids = np.asarray(targets.sample(teacher, draws, uniform).ids)
     share = np.stack([(ids == v).mean(-1) for v in range(V)], axis=-1)
     np.testing.assert_allclose(share, special.softmax(np.asarray(teacher), axis=-1), atol=1.01 / draws)
+
+
+def test_a_divergence_without_a_formula_is_refused():
+    """Was seen to give total variation for any name."""
+    log_p = jnp.log(jnp.array([0.25, 0.75]))
+    with pytest.raises(ValueError, match="'reversed' has no formula"):
+        divergences.terms("reversed", log_p, log_p)

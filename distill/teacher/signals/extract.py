@@ -74,6 +74,8 @@ def _sparse(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float
     kept = targets.top_k(log_probs, signal.top_k)
     if signal.kind == "topk":
         return kept
+    if signal.kind != "topp":
+        raise ValueError(f"signal kind {signal.kind!r} is not taken from logits in distill/teacher/signals/extract.py")
     mass = jnp.exp(kept.log_probs)
     inside = jnp.cumsum(mass, axis=-1) - mass < signal.top_p
     inside = inside | (jnp.arange(mass.shape[-1]) < signal.floor)[None, None]
