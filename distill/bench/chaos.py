@@ -17,9 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from distill.config import DistillError
 from distill.records.runs import CurveTable, RunRecord, RunTable, load_record
@@ -37,7 +36,7 @@ class Scenario:
 
     name: str
     command: tuple[str, ...]
-    result: Callable[[Path], Any]
+    result: Callable[[Path], object]
     writing: tuple[str, ...] = ()
     prepare: Callable[[Path], None] = lambda _: None
 
@@ -150,14 +149,14 @@ def _half_written(root: Path, patterns: Sequence[str]) -> str:
     return ""
 
 
-def _difference(found: Any, wanted: Any) -> str:
+def _difference(found: object, wanted: object) -> str:
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         return ", ".join(f"{key}: {found.get(key)!r}, wanted {wanted.get(key)!r}" for key in keys)[:500]
     return f"{found!r}, wanted {wanted!r}"[:500]
 
 
-def run_result(workdir: Path) -> dict[str, Any]:
+def run_result(workdir: Path) -> Mapping[str, object]:
     """What a training run left: every array's hash, its record, and the sum of the losses of all its steps.
 
     Lines of metrics.jsonl average over steps, and where they end depends on when checkpoints were made; their sum
@@ -173,7 +172,7 @@ def run_result(workdir: Path) -> dict[str, Any]:
     from distill.training import step
 
     config = configs.from_text(configs.ExperimentConfig, (workdir / "config.txt").read_text("utf-8"))
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     with jax.set_mesh(sharding.make(config.mesh)), Checkpoints(workdir / "checkpoints") as checkpoints:
         stored = checkpoints.restore(config.steps, step.init_state(config).stored())
         for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
@@ -187,7 +186,7 @@ def run_result(workdir: Path) -> dict[str, Any]:
     return found | {"steps logged": last, "sum of losses": float(f"{total:.9g}")}
 
 
-def _found(record: RunRecord) -> dict[str, Any]:
+def _found(record: RunRecord) -> Mapping[str, object]:
     """What a run found, without when and where it did."""
     return {k: v for k, v in dataclasses.asdict(record).items() if k not in ("start", "end", "machine", "commit")}
 
@@ -198,16 +197,16 @@ def folder_result(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
 
 
-def append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+def append(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
     """Adds JSON lines to a campaign's log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def table_result(workdir: Path) -> dict[str, Any]:
+def table_result(workdir: Path) -> Mapping[str, object]:
     """The rows of a study's runs table, without when and where they were made, and how many points its curves have."""
-    rows: dict[str, Any] = {}
+    rows: dict[str, object] = {}
     for row in RunTable(workdir / "runs.csv").load():
         rows[f"{row.run} {len(rows) if row.run in rows else ''}".strip()] = _found(row)
     points = {(point.run, point.step) for point in CurveTable(workdir / "curves.csv").load()}
@@ -227,13 +226,13 @@ def _teacher(inputs: Path) -> None:
     _finish(teacher, inputs, inputs / "teacher")
 
 
-def signal_result(store: Path) -> dict[str, Any]:
+def signal_result(store: Path) -> Mapping[str, object]:
     """The hash of every file of a signal store, and of its manifest what does not say when and how it was made."""
     known = json.loads((store / "manifest.json").read_text("utf-8"))
     return folder_result(store) | {"manifest.json": {name: known[name] for name in ("recipe", "fidelity")}}
 
 
-def completions(output: Path) -> dict[str, Any]:
+def completions(output: Path) -> Mapping[str, object]:
     """The completions in their order, and the files of the token store that was made of them."""
     found = {str(i): line for i, line in enumerate((output / "completions.jsonl").read_text("utf-8").splitlines())}
     return found | folder_result(output / "store")

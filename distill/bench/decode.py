@@ -15,7 +15,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +48,7 @@ def again(model: Transformer, prompts: jax.Array, new: int) -> Route:
     rows = jnp.pad(prompts, ((0, 0), (0, new)))
 
     @jax.jit
-    def step(model: Transformer, rows: jax.Array, i: Any) -> jax.Array:
+    def step(model: Transformer, rows: jax.Array, i: jax.Array | int) -> jax.Array:
         hidden = jax.lax.dynamic_index_in_dim(model.hidden(rows), i - 1, axis=1, keepdims=False)
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), batch)
         keys = jax.sharding.reshard(keys, jax.P(sharding.BATCH))

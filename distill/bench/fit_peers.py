@@ -7,9 +7,13 @@ warm start, with exact gradients compiled by jax. All run on one thread, as thei
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from distill.laws.fitting.solver import Rows
+    from distill.laws.forms.law import Law
 
 GTOL = 1e-5  # scipy's default, as in the replication
 
@@ -52,7 +56,7 @@ def bfgs_autograd(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.
 
     log_N, log_D, log_L = (np.log(column) for column in table)
 
-    def objective(theta: Any, log_N: Any, log_D: Any, log_L: Any) -> Any:
+    def objective(theta: np.ndarray, log_N: np.ndarray, log_D: np.ndarray, log_L: np.ndarray) -> float:
         a, b, e, alpha, beta = theta
         parts = anp.stack([a - alpha * log_N, b - beta * log_D, e + anp.zeros_like(log_N)])
         r = log_L - logsumexp(parts, axis=0)
@@ -68,7 +72,7 @@ def bfgs_autograd(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.
     return np.array(found)
 
 
-def lbfgsb(form: Any, rows: Any, start: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
+def lbfgsb(form: "type[Law]", rows: "Rows", start: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
     """Objectives [R] of scipy's L-BFGS-B from one warm start, gradients exact by jax's reverse mode, compiled once."""
     import jax
     import jax.numpy as jnp
@@ -80,7 +84,7 @@ def lbfgsb(form: Any, rows: Any, start: np.ndarray, weights: np.ndarray, delta: 
         inputs = [jnp.asarray(x)[None] for x in rows.inputs]
         target = jnp.log(jnp.asarray(rows.target))[None]
 
-        def total(theta: Any, w: Any) -> Any:
+        def total(theta: jax.Array, w: jax.Array) -> jax.Array:
             law = form.unpack(jnp, list(theta[:, None, None]), rows.setting, rows.given)
             return (w * ob.rho(jnp, jnp.log(law.loss(jnp, *inputs)) - target, delta)).sum()
 

@@ -97,7 +97,7 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
           f"{theirs.config._attn_implementation!r}, jax {jax.__version__}, float32")  # fmt: skip
     random = np.random.default_rng(0)
 
-    def draw(batch: int, length: int) -> tuple[Any, Any]:
+    def draw(batch: int, length: int) -> tuple[jax.Array, object]:
         tokens = random.integers(0, ours.config.tokens, (batch, length))
         return jnp.asarray(tokens, jnp.int32), torch.tensor(tokens)
 
@@ -120,10 +120,10 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
         config = decode.DecodeConfig(new_tokens=flags.new_tokens, temperature=0.0)
         keys = jax.random.split(jax.random.key(0), batch)
 
-        def generate(config: Any = config, mine: Any = mine, keys: Any = keys) -> Any:
+        def generate(config: decode.DecodeConfig = config, mine: jax.Array = mine, keys: jax.Array = keys) -> object:
             return jax.block_until_ready(decode.generate(config, ours.params, mine, keys))
 
-        def peer(other: Any = other) -> Any:
+        def peer(other: object = other) -> object:
             with torch.no_grad():
                 return theirs.generate(
                     other, attention_mask=torch.ones_like(other), do_sample=False, pad_token_id=0,
@@ -134,7 +134,7 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
                batch * flags.new_tokens)  # fmt: skip
 
 
-def report(title: str, ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int, tokens: int) -> None:
+def report(title: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, tokens: int) -> None:
     """Prints the times of both, which take turns: once to warm up and then `repeats` times."""
     times = turns.take_turns({"ours": turns.timed(ours), "theirs": turns.timed(theirs)}, repeats)
     each = [f"{name} {_spread(t)}, {tokens / statistics.median(t):,.0f} tokens/s" for name, t in times.items()]

@@ -29,14 +29,17 @@ from distill.losses.fused import FusedSpec
 from distill.model import sharding
 from distill.types import HiddenSignal
 
+# The loss sum of (hidden, head, ids, teacher's hidden, teacher's head).
+Route = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
 MOST_LOGITS = 2**28  # of a dense array that is run, not only compiled
 
 
-def routes(vocab: int, divergence: str) -> dict[str, Callable[..., Any]]:
-    """loss sum of (hidden, head, ids, teacher's hidden, teacher's head), by the name of the route."""
+def routes(vocab: int, divergence: str) -> dict[str, Route]:
+    """The two ways to the loss, by name."""
 
-    def dense(hidden: Any, head: Any, ids: Any, t_hidden: Any, t_head: Any) -> Any:
-        def project(hidden: Any, head: Any) -> Any:
+    def dense(hidden: jax.Array, head: jax.Array, ids: jax.Array, t_hidden: jax.Array, t_head: jax.Array) -> jax.Array:
+        def project(hidden: jax.Array, head: jax.Array) -> jax.Array:
             head = jax.sharding.reshard(head.astype(hidden.dtype), jax.P("tensor", None))
             exact = {"preferred_element_type": jnp.float32, "out_sharding": sharding.LOGITS_BSV}
             return jnp.einsum("bsd,vd->bsv", hidden, head, **exact)
@@ -45,7 +48,9 @@ def routes(vocab: int, divergence: str) -> dict[str, Callable[..., Any]]:
         kd = divergences.divergence(divergence, z, jax.lax.stop_gradient(t))
         return jnp.sum(0.5 * divergences.cross_entropy(z, ids[..., 0]) + 0.5 * kd)
 
-    def chunked(hidden: Any, head: Any, ids: Any, t_hidden: Any, t_head: Any) -> Any:
+    def chunked(
+        hidden: jax.Array, head: jax.Array, ids: jax.Array, t_hidden: jax.Array, t_head: jax.Array
+    ) -> jax.Array:
         spec = FusedSpec(divergence=divergence, tempered=False, tokens=vocab)
         found = fused.fused_losses(spec, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
         return jnp.sum(0.5 * (found.log_z - found.id_logits[..., 0]) + 0.5 * found.divergence)
@@ -69,7 +74,7 @@ def shapes(vocab: int, tokens: int, width: int, dtype: str) -> tuple[jax.ShapeDt
     )
 
 
-def compile_route(route: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+def compile_route(route: Route, arguments: Sequence[jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
     """The compiled value and gradients by hidden states and head."""
     return jax.jit(jax.value_and_grad(route, argnums=(0, 1))).lower(*arguments).compile()
 
@@ -93,7 +98,7 @@ def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, rep
     """One line: memory of both routes, and their times where the dense logits fit."""
     arguments = shapes(vocab, tokens, width, dtype)
     compiled = {name: compile_route(route, arguments) for name, route in routes(vocab, divergence).items()}
-    memory = {name: run.memory_analysis() for name, run in compiled.items()}
+    memory: dict[str, Any] = {name: run.memory_analysis() for name, run in compiled.items()}
     temporary = {name: m.temp_size_in_bytes / 2**20 for name, m in memory.items()}
     line = f"{vocab:7d} {tokens:6d} {width:5d} {dtype:8s} {divergence:15s} temporary MiB: "
     line += f"dense {temporary['dense']:8.1f}, fused {temporary['fused']:7.1f}, "

@@ -11,7 +11,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from distill.bench import turns
 from distill.bench.step import SHAPES
@@ -21,7 +20,7 @@ from distill.config.flags import Parser
 from distill.system import process
 
 
-def _prepare(shape: str, size: int) -> Callable[[], Any]:
+def _prepare(shape: str, size: int) -> Callable[[], object]:
     """A compiled call of CALL steps of `size` runs, whose answer can be waited for."""
     import jax
 
@@ -33,7 +32,7 @@ def _prepare(shape: str, size: int) -> Callable[[], Any]:
     spec, placed = step.step_spec(config), profile.random_batches(config, CALL)
     states = [step.init_state(config) for _ in range(size)]
 
-    def call() -> Any:
+    def call() -> object:
         if size == 1:
             states[0], sums = step.train_steps(spec, states[0], None, placed, CALL)
             return sums

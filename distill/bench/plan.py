@@ -8,12 +8,12 @@ The two alternate case by case in one process; SLSQP's time on the whole grid is
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from distill import laws
 from distill.config.flags import Parser
+from distill.laws.forms.law import Law
 from distill.laws.planning.scenarios import SCENARIOS, Flops, Scenario
 from distill.report.paper.curves import BUDGETS, SIZES, curves
 
@@ -21,12 +21,12 @@ _BOX = (np.log(1e6), np.log(1e17))
 
 
 def slsqp(
-    supervised: Any,
-    distillation: Any,
+    supervised: Law,
+    distillation: Law,
     N_S: float,
     compute: float,
     scenario: Scenario,
-    flops: Any,
+    flops: Flops,
     starts: int,
     seed: int,
 ) -> float:

@@ -27,7 +27,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from distill.bench import turns
 from distill.bench.step_peers import Job
@@ -94,11 +93,13 @@ class Contender:
         self.told = [self._hear(worker) for worker in self._workers]
 
     @staticmethod
-    def _send(worker: Any, line: str) -> None:
+    def _send(worker: subprocess.Popen[str], line: str) -> None:
+        assert worker.stdin is not None  # a pipe
         worker.stdin.write(line + "\n")
         worker.stdin.flush()
 
-    def _hear(self, worker: Any) -> dict[str, float]:
+    def _hear(self, worker: subprocess.Popen[str]) -> dict[str, float]:
+        assert worker.stdout is not None  # a pipe
         while line := worker.stdout.readline():
             if line.startswith("{"):
                 return json.loads(line)

@@ -12,9 +12,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
 from distill.system import process
@@ -68,7 +68,7 @@ def _say(found: dict[str, float]) -> None:
     print(json.dumps(found), flush=True)
 
 
-def _tokens(job: Job, count: int) -> Any:
+def _tokens(job: Job, count: int) -> NDArray[np.int32]:
     """Those of `profiling.random_batches`, in a process that has no use for JAX."""
     random = np.random.default_rng(0)
     return random.integers(0, job.model.vocab_size, (count, job.batch_size, job.seq_len + 1), np.int32)
@@ -89,7 +89,7 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
     batches, shape = profile.random_batches(config, CALL), step.step_spec(config)
     dispatch: list[float] = []
 
-    def call(count: int) -> Any:
+    def call(count: int) -> object:
         nonlocal state
         begin = time.perf_counter()
         state, sums = step.train_steps(shape, state, teacher, batches, np.int32(count))
