@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def make_recipe(config: DataConfig, inside: bool = False) -> StoreRecipe:
     )
 
 
-def _fingerprint(description: dict[str, Any]) -> str:
+def _fingerprint(description: Mapping[str, object]) -> str:
     text = json.dumps(description, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -190,7 +190,7 @@ def make_source(config: DataConfig) -> TextSource:
 
 def _tokenizer(
     config: TokenizerConfig, source: TextSource, data: DataConfig
-) -> tuple[dict[str, Any], Callable[[Path, OnProgress], Tokenizer]]:
+) -> tuple[dict[str, object], Callable[[Path, OnProgress], Tokenizer]]:
     """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
     description = _describe_tokenizer(config)
     if config.kind == "bytes":
@@ -224,7 +224,7 @@ def _tokenizer(
     return description, copy
 
 
-def _describe_tokenizer(config: TokenizerConfig) -> dict[str, Any]:
+def _describe_tokenizer(config: TokenizerConfig) -> dict[str, object]:
     """What a recipe says of its tokenizer. (A trained one follows from the text, which the recipe says as well.)"""
     if config.kind == "bytes":
         return {"kind": "bytes"}
@@ -254,7 +254,7 @@ def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnP
                 return
 
 
-def _difference(got: Any, wanted: Any, path: str = "") -> str:
+def _difference(got: object, wanted: object, path: str = "") -> str:
     """The first place where two descriptions differ, with both values."""
     if isinstance(got, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(k for k in got if k not in wanted)]:

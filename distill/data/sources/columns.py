@@ -47,7 +47,7 @@ class Columns:
                     f"{nearest(name, found)}"
                 )
 
-    def document(self, record: Mapping[str, Any], where: str) -> Document:
+    def document(self, record: Mapping[str, object], where: str) -> Document:
         """The document of one record; null text is an empty document. DataError when a value is no text."""
         self.check(list(record), where)
         config = self._config
@@ -78,7 +78,7 @@ class Columns:
         return [part for part in parts if part.text]
 
 
-def _fill(template: str, record: Mapping[str, Any], trained: bool, where: str) -> list[Part]:
+def _fill(template: str, record: Mapping[str, object], trained: bool, where: str) -> list[Part]:
     """A template's own words and the record's text as separate parts. Column values are never templates."""
     parts = []
     for i, piece in enumerate(_FIELD.split(template)):
@@ -88,7 +88,7 @@ def _fill(template: str, record: Mapping[str, Any], trained: bool, where: str) -
     return parts
 
 
-def _text(value: Any, column: str, where: str) -> str:
+def _text(value: object, column: str, where: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):  # TFDS gives text as bytes

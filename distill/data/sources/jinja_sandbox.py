@@ -79,7 +79,7 @@ class _Child:
 _CHILD = _Child()
 
 
-def render(template: str, variables: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> list[str]:
+def render(template: str, variables: Mapping[str, object], calls: Sequence[Mapping[str, Any]]) -> list[str]:
     """The texts of a template, one for each of `calls` (its variables besides). Raises RenderError."""
     turns = sum(len(call.get("messages", ())) for call in calls)
     request = json.dumps({"template": template, "variables": dict(variables), "calls": list(calls)}).encode() + b"\n"

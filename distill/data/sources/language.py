@@ -13,7 +13,6 @@ above h. `predict` gives that optimum too, token by token, by the forward algori
 import bisect
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,7 +144,7 @@ class Generated:
         }
         self._plan = [(n, split) for split, size in sizes.items() for n in _lengths(size, config.document_tokens)]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"source": "generated", **dataclasses.asdict(self._config)}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:

@@ -9,6 +9,7 @@ import io
 import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from distill.errors import DataError
@@ -118,7 +119,7 @@ class _Frames(io.RawIOBase):
         return n
 
 
-def optional(module: str, package: str, path: str) -> Any:
+def optional(module: str, package: str, path: str) -> ModuleType:
     """A module that only some files need; DataError that names the package when it is not installed."""
     try:
         return importlib.import_module(module)

@@ -1,8 +1,8 @@
 """TensorFlow Datasets as a source, through random access to array_record files; TensorFlow is never imported."""
 
 import importlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,25 @@ _REASONS = {
     "reports them all",
     "tfrecord": "reading it needs TensorFlow",
 }
+
+
+class _Rows(Protocol):
+    """The examples of a split, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, numbers: list[int]) -> Sequence[Mapping[str, object]]: ...
+
+
+class _Builder(Protocol):
+    """What is used of a builder of TFDS, whose own types need TensorFlow."""
+
+    info: Any
+    data_dir: str
+
+    def as_data_source(self, split: str) -> _Rows: ...
+
+    def download_and_prepare(self) -> None: ...
 
 
 class Tfds:
@@ -35,7 +54,7 @@ class Tfds:
             columns.check(list(self._builder.info.features), f"TFDS {self._builder.info.full_name} {name}")
         self.share = 0.0
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         splits = {name: self._builder.info.splits[name].num_examples for name, _ in self._splits}
         return {"source": "tfds", "dataset": self._builder.info.full_name, "splits": splits}
 
@@ -47,10 +66,10 @@ class Tfds:
             self.share = (before + start + len(records)) / total
             for i, record in enumerate(records, start):
                 where = f"TFDS {self.shards[shard]}, example {i}"
-                yield self._columns.document(_plain(record), where)._replace(split=split)
+                yield self._columns.document(_row(record), where)._replace(split=split)
 
 
-def _prepared(config: TfdsConfig) -> Any:
+def _prepared(config: TfdsConfig) -> _Builder:
     """The builder, its data made if they are not there. Refuses every format but array_record."""
     tfds = importlib.import_module("tensorflow_datasets")
     if not config.name and not config.data_dir:
@@ -93,11 +112,11 @@ def _records(path: str) -> int:
         reader.close()
 
 
-def _is_prepared(builder: Any) -> bool:
+def _is_prepared(builder: _Builder) -> bool:
     return bool(builder.info.splits)
 
 
-def _open(builder: Any, name: str) -> Any:
+def _open(builder: _Builder, name: str) -> _Rows:
     try:
         return builder.as_data_source(name)
     except (KeyError, ValueError) as error:
@@ -105,7 +124,11 @@ def _open(builder: Any, name: str) -> Any:
         raise DataError(f"TFDS {builder.info.full_name}: there is no split {name!r}, only {known} ({error})") from None
 
 
-def _plain(value: Any) -> Any:
+def _row(record: Mapping[str, object]) -> dict[str, object]:
+    return {key: _columns_to_rows(_plain(item)) for key, item in record.items()}
+
+
+def _plain(value: object) -> object:
     """NumPy and bytes to what JSON would give; TFDS hands a sequence of objects out as an object of sequences."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -114,11 +137,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {key: _columns_to_rows(_plain(item)) for key, item in value.items()}
+        return _row(value)
     return value
 
 
-def _columns_to_rows(value: Any) -> Any:
+def _columns_to_rows(value: object) -> object:
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         return [dict(zip(value, row)) for row in zip(*value.values())]
     return value

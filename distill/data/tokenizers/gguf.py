@@ -9,6 +9,7 @@ from typing import Any
 from distill.errors import DataError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+Field = bool | int | float | str | list["Field"]  # the value of a field
 _STRING, _ARRAY = 8, 9
 _CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
 
@@ -76,7 +77,7 @@ class GgufFile:
         end = at + 8 + self._fits(length, 1, at + 8)
         return data[at + 8 : end].decode("utf-8"), end
 
-    def _value(self, data: mmap.mmap, kind: int, at: int) -> tuple[Any, int]:
+    def _value(self, data: mmap.mmap, kind: int, at: int) -> tuple[Field, int]:
         if kind == _STRING:
             return self._string(data, at)
         if kind == _ARRAY:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,21 @@ def _stem(path: Path) -> str:
     return folder.name if folder else whole.name.removesuffix(".json").removesuffix(".gguf")
 
 
-def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: dict[str, Any]) -> int:
+class _AddedToken(TypedDict):
+    id: int
+    content: str
+    special: bool
+
+
+class _Canonical(TypedDict, total=False):
+    """What is read of a tokenizer.json as the library writes it."""
+
+    added_tokens: list[_AddedToken]
+    decoder: object
+    pre_tokenizer: object
+
+
+def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: _Canonical) -> int:
     if wanted == "none":
         return -1
     special = [token["content"] for token in canonical["added_tokens"]]
@@ -136,7 +150,7 @@ def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: dict[str, 
     )
 
 
-def _byte_lengths(canonical: dict[str, Any], ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:
+def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:
     """Bytes of text per token. Exact for byte-level and byte-fallback vocabularies; others lose text in any case."""
     added = {token["id"]: token for token in canonical["added_tokens"]}
     byte_level = '"ByteLevel"' in json.dumps([canonical.get("decoder"), canonical.get("pre_tokenizer")])

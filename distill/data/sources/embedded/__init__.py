@@ -9,7 +9,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distill.data.documents import SPLITS, Document, Part
 
@@ -50,7 +50,7 @@ class Embedded:
     masked = False
     share = 0.0
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {"source": "embedded", "sha256": fingerprint()}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
