@@ -5,16 +5,15 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.config import ModelConfig
 from distill.errors import InteropError
 from distill.interop import hf_config, safetensors
 from distill.interop.layout import expected, layouts
+from distill.interop.safetensors import Tensor
 from distill.interop.source import CONFIG, INDEX, SINGLE
 from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model.transformer import Transformer, parameter_name
@@ -66,15 +65,15 @@ def write(
             (building / name).write_bytes(content)
 
 
-def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], NDArray[Any]]]:
+def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], Tensor]]:
     """What reads each tensor of a checkpoint, by its name there."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     arrays = {parameter_name(path): leaf for path, leaf in leaves}
     table, ours = layouts(config), params.config
     scale = math.sqrt(ours.d_model) if ours.tied and ours.scaled_embedding else 1.0
 
-    def reader(name: str, layer: int) -> Callable[[], NDArray[Any]]:
-        def read() -> NDArray[Any]:
+    def reader(name: str, layer: int) -> Callable[[], Tensor]:
+        def read() -> Tensor:
             array = arrays["embed" if name == "head" and ours.tied else name]
             value = _on_host(array[layer] if table[name].stacked else array)
             if table[name].rows == "v":
@@ -88,12 +87,12 @@ def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[
     return {there: reader(name, layer) for there, name, layer, _ in expected(config)}
 
 
-def _on_host(array: jax.Array) -> NDArray[Any]:
+def _on_host(array: jax.Array) -> Tensor:
     return np.asarray(jax.sharding.reshard(array, jax.P(*[None] * array.ndim)))
 
 
 def _write_tensors(
-    folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, read: Callable[[str], NDArray[Any]]
+    folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, read: Callable[[str], Tensor]
 ) -> Iterator[int]:
     """One file, or several with an index where one would be too large."""
     width = np.dtype(safetensors.DTYPES[dtype]).itemsize

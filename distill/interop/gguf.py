@@ -9,14 +9,16 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import EllipsisType, ModuleType
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.data.tokenizers.gguf import GgufFile, Stored
 from distill.errors import InteropError
-from distill.interop.safetensors import read_bytes
+from distill.interop.safetensors import Tensor, read_bytes
+
+T = TypeVar("T")
 
 READABLE = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
 _FAMILIES = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -68,7 +70,7 @@ def open_file(path: str | Path) -> "Gguf":
 class Gguf:
     """A GGUF file, or all the parts of a split one, as a source of tensors under their Hugging Face names."""
 
-    def __init__(self, path: str | Path, library: Any):
+    def __init__(self, path: str | Path, library: ModuleType):
         """`path` may be any part of a split file. Raises InteropError where a part is missing."""
         self._library = library
         parts = _parts(Path(path))
@@ -78,7 +80,7 @@ class Gguf:
         for part in parts:
             for name, stored in part.tensors.items():
                 self._stored[self._rename(name)] = _Tensor(part.path, stored, *self._check(part, name, stored))
-        self.tree = self._config()
+        self.tree: dict[str, Any] = self._config()
         self._refuse_unknown()
         self._stored.pop(_FREQUENCIES, None)
         self.shapes = {name: tensor.stored.shape for name, tensor in self._stored.items()}
@@ -139,7 +141,16 @@ class Gguf:
             if value not in as_read[field]:
                 raise InteropError(f"{self.path}: the field {name} is {value!r:.60}, wanted {as_read[field][0]!r}")
 
-    def _field(self, name: str, default: Any = ..., kind: type = int) -> Any:
+    @overload
+    def _field(self, name: str, default: int | EllipsisType = ...) -> int: ...
+
+    @overload
+    def _field(self, name: str, default: T | EllipsisType, kind: type[T]) -> T: ...
+
+    @overload
+    def _field(self, name: str, *, kind: type[T]) -> T: ...
+
+    def _field(self, name: str, default: object = ..., kind: type = int) -> object:
         """A field of the architecture, 'llama.block_count' by 'block_count'; no default: it must be there."""
         family = self._file.fields.get("general.architecture")
         value = self._file.fields.get(f"{family}.{name}", default)
@@ -149,7 +160,7 @@ class Gguf:
             raise InteropError(f"{self.path}: the field {family}.{name} is {value!r:.60}, wanted {kind.__name__}")
         return value
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, object]:
         """What this model's config.json would say."""
         family = self._file.fields.get("general.architecture")
         if family not in _FAMILIES:
@@ -162,7 +173,7 @@ class Gguf:
         embed = self._stored.get("model.embed_tokens.weight")
         if embed is None:
             raise InteropError(f"{self.path}: tensor 'token_embd.weight' is missing")
-        tree = {
+        tree: dict[str, object] = {
             "architectures": [f"{_FAMILIES[family]}ForCausalLM"],
             "vocab_size": embed.stored.shape[0],
             "hidden_size": width,
@@ -188,7 +199,7 @@ class Gguf:
         end = self._file.fields.get("tokenizer.ggml.eos_token_id")
         return tree | ({"eos_token_id": end} if type(end) is int else {})
 
-    def _scaling(self) -> dict[str, Any] | None:
+    def _scaling(self) -> dict[str, object] | None:
         """rope_scaling, from the fields or, for Llama 3, from the stored divisors of all frequencies.
 
         As llama.cpp reads them: a factor without a type is linear, and rope.scale_linear is the factor's older name.
@@ -220,7 +231,7 @@ class Gguf:
             "original_max_position_embeddings": 8192,
         }
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+    def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a tensor, dequantised to float32 (or as they are, where they are not quantised)."""
         tensor = self._stored[name]
         stored = tensor.stored
@@ -238,13 +249,13 @@ class Gguf:
         file, stored, _, row = self._stored[name]
         return read_bytes(file, stored.offset, math.prod(stored.shape[:-1]) * row)
 
-    def _rows(self, tensor: _Tensor, start: int, stop: int) -> NDArray[Any]:
+    def _rows(self, tensor: _Tensor, start: int, stop: int) -> Tensor:
         stored = tensor.stored
         if len(stored.shape) == 1:  # a vector is one row of bytes
             return self._dequantise(tensor, 0, stored.shape)[start:stop]
         return self._dequantise(tensor, start, (stop - start, *stored.shape[1:]))
 
-    def _dequantise(self, tensor: _Tensor, start: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _dequantise(self, tensor: _Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
         """The rows of a tensor from `start` on that fill an array of this shape."""
         count = math.prod(shape[:-1]) * tensor.row
         with open(tensor.file, "rb") as stream:

@@ -4,10 +4,13 @@ Everything that would change a forward pass is either taken over or refused by n
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from types import EllipsisType
+from typing import Literal, TypedDict, TypeVar, overload
 
 from distill.config import ConfigError, ModelConfig, nearest
 from distill.errors import InteropError
+
+T = TypeVar("T")
 
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 # Why a model cannot be had, by how the name of its architecture begins; the longest beginning that fits speaks.
@@ -85,13 +88,30 @@ _ROPE = {
 }
 
 
+class _RopeFields(TypedDict, total=False):
+    """The fields of ModelConfig that say how positions are rotated."""
+
+    rope_base: float
+    rope_scaling: Literal["none", "linear", "llama3"]
+    rope_factor: float
+    rope_low: float
+    rope_high: float
+    rope_context: int
+
+
 class _Reader:
     """Fields of a config.json by name, with where they stand in every error."""
 
-    def __init__(self, tree: Mapping[str, Any], where: str):
+    def __init__(self, tree: Mapping[str, object], where: str):
         self.tree, self.where = tree, where
 
-    def get(self, name: str, kind: type, default: Any = ...) -> Any:
+    @overload
+    def get(self, name: str, kind: type[T], default: None) -> T | None: ...
+
+    @overload
+    def get(self, name: str, kind: type[T], default: T | EllipsisType = ...) -> T: ...
+
+    def get(self, name: str, kind: type, default: object = ...) -> object:
         """A field's value; null counts as absent; no default: it must be there."""
         value = self.tree.get(name)
         if value is None:
@@ -104,14 +124,14 @@ class _Reader:
             raise InteropError(f"{self.where}: {name} is {value!r:.60}, wanted {kind.__name__}")
         return value
 
-    def want(self, name: str, allowed: tuple[Any, ...], why: str) -> None:
+    def want(self, name: str, allowed: tuple[object, ...], why: str) -> None:
         """Refuses a field that is present with another value than those allowed."""
         value = self.tree.get(name)
         if value is not None and value not in allowed:
             raise InteropError(f"{self.where}: {name} is {value!r:.80}, wanted {allowed[0]!r}: {why}")
 
 
-def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
+def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
     """The ModelConfig of a config.json. InteropError for whatever this model cannot express, saying why."""
     reader = _Reader(tree, where)
     names = tree.get("architectures")
@@ -153,7 +173,7 @@ def read_config(tree: Mapping[str, Any], where: str) -> ModelConfig:
         raise InteropError(f"{where}: {error}") from None
 
 
-def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
+def _refuse_unknown(tree: Mapping[str, object], where: str) -> None:
     """InteropError for the first key that is neither read nor known to change nothing; null means nothing."""
     for key, value in tree.items():
         known = key in _READ or key in _HARMLESS or value in _HARMLESS_AS.get(key, ())
@@ -191,7 +211,7 @@ def _window(reader: _Reader, family: str) -> int:
     return 0 if window >= reader.get("max_position_embeddings", int, window + 1) else window
 
 
-def _rope(reader: _Reader) -> dict[str, Any]:
+def _rope(reader: _Reader) -> _RopeFields:
     """Base and scaling, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before)."""
     new, old = reader.get("rope_parameters", dict, {}), reader.get("rope_scaling", dict, {})
     if new and old and _scaling(new) != _scaling(old):
@@ -226,7 +246,7 @@ def _rope(reader: _Reader) -> dict[str, Any]:
     )
 
 
-def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(rope: Mapping[str, object]) -> dict[str, object]:
     """What a rope object says, under one spelling and without the base, which has a place of its own."""
     said = {key: value for key, value in rope.items() if key not in ("type", "rope_type", "rope_theta")}
     return {key: value for key, value in said.items() if value is not None} | {
@@ -234,7 +254,7 @@ def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, Any]:
+def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, object]:
     """The config.json of a model of this shape, under the name that fits it.
 
     QK-norm is Qwen3, biases of queries, keys and values alone are Qwen2, a window is Mistral, the rest is Llama.
@@ -253,7 +273,7 @@ def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: i
         family = "Mistral" if model.window else "Llama"
     if (family == "Qwen3" and model.qkv_bias != model.out_bias) or (family == "Mistral" and model.qkv_bias):
         raise InteropError(f"{family} has no such biases: qkv_bias={model.qkv_bias}, out_bias={model.out_bias}")
-    tree: dict[str, Any] = {
+    tree: dict[str, object] = {
         "architectures": [f"{family}ForCausalLM"],
         "model_type": family.lower(),
         "vocab_size": model.tokens,
@@ -288,11 +308,11 @@ def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: i
     return tree
 
 
-def _rope_scaling(model: ModelConfig) -> dict[str, Any] | None:
+def _rope_scaling(model: ModelConfig) -> dict[str, object] | None:
     kind: Literal["none", "linear", "llama3"] = model.rope_scaling
     if kind == "none":
         return None
-    scaling: dict[str, Any] = {"rope_type": kind, "factor": model.rope_factor}
+    scaling: dict[str, object] = {"rope_type": kind, "factor": model.rope_factor}
     if kind == "llama3":
         scaling |= {
             "low_freq_factor": model.rope_low,

@@ -8,11 +8,9 @@ there.
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
-
-from numpy.typing import NDArray
 
 from distill.config import ModelConfig
+from distill.interop.safetensors import Tensor
 
 _LAYER = "model.layers.{}."
 # parameter: (its name there, its dims there, our dims)
@@ -65,7 +63,7 @@ class Layout:
         inner = math.prod(self.sizes[letter] for letter in self.rows[1:])
         return start * inner, stop * inner
 
-    def import_part(self, rows: NDArray[Any], index: tuple[slice, ...]) -> NDArray[Any]:
+    def import_part(self, rows: Tensor, index: tuple[slice, ...]) -> Tensor:
         """Our array's part `index` from the rows that `row_range` named."""
         letters = self.rows + self.columns
         inner = [self.sizes[letter] for letter in letters[1:]]
@@ -73,7 +71,7 @@ class Layout:
         rest = tuple(slice(None) if letter == self.rows[0] else part for letter, part in zip(self.ours, index))
         return split[rest]
 
-    def export(self, array: NDArray[Any]) -> NDArray[Any]:
+    def export(self, array: Tensor) -> Tensor:
         """The tensor there, from our array of one layer."""
         letters = self.rows + self.columns
         return array.transpose([self.ours.index(letter) for letter in letters]).reshape(self.there)

@@ -6,21 +6,21 @@ shard of what is stacked.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.typing import NDArray
 
 from distill.config import ModelConfig
 from distill.errors import InteropError
 from distill.interop.layout import Layout, layouts
+from distill.interop.safetensors import Tensor
 from distill.interop.source import ModelSource
 from distill.model.transformer import Transformer, parameter_name
 
 OnTensor = Callable[[int], None]
+Part = Callable[[tuple[slice, ...]], Tensor]  # the part of an array at these slices
 
 
 def abstract(config: ModelConfig, dtype: str = "float32") -> Transformer:
@@ -55,9 +55,9 @@ def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
     return lax.dynamic_update_index_in_dim(stacked, layer.astype(stacked.dtype), i, 0)
 
 
-def _parameter(layout: Layout, leaf: Any, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
-    def read(name: str, shape: tuple[int, ...], spec: Any) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> NDArray[Any]:
+def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
+    def read(name: str, shape: tuple[int, ...], spec: jax.P) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> Tensor:
             values = np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
             # The extremes show any NaN or inf, and need no memory beside the values.
             with np.errstate(invalid="ignore"):
@@ -83,11 +83,14 @@ def _parameter(layout: Layout, leaf: Any, source: ModelSource, on_tensor: OnTens
     return stacked
 
 
-def _assemble(shape: tuple[int, ...], sharding: Any, part: Callable[..., NDArray[Any]]) -> jax.Array:
+def _assemble(
+    shape: tuple[int, ...], sharding: jax.NamedSharding, part: Callable[[tuple[slice, ...]], Tensor]
+) -> jax.Array:
     """An array from its parts, each read once and sent to every device of this process that holds it."""
-    holders: dict[Any, list[Any]] = {}
-    indices: dict[Any, tuple[slice, ...]] = {}
+    holders: dict[tuple[tuple[int, int, int], ...], list[jax.Device]] = {}
+    indices: dict[tuple[tuple[int, int, int], ...], tuple[slice, ...]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None  # every device of a named sharding holds a part
         key = tuple(piece.indices(size) for piece, size in zip(index, shape))
         holders.setdefault(key, []).append(device)
         indices[key] = index

@@ -19,6 +19,9 @@ from distill.errors import InteropError
 from distill.system.files import atomic_file, loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+# Rows or the whole of a tensor. bfloat16 is among its dtypes, though NumPy does not call it a float.
+Tensor = NDArray[np.floating]
+
 _PIECE = 1 << 24
 _LONGEST_HEAD = 100_000_000  # bytes; the bound of the format's own library
 
@@ -79,7 +82,7 @@ def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
     return Entry(file, dtype, shape, begin + start)
 
 
-def read_rows(entry: Entry, start: int, stop: int) -> NDArray[Any]:
+def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
     """Rows start to stop of a tensor, as they are stored; nothing else of it is read."""
     dtype = np.dtype(DTYPES[entry.dtype])
     shape = (stop - start, *entry.shape[1:])
@@ -105,7 +108,7 @@ def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:
 
 
 def write(
-    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, read: Callable[[str], NDArray[Any]]
+    file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, read: Callable[[str], Tensor]
 ) -> Iterable[int]:
     """Writes the tensors one after the other, so that one at a time is in memory; yields the bytes of each.
 

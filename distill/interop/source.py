@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill.config import ModelConfig
 from distill.errors import InteropError
 from distill.interop import gguf, hf_config, safetensors
 from distill.interop.layout import expected, layouts
+from distill.interop.safetensors import Tensor
 from distill.system.files import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
@@ -30,7 +30,7 @@ class ModelSource(Protocol):
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]: ...
+    def read(self, name: str, start: int, stop: int) -> Tensor: ...
 
     def pieces(self, name: str) -> Iterator[bytes]: ...
 
@@ -40,7 +40,7 @@ class Directory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.tree = read_json(self.path / CONFIG)
+        self.tree: dict[str, Any] = read_json(self.path / CONFIG)
         self._entries: dict[str, safetensors.Entry] = {}
         # One file before an index, as transformers prefers them.
         if (self.path / SINGLE).exists():
@@ -72,7 +72,7 @@ class Directory:
             if name not in self._entries or self._entries[name].file.name != file:
                 raise InteropError(f"{self.path / file}: tensor {name!r} is not in it, though {INDEX} says so")
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+    def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a tensor in the dtype in which they are stored."""
         return safetensors.read_rows(self._entries[name], start, stop)
 
@@ -83,7 +83,7 @@ class Directory:
         return safetensors.read_bytes(entry.file, entry.offset, size)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a file; InteropError in a line where there is none."""
     try:
         tree = loads(path.read_text("utf-8"))

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from distill.data.sources.chat import TOKENIZER_CONFIG, read_template
 from distill.data.tokenizers.subword import SubwordTokenizer
@@ -54,7 +53,7 @@ def of_tokenizer(tokenizer: Tokenizer) -> TokenizerFiles:
     raise InteropError(f"tokens {tokenizer.name!r} are symbols of a generated language; no tokenizer.json can say them")
 
 
-def _files(tokenizer_json: str, fields: dict[str, Any]) -> dict[str, bytes]:
+def _files(tokenizer_json: str, fields: Mapping[str, object]) -> dict[str, bytes]:
     tree = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **fields}
     return {
         TOKENIZER: tokenizer_json.encode("utf-8"),
