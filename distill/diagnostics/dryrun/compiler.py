@@ -5,9 +5,8 @@ import dataclasses
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -51,7 +50,7 @@ def check() -> None:
         raise ConfigError(f"the TPU compiler (libtpu) is not installed: {HOW}; --chip=h100 needs none")
 
 
-def devices(chip: Chip, count: int) -> Any:
+def devices(chip: Chip, count: int) -> Sequence[jax.Device]:
     """The devices of a slice, as its compiler sees them."""
     from jax.experimental import topologies
 

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 from typing import cast as cast_type
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import AbstractMesh, Mesh
 
 from distill.config import ConfigError, ExperimentConfig, ModelConfig
@@ -89,13 +90,13 @@ def flops(program: Program) -> StepFlops:
     return StepFlops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
 
 
-def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:
+def _count(jaxpr: Jaxpr, times: float, size: int) -> tuple[float, float]:
     linear = attention = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), (batched, _) = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            cost = 2.0 * times * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+            left = _shape(equation.invars[0])
+            cost = 2.0 * times * math.prod(_shape(equation.outvars[0])) * math.prod(left[i] for i in contracted)
             linear, attention = (linear, attention + cost) if batched else (linear + cost, attention)
             continue
         again, many = times, size
@@ -110,14 +111,19 @@ def _count(jaxpr: Any, times: float, size: int) -> tuple[float, float]:
     return linear, attention
 
 
-def _inside(equation: Any) -> list[Any]:
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    assert isinstance(variable.aval, jax.core.ShapedArray)
+    return variable.aval.shape
+
+
+def _inside(equation: JaxprEqn) -> list[Jaxpr]:
     """The jaxprs that an equation runs; of a while, its body; of a custom derivative, the function."""
-    jaxprs = []
+    jaxprs: list[Jaxpr] = []
     for name, value in equation.params.items():
         if name == "cond_jaxpr":
             continue
         for one in value if isinstance(value, tuple | list) else (value,):
             one = getattr(one, "jaxpr", one)
-            if hasattr(one, "eqns"):
+            if isinstance(one, Jaxpr):
                 jaxprs.append(one)
     return jaxprs
