@@ -8,7 +8,6 @@ import html
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,7 @@ def frame(law: LawFile, height: int = 1150) -> str:
     return f'<iframe srcdoc="{html.escape(page(law))}" width="100%" height="{height}" style="border:0"></iframe>'
 
 
-def data(law: LawFile) -> dict[str, Any]:
+def data(law: LawFile) -> dict[str, object]:
     """What the page needs: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
     region = law.region
     sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)

@@ -161,11 +161,11 @@ def to_markdown(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return repr(float(value)) if isinstance(value, (float, np.floating)) else value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         return "-" if np.isnan(value) else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,13 +5,15 @@ import datetime
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from distill.records.predictions import settled
 from distill.records.runs import RunRecord
 from distill.report.study.results import FittedLaw, Results
+
+K = TypeVar("K")
 
 _TWO_SIDED = 2.0  # standard deviations from which a difference is called larger than noise
 _FREEDOM = 4  # repetitions from which a standard deviation over seeds is worth reporting
@@ -177,7 +179,7 @@ def _spread(law: FittedLaw) -> float:
     return (law.error[0] if law.error else 0.0) * math.sqrt(math.pi / 2 * spent)
 
 
-def recipe(run: RunRecord) -> tuple[Any, ...]:
+def recipe(run: RunRecord) -> tuple[object, ...]:
     """What defines a run, except its seed (and its teacher's)."""
     return run.kind, run.model, run.N, run.D, run.N_T, run.D_T, run.lambda_, run.tau
 
@@ -296,8 +298,8 @@ def _ledger(results: Results) -> Ledger | None:
     )
 
 
-def _grouped(runs: Iterable[RunRecord], key: Callable[[RunRecord], Any]) -> dict[Any, list[RunRecord]]:
-    groups: dict[Any, list[RunRecord]] = defaultdict(list)
+def _grouped(runs: Iterable[RunRecord], key: Callable[[RunRecord], K]) -> dict[K, list[RunRecord]]:
+    groups: dict[K, list[RunRecord]] = defaultdict(list)
     for run in runs:
         groups[key(run)].append(run)
     return dict(groups)

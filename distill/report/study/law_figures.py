@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from distill.laws.forms.law import Law
+from distill.laws.forms.resampled import supervised_inside
 from distill.laws.planning import lawfile
 from distill.laws.planning.allocation import Bounds, allocate
 from distill.laws.planning.scenarios import SCENARIOS, Flops
@@ -165,8 +168,9 @@ def plan_curves(results: Results) -> PlanCurves | None:
     own = [run.flops_student for run in results.runs if N == run.N]
     compute = np.geomspace(0.7 * min(own or spent), top, _BUDGETS)
     boot = _thinned(known.boot.kept) if known.boot else None
+    alone_boot = supervised_inside(boot) if boot is not None else None
 
-    def taught(D: np.ndarray, L_T: Any, resampled_L_T: Any = None) -> Band:
+    def taught(D: np.ndarray, L_T: np.ndarray, resampled_L_T: np.ndarray | None = None) -> Band:
         middle = known.distillation(N, D, L_T)
         if boot is None:
             return middle, middle, middle
@@ -176,8 +180,8 @@ def plan_curves(results: Results) -> PlanCurves | None:
     D_alone = compute / (3 * F_S)
     alone = known.supervised(N, D_alone)
     supervised = alone, alone, alone
-    if boot is not None:
-        low, high = np.percentile(boot.supervised(N, D_alone), [5, 95], axis=0)
+    if alone_boot is not None:
+        low, high = np.percentile(alone_boot(N, D_alone), [5, 95], axis=0)
         supervised = alone, low, high
     distilled = {}
     L_T = teachers[:, 1:]
@@ -190,7 +194,7 @@ def plan_curves(results: Results) -> PlanCurves | None:
         pair, bounds = (known.supervised, known.distillation), Bounds(low=min(1e6, N / 1e3))
         F = Flops.through(sizes, forward)
         split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
-        trained = None if boot is None or np.isnan(split.N_T).any() else boot.supervised(split.N_T, split.D_T)
+        trained = None if alone_boot is None or np.isnan(split.N_T).any() else alone_boot(split.N_T, split.D_T)
         distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, trained)
     return PlanCurves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
 
@@ -201,7 +205,7 @@ def _forward(results: Results) -> tuple[np.ndarray, np.ndarray]:
     return np.array(sorted(known), float), np.array([known[N] for N in sorted(known)])
 
 
-def _thinned(laws: Any) -> Any:
+def _thinned(laws: Law) -> Law:
     """At most _DRAWS of a stack of laws, each parameter [draws, 1] so that it meets a row of budgets."""
     return jax.tree_util.tree_map(
         lambda leaf: np.asarray(leaf)[:_DRAWS, None] if np.ndim(leaf) else np.asarray(leaf), laws
@@ -221,7 +225,7 @@ def _reach(laws: list[FittedLaw]) -> float:
     return next((reach for reach in _REACHES if reach >= need), max(_REACHES))
 
 
-def _bar(ax: Any, place: int, estimate: float, interval: tuple[float, float], reach: float, theme: Theme) -> None:
+def _bar(ax: Axes, place: int, estimate: float, interval: tuple[float, float], reach: float, theme: Theme) -> None:
     """One interval relative to its estimate; an end that is off the axis, or of the other sign, becomes an arrow."""
     low, high = sorted(end / estimate for end in interval) if estimate else (0.0, np.inf)
     ends = [min(max(end, 1 / reach), reach) for end in (low, high)]

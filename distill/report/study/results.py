@@ -233,7 +233,7 @@ def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> t
         raise ReportError(f"{path}: damaged ({damage!r}); run the study again to rewrite it") from None
 
 
-def _values(note: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+def _values(note: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """The values of every varied field, in the order in which the study's lines give them."""
     fields = note.get("values", {})
     if not isinstance(fields, dict):
@@ -241,7 +241,7 @@ def _values(note: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return {str(field): tuple(map(str, values)) for field, values in fields.items()}
 
 
-def _texts(tree: Any) -> dict[str, str]:
+def _texts(tree: object) -> dict[str, str]:
     return {str(key): str(value) for key, value in tree.items()} if isinstance(tree, dict) else {}
 
 

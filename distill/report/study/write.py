@@ -6,7 +6,8 @@ Written from what lies in the workdir alone, so it can be made again at any time
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+from matplotlib.figure import Figure
 
 from distill.errors import ReportError
 from distill.report.study import ablations, findings, law_figures, results, run_figures, sections
@@ -15,7 +16,7 @@ from distill.report.theme import THEMES, Theme, png
 from distill.system.files import atomic_write
 from distill.system.progress import Progress
 
-Draw = Callable[[Theme], Any]
+Draw = Callable[[Theme], Figure | None]
 
 
 def write(source: str | Path | Results, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
@@ -54,9 +55,9 @@ def _figures(study: Results) -> Iterator[tuple[str, Draw]]:
     yield "tokens", lambda theme: run_figures.tokens(study, theme)
     yield "accuracy", lambda theme: law_figures.accuracy(study, theme)
     yield "intervals", lambda theme: law_figures.intervals(study, theme)
-    curves: list[Any] = []
+    curves: list[law_figures.PlanCurves | None] = []
 
-    def plan(theme: Theme) -> Any:
+    def plan(theme: Theme) -> Figure | None:
         if not curves:
             curves.append(law_figures.plan_curves(study))
         return law_figures.plan(study, theme, curves[0])
