@@ -19,7 +19,7 @@ from distill.types import LOG_ZERO, Batch, HiddenSignal, MixedSignal, SparseSign
 POSITIONS = 16
 
 
-def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S V"]:
+def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S {size}"]:
     """The teacher's log-probabilities over the student's `size` columns, of which the first `tokens` are common tokens.
 
     Heads of one tokenizer are often padded to different sizes; columns beyond the tokens become LOG_ZERO. Rows in which
@@ -34,7 +34,7 @@ def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Arr
     return jax.sharding.reshard(whole, sharding.LOGITS_BSV)
 
 
-def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "V D"]:
+def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "{size} D"]:
     """The teacher's head cut or padded to the student's `size` rows; rows beyond the tokens are not read."""
     have = head.shape[0]
     if have == size:

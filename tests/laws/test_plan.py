@@ -252,7 +252,7 @@ class TestUncertainty:
         assert found.probability == 1.0
 
     def test_stacked_crossovers_agree_with_single_ones(self):
-        stack = draws(count=3).laws
+        stack = draws(count=3).kept
         near = laws.crossover_compute(SUPERVISED, DISTILLATION, 1e9, SCENARIOS["teacher_inference"], flops=FLOPS)
         found = crossover_stack(stack.supervised, stack, 1e9, SCENARIOS["teacher_inference"], near, flops=FLOPS)
         for r in range(3):
