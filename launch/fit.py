@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from distill import laws
 from distill.config import ConfigError
@@ -28,6 +28,14 @@ EXAMPLES = (
 )
 
 
+class _Resampling(TypedDict, total=False):
+    """How `laws.bootstrap` and `laws.holdout` resample."""
+
+    resamples: int
+    kind: str
+    cluster: str | None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the table, fits, bootstraps, prints; writes nothing unless all of it succeeded."""
     began = time.perf_counter()
@@ -42,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     form = registry.get(flags.law or laws.default_form(table))
     options = {"weights": flags.weights or None, "units": flags.units == "check", "seed": flags.seed}
     options |= {"grid": flags.starts == "published"}
-    resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
+    resampling: _Resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
 
-    def fitted(delta: float, **how: Any) -> tuple[laws.Fit, laws.Fit | None, laws.Holdout | None]:
+    def fitted(delta: float, **how: Unpack[_Resampling]) -> tuple[laws.Fit, laws.Fit | None, laws.Holdout | None]:
         """(fit, that of the first stage, held-out part): the last two where the flags ask for them."""
         objective = laws.Objective(kind=flags.objective, delta=delta)
         first = given = None

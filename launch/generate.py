@@ -5,13 +5,14 @@ store; it is your code, run as you. Leaves completions.jsonl, store/ and manifes
 --config=configs/generation.py:hard_labels --config.data.tokens=OUT/store.
 """
 
+import argparse
 import importlib
 import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distill import config
 from distill.config import ConfigError, nearest
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read(argv: Sequence[str] | None) -> tuple[GenerationConfig, Any]:
+def read(argv: Sequence[str] | None) -> tuple[GenerationConfig, argparse.Namespace]:
     """The GenerationConfig of a command line, and its other flags. Raises ConfigError."""
     flags = parser().parse_args(argv)
     tree = tree_of(flags.overrides, GenerationConfig)

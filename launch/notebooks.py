@@ -9,11 +9,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from distill.config import DistillError, nearest
 from distill.config.flags import Parser
 from launch.support import cli
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 EXAMPLES = (
     "distill notebooks",
@@ -30,7 +33,7 @@ class NotebookError(DistillError):
     """A notebook that cannot be read, run or pointed elsewhere."""
 
 
-def execute(path: Path, timeout: int = 600) -> Any:
+def execute(path: Path, timeout: int = 600) -> "NotebookNode":
     """The notebook with the outputs of a clean kernel, run in an empty folder."""
     import nbformat
     from nbclient import NotebookClient

@@ -7,7 +7,7 @@ interrupted; a finished run is not run again. Ctrl-C, a closed terminal and a pr
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,10 @@ from distill.config import ExperimentConfig, counts
 from distill.config.flags import Parser
 from distill.system import distributed, process, progress
 from launch.support import cli
+
+if TYPE_CHECKING:
+    from distill.records.runs import RunRecord
+    from distill.training.inputs import ResolvedRun
 
 EXAMPLES = (
     "distill train --workdir=runs/teacher --config.data.split=teacher",
@@ -77,7 +81,7 @@ def _print(rows: dict[str, str]) -> None:
     Console().print(table, highlight=False)
 
 
-def _follow(run: Any, workdir: str, fork: str) -> Any:
+def _follow(run: "ResolvedRun", workdir: str, fork: str) -> "RunRecord":
     """Trains, and says how far it is."""
     from distill.training import loop
 

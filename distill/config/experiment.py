@@ -5,7 +5,7 @@ Inside `distill` only these travel, and a function takes the smallest one that i
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from distill.config.data import DataConfig
 from distill.config.objective import ObjectiveConfig
@@ -15,7 +15,7 @@ from distill.errors import ConfigError
 MOST_TOKENS = 10**16
 
 
-def _check_positive(config: Any, *names: str) -> None:
+def _check_positive(config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}, wanted at least 1")

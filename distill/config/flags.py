@@ -8,7 +8,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
 from distill.config.tree import nearest, parse, parse_count, parse_number, paths
 from distill.errors import ConfigError
@@ -63,10 +63,10 @@ def number(text: str) -> float:
     return parse_number(text)
 
 
-def at_least(least: float, read: Callable[[str], Any] = count) -> Callable[[str], Any]:
+def at_least(least: float, read: Callable[[str], float] = count) -> Callable[[str], float]:
     """A type for `Parser`: what `read` gives, refused below `least`."""
 
-    def bounded(text: str) -> Any:
+    def bounded(text: str) -> float:
         value = read(text)
         if not value >= least:
             raise argparse.ArgumentTypeError(f"got {text!r}, wanted at least {least:g}")
@@ -108,6 +108,22 @@ class _Format(argparse.RawDescriptionHelpFormatter):
         return f"{name} {value}" if action.nargs else f"{name}={value}"
 
 
+class _Option(TypedDict, total=False):
+    """What argparse's add_argument takes beside the names of an option."""
+
+    action: str | type[argparse.Action]
+    nargs: int | str | None
+    const: object
+    default: object
+    type: Callable[[str], object]
+    choices: Iterable[object]
+    required: bool
+    help: str
+    metavar: str
+    dest: str
+    version: str
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of one command.
 
@@ -126,7 +142,7 @@ class Parser(argparse.ArgumentParser):
         fields: type | None = None,
         prefixes: Sequence[str] = ("config.",),
         within: str = "",
-        **_: Any,  # what argparse users pass and this parser fixes: formatter_class, allow_abbrev
+        **_: object,  # what argparse users pass and this parser fixes: formatter_class, allow_abbrev
     ):
         self._needed: dict[str, str] = {}
         self.examples, self.fields, self._within = tuple(examples), fields, within
@@ -152,10 +168,10 @@ class Parser(argparse.ArgumentParser):
         group = self.add_argument_group(title, description)
         return lambda *names, **how: self._add(group.add_argument, *names, **how)
 
-    def add_argument(self, *names: str, **how: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, **how: Unpack[_Option]) -> argparse.Action:  # type: ignore[override]
         return self._add(super().add_argument, *names, **how)
 
-    def _add(self, add: Callable[..., argparse.Action], *names: str, **how: Any) -> argparse.Action:
+    def _add(self, add: Callable[..., argparse.Action], *names: str, **how: Unpack[_Option]) -> argparse.Action:
         """argparse's add_argument; an option that is `required` is asked for in one line, choices have a nearest one,
         and a default is told in the help."""
         if how.pop("required", False):
@@ -179,7 +195,9 @@ class Parser(argparse.ArgumentParser):
             action.completer = lambda **_: [str(choice) for choice in choices]  # type: ignore[attr-defined]
         return action
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """The flags of a command line as a Namespace. Raises ConfigError; `--help` prints and raises SystemExit(0)."""
         words, overrides = self._canonical(list(sys.argv[1:] if args is None else args))
         try:
@@ -304,7 +322,7 @@ def _plain(name: str) -> str:
     return name.lstrip("-").replace("-", "_")
 
 
-def _choice(choices: Sequence[Any], default: Any) -> Callable[[str], str]:
+def _choice(choices: Sequence[object], default: object) -> Callable[[str], str]:
     def choose(text: str) -> str:
         if text not in choices and text != default:
             wanted = ", ".join(map(str, choices))
@@ -314,11 +332,11 @@ def _choice(choices: Sequence[Any], default: Any) -> Callable[[str], str]:
     return choose
 
 
-def _reading(read: Callable[[str], Any]) -> Callable[[str], Any]:
+def _reading(read: Callable[[str], object]) -> Callable[[str], object]:
     """`read`, whose refusal says what was wanted; int and float take suffixes such as 64K."""
     read = {int: count, float: number}.get(read, read)  # type: ignore[call-overload]
 
-    def convert(text: str) -> Any:
+    def convert(text: str) -> object:
         try:
             return read(text)
         except (ValueError, TypeError, OverflowError):

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 import re
-from typing import Any, Literal
+from typing import Literal
 
 from distill.config.exactness import DIVERGENCES, TABLE
 from distill.config.tree import Identity
@@ -120,7 +120,7 @@ class ObjectiveConfig:
         return f"target={self.target!r}{tail}"
 
 
-def every(**shared: Any) -> dict[str, ObjectiveConfig]:
+def every(**shared: object) -> dict[str, ObjectiveConfig]:
     """One config for each cell of the exactness table that builds, by name: what tests and benchmarks go through.
 
     `shared` fields, such as top_k or beta, are the same in all.

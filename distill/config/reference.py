@@ -42,13 +42,13 @@ class Line:
     identity: bool
 
 
-def lines(cls: Any, prefix: str = "", identity: bool = True) -> Iterator[Line]:
+def lines(cls: type, prefix: str = "", identity: bool = True) -> Iterator[Line]:
     """The fields of a config class and of the groups in it, in their order."""
     comments = _comments(cls)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         path, counts = prefix + field.name, identity and field.metadata.get("identity", True)
-        if dataclasses.is_dataclass(hint := hints[field.name]):
+        if isinstance(hint := hints[field.name], type) and dataclasses.is_dataclass(hint):
             yield from lines(hint, f"{path}.", counts)
             continue
         comment = comments.get(field.name, "")
@@ -65,7 +65,7 @@ def _kind(hint: Any) -> str:
     return str({"str": "text", "bool": "true, false"}.get(hint.__name__, hint.__name__))
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if value in ("", ()):
         return ""
     text = (

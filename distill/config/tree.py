@@ -11,11 +11,16 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distill.errors import ConfigError
 from distill.system.files import loads
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Config = DataclassInstance | type[DataclassInstance]  # `dataclasses.is_dataclass` is true of both
 
 T = TypeVar("T")
 
@@ -32,19 +37,20 @@ class Identity:
     excluded: Mapping[str, Any] = types.MappingProxyType({"identity": False})
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, object]:
     return typing.get_type_hints(cls)
 
 
-def _type_name(hint: Any) -> str:
+def _type_name(hint: object) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(repr(value) for value in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return f"a tuple of {typing.get_args(hint)[0].__name__}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(hint, hint.__name__)
+    names: dict[object, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(hint) or str(getattr(hint, "__name__", hint))
 
 
-def _convert(value: Any, hint: Any, path: str) -> Any:
+def _convert(value: Any, hint: object, path: str) -> object:
     """The value as its field wants it; ConfigError where that would change or lose something."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, path)
@@ -63,7 +69,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     raise ConfigError(f"{path}: got {value!r} ({type(value).__name__}), wanted {_type_name(hint)}")
 
 
-def build(cls: type[T], tree: Mapping[str, Any], path: str = "config") -> T:
+def build(cls: type[T], tree: Mapping[str, object], path: str = "config") -> T:
     """A frozen dataclass from a plain tree, strictly.
 
     Raises ConfigError for an unknown name (with the nearest valid one), a wrong type or an impossible value.
@@ -96,7 +102,7 @@ def parse(cls: type, path: str, text: str) -> Any:
     Numbers may be written 250_000, 2.5e5, 250K, 1.5B; tuples as comma-separated items. Raises ConfigError.
     """
     where = f"config.{path}"
-    hint: Any = cls
+    hint: object = cls
     for i, name in enumerate(path.split(".")):
         if not dataclasses.is_dataclass(hint) or name not in _hints(typing.cast(type, hint)):
             known = _hints(typing.cast(type, hint)) if dataclasses.is_dataclass(hint) else {}
@@ -109,7 +115,7 @@ def parse(cls: type, path: str, text: str) -> Any:
     return _parse_text(text, hint, where)
 
 
-def _parse_text(text: str, hint: Any, where: str) -> Any:
+def _parse_text(text: str, hint: object, where: str) -> object:
     try:
         if hint is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -152,15 +158,15 @@ def parse_number(text: str) -> float:
     return float(_exact(text))
 
 
-def replace(config: T, path: str, value: Any) -> T:
+def replace(config: T, path: str, value: object) -> T:
     """The config with the field at a dotted path changed; its checks run again."""
     name, _, rest = path.partition(".")
     return dataclasses.replace(config, **{name: replace(getattr(config, name), rest, value) if rest else value})  # type: ignore
 
 
-def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def to_flat(config: "Config", prefix: str = "") -> dict[str, object]:
     """Every field as {'a.b.c': value}, in the order of the dataclasses."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -170,7 +176,7 @@ def to_flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def to_text(config: Any) -> str:
+def to_text(config: "Config") -> str:
     """`key = value` lines with JSON values: what stands beside every checkpoint, read back by `from_text`."""
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in to_flat(config).items())
 
@@ -197,7 +203,7 @@ def from_text(cls: type[T], text: str, where: str = "config.txt") -> T:
     return build(cls, tree, where)
 
 
-def identity(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def identity(config: "Config", prefix: str = "") -> Iterator[tuple[str, object]]:
     """The fields that make a run what it is and that differ from the defaults of their own class."""
     for field in dataclasses.fields(config):
         if field.metadata.get("identity", True):
@@ -208,7 +214,7 @@ def identity(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 yield prefix + field.name, value
 
 
-def fingerprint(config: Any) -> str:
+def fingerprint(config: "Config") -> str:
     """Twelve hex digits that name what this run is.
 
     Only fields that differ from their defaults are hashed, without paths, logging or device fields, and a teacher
@@ -217,6 +223,6 @@ def fingerprint(config: Any) -> str:
     return digest(sorted(identity(config)))
 
 
-def digest(items: list[Any]) -> str:
+def digest(items: Sequence[object]) -> str:
     """Twelve hex digits of a list of JSON values."""
     return hashlib.sha256(json.dumps(items, separators=(",", ":")).encode()).hexdigest()[:12]

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,13 @@ from etils import epath
 
 from distill.config import DistillError
 from distill.system import checksums, cloud, distributed, preemption
+
+T = TypeVar("T")
+
+
+class _Shaped(Protocol):
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 class CheckpointError(DistillError):
@@ -45,7 +53,7 @@ class _SealedText(ocp.JsonCheckpointHandler):
         checksums.write_checksums(directory)
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def _flat(tree: object) -> dict[str, jax.Array]:
     """{'params.blocks.query': leaf}: names survive a change of the classes that hold them."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
@@ -119,7 +127,7 @@ class Checkpoints:
         """Steps with a whole checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, items: dict[str, Any], config: str) -> None:
+    def save(self, step: int, items: Mapping[str, object], config: str) -> None:
         """Starts saving {item: tree}; the arrays may be donated at once. A step that is there is not saved again."""
         if step in self.steps():
             return
@@ -140,7 +148,7 @@ class Checkpoints:
             if not alone:
                 self.wait()
 
-    def restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    def restore(self, step: int, like: Mapping[str, T]) -> dict[str, T]:
         """The items of `step` that `like` has, with its structure, dtypes and places, whichever mesh they came from.
 
         Raises CheckpointError, naming the first array that differs, where the checkpoint holds another model, and
@@ -166,7 +174,7 @@ class Checkpoints:
             for item, tree in like.items()
         }
 
-    def newest(self, like: dict[str, Any], before: int | None = None) -> tuple[int, dict[str, Any]] | None:
+    def newest(self, like: Mapping[str, T], before: int | None = None) -> tuple[int, dict[str, T]] | None:
         """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
 
         A damaged one is named in the log, set aside in DIRECTORY-damaged (not where this is read-only), and the one
@@ -192,7 +200,7 @@ class Checkpoints:
             )
         return None
 
-    def _check(self, step: int, items: dict[str, Any]) -> None:
+    def _check(self, step: int, items: Iterable[str]) -> None:
         found = [
             (item, checksums.first_mismatch(self.directory / str(step) / item, distributed.rank()))
             for item in (*items, "config")
@@ -236,7 +244,7 @@ class Checkpoints:
             f"{self.steps()} are as they were: {remedy} and run the same command again"
         )
 
-    def _compare(self, step: int, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def _compare(self, step: int, found: Mapping[str, _Shaped], wanted: Mapping[str, _Shaped]) -> None:
         got = {name: tuple(leaf.shape) for name, leaf in found.items()}
         want = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
         if got != want:

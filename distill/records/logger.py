@@ -3,9 +3,9 @@
 import importlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -18,6 +18,12 @@ from distill.system.progress import Progress, Rate
 
 # Of a line: when and how fast, which no two runs of one config share.
 CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
+
+
+class _Run(Protocol):
+    """What is asked of a run of Weights & Biases."""
+
+    def log(self, data: Mapping[str, object], step: int) -> object: ...
 
 
 class MetricsLogger:
@@ -42,7 +48,7 @@ class MetricsLogger:
         self._peak = sum(chip.flops for chip in here if chip)  # 0 where no device is in the table
         self._line_time, self._line_step = time.monotonic(), done
         self._every = config.loop.log_steps or max(config.steps // 100, 1)
-        self._pending: tuple[int, int, Any] | None = None
+        self._pending: tuple[int, int, Mapping[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
         self._count, self._rate = 0, Rate()
         self._first_call: tuple[float, int] | None = None  # when the first call of steps ended, and at which step
@@ -55,7 +61,7 @@ class MetricsLogger:
             self._events = EventWriter(path.parent / "tensorboard")
             self._wandb = _wandb(config, path.parent) if config.loop.wandb else None
 
-    def add(self, step: int, count: int, sums: Any) -> None:
+    def add(self, step: int, count: int, sums: Mapping[str, jax.Array]) -> None:
         self._read()
         self._pending = (step, count, sums)
 
@@ -67,9 +73,9 @@ class MetricsLogger:
         if self._pending is None:
             return
         (step, count, sums), self._pending = self._pending, None
-        sums = {name: float(value) for name, value in sums.items()}
-        self.consecutive_rejections = int(sums.pop("consecutive_rejections"))
-        for name, value in sums.items():
+        values = {name: float(value) for name, value in sums.items()}
+        self.consecutive_rejections = int(values.pop("consecutive_rejections"))
+        for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count, self.step = self._count + count, step
         self._first_call = self._first_call or (time.monotonic(), step)
@@ -113,7 +119,7 @@ class MetricsLogger:
         self._sums, self._count = {}, 0
 
 
-def _wandb(config: ExperimentConfig, workdir: Path) -> Any:
+def _wandb(config: ExperimentConfig, workdir: Path) -> _Run:
     """A run of Weights & Biases in the project `config.loop.wandb`, continued where the workdir has one."""
     try:
         wandb = importlib.import_module("wandb")

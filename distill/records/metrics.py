@@ -154,7 +154,7 @@ def _parse(path: str | Path, at: int, line: bytes) -> dict[str, Any]:
     raise MetricsError(f"{path}, byte {at}: got {line.strip()[:60]!r}, wanted a line of metrics with its step")
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     # Through text, as _search does: a whole number beyond a float is infinite, not an error.
     return float(repr(value)) if type(value) in (int, float) else float("nan")
 

@@ -32,7 +32,7 @@ class PredictionRecord:
         return self.lower <= loss <= self.upper
 
 
-class PredictionTable(Table):
+class PredictionTable(Table[PredictionRecord]):
     """predictions.csv: each run is predicted once; rows are never changed."""
 
     def __init__(self, path: str | Path):

@@ -15,10 +15,15 @@ import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distill.config import DistillError, nearest
 from distill.system.files import atomic_write, loads
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+R = TypeVar("R", bound="DataclassInstance")
 
 
 class TableError(DistillError):
@@ -58,10 +63,10 @@ class RunRecord:
     commit: str
 
 
-class Table:
+class Table(Generic[R]):
     """A CSV whose columns are the fields of a dataclass; a trailing underscore of a field is no part of its column."""
 
-    def __init__(self, path: str | Path, cls: type):
+    def __init__(self, path: str | Path, cls: type[R]):
         self.path, self._cls = Path(path), cls
         hints = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(cls).items()}
         self.columns = [name.rstrip("_") for name in hints]
@@ -75,12 +80,12 @@ class Table:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
 
-    def append(self, rows: Sequence[Any]) -> None:
+    def append(self, rows: Sequence[R]) -> None:
         """Adds all rows or, if killed, at worst a torn last line that the next append removes."""
         with self._locked() as file:
             self._write(file, rows)
 
-    def _write(self, file: io.FileIO, rows: Sequence[Any]) -> None:
+    def _write(self, file: io.FileIO, rows: Sequence[R]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         file.seek(0)
@@ -94,11 +99,11 @@ class Table:
         file.write(text.getvalue().encode())
         os.fsync(file.fileno())
 
-    def load(self) -> list[Any]:
+    def load(self) -> list[R]:
         """All whole rows. Raises TableError for columns or cells that do not fit."""
         return self.parse(self.path.read_bytes()) if self.path.exists() else []
 
-    def parse(self, content: bytes) -> list[Any]:
+    def parse(self, content: bytes) -> list[R]:
         """All whole rows of this table's file content; a line without its end is left out. Raises TableError."""
         try:
             text = content.decode("utf-8")
@@ -114,7 +119,7 @@ class Table:
             raise TableError(f"{self.path}: column {missing[0]!r} is missing; got {', '.join(header)}")
         return [self._row(dict(zip(header, cells)), line) for line, cells in enumerate(lines[1:], 2)]
 
-    def _row(self, cells: dict[str, str], line: int) -> Any:
+    def _row(self, cells: dict[str, str], line: int) -> R:
         values: dict[str, Any] = {}
         for name, column, kind, optional in self._cells:
             text = cells.get(column, "")
@@ -130,7 +135,7 @@ class Table:
         return self._cls(**values)
 
 
-class RunTable(Table):
+class RunTable(Table[RunRecord]):
     """runs.csv: appended by any number of processes; a run that is there already is not added again."""
 
     def __init__(self, path: str | Path):
@@ -158,7 +163,7 @@ class CurvePoint:
     loss: float
 
 
-class CurveTable(Table):
+class CurveTable(Table[CurvePoint]):
     """curves.csv: the training losses of all runs of a study."""
 
     def __init__(self, path: str | Path):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ def execute(
     workdir: Path,
     console: Console,
     *,
-    note: Mapping[str, Any],
+    note: Mapping[str, object],
     n_workers: int,
     pack: int = 1,
     before_start: Callable[[Sequence[PlannedRun]], None] = lambda _: None,

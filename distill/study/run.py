@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -59,7 +59,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     return print_failures(outcome, console)
 
 
-def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun]) -> dict[str, Any]:
+def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun]) -> dict[str, object]:
     """What a report of an ablation needs: what every run stands for, and the values of every field in their order."""
     varied = ablations.settings(config)
     return {

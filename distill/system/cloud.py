@@ -20,12 +20,12 @@ FILES = ("config.txt", "result.json")
 LINES = "metrics.jsonl"
 
 
-def remote(path: Any) -> bool:
+def remote(path: object) -> bool:
     """Whether a path is a URL, of a bucket or another file system that is not mounted."""
     return "://" in str(path)
 
 
-def at(path: Any) -> Any:
+def at(path: str | os.PathLike[str]) -> Any:
     """A pathlib.Path, or an epath.Path for a URL. Raises ConfigError where what reads it is not installed."""
     if not remote(path):
         return Path(path)
@@ -39,7 +39,7 @@ def at(path: Any) -> Any:
         raise ConfigError(f"{path}: {error}; for gs:// install the extra gcs (pip install gcsfs)") from None
 
 
-def ranges(spans: Sequence[tuple[Any, int, int]]) -> list[bytes]:
+def ranges(spans: Sequence[tuple[object, int, int]]) -> list[bytes]:
     """The bytes first..last of each (path, first, last + 1), asked for side by side. Raises OSError."""
     if not spans:
         return []

@@ -14,11 +14,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
 from distill.errors import ConfigError, DistillError
+
+if TYPE_CHECKING:
+    import jax
 
 # Seconds without a sign of life after which a process counts as dead, and all others end.
 HEARTBEAT = 10
@@ -132,13 +136,21 @@ def rank() -> tuple[int, int]:
     return (_state().process_id, _state().num_processes) if several() else (0, 1)
 
 
+class _Client(Protocol):
+    """What is asked of JAX's coordination service."""
+
+    def key_value_set(self, key: str, value: str) -> None: ...
+    def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
+    def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None: ...
+
+
 def _state() -> Any:
     # JAX gives no other way to its coordination service, which orbax uses in the same way.
     module: Any = sys.modules.get("jax._src.distributed")
     return module.global_state if module else None
 
 
-def _client() -> Any:
+def _client() -> _Client | None:
     return getattr(_state(), "client", None)
 
 
@@ -195,7 +207,7 @@ def process_zero_first() -> Iterator[None]:
             exchange("")
 
 
-def wait_for_file(path: Any, seconds: float = 10) -> bool:
+def wait_for_file(path: Path, seconds: float = 10) -> bool:
     """Whether a file that another process wrote is visible here within `seconds`; a network file system may lag."""
     deadline = time.monotonic() + seconds
     while not path.exists() and time.monotonic() < deadline:
@@ -203,7 +215,7 @@ def wait_for_file(path: Any, seconds: float = 10) -> bool:
     return bool(path.exists())
 
 
-def batch_slice(mesh: Any) -> tuple[int, int]:
+def batch_slice(mesh: "jax.sharding.Mesh") -> tuple[int, int]:
     """(i, n): this process reads part i of n of every global batch.
 
     Processes that hold the same rows (their devices split the tensor axis) read the same part. Raises ConfigError for a
@@ -228,7 +240,7 @@ def batch_slice(mesh: Any) -> tuple[int, int]:
     return parts.index(tuple(sorted(held[jax.process_index()]))), len(parts)
 
 
-def any_process(mesh: Any, *ask: Callable[[], bool]) -> Callable[[], tuple[bool, ...]]:
+def any_process(mesh: "jax.sharding.Mesh", *ask: Callable[[], bool]) -> Callable[[], tuple[bool, ...]]:
     """Whether each question is true on any process. Does not block: the returned function waits for the answers.
 
     All processes must call this at the same place. A single process evaluates `ask` when the answers are requested.
@@ -244,7 +256,7 @@ def any_process(mesh: Any, *ask: Callable[[], bool]) -> Callable[[], tuple[bool,
     return lambda: tuple(bool(flag) for flag in np.asarray(answers))
 
 
-def _any(flags: Any) -> Any:
+def _any(flags: "jax.Array") -> "jax.Array":
     import jax
     import jax.numpy as jnp
 

@@ -1,5 +1,6 @@
 """The edge between a command line and the library: flags in, one-line errors out."""
 
+import argparse
 import errno
 import importlib.util
 import logging
@@ -51,7 +52,7 @@ INSTALLED = Path(__file__).resolve().parents[2]
 DEFAULT = "configs/train.py"  # the config of a command line that names none
 
 
-def join(given: Any) -> None:
+def join(given: argparse.Namespace) -> None:
     """Makes this process one of several, where its flags say so; call it before JAX is used."""
     values = given.cluster, given.coordinator, given.processes, given.process
     if any(values):
@@ -99,7 +100,7 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     return code
 
 
-def _unraisable(unraisable: Any) -> None:
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Orbax leaves coroutines behind where a saving fails, a traceback each; everything else is reported as usual."""
     if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
         sys.__unraisablehook__(unraisable)
@@ -144,7 +145,7 @@ def resolve(cls: type[T], argv: Sequence[str], default: str = DEFAULT) -> T:
     return config_of(cls, experiment_parser("", "", (), cls, default).parse_args(argv))
 
 
-def config_of(cls: type[T], given: Any) -> T:
+def config_of(cls: type[T], given: argparse.Namespace) -> T:
     """The frozen config of parsed flags: the file's, with what the command line overrides. Raises ConfigError.
 
     --config.tokens=20N means 20 tokens a non-embedding parameter of the config's model.
