@@ -35,12 +35,15 @@ class Loader:
         batch_size: int,
         seq_len: int,
         seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        process: tuple[int, int] = (0, 1),
         packing: str = "windows",
         completions_only: bool = False,
     ):
-        """batch_size is the global one. Raises DataError where the split or the sizes do not fit."""
+        """batch_size is the global one; `process` is this process's index and their count.
+
+        Raises DataError where the split or the sizes do not fit.
+        """
+        process_index, process_count = process
         if batch_size % process_count:
             raise DataError(f"batch_size={batch_size} is not a multiple of the {process_count} processes that share it")
         self._views = store.views(split, seq_len, packing=packing, completions_only=completions_only)

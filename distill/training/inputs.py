@@ -109,15 +109,13 @@ def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mi
 
 def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
     """This process's slice of every batch of a split, on the current mesh; a teacher's signals are of its windows."""
-    index, count = distributed.batch_slice(jax.sharding.get_mesh())
     return data.Loader(
         store,
         split=split,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         seed=config.data.seed,
-        process_index=index,
-        process_count=count,
+        process=distributed.batch_slice(jax.sharding.get_mesh()),
         packing=config.data.packing,
         completions_only=config.data.completions_only,
     )

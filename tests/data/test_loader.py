@@ -29,7 +29,7 @@ def test_every_number_of_hosts_sees_the_same_global_batch(store, packing, hosts)
     parts = [
         data.Loader(
             store, split="student", batch_size=8, seq_len=32, seed=1, packing=packing,
-            process_index=i, process_count=hosts,
+            process=(i, hosts),
         )
         for i in range(hosts)
     ]  # fmt: skip
@@ -147,7 +147,7 @@ def test_prefetch_hands_on_errors_and_stops_when_closed():
 
 def test_sizes_that_do_not_fit(store):
     with pytest.raises(data.DataError, match="batch_size=6 is not a multiple of the 4 processes"):
-        data.Loader(store, split="student", batch_size=6, seq_len=8, process_count=4)
+        data.Loader(store, split="student", batch_size=6, seq_len=8, process=(0, 4))
     with pytest.raises(data.DataError, match="no split 'studnt'.* Did you mean 'student'"):
         data.Loader(store, split="studnt", batch_size=1, seq_len=8)
     with pytest.raises(data.DataError, match="too few for one row of seq_len"):

@@ -37,7 +37,7 @@ def taught(tiny, store):
         optim=dataclasses.replace(tiny.optim, learning_rate=2e-2, schedule="constant"),
         tokens=STEPS * tiny.batch_size * tiny.seq_len,
     )
-    loader = Loader(store, split="student", batch_size=4, seq_len=16, seed=0, process_index=0, process_count=1,
+    loader = Loader(store, split="student", batch_size=4, seq_len=16, seed=0, process=(0, 1),
                     packing="windows", completions_only=False)  # fmt: skip
     batches = loader.batches(0, STACK + 1)  # the last one is kept from training
     with jax.set_mesh(sharding.make(config.mesh, jax.devices()[:1])):

@@ -104,9 +104,7 @@ def test_hosts_read_their_share_in_the_loaders_order(student, made):
     store = inputs.open_store(student, "")
     signal = SignalStore(made("topk"))
     whole = Loader(store, split="student", batch_size=4, seq_len=16)
-    halves = [
-        Loader(store, split="student", batch_size=4, seq_len=16, process_index=i, process_count=2) for i in (0, 1)
-    ]
+    halves = [Loader(store, split="student", batch_size=4, seq_len=16, process=(i, 2)) for i in (0, 1)]
     for step in range(6):
         want = signal.read(whole.windows(step))
         got = [signal.read(half.windows(step)) for half in halves]
