@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,8 @@ from distill.errors import InteropError
 from distill.interop import card, export
 from distill.interop.layout import expected
 from distill.interop.source import open_source
+from distill.laws.forms.arrays import Floats
+from distill.laws.forms.law import Law
 from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
 from distill.system.progress import Progress
@@ -112,8 +113,9 @@ def predict(source: str, record: RunRecord) -> card.Prediction:
         raise InteropError(f"--law={source}: a published model does not say on how many tokens it was trained")
     file = laws.read(source)
 
-    def loss(law: Any) -> Any:
+    def loss(law: Law) -> Floats:
         if record.kind == "distillation":
+            assert record.L_T is not None  # measured with every student
             return law(N_S=record.N, D_S=record.D, L_T=record.L_T)
         return getattr(law, "supervised", law)(N=record.N, D=record.D)
 
