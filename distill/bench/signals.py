@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from distill.config import DataConfig, ExperimentConfig, ModelConfig, ObjectiveConfig, TeacherConfig, parse
 from distill.config.flags import Parser
@@ -50,6 +50,17 @@ ROUTES: dict[str, tuple[SignalSpec | None, ObjectiveConfig]] = {
 }
 
 
+class Row(TypedDict):
+    """One student: losses and KL in nats per token, bytes of the store a token, seconds of CPU."""
+
+    route: str
+    seed: int
+    loss: float
+    kl: float
+    bytes: float | None
+    seconds: float
+
+
 def experiment(folder: Path, tokens: int) -> ExperimentConfig:
     """The student of configs/train.py:micro."""
     return ExperimentConfig(
@@ -59,7 +70,7 @@ def experiment(folder: Path, tokens: int) -> ExperimentConfig:
     )
 
 
-def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict[str, Any]]:
+def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[Row]:
     """A row for each route and seed: name, seed, loss, KL to the teacher, bytes a token, seconds of CPU."""
     base = experiment(folder, tokens)
     teacher = dataclasses.replace(
@@ -71,7 +82,7 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
     found = loop.train(teacher, folder / "teacher")
     print(f"teacher: {found.N:,d} parameters, {found.D:,d} tokens, loss {found.loss:.4f}", flush=True)
     base = dataclasses.replace(base, teacher=TeacherConfig(source=str(folder / "teacher")))
-    rows = []
+    rows: list[Row] = []
     for name, (signal, objective) in ROUTES.items():
         config, size = dataclasses.replace(base, objective=objective), None
         if signal is not None:
@@ -83,13 +94,14 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[dict
             began = time.process_time()
             workdir = folder / "runs" / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
             record = loop.train(dataclasses.replace(config, seed=seed), workdir)
-            row = {"route": name, "seed": seed, "loss": record.loss, "kl": record.kl, "bytes": size}
-            rows.append(row | {"seconds": time.process_time() - began})
+            assert record.kl is not None  # every route has the teacher
+            seconds = time.process_time() - began
+            rows.append(Row(route=name, seed=seed, loss=record.loss, kl=record.kl, bytes=size, seconds=seconds))
             print(f"  {name:<28} seed {seed}  loss {record.loss:.4f}  KL {record.kl:.4f}", flush=True)
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[Row]) -> str:
     """Markdown: mean loss, difference to the online route by seed with its standard error, bytes, seconds."""
     by = {name: [row for row in rows if row["route"] == name] for name in dict.fromkeys(r["route"] for r in rows)}
     online = [row["loss"] for row in next(iter(by.values()))]
@@ -100,7 +112,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for name, group in by.items():
         differences = [row["loss"] - o for row, o in zip(group, online)]
         error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
-        loss, kl = (statistics.mean(row[key] for row in group) for key in ("loss", "kl"))
+        loss, kl = statistics.mean(row["loss"] for row in group), statistics.mean(row["kl"] for row in group)
         # A process's first run of a route compiles; the others show what the route costs.
         seconds = min(row["seconds"] for row in group)
         size = "-" if group[0]["bytes"] is None else f"{group[0]['bytes']:.1f}"

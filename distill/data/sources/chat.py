@@ -71,7 +71,7 @@ class ChatTemplate:
         return self._render([(messages, prompt)])[0]
 
     def _render(self, wanted: Sequence[tuple[Sequence[Mapping[str, str]], bool]]) -> list[str]:
-        calls = [{"messages": list(messages), "add_generation_prompt": prompt} for messages, prompt in wanted]
+        calls = [render.Call(messages=list(messages), add_generation_prompt=prompt) for messages, prompt in wanted]
         try:
             return render.render(self.text, self._special, calls)
         except render.RenderError as error:

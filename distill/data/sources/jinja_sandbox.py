@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 # Seconds for all renderings of one conversation, and for each of its turns; bytes that a rendering may need.
 PATIENCE, PER_TURN = 3.0, 0.05
@@ -79,7 +79,14 @@ class _Child:
 _CHILD = _Child()
 
 
-def render(template: str, variables: Mapping[str, object], calls: Sequence[Mapping[str, Any]]) -> list[str]:
+class Call(TypedDict):
+    """The variables of one conversation."""
+
+    messages: Sequence[Mapping[str, str]]
+    add_generation_prompt: bool
+
+
+def render(template: str, variables: Mapping[str, object], calls: Sequence[Call]) -> list[str]:
     """The texts of a template, one for each of `calls` (its variables besides). Raises RenderError."""
     turns = sum(len(call.get("messages", ())) for call in calls)
     request = json.dumps({"template": template, "variables": dict(variables), "calls": list(calls)}).encode() + b"\n"

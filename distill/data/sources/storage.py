@@ -10,7 +10,7 @@ import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from distill.errors import DataError
 from distill.system import cloud
@@ -82,12 +82,24 @@ def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
+class _Decompressor(Protocol):
+    """Of one frame; only xz's bounds its output."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
+
+
 class _Frames(io.RawIOBase):
     """Frames of zstd, or streams of xz, end to end; EOFError where the last one is cut off."""
 
-    def __init__(self, make: Callable[[], Any], raw: IO[bytes]):
+    def __init__(self, make: Callable[[], _Decompressor], raw: IO[bytes]):
         self._make, self._raw = make, raw
-        self._frame: Any = None
+        self._frame: _Decompressor | None = None
         self._ready = b""
 
     def readable(self) -> bool:
