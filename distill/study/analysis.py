@@ -3,7 +3,9 @@
 import dataclasses
 import datetime
 import json
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from distill import data, laws
@@ -14,9 +16,10 @@ from distill.laws.planning import text as plan_text
 from distill.records.predictions import PredictionRecord, PredictionTable
 from distill.records.runs import RunRecord, RunTable
 from distill.records.study_table import StudyTable
-from distill.report.study.results import FittedLaw
+from distill.report.study.results import FittedLaw, Results
 from distill.study.matrix import PlannedRun, models
 from distill.system.files import atomic_write, loads
+from distill.system.numbers import si
 
 LEVEL = 0.9
 # About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/results/laws.md, "Which delta").
@@ -149,6 +152,38 @@ def entropy_sentence(config: StudyExperimentConfig, fitted: Sequence[FittedLaw])
     rate, E = data.make_language(config.data.generated).entropy_rate(), law.law.values()["E"]
     low, high = law.intervals["E"]
     return f"The language's entropy is {rate:.4f} nats a token; E is fitted as {E:.4f} [{low:.4f}, {high:.4f}]."
+
+
+def next_commands(workdir: Path, results: Results) -> list[str]:
+    """What to try after a study: look at its curves; ask its law for a plan with four times the text and the study's
+    own teachers; fit the law again, with more resamples.
+
+    Without a law of students there is no plan: the page is written again, and the supervised law is fitted.
+    Without any law there is no fit either.
+    """
+    place = _shown(workdir)
+    watch = _command("watch", place, "--once")
+    fit = [f"--table={place}/runs.csv", "--units=asis", "--cluster=trunk", f"--delta={DELTA:g}", "--resamples=512"]
+    fit.append(f"--out={place}-law.json")
+    law = next((law for law in results.laws if law.distilled), None)
+    if law is None or not results.distilled:
+        commands = [watch, _command("report", f"--workdir={place}")]
+        return [*commands, _command("fit", *fit, "--law=supervised")] if results.laws else commands
+    N_S, D_S = max(run.N for run in results.distilled), max(run.D for run in results.distilled)
+    plan = [f"--law={_shown(law.path)}", f"--N_S={si(N_S)}", f"--tokens={si(4 * D_S)}", "--scenario=best_case"]
+    plan += [
+        "--teachers=" + ",".join(f"{run.model}-{si(run.D)}:{si(run.N)}:{run.loss:.4f}" for run in results.teachers)
+    ]
+    return [watch, _command("plan", *plan), _command("fit", *fit, "--law=distillation", "--supervised=table")]
+
+
+def _command(name: str, *arguments: str) -> str:
+    return shlex.join(["python", "-m", f"launch.{name}", *arguments])
+
+
+def _shown(path: Path) -> str:
+    """A path as a person here would write it: from the current folder where it lies inside."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def is_up_to_date(table: StudyTable) -> bool:

@@ -18,6 +18,7 @@ from distill.study.execute import execute, print_failures
 from distill.system import files, process
 
 if TYPE_CHECKING:
+    from distill.report.study.results import Results
     from distill.study.analysis import StudyLaws
 
 
@@ -54,8 +55,10 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
         pack=config.study.pack,
         before_start=_Predictor(config, workdir, tasks, console),
     )
-    _analyse(config, workdir, console)
+    study = _analyse(config, workdir, console)
     console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
+    if study is not None:
+        _end(study, workdir, console)
     return print_failures(outcome, console)
 
 
@@ -109,14 +112,17 @@ class _Predictor:
         return (self._workdir / "runs" / task.run / "config.txt").exists()
 
 
-def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
-    """Laws, plan and report of the finished runs, made anew where the table has changed; prints their short form."""
+def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> "Results | None":
+    """Laws, plan and report of the finished runs, made anew where the table has changed; prints their short form.
+
+    Returns what the report is of; None where no run is finished.
+    """
     from distill.report.study import results, terminal, write
     from distill.study import analysis
 
     table = StudyTable.read(workdir / "runs.csv")
     if not table.runs:
-        return
+        return None
     page, current = workdir / "report" / "index.html", analysis.is_up_to_date(table)
     if not (page.exists() and current):
         process.cache_compilations()
@@ -128,6 +134,20 @@ def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> 
     if sentence := analysis.entropy_sentence(config, study.laws):
         console.print(sentence, highlight=False)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return study
+
+
+def _end(study: "Results", workdir: Path, console: Console) -> None:
+    """Prints what was learnt, and the commands to try next."""
+    from distill.report.study import terminal
+    from distill.study import analysis
+
+    console.print()
+    console.print(terminal.ending(study))
+    console.print("[bold]To try next:[/]")
+    for command in analysis.next_commands(workdir, study):
+        # Not wrapped, for it is there to be copied.
+        console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _listing(tasks: list[matrix.PlannedRun]) -> Table:

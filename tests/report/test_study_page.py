@@ -1,6 +1,9 @@
 """The page of a study, whole: every figure inside and beside it, whatever the workdir holds."""
 
+import dataclasses
+import importlib
 import io
+import shlex
 import shutil
 
 import pytest
@@ -9,8 +12,9 @@ from rich.console import Console
 
 from distill.config import DistillError
 from distill.records.runs import RunTable
-from distill.report.study import terminal, write
-from launch import report
+from distill.report.study import findings, prose, results, terminal, write
+from distill.study import analysis
+from launch import plan, report
 from tests.report.conftest import rows
 from tests.report.test_page import Reader
 
@@ -110,6 +114,39 @@ def test_the_screen_shows_table_laws_and_advice(study_dir):
     assert "[8.68, 18.6]" in text and "not identified: c1, d1 only kappa" in text
     assert "Advice: Distil a 56K student" in text
     assert "1 run not in the table: s@1M>r@500K" in text
+
+
+def test_a_study_ends_with_two_sentences_and_what_not_identified_means(study_dir):
+    study = results.load(study_dir)
+    learnt = prose.lessons(findings.find(study))
+    assert len(learnt) == 2
+    order = findings.find(study).ordering
+    assert (
+        f"in {order.clear_agree} of {order.clear_pairs} pairs of students that differ by more than noise" in learnt[0]
+    )
+    assert "With the least text (125K tokens)" in learnt[1] and "with the most (500K)" in learnt[1]
+    text = " ".join(shown(terminal.ending(study)).split())
+    assert text.startswith(f"What was learnt: {' '.join(learnt)}")
+    assert 'Not identified" means: many settings of the coefficients of the distillation law describe' in text
+    sound = dataclasses.replace(study, laws=tuple(law for law in study.laws if law.status == "ok"))
+    assert "Not identified" not in shown(terminal.ending(sound))
+
+
+def test_the_commands_to_try_next_are_commands(study_dir, monkeypatch, capsys):
+    monkeypatch.chdir(study_dir.parent)
+    study, place = results.load(study_dir), study_dir.name
+    commands = [shlex.split(line) for line in analysis.next_commands(study_dir, study)]
+    assert [words[2] for words in commands] == ["launch.watch", "launch.plan", "launch.fit"]
+    for _, _, module, *arguments in commands:
+        importlib.import_module(module).parser().parse_args(arguments)
+    assert f"--law={place}/laws/distillation.json" in commands[1] and f"--delta={analysis.DELTA}" in commands[2]
+    assert all((study_dir.parent / path).exists() for path in (commands[0][3], f"{place}/runs.csv"))
+    assert plan.main(commands[1][3:]) == 0
+    assert "a 56K student on 2M tokens" in capsys.readouterr().out
+    for names in (("watch", "report", "fit"), ("watch", "report")):
+        kept = tuple(law for law in study.laws if not law.distilled and "fit" in names)
+        commands = analysis.next_commands(study_dir, dataclasses.replace(study, laws=kept))
+        assert [line.split()[2] for line in commands] == [f"launch.{name}" for name in names]
 
 
 def test_the_screen_takes_bare_rows_and_cuts_long_tables():

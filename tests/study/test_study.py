@@ -88,6 +88,9 @@ def test_a_tiny_study_ends_with_tables_laws_and_a_report(finished):
     page = (workdir / "report" / "index.html").read_text()
     assert "data:image/png;base64," in page and "http" not in page.split("<body")[1].split("href=")[0]
     assert "report:" in screen and "supervised" in screen
+    learnt, _, next_steps = screen.partition("report:")[2].partition("To try next:\n")
+    assert "What was learnt: " in learnt and next_steps.count("\n") == 3, "the last lines"
+    assert all(line.startswith("  python -m launch.") for line in next_steps.splitlines())
 
 
 def test_done_is_done(finished):

@@ -2,6 +2,7 @@
 
 import math
 
+from distill.laws.fitting.fit import NOT_IDENTIFIED
 from distill.report.study.findings import Costs, Findings, Noise, Ordering
 from distill.report.study.results import Results
 from distill.system.numbers import duration, flops, plural, si, signed
@@ -80,6 +81,38 @@ def small_budget(findings: Findings) -> tuple[str, str] | None:
             f"{strong_most.pairs} (mean {signed(strong_most.mean)})."
         )
     return verdict, text
+
+
+def lessons(findings: Findings) -> list[str]:
+    """What the study taught, for a reader who is new to it: at most two sentences, of teachers and of text."""
+    found, o = [], findings.ordering
+    if o is not None and o.pairs:
+        clear = o.clear_pairs >= _ENOUGH
+        agree, pairs = (o.clear_agree, o.clear_pairs) if clear else (o.agree, o.pairs)
+        counted = "pairs of students that differ by more than noise" if clear else "pairs of students"
+        found.append(f"The better teacher made the better student in {agree} of {pairs} {counted}.")
+    if findings.by_tokens:
+        (least, (_, strong)), (most, (_, strong_most)) = (list(findings.by_tokens.items())[i] for i in (0, -1))
+        text = (
+            f"With the least text ({si(least)} tokens), learning from the strongest teacher gave a lower loss than "
+            f"training on the text alone in {strong.wins} of {plural(strong.pairs, 'case')} "
+            f"(mean difference {signed(strong.mean)} nats per token)"
+        )
+        if most != least:
+            text += f"; with the most ({si(most)}) in {strong_most.wins} of {strong_most.pairs}"
+        found.append(f"{text}.")
+    return found
+
+
+def not_identified(results: Results) -> str:
+    """What the status "not identified" means for a reader; '' where no law of the study has it."""
+    named = [law.title for law in results.laws if law.status.startswith(NOT_IDENTIFIED)]
+    if not named:
+        return ""
+    return (
+        f"many settings of the coefficients of the {' and the '.join(named)} describe these runs equally well. Do not "
+        "quote the coefficients; use the predictions near the runs, whose intervals say how well they are known."
+    )
 
 
 def noise_sentence(noise: Noise) -> str:

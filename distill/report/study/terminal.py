@@ -1,4 +1,4 @@
-"""The short form of a report for a terminal: the table, the laws, one sentence of advice."""
+"""The short form of a report for a terminal: the table, the laws, one sentence of advice; and how a study ends."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,6 +51,16 @@ def summary(source: str | Path | Results | Iterable[RunRecord], *, limit: int = 
     advice = study.plan.sentence if study.plan else "none, for a plan needs both laws." if study.laws else ""
     if advice:
         parts += [Text(), Text.assemble(("Advice: ", "bold"), advice)]
+    return Group(*parts)
+
+
+def ending(study: Results) -> Group:
+    """What was learnt, and what "not identified" means for the reader where a law of the study is that."""
+    parts: list[RenderableType] = []
+    if learnt := prose.lessons(findings.find(study)):
+        parts += [Text.assemble(("What was learnt: ", "bold"), " ".join(learnt)), Text()]
+    if meaning := prose.not_identified(study):
+        parts += [Text.assemble(('"Not identified" means: ', "bold"), meaning), Text()]
     return Group(*parts)
 
 
