@@ -23,7 +23,7 @@ from distill.system import process, progress
 from launch.support import cli
 
 if TYPE_CHECKING:
-    from distill.teacher.signals.manifest import Manifest
+    from distill.teacher.signals.manifest import SignalManifest
     from distill.teacher.signals.spec import SignalSpec
 
 EXAMPLES = (
@@ -77,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _follow(config: ExperimentConfig, signal: "SignalSpec", out: str, every: bool, shard_tokens: int) -> "Manifest":
+def _follow(
+    config: ExperimentConfig, signal: "SignalSpec", out: str, every: bool, shard_tokens: int
+) -> "SignalManifest":
     """Makes the store, and says how far it is."""
     from distill.training import cache
 
@@ -85,7 +87,7 @@ def _follow(config: ExperimentConfig, signal: "SignalSpec", out: str, every: boo
         return cache.cache_signals(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
 
 
-def _describe(out: str, manifest: "Manifest") -> None:
+def _describe(out: str, manifest: "SignalManifest") -> None:
     recipe, fidelity = manifest["recipe"], manifest["fidelity"]
     windows, signal = recipe["windows"], recipe["signal"]
     numbers = " ".join(f"{name}={value}" for name, value in signal.items() if name != "kind")

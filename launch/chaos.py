@@ -42,16 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with progress.counter("kill", flags.kills) as add:
         for i, name in enumerate(names):
             share = flags.kills // len(names) + (i < flags.kills % len(names))
-            began, found, lost = time.monotonic(), [], None
+            began, kills, lost = time.monotonic(), [], None
             try:
                 for kill in chaos.attack(chaos.SCENARIOS[name], share, flags.seed):
-                    found.append(kill)
+                    kills.append(kill)
                     add(1, name)
             except chaos.Lost as error:
                 lost = error
             line = {
-                "scenario": name, "seed": flags.seed, "commit": process.commit(), "kills": len(found),
-                "while writing": sum(bool(kill.seen) for kill in found), "lost": int(lost is not None),
+                "scenario": name, "seed": flags.seed, "commit": process.commit(), "kills": len(kills),
+                "while writing": sum(bool(kill.seen) for kill in kills), "lost": int(lost is not None),
                 "seconds": round(time.monotonic() - began, 1),
             }  # fmt: skip
             print(", ".join(f"{key} {value}" for key, value in line.items()), file=sys.stderr)

@@ -22,7 +22,7 @@ from distill.system import process, progress
 from launch.support import cli
 
 if TYPE_CHECKING:
-    from distill.teacher.generation.generate import Manifest
+    from distill.teacher.generation.generate import GenerationManifest
     from distill.teacher.generation.store import Filter
 
 EXAMPLES = (
@@ -90,7 +90,7 @@ def load_filter(source: str) -> "Filter":
     return function
 
 
-def follow(wanted: GenerationConfig, out: str, keep: "Filter | None") -> "Manifest":
+def follow(wanted: GenerationConfig, out: str, keep: "Filter | None") -> "GenerationManifest":
     """Generates, and says how far it is."""
     from distill.teacher.generation import generate
 

@@ -127,11 +127,11 @@ def _plan(
 def _emit(flags: argparse.Namespace, chosen: Plan, show: bool = False) -> dict[str, str]:
     """Writes the configs; `show` prints what was snapped before, and the commands after."""
     rungs = ladder(flags.ladder)
-    found = recipe(chosen, rungs, emit.free_workdir(emit.TEACHER_WORKDIR))
-    table = emit.snapped(found, chosen, rungs)
+    runs = recipe(chosen, rungs, emit.free_workdir(emit.TEACHER_WORKDIR))
+    table = emit.snapped(runs, chosen, rungs)
     if show:
         print(f"\n{table}", flush=True)
-    commands = emit.write(found, chosen, Path(flags.emit_config))
+    commands = emit.write(runs, chosen, Path(flags.emit_config))
     if show:
         print(f"\nwrote {flags.emit_config}; next:\n{commands}")
     return {"snapped": table, "commands": commands}

@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     process.cache_compilations()
     record = _follow(run, flags.workdir, flags.fork)
-    found = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
-    _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in found.items() if v is not None})
+    columns = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
+    _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in columns.items() if v is not None})
     return 0
 
 

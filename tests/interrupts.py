@@ -33,7 +33,7 @@ def _law(folder: Path) -> Any:
     return json.loads((folder / "law.json").read_text("utf-8"))
 
 
-FIT = chaos.Scenario(
+FIT = chaos.ChaosScenario(
     name="fit",
     command=("-m", "launch.fit", "--table=micro", "--law=supervised", "--resamples=256", "--out=FOLDER/law.json"),
     result=_law,
@@ -59,7 +59,7 @@ def wrong(ended: terminal.Result, closed: bool) -> str:
     return ""
 
 
-def attack(scenario: chaos.Scenario, count: int, seed: str, root: Path) -> Iterator[dict[str, Any]]:
+def attack(scenario: chaos.ChaosScenario, count: int, seed: str, root: Path) -> Iterator[dict[str, Any]]:
     """Interrupts a scenario's command `count` times and yields a row for each; raises Lost for a wrong end."""
     chance = random.Random(f"{scenario.name} {seed}")
     inputs = root / "inputs"

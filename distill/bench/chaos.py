@@ -1,7 +1,7 @@
 """Kills real processes at random moments, lets them go on, and compares what they leave with a run that was not killed.
 
-A Scenario is a command that continues where it was stopped, what to compare at its end, and what its files look like
-while they are being written: half of the kills wait for such a file to appear, so that they fall into the writing.
+A ChaosScenario is a command that continues where it was stopped, what to compare at its end, and what its files look
+like while they are being written: half of the kills wait for such a file to appear, so that they fall into the writing.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ PATIENCE = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scenario:
+class ChaosScenario:
     """`command` gets the folder in place of FOLDER; `result` reads what it left; `writing` are globs of its half-
     written files; `prepare` makes what the command reads, once."""
 
@@ -54,7 +54,7 @@ class Kill:
     seen: str
 
 
-def attack(scenario: Scenario, kills: int, seed: int, folder: str | Path | None = None) -> Iterator[Kill]:
+def attack(scenario: ChaosScenario, kills: int, seed: int, folder: str | Path | None = None) -> Iterator[Kill]:
     """Kills the scenario's command `kills` times, ROW times a folder, and yields each kill.
 
     Raises Lost, naming the folder (which stays), where the end differs from that of the run that was not killed.
@@ -88,7 +88,7 @@ def attack(scenario: Scenario, kills: int, seed: int, folder: str | Path | None 
 
 
 @contextlib.contextmanager
-def _running(scenario: Scenario, inputs: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(scenario: ChaosScenario, inputs: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The scenario's command in a process group of its own, killed at the end where it has not ended itself."""
     command = [part.replace("FOLDER", str(folder)).replace("INPUTS", str(inputs)) for part in scenario.command]
     with open(_log(folder), "ab") as log:
@@ -107,7 +107,7 @@ def _log(folder: Path) -> Path:
     return folder.parent / "log.txt"
 
 
-def _finish(scenario: Scenario, inputs: Path, folder: Path) -> None:
+def _finish(scenario: ChaosScenario, inputs: Path, folder: Path) -> None:
     with _running(scenario, inputs, folder) as process:
         try:
             code = process.wait(PATIENCE)
@@ -118,7 +118,7 @@ def _finish(scenario: Scenario, inputs: Path, folder: Path) -> None:
         raise Lost(f"{folder}: {scenario.name} ended with code {code}: {' / '.join(tail)}")
 
 
-def _kill(scenario: Scenario, inputs: Path, folder: Path, duration: float, chance: random.Random) -> Kill | None:
+def _kill(scenario: ChaosScenario, inputs: Path, folder: Path, duration: float, chance: random.Random) -> Kill | None:
     """Starts the command and kills it; None where it had ended before."""
     aimed = bool(scenario.writing) and chance.random() < 0.5
     # Past the longest it may take, an aimed kill falls wherever the command then is.
@@ -222,7 +222,7 @@ def _text(inputs: Path) -> None:
 
 
 def _teacher(inputs: Path) -> None:
-    teacher = Scenario(name="teacher", command=(*_TEACHER, "--workdir=FOLDER"), result=run_result)
+    teacher = ChaosScenario(name="teacher", command=(*_TEACHER, "--workdir=FOLDER"), result=run_result)
     _finish(teacher, inputs, inputs / "teacher")
 
 
@@ -252,27 +252,27 @@ _TEACHER = (
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        Scenario(
+        ChaosScenario(
             name="train",
             command=("-m", "launch.train", "--config=configs/train.py:micro", "--workdir=FOLDER", "--config.tokens=60K",
                      "--config.eval.tokens=2048", *_RUN),
             result=run_result,
             writing=("*.orbax-checkpoint-tmp", ".result.json*", ".config.txt*"),
         ),
-        Scenario(
+        ChaosScenario(
             name="study",
             command=("-m", "launch.study", "--config=configs/study.py:smoke", "--workdir=FOLDER", *_STUDY, *_RUN),
             result=table_result,
             writing=("*.orbax-checkpoint-tmp", ".result.json*", ".runs.csv*"),
         ),
-        Scenario(
+        ChaosScenario(
             name="tokenize",
             command=("-m", "launch.tokenize", "--output=FOLDER", "INPUTS/text.jsonl"),
             result=folder_result,
             writing=("*.partial*", ".progress.json*", ".manifest.json*", "*.building*"),
             prepare=_text,
         ),
-        Scenario(
+        ChaosScenario(
             name="cache",
             command=("-m", "launch.cache", "--config=configs/signals.py:topk", "--config.teacher.source=INPUTS/teacher",
                      "--config.tokens=100K", "--shard_tokens=4096", "--out=FOLDER"),
@@ -280,7 +280,7 @@ SCENARIOS = {
             writing=("*.tmp*", ".*", "*.partial*"),
             prepare=_teacher,
         ),
-        Scenario(
+        ChaosScenario(
             name="generate",
             command=("-m", "launch.generate", "--teacher=INPUTS/teacher", "--output=FOLDER", "--every=16",
                      "--prompts=96", "--batch_size=4", "--decode.new_tokens=32"),

@@ -175,10 +175,10 @@ class TeacherConfig:
             raise ConfigError("teacher: got both source and mixture; several teachers are mixture='A@0.7,B@0.3' alone")
         for i, part in enumerate(self.mixture):
             try:
-                found = float(part.rpartition("@")[2]) > 0 and part.rpartition("@")[0].strip()
+                valid = float(part.rpartition("@")[2]) > 0 and part.rpartition("@")[0].strip()
             except ValueError:
-                found = ""
-            if not found:
+                valid = ""
+            if not valid:
                 raise ConfigError(f"teacher.mixture[{i}]: got {part!r}, wanted 'WORKDIR@WEIGHT', the weight above 0")
 
     @property

@@ -131,9 +131,9 @@ def every(**shared: object) -> dict[str, ObjectiveConfig]:
         {"target": "sampled"},
         {"target": "argmax"},
     )
-    found = {}
+    configs = {}
     for divergence, target, temperature in itertools.product(DIVERGENCES, targets, (1.0, 2.0)):
         with contextlib.suppress(ConfigError):
             config = ObjectiveConfig(divergence=divergence, temperature=temperature, **target, **shared)  # type: ignore
-            found["-".join([divergence, *target.values(), f"{temperature:g}"])] = config
-    return found
+            configs["-".join([divergence, *target.values(), f"{temperature:g}"])] = config
+    return configs

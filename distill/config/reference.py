@@ -76,7 +76,7 @@ def _default(value: object) -> str:
 
 def _comments(cls: type) -> dict[str, str]:
     """{field: its comment} of a class and its bases: the one behind it on its last line, else those right above it."""
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
@@ -92,8 +92,8 @@ def _comments(cls: type) -> dict[str, str]:
                 above.insert(0, rows[at].strip())
                 at -= 1
             text = " ".join(part.lstrip("# ") for part in ([behind] if behind else above))
-            found[node.target.id] = text
-    return found
+            comments[node.target.id] = text
+    return comments
 
 
 def page() -> str:

@@ -168,9 +168,9 @@ class Checkpoints:
             )
             for item, arrays in wanted.items()
         }
-        found = self._manager.restore(step, args=ocp.args.Composite(**requests))
+        arrays_of = self._manager.restore(step, args=ocp.args.Composite(**requests))
         return {
-            item: jax.tree.unflatten(jax.tree.structure(tree), [found[item][name] for name in wanted[item]])
+            item: jax.tree.unflatten(jax.tree.structure(tree), [arrays_of[item][name] for name in wanted[item]])
             for item, tree in like.items()
         }
 
@@ -182,7 +182,7 @@ class Checkpoints:
         to say.
         """
         steps = [step for step in self.steps() if before is None or step <= before]
-        found: list[str] = []
+        damaged: list[str] = []
         for step in reversed(steps):
             try:
                 items = self.restore(step, like)
@@ -190,22 +190,22 @@ class Checkpoints:
                 place = "" if self._readonly else f"; set aside in {self._set_aside(step)}"
                 if distributed.first():
                     logging.getLogger(__name__).warning("%s%s", error, place)
-                found.append(str(error))
+                damaged.append(str(error))
                 continue
             return step, items
-        if found:
+        if damaged:
             raise DamagedCheckpoint(
-                f"{found[0]}; none of the {len(found)} checkpoints is whole: run the same command again to start from "
-                f"the beginning, or put one of {self.directory}-damaged back"
+                f"{damaged[0]}; none of the {len(damaged)} checkpoints is whole: run the same command again to start "
+                f"from the beginning, or put one of {self.directory}-damaged back"
             )
         return None
 
     def _check(self, step: int, items: Iterable[str]) -> None:
-        found = [
+        mismatches = [
             (item, checksums.first_mismatch(self.directory / str(step) / item, distributed.rank()))
             for item in (*items, "config")
         ]
-        mine = next((f"{item}/{wrong}" for item, wrong in found if wrong), "")
+        mine = next((f"{item}/{wrong}" for item, wrong in mismatches if wrong), "")
         if wrong := next(filter(None, distributed.exchange(mine)), ""):
             raise DamagedCheckpoint(f"{self.directory}: the checkpoint of step {step} is damaged: {wrong}")
 
@@ -226,10 +226,10 @@ class Checkpoints:
         if cloud.remote(self.directory):
             return None
         try:
-            found = os.statvfs(self.directory)
+            status = os.statvfs(self.directory)
         except OSError:
             return None
-        return found.f_bavail * found.f_frsize
+        return status.f_bavail * status.f_frsize
 
     def _failed(self, error: Exception) -> CheckpointError:
         """What a failed saving is told as: the file, and on a full disk the need and the room."""
@@ -244,8 +244,8 @@ class Checkpoints:
             f"{self.steps()} are as they were: {remedy} and run the same command again"
         )
 
-    def _compare(self, step: int, found: Mapping[str, _Shaped], wanted: Mapping[str, _Shaped]) -> None:
-        got = {name: tuple(leaf.shape) for name, leaf in found.items()}
+    def _compare(self, step: int, stored: Mapping[str, _Shaped], wanted: Mapping[str, _Shaped]) -> None:
+        got = {name: tuple(leaf.shape) for name, leaf in stored.items()}
         want = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
         if got != want:
             name = next(n for n in (*want, *got) if want.get(n) != got.get(n))

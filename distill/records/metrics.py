@@ -60,13 +60,13 @@ def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: in
     count = workers or (len(os.sched_getaffinity(0)) if size >= _MANY else 1)
     if count > 1 and len(stretches) > 1:
         with ProcessPoolExecutor(count, mp_context=process.worker_context()) as pool:
-            found = list(pool.map(_point, stretches, chunksize=max(len(stretches) // (8 * count), 1)))
+            summaries = list(pool.map(_point, stretches, chunksize=max(len(stretches) // (8 * count), 1)))
     else:
-        found = [_point(stretch) for stretch in stretches]
-    part = lambda name, i: np.array([point[2][name][i] for point in found], np.float64)
+        summaries = [_point(stretch) for stretch in stretches]
+    part = lambda name, i: np.array([point[2][name][i] for point in summaries], np.float64)
     return MetricCurves(
-        lines=np.array([point[0] for point in found], np.int64),
-        at={name: np.array([point[1].get(name, np.nan) for point in found], np.float64) for name in AT},
+        lines=np.array([point[0] for point in summaries], np.int64),
+        at={name: np.array([point[1].get(name, np.nan) for point in summaries], np.float64) for name in AT},
         mean={name: part(name, 0) for name in names},
         low={name: part(name, 1) for name in names},
         high={name: part(name, 2) for name in names},
@@ -121,7 +121,7 @@ def _point(stretch: tuple[str, int, int, tuple[str, ...]]) -> _Point:
     start = text.rfind(b"\n", 0, len(text) - 1) + 1
     at = _parse(path, begin + start, text[start:])
     searched = {name: _search(text, name, count) for name in names}
-    values = {name: found for name, found in searched.items() if found is not None}
+    values = {name: numbers for name, numbers in searched.items() if numbers is not None}
     if len(values) < len(names):
         parsed = list(lines(path, begin, text))
         values = {name: np.array([_number(line.get(name)) for line in parsed]) for name in names}
@@ -130,9 +130,9 @@ def _point(stretch: tuple[str, int, int, tuple[str, ...]]) -> _Point:
 
 def _search(text: bytes, name: str, lines: int) -> NDArray[np.float64] | None:
     """The numbers behind a name, or None unless there is one in each of so many lines."""
-    found = re.findall(b'"%s": ([^,}\\s]*)' % re.escape(name.encode()), text)
+    numbers = re.findall(b'"%s": ([^,}\\s]*)' % re.escape(name.encode()), text)
     try:
-        return np.fromiter(map(float, found), np.float64, lines) if len(found) == lines else None
+        return np.fromiter(map(float, numbers), np.float64, lines) if len(numbers) == lines else None
     except ValueError:
         return None
 
@@ -146,9 +146,9 @@ def lines(path: str | Path, begin: int, text: bytes) -> Iterator[dict[str, Any]]
 
 def _parse(path: str | Path, at: int, line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-        if isinstance(found, dict) and "step" in found:
-            return found
+        entry = json.loads(line)
+        if isinstance(entry, dict) and "step" in entry:
+            return entry
     except (ValueError, RecursionError):
         pass
     raise MetricsError(f"{path}, byte {at}: got {line.strip()[:60]!r}, wanted a line of metrics with its step")

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from distill.records.runs import RunRecord, Table, TableError
+from distill.records.runs import RecordTable, RunRecord, TableError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PredictionRecord:
         return self.lower <= loss <= self.upper
 
 
-class PredictionTable(Table[PredictionRecord]):
+class PredictionTable(RecordTable[PredictionRecord]):
     """predictions.csv: each run is predicted once; rows are never changed."""
 
     def __init__(self, path: str | Path):

@@ -32,38 +32,41 @@ class TableError(DistillError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A finished run. Losses are validation cross-entropies in nats per token; None where it does not apply."""
+    """A finished run. Losses are validation cross-entropies in nats per token; None where it does not apply.
+
+    The defaults are what is known of a published model: its size and tokenizer, but neither its data nor its losses.
+    """
 
     run: str  # the config's fingerprint
     kind: str  # supervised | distillation | generated: without a signal, on text that `teacher` wrote
     N: int  # non-embedding parameters (of the student, where there is a teacher)
-    D: int  # training tokens: every predicted position, those of weight zero included
-    D_unique: int
-    loss: float
-    loss_se: float  # standard error from the finite validation set
-    L_T: float | None  # the teacher's loss on the same validation set
-    teacher: str | None  # the teacher's run
-    N_T: int | None
-    D_T: int | None
-    flops_student: float  # 3 F(N) D
-    flops_teacher: float  # F(N_T) D: the teacher's forward passes on the student's tokens, or what writing them took
-    lambda_: float | None
-    tau: float | None
-    seed: int
+    D: int = 0  # training tokens: every predicted position, those of weight zero included
+    D_unique: int = 0
+    loss: float = math.nan
+    loss_se: float = math.nan  # standard error from the finite validation set
+    L_T: float | None = None  # the teacher's loss on the same validation set
+    teacher: str | None = None  # the teacher's run
+    N_T: int | None = None
+    D_T: int | None = None
+    flops_student: float = 0.0  # 3 F(N) D
+    flops_teacher: float = 0.0  # F(N_T) D: the teacher's forward passes on these tokens, or what writing them took
+    lambda_: float | None = None
+    tau: float | None = None
+    seed: int = 0
     trunk: str  # runs of one trunk share their constant-rate part: the cluster of a bootstrap
     model: str  # width x layers
     tokenizer: str
-    bits_per_byte: float
-    kl: float | None  # KL(teacher || student) on the validation set
-    agreement: float | None  # share of tokens on which both name the same likeliest token
-    ece: float  # expected calibration error, 21 bins
-    start: str
-    end: str
-    machine: str
-    commit: str
+    bits_per_byte: float = math.nan
+    kl: float | None = None  # KL(teacher || student) on the validation set
+    agreement: float | None = None  # share of tokens on which both name the same likeliest token
+    ece: float = math.nan  # expected calibration error, 21 bins
+    start: str = ""
+    end: str = ""
+    machine: str = ""
+    commit: str = ""
 
 
-class Table(Generic[R]):
+class RecordTable(Generic[R]):
     """A CSV whose columns are the fields of a dataclass; a trailing underscore of a field is no part of its column."""
 
     def __init__(self, path: str | Path, cls: type[R]):
@@ -135,7 +138,7 @@ class Table(Generic[R]):
         return self._cls(**values)
 
 
-class RunTable(Table[RunRecord]):
+class RunTable(RecordTable[RunRecord]):
     """runs.csv: appended by any number of processes; a run that is there already is not added again."""
 
     def __init__(self, path: str | Path):
@@ -163,7 +166,7 @@ class CurvePoint:
     loss: float
 
 
-class CurveTable(Table[CurvePoint]):
+class CurveTable(RecordTable[CurvePoint]):
     """curves.csv: the training losses of all runs of a study."""
 
     def __init__(self, path: str | Path):
@@ -185,6 +188,10 @@ def load_record(path: str | Path) -> RunRecord | None:
     if not path.exists():
         return None
     try:
-        return RunRecord(**loads(path.read_text("utf-8")))
+        values = loads(path.read_text("utf-8"))
+        missing = [field.name for field in dataclasses.fields(RunRecord) if field.name not in values]
+        if missing:
+            raise ValueError(f"there is no {missing[0]!r}")
+        return RunRecord(**values)
     except (ValueError, TypeError) as error:
         raise TableError(f"{path}: cannot be read as a finished run ({error}); delete it to run again") from None

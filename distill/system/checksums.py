@@ -51,10 +51,10 @@ def _text(directory: epath.Path) -> str:
 
 
 def _files(directory: epath.Path) -> list[epath.Path]:
-    found = []
+    files = []
     for path in directory.iterdir():
-        found += _files(path) if path.is_dir() else [path]
-    return found
+        files += _files(path) if path.is_dir() else [path]
+    return files
 
 
 def _measure(directory: epath.Path, names: list[str]) -> list[tuple[int, str]]:

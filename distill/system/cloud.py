@@ -116,10 +116,10 @@ class Workdir:
 
 def local_copy_of_run(workdir: str | Path) -> Path:
     """A folder of this host with the config.txt and result.json of a finished run, wherever its workdir is."""
-    found = Workdir(workdir)
+    run = Workdir(workdir)
     if remote(workdir):
-        found.pull()
-    return found.path
+        run.pull()
+    return run.path
 
 
 def local_copy_of_store(url: str, last: str = "manifest.json") -> Path:

@@ -20,35 +20,14 @@ def describe(path: str | Path) -> tuple[ExperimentConfig, RunRecord]:
     the text; L_T is measured on the student's validation set. Raises InteropError for files that cannot be read.
     """
     source, model = open_source(path)
-    run, nan = fingerprint(source, model), float("nan")
+    run = fingerprint(source, model)
     record = RunRecord(
         run=run,
         kind="supervised",
         N=counts.non_embedding(model),
-        D=0,
-        D_unique=0,
-        loss=nan,
-        loss_se=nan,
-        L_T=None,
-        teacher=None,
-        N_T=None,
-        D_T=None,
-        flops_student=0.0,
-        flops_teacher=0.0,
-        lambda_=None,
-        tau=None,
-        seed=0,
         trunk=run,
         model=f"{model.d_model}x{model.n_layers}",
         tokenizer=_tokenizer(path),
-        bits_per_byte=nan,
-        kl=None,
-        agreement=None,
-        ece=nan,
-        start="",
-        end="",
-        machine="",
-        commit="",
     )
     return ExperimentConfig(model=model), record
 

@@ -29,10 +29,10 @@ from distill.teacher.signals.extract import Extracted
 from distill.teacher.signals.fidelity import Fidelity, FidelityResult
 from distill.teacher.signals.manifest import (
     FileEntry,
-    Manifest,
-    Recipe,
     RecipeTeacher,
     RecipeWindows,
+    SignalManifest,
+    SignalRecipe,
     TeacherEntry,
     data_of,
 )
@@ -58,7 +58,7 @@ def cache_signals(
     every: bool = False,
     shard_tokens: int = SHARD_TOKENS,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Manifest:
+) -> SignalManifest:
     """Writes the store at `out`, or completes it; returns its manifest, also if it was complete already.
 
     `every` stores all windows of config.data.split instead of those that config.tokens of training read.
@@ -91,7 +91,7 @@ def cache_signals(
             return written
         writer.claim(out, recipe)
         shards = _write(out, recipe, signal, teacher, loader, windows, on_progress)
-        tree: Manifest = {
+        tree: SignalManifest = {
             "format": FORMAT,
             "recipe": recipe,
             "files": _files(out, signal, teacher),
@@ -123,7 +123,7 @@ def _recipe(
     source: OnlineTeacher,
     extent: RecipeWindows,
     shard_windows: int,
-) -> Recipe:
+) -> SignalRecipe:
     taught = source.teachers[0].config
     teacher: RecipeTeacher = {
         "run": config.teacher.run,
@@ -177,7 +177,7 @@ def _chunk(seq_len: int, vocab_size: int, windows: int) -> int:
 
 def _write(
     out: Path,
-    recipe: Recipe,
+    recipe: SignalRecipe,
     signal: SignalSpec,
     teacher: Transformer,
     loader: Loader,

@@ -28,7 +28,7 @@ UNSAFE = COUNT.replace("LOG", 'open(path + ".log", "a").write(str(i))')
 
 
 def scenario(script):
-    return chaos.Scenario(
+    return chaos.ChaosScenario(
         name="count", command=("-c", script, "FOLDER"), result=chaos.folder_result, writing=("count", "count.new")
     )
 
@@ -46,7 +46,7 @@ def test_a_command_that_loses_something_is_found_out_and_its_folder_stays(tmp_pa
 
 
 def test_a_command_that_fails_is_no_success(tmp_path):
-    broken = chaos.Scenario(name="broken", command=("-c", "raise SystemExit(3)"), result=lambda folder: None)
+    broken = chaos.ChaosScenario(name="broken", command=("-c", "raise SystemExit(3)"), result=lambda folder: None)
     with pytest.raises(chaos.Lost, match="ended with code 3"):
         list(chaos.attack(broken, 1, 0, tmp_path / "here"))
 

@@ -77,7 +77,7 @@ def _law(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
     return call, [(FIRST / "law.json").read_bytes()]
 
 
-def _csv(name: str, cls: Callable[[Path], runs.Table]) -> Reader:
+def _csv(name: str, cls: Callable[[Path], runs.RecordTable]) -> Reader:
     def prepare(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
         file = folder / name
 

@@ -108,11 +108,11 @@ def candidates(table: NamedColumns, name: str) -> list[str]:
     chosen = [known for known in exact if known in table.named]
     if chosen:
         return chosen[:1]
-    found = [c for c in table.columns if c in exact or _plain(c) in aliases or _bare(c) in exact]
-    perplexities = [c for c in found if is_perplexity(c)]
+    named_alike = [c for c in table.columns if c in exact or _plain(c) in aliases or _bare(c) in exact]
+    perplexities = [c for c in named_alike if is_perplexity(c)]
     if table.loss_unit == "perplexity":
-        return perplexities or found
-    return [c for c in found if c not in perplexities] or found
+        return perplexities or named_alike
+    return [c for c in named_alike if c not in perplexities] or named_alike
 
 
 def is_perplexity(column: str) -> bool:
@@ -122,10 +122,10 @@ def is_perplexity(column: str) -> bool:
 
 def find(table: NamedColumns, name: str) -> str:
     """The one column of a law's name. Raises LawError where there is none and where several differ."""
-    found = candidates(table, name)
-    if not found:
+    columns = candidates(table, name)
+    if not columns:
         raise LawError(f"{table.source}: {_missing(table, name)}.{_advice([name])}")
-    return _only(table, name, found)
+    return _only(table, name, columns)
 
 
 def loss_columns(table: NamedColumns) -> list[str]:
@@ -136,11 +136,11 @@ def loss_columns(table: NamedColumns) -> list[str]:
 def resolve(form: type[Law], table: NamedColumns) -> Resolved:
     """The inputs and the output of a form as numbers. All that is missing is one LawError."""
     wanted = (*form.inputs, form.output)
-    found = {name: candidates(table, name) for name in (*wanted, "C")}
-    solved = [name for name in form.inputs if name in _SOLVED and not found[name]]
-    if not found["C"] or len(solved) != 1:
+    by_name = {name: candidates(table, name) for name in (*wanted, "C")}
+    solved = [name for name in form.inputs if name in _SOLVED and not by_name[name]]
+    if not by_name["C"] or len(solved) != 1:
         solved = []
-    missing = [name for name in wanted if not found.get(name) and name not in solved]
+    missing = [name for name in wanted if not by_name.get(name) and name not in solved]
     if missing:
         flops = " FLOPs (C) may stand for N or D." if set(missing) & set(_SOLVED) else ""
         raise LawError(
@@ -150,10 +150,10 @@ def resolve(form: type[Law], table: NamedColumns) -> Resolved:
     values, columns, words = {}, {}, {}
     for name in wanted:
         if name in solved:
-            columns[name] = _only(table, "C", found["C"])
-            values[name], words[name] = _from_flops(form, table, name, columns[name], found)
+            columns[name] = _only(table, "C", by_name["C"])
+            values[name], words[name] = _from_flops(form, table, name, columns[name], by_name)
         else:
-            columns[name] = _only(table, name, found[name])
+            columns[name] = _only(table, name, by_name[name])
             values[name] = table.numbers(columns[name])
             words[name] = table.named.get(columns[name], columns[name])
         table.refuse(values[name] <= 0, columns[name], "a positive number")
@@ -167,13 +167,13 @@ def described(form: type[Law], table: NamedColumns) -> str:
 
 
 def _from_flops(
-    form: type[Law], table: NamedColumns, name: str, column: str, found: Mapping[str, list[str]]
+    form: type[Law], table: NamedColumns, name: str, column: str, by_name: Mapping[str, list[str]]
 ) -> tuple[np.ndarray, str]:
     """(values, words) of the size or the tokens that follow from compute C = 6 N D, or C = 3 F(N) D."""
     C = table.numbers(column)
     partner = {"N": "D", "D": "N", "N_S": "D_S", "D_S": "N_S"}[name]
-    other = table.numbers(_only(table, partner, found[partner]))
-    for values, label in ((C, column), (other, _only(table, partner, found[partner]))):
+    other = table.numbers(_only(table, partner, by_name[partner]))
+    for values, label in ((C, column), (other, _only(table, partner, by_name[partner]))):
         table.refuse(values <= 0, label, "a positive number")
     place = table.named.get(column, column)
     if table.flops == "6ND":
@@ -188,12 +188,12 @@ def _from_flops(
     return np.exp(high), f"N of C = 3 F(N) {partner} with C = {place}"
 
 
-def _only(table: NamedColumns, name: str, found: Sequence[str]) -> str:
+def _only(table: NamedColumns, name: str, named_alike: Sequence[str]) -> str:
     """The first of the candidates, where all hold the same; LawError that names them where they differ."""
-    first, *others = found
+    first, *others = named_alike
     for other in others:
         if not _same(table.columns[first], table.columns[other]):
-            both = " and ".join(repr(column) for column in found[:5])
+            both = " and ".join(repr(column) for column in named_alike[:5])
             raise LawError(
                 f"{table.source}: {name} may be the column {both}, and they differ. "
                 f"Name the one that is meant: --columns={name}={first} (columns={{{name!r}: {first!r}}} in Python)."

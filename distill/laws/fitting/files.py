@@ -52,10 +52,10 @@ def read(source: str) -> Cells:
     if path.is_dir():
         return _read_folders([path, *sorted(child for child in path.iterdir() if child.is_dir())], source)
     if any(mark in source for mark in "*?[") and not path.exists():
-        found = [Path(name) for name in sorted(glob.glob(source))]
-        if not found:
+        matches = [Path(name) for name in sorted(glob.glob(source))]
+        if not matches:
             raise LawError(f"{source}: no file or folder matches; wanted run folders such as 'runs/*'.")
-        return _read_folders(found, source)
+        return _read_folders(matches, source)
     return _read_file(path, source)
 
 

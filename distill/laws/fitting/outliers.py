@@ -44,7 +44,7 @@ def outliers(
     scale = _scale(residuals, len(law.parameters()))
     totals, units = _totals(rows, columns), _other_units(law, rows)
     far = np.abs(residuals) > max(_FAR * scale, _LEAST)
-    found = np.flatnonzero(far | totals | np.array([i in units for i in range(len(rows))]))
+    outlying = np.flatnonzero(far | totals | np.array([i in units for i in range(len(rows))]))
     near = max(_NEAR[0] * scale, _NEAR[1])
     return tuple(
         Outlier(
@@ -53,15 +53,15 @@ def outliers(
             residual=float(residuals[i]),
             cause="a row of totals?" if totals[i] else units.get(int(i)) or _cause(law, rows, int(i), near),
         )
-        for i in found[np.argsort(-np.abs(residuals[found]), kind="stable")]
+        for i in outlying[np.argsort(-np.abs(residuals[outlying]), kind="stable")]
     )
 
 
-def words(found: Sequence[Outlier]) -> str:
+def words(outlying: Sequence[Outlier]) -> str:
     """'2 rows far outside the residuals of the others: row 3 ...; row 9 ...'."""
-    count = f"{len(found)} row{'s' if len(found) > 1 else ''} far outside the residuals of the others"
-    named = "; ".join(one.words() for one in found[:_NAMED])
-    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    count = f"{len(outlying)} row{'s' if len(outlying) > 1 else ''} far outside the residuals of the others"
+    named = "; ".join(one.words() for one in outlying[:_NAMED])
+    more = f"; and {len(outlying) - _NAMED} more" if len(outlying) > _NAMED else ""
     return f"{count}: {named}{more}; mend them or leave them out (--rows)"
 
 
@@ -91,7 +91,7 @@ def _other_units(law: Law, rows: Rows) -> dict[int, str]:
 
     Such a row can pull the law to itself, so that its residual shows nothing.
     """
-    found: dict[int, str] = {}
+    causes: dict[int, str] = {}
     for name, values in zip(law.inputs, rows.inputs):
         order = np.argsort(values)
         logs = np.log10(values[order])
@@ -105,9 +105,9 @@ def _other_units(law: Law, rows: Rows) -> dict[int, str]:
             moved = np.log10(values[few]) + sign * power
             if many[0] - 0.5 <= moved.min() and moved.max() <= many[-1] + 0.5:
                 text = f"{name} in {unit}, x1e{power}?" if sign > 0 else f"{name} too large, x1e-{power}?"
-                found |= dict.fromkeys((int(i) for i in few), text)
+                causes |= dict.fromkeys((int(i) for i in few), text)
                 break
-    return found
+    return causes
 
 
 def _cause(law: Law, rows: Rows, row: int, near: float) -> str:

@@ -71,9 +71,9 @@ def notes(form: type[Law], table: Table) -> list[str]:
 
 def _taught(table: Table) -> np.ndarray:
     """Which rows have a teacher's loss, [rows]."""
-    found = naming.candidates(table, "L_T")
+    losses = naming.candidates(table, "L_T")
     taught = np.zeros(len(table), bool)
-    for name in found:
+    for name in losses:
         taught |= ~expressions.empty(table.columns[name])
     return taught
 
@@ -102,16 +102,16 @@ def _of_kind(form: type[Law], table: Table) -> Table:
 
 def _finished(form: type[Law], table: Table) -> Table:
     """The rows with a loss."""
-    found = naming.candidates(table, form.output)
-    if not found:
+    losses = naming.candidates(table, form.output)
+    if not losses:
         return table  # rows_of tells all that is missing
-    bad = np.all([expressions.empty(table.columns[name]) for name in found], axis=0)
+    bad = np.all([expressions.empty(table.columns[name]) for name in losses], axis=0)
     if not bad.any():
         return table
     rows = ", ".join(table.label(i) for i in np.flatnonzero(bad)[:8])
     more = ", ..." if bad.sum() > 8 else ""
     if bad.all():
-        raise LawError(f"{table.source}: no row has a loss in {', '.join(map(repr, found))}; wanted finished runs.")
+        raise LawError(f"{table.source}: no row has a loss in {', '.join(map(repr, losses))}; wanted finished runs.")
     count = int(bad.sum())
     note = f"{count} row{'s' if count > 1 else ''} without a loss left out: {rows}{more}"
     return table.where(~bad).with_notes(note)

@@ -38,12 +38,12 @@ def prices_of(
     """
     prices = Prices()
     if chip:
-        found = chips.find(chip)
-        price = found.price
+        known = chips.find(chip)
+        price = known.price
         prices = dataclasses.replace(
             prices,
-            chip=found.name,
-            peak_flops=found.flops,
+            chip=known.name,
+            peak_flops=known.flops,
             hourly=price.hourly if price else float("nan"),
             currency=price.currency if price else "USD",
             source=f"list price of {price.date}: {price.source}" if price else "no list price known, give --hourly",

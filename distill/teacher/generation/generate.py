@@ -46,7 +46,7 @@ class Summary(TypedDict):
     tokens_per_second: NotRequired[float]
 
 
-class Manifest(Summary):
+class GenerationManifest(Summary):
     """The content of manifest.json."""
 
     generation: str  # fingerprint of the config
@@ -63,7 +63,7 @@ def generate(
     *,
     keep: Filter | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Manifest:
+) -> GenerationManifest:
     """Writes completions.jsonl, the token store and, last, manifest.json into `output`; returns the manifest.
 
     Called again, it resumes; once finished, it only applies `keep` and min_log_prob again. `keep` decides for each
@@ -87,7 +87,7 @@ def generate(
         maker: Maker = {"teacher": record.run, "N": record.N, "D": record.D, "flops": written["flops"]}
         source = CompletionSource(output / JOURNAL, config, store, keep, maker)
         built = completions.build(output / STORE, source, store)
-        manifest: Manifest = {
+        manifest: GenerationManifest = {
             "generation": configs.fingerprint(config),
             "maker": maker,
             "tokenizer": store.tokenizer_name,

@@ -57,7 +57,7 @@ class RecipeWindows(TypedDict):
     seed: int
 
 
-class Recipe(TypedDict):
+class SignalRecipe(TypedDict):
     """All that determines the content of a store; its digest names the store in every shard."""
 
     signal: dict[str, int | float | str]
@@ -92,11 +92,11 @@ class FileEntry(TypedDict):
     shape: NotRequired[list[int]]
 
 
-class Manifest(TypedDict):
+class SignalManifest(TypedDict):
     """The content of manifest.json."""
 
     format: int
-    recipe: Recipe
+    recipe: SignalRecipe
     files: dict[str, FileEntry]
     shards: list[ShardEntry]
     bytes_per_token: float
@@ -148,7 +148,7 @@ def write(folder: Path, manifest: Mapping[str, object]) -> None:
     files.atomic_write(folder / MANIFEST, _sealed(_seal(body), body))
 
 
-def read(folder: Path) -> Manifest:
+def read(folder: Path) -> SignalManifest:
     """The manifest of a finished store. Raises SignalError where there is none, or it was changed."""
     path = folder / MANIFEST
     try:
@@ -169,12 +169,12 @@ def read(folder: Path) -> Manifest:
     if content != _sealed(_seal(body), body):
         raise SignalError(f"{path}: was changed after it was written (its seal is broken); run launch.cache again")
     try:
-        return _checked(cast(Manifest, tree))
+        return _checked(cast(SignalManifest, tree))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SignalError(f"{path}: describes no store ({error!r:.100}); run launch.cache again") from None
 
 
-def _checked(tree: Manifest) -> Manifest:
+def _checked(tree: SignalManifest) -> SignalManifest:
     """The tree, typed. Raises ValueError or the like for impossible values: anyone can compute a valid seal."""
 
     def number(fields: Mapping[str, object], name: str, most: int = 2**62) -> None:

@@ -19,7 +19,7 @@ from distill.errors import SignalError
 from distill.model.quantize import Precision
 from distill.system import cloud
 from distill.teacher.signals import codec, manifest
-from distill.teacher.signals.manifest import Manifest
+from distill.teacher.signals.manifest import SignalManifest
 from distill.teacher.signals.shard import HOW, Name, Shard, ShardEntry
 from distill.teacher.signals.spec import GRAIN, SignalSpec
 from distill.types import LOG_ZERO, HiddenStates, SparseSignal, TeacherSignal
@@ -28,13 +28,15 @@ from distill.types import LOG_ZERO, HiddenStates, SparseSignal, TeacherSignal
 class SignalStore:
     """An open store of signals; `read` returns what a student's batch carries."""
 
-    def __init__(self, path: str | Path, objective: ObjectiveConfig | None = None, unwritten: Manifest | None = None):
+    def __init__(
+        self, path: str | Path, objective: ObjectiveConfig | None = None, unwritten: SignalManifest | None = None
+    ):
         """Raises SignalError where the store is damaged, or does not hold what the objective's target reads.
 
         `unwritten` is the manifest of a store that is being made, before it is written.
         """
         self.path, self._remote = cloud.at(str(path)), cloud.remote(path)
-        self.manifest: Manifest = manifest.read(self.path) if unwritten is None else unwritten
+        self.manifest: SignalManifest = manifest.read(self.path) if unwritten is None else unwritten
         recipe = self.manifest["recipe"]
         manifest.compare(path, recipe["codec"], codec.CONSTANTS, "a codec of")
         self.signal: SignalSpec = tree.build(SignalSpec, recipe["signal"], f"{path}: signal")

@@ -15,14 +15,14 @@ from distill.data.loader import prefetch
 from distill.errors import SignalError
 from distill.system import files
 from distill.teacher.signals import manifest
-from distill.teacher.signals.manifest import Recipe
+from distill.teacher.signals.manifest import SignalRecipe
 from distill.teacher.signals.shard import HOW, Name, ShardEntry, ShardWriter, entry
 
 RECIPE = "recipe.json"
 T = TypeVar("T")
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: SignalRecipe) -> None:
     """Claims an empty folder for this recipe, or checks that an interrupted store in it is of the same recipe.
 
     Raises SignalError, naming what differs, for a folder of another recipe or with other content.
