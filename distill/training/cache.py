@@ -25,7 +25,7 @@ from distill.model.transformer import Transformer
 from distill.system import checksums, cloud, files, process
 from distill.system.progress import Progress, Rate
 from distill.teacher.signals import codec, extract, manifest, writer
-from distill.teacher.signals.extract import Extracted
+from distill.teacher.signals.extract import Fetched
 from distill.teacher.signals.fidelity import Fidelity, FidelityResult
 from distill.teacher.signals.manifest import (
     FileEntry,
@@ -185,9 +185,9 @@ def _write(
     on_progress: Callable[[Progress], None],
 ) -> list[ShardEntry]:
     device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
-    computed: dict[int, Extracted] = {}  # the first chunk, which ranks the ids before anything is packed
+    computed: dict[int, Fetched] = {}  # the first chunk, which ranks the ids before anything is packed
 
-    def compute(ids: NDArray[np.int64]) -> Extracted:
+    def compute(ids: NDArray[np.int64]) -> Fetched:
         if int(ids[0]) in computed:
             return computed.pop(int(ids[0]))
         filled = np.resize(ids, size)  # one shape is compiled

@@ -13,7 +13,7 @@ from distill import types
 from distill.config import ExperimentConfig
 from distill.config.exactness import DIVERGENCES
 from distill.config.objective import every
-from distill.losses import divergences, fused
+from distill.losses import chunks, divergences, fused
 from distill.losses.fused import FusedSpec
 from distill.model import sharding
 from distill.model.transformer import Transformer
@@ -105,7 +105,7 @@ def small(spec, columns=16):
 
 @pytest.fixture(autouse=True)
 def narrow_chunks(monkeypatch):
-    monkeypatch.setattr(fused, "LEAST_COLUMNS", 1)
+    monkeypatch.setattr(chunks, "MIN_COLUMNS", 1)
 
 
 @pytest.mark.parametrize("name", SPECS)

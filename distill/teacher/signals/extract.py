@@ -23,6 +23,8 @@ _PADDING = 2**23  # a rank larger than that of any token
 
 # What `extract` returns: hidden states [B, S, D], log-probabilities [B, S, V], or a sparse signal.
 Extracted = SparseSignal | Float[Array, "B S D"] | Float[Array, "B S V"]
+# The same once it has been fetched to the host.
+Fetched = SparseSignal | Float[np.ndarray, "B S D"] | Float[np.ndarray, "B S V"]
 
 
 def uniform(signal: SignalSpec, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
