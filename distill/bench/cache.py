@@ -117,9 +117,9 @@ def cut(signal: SignalSpec, hidden: Floats, head: Floats) -> list[SparseSignal]:
         functools.partial(extract.of_logits, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
     numbers = extract.uniform(signal, np.arange(len(hidden)), SEQ_LEN)
     place, weight = jax.sharding.get_mesh(), jnp.asarray(head)
-    found = [part(*sharding.place((hidden[i : i + 1],), place), weight, sharding.place(numbers[i : i + 1], place))
+    pieces = [part(*sharding.place((hidden[i : i + 1],), place), weight, sharding.place(numbers[i : i + 1], place))
              for i in range(len(hidden))]  # fmt: skip
-    return [jax.tree.map(lambda x: np.asarray(x)[0], one) for one in found]
+    return [jax.tree.map(lambda x: np.asarray(x)[0], one) for one in pieces]
 
 
 def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -245,12 +245,12 @@ def speed(folder: Path) -> None:
 
 def _median(work: Callable[[], object]) -> float:
     work()
-    found = []
+    seconds = []
     for _ in range(7):
         began = time.thread_time()
         work()
-        found.append(time.thread_time() - began)
-    return statistics.median(found)
+        seconds.append(time.thread_time() - began)
+    return statistics.median(seconds)
 
 
 def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> None:
@@ -282,27 +282,27 @@ def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> Non
         jax.block_until_ready(state.params)
         return time.perf_counter() - began, time.process_time() - used
 
-    found = turns.take_turns({name: functools.partial(train, batches) for name, batches in feeds.items()}, repeats)
-    wall, cpu = ({name: [pair[i] for pair in pairs] for name, pairs in found.items()} for i in (0, 1))
+    timings = turns.take_turns({name: functools.partial(train, batches) for name, batches in feeds.items()}, repeats)
+    wall, cpu = ({name: [pair[i] for pair in pairs] for name, pairs in timings.items()} for i in (0, 1))
     rate = calls * K * B * S / statistics.median(wall["memory"])
     print(f"  V = {vocab:,d}, top-k {top_k}, width {width}: {rate:,.0f} tokens/s from memory; store over memory, "
           f"{repeats} alternated pairs: wall {_ratio(wall)}, CPU of all threads {_ratio(cpu)}", flush=True)  # fmt: skip
 
 
 def _ratio(seconds: dict[str, list[float]]) -> str:
-    found = sorted(a / b for a, b in zip(seconds["store"], seconds["memory"]))
-    return f"{statistics.median(found):.3f} ({found[0]:.3f} to {found[-1]:.3f})"
+    ratios = sorted(a / b for a, b in zip(seconds["store"], seconds["memory"]))
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
 
 
 def opening(folder: Path) -> None:
     """Seconds to open a store of 10,000 shards and to read the first window."""
     fill(folder / "many", SignalSpec(kind="topk", top_k=4), 256, 10_000, 16, 1)
-    found = []
+    seconds = []
     for _ in range(3):
         began = time.perf_counter()
         store = SignalStore(folder / "many")
         opened = time.perf_counter() - began
         store.read(np.array([9_999]))
-        found.append((opened, time.perf_counter() - began - opened))
-    opened, read = min(found)
+        seconds.append((opened, time.perf_counter() - began - opened))
+    opened, read = min(seconds)
     print(f"  10,000 shards open in {opened:.2f} s; the first window takes {1e3 * read:.1f} ms more")

@@ -78,10 +78,10 @@ def attack(scenario: ChaosScenario, kills: int, seed: int, folder: str | Path | 
             left -= 1
             yield kill
         _finish(scenario, inputs, here)
-        found = scenario.result(here)
-        if found != wanted:
+        result = scenario.result(here)
+        if result != wanted:
             raise Lost(
-                f"{here}: {scenario.name} ended otherwise than in {root / 'whole'}: {_difference(found, wanted)}"
+                f"{here}: {scenario.name} ended otherwise than in {root / 'whole'}: {_difference(result, wanted)}"
             )
         shutil.rmtree(here)
     shutil.rmtree(root)
@@ -172,18 +172,18 @@ def run_result(workdir: Path) -> Mapping[str, object]:
     from distill.training import step
 
     config = configs.from_text(configs.ExperimentConfig, (workdir / "config.txt").read_text("utf-8"))
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
     with jax.set_mesh(sharding.make(config.mesh)), Checkpoints(workdir / "checkpoints") as checkpoints:
         stored = checkpoints.restore(config.steps, step.init_state(config).stored())
         for path, leaf in jax.tree_util.tree_flatten_with_path(stored)[0]:
-            found[jax.tree_util.keystr(path)] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:12]
+            result[jax.tree_util.keystr(path)] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()[:12]
     record = load_record(workdir / "result.json")
-    found |= _found(record) if record else {}
+    result |= _found(record) if record else {}
     lines, last, total = logger.read_metrics(workdir / "metrics.jsonl"), 0, 0.0
     for line in lines:
         total += line["ntp"] * (line["step"] - last)
         last = line["step"]
-    return found | {"steps logged": last, "sum of losses": float(f"{total:.9g}")}
+    return result | {"steps logged": last, "sum of losses": float(f"{total:.9g}")}
 
 
 def _found(record: RunRecord) -> Mapping[str, object]:
@@ -234,8 +234,8 @@ def signal_result(store: Path) -> Mapping[str, object]:
 
 def completions(output: Path) -> Mapping[str, object]:
     """The completions in their order, and the files of the token store that was made of them."""
-    found = {str(i): line for i, line in enumerate((output / "completions.jsonl").read_text("utf-8").splitlines())}
-    return found | folder_result(output / "store")
+    lines = {str(i): line for i, line in enumerate((output / "completions.jsonl").read_text("utf-8").splitlines())}
+    return lines | folder_result(output / "store")
 
 
 _RUN = ("--config.loop.checkpoint_seconds=0.2", "--config.loop.steps_per_call=4", "--config.loop.log_steps=1")

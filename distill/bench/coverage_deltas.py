@@ -60,15 +60,15 @@ def repeat(seed: int, objective: laws.Objective, resamples: int, tail: float = n
     first = laws.fit("supervised", alone, objective=objective, seed=seed, start_count=64)
     second = laws.fit("distillation", taught, supervised=first.law, objective=objective, seed=seed, start_count=64)
     boot = laws.bootstrap((first, second), resamples=resamples, seed=seed) if resamples else None
-    found = {}
+    measures = {}
     for name, factor in _PROBES.items():
         probe = dict(N_S=taught["N_S"], D_S=factor * taught["D_S"], L_T=taught["L_T"])
         truth = STUDENT(**probe)
-        found[name] = [float(np.abs(second.law(**probe) / truth - 1).mean())]
+        measures[name] = [float(np.abs(second.law(**probe) / truth - 1).mean())]
         if boot:
             said = boot.predict(noise=False, **probe)
-            found[name].append(float(((said.low <= truth) & (truth <= said.high)).mean()))
-    return found
+            measures[name].append(float(((said.low <= truth) & (truth <= said.high)).mean()))
+    return measures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,15 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, objective in OBJECTIVES.items():
                 every[name].append(repeat(seed, objective, flags.resamples, flags.tail))
             tick(1)
-    for name, found in every.items():
+    for name, repeats in every.items():
         said = []
         for probe in _PROBES:
-            errors = np.array([one[probe][0] for one in found])
+            errors = np.array([one[probe][0] for one in repeats])
             baseline = np.array([one[probe][0] for one in every["delta 1e-3"]])
             text = f"{probe} {errors.mean():.3%} +- {errors.std() / np.sqrt(len(errors)):.3%}"
             text += f" (better than 1e-3 in {(errors < baseline).mean():.0%})" if name != "delta 1e-3" else ""
             if flags.resamples:
-                text += f", {np.mean([one[probe][1] for one in found]):.0%} inside"
+                text += f", {np.mean([one[probe][1] for one in repeats]):.0%} inside"
             said.append(text)
         print(f"{name:14s} {'; '.join(said)}", flush=True)
     return 0

@@ -115,10 +115,10 @@ def measure(routes: dict[str, Route], new: int, repeats: int) -> dict[str, Times
         whole = time.perf_counter() - begin - first
         return first, max(whole - first, 1e-9) / new
 
-    found = turns.take_turns({name: functools.partial(seconds, run) for name, run in routes.items()}, repeats)
+    pairs_of = turns.take_turns({name: functools.partial(seconds, run) for name, run in routes.items()}, repeats)
     return {
         name: Times(first=[first for first, _ in pairs], token=[token for _, token in pairs])
-        for name, pairs in found.items()
+        for name, pairs in pairs_of.items()
     }
 
 
@@ -143,11 +143,11 @@ def report(name: str, batch: int, prompt: int, new: int, repeats: int, transform
     routes = {"ours": ours(model, placed), "forward again": again(model, placed, new + 1)}
     if transformers:
         routes["transformers"] = peer(config, prompts)
-    found = measure(routes, new, repeats)
-    size, best = 4 * counts.total(config), statistics.median(found["ours"].token)
-    for route, times in found.items():
+    times_of = measure(routes, new, repeats)
+    size, best = 4 * counts.total(config), statistics.median(times_of["ours"].token)
+    for route, times in times_of.items():
         token = statistics.median(times.token)
-        ratios = [theirs / mine for theirs, mine in zip(times.token, found["ours"].token)]
+        ratios = [theirs / mine for theirs, mine in zip(times.token, times_of["ours"].token)]
         line = f"{name:8s} B={batch:<3d} {route:14s} prefill {batch * prompt / statistics.median(times.first):9,.0f}, "
         line += f"decode {batch / token:9,.1f} tokens/s, {1e3 * token:8.2f} ms a step"
         line += f" ({1e3 * min(times.token):.2f} to {1e3 * max(times.token):.2f})"

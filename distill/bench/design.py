@@ -54,21 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     generator = np.random.default_rng(flags.seed)
     with progress.counter("designs", 3 * flags.repetitions) as tick:
         for count in (24, 40, 80):
-            found: dict[str, list[float]] = {"random": [], "laws.design": [], "D-optimal": []}
+            errors: dict[str, list[float]] = {"random": [], "laws.design": [], "D-optimal": []}
             for _ in range(flags.repetitions):
                 order = generator.permutation(len(weak))
                 pilot, rest = order[:PILOT], np.sort(order[PILOT:])
                 start = fit(pilot)
                 picked = laws.design(start, weak.where(rest), strong, count - PILOT)
-                found["random"].append(error(order[:count]))
-                found["laws.design"].append(error(np.concatenate([pilot, rest[picked.rows]])))
-                found["D-optimal"].append(
+                errors["random"].append(error(order[:count]))
+                errors["laws.design"].append(error(np.concatenate([pilot, rest[picked.rows]])))
+                errors["D-optimal"].append(
                     error(np.concatenate([pilot, rest[d_optimal(start, weak.where(rest), count - PILOT)]]))
                 )
                 tick(1)
-            gains = np.array(found["random"]) - np.array(found["laws.design"])
+            gains = np.array(errors["random"]) - np.array(errors["laws.design"])
             said = ", ".join(
-                f"{name} {np.mean(v):.3%} +- {np.std(v) / np.sqrt(len(v)):.3%}" for name, v in found.items()
+                f"{name} {np.mean(v):.3%} +- {np.std(v) / np.sqrt(len(v)):.3%}" for name, v in errors.items()
             )
             print(f"{count} runs: {said}; design wins in {(gains > 0).mean():.0%} of {len(gains)} pilots", flush=True)
     return 0

@@ -14,11 +14,11 @@ from distill.config.flags import Parser
 def additive_formula() -> tuple[float, float]:
     """Mean relative errors on the 26 strong Apple students: of Eq. 8, and of the sum that articles give for it."""
     apple, supervised = laws.load_table("apple"), laws.paper()[0]
-    found = [
+    errors = [
         laws.holdout(form, apple, "L_S <= 2.3", supervised=supervised, resamples=2).errors.mean()
         for form in ("distillation", "additive")
     ]
-    return float(found[0]), float(found[1])
+    return float(errors[0]), float(errors[1])
 
 
 def padded_vocabulary(vocabulary: int = 32_000, padded: int = 32_768) -> dict[float, float]:

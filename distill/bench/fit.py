@@ -78,7 +78,7 @@ def chinchilla(resamples: int, sample: int) -> None:
     share = sample // _ROUNDS
     for turn in range(_ROUNDS):
         began = time.perf_counter()
-        found = solver.solve(laws.Chinchilla, rows, starts, counts, measure)
+        solutions = solver.solve(laws.Chinchilla, rows, starts, counts, measure)
         ours.append(time.perf_counter() - began)
         mine = counts[turn * share : (turn + 1) * share]
         for name in peers:
@@ -86,12 +86,12 @@ def chinchilla(resamples: int, sample: int) -> None:
             ends[name].append(getattr(fit_peers, name)(columns, warm, mine, measure.delta))
             peers[name].append((time.perf_counter() - began) * resamples / share)
     spent = np.median(ours)
-    certified = f"{int((~found.converged).sum())} without certificate"
+    certified = f"{int((~solutions.converged).sum())} without certificate"
     print(f"  {resamples} bootstraps: {spent:.3f} s ({certified}), best of rounds {min(ours):.3f} s; {_load()}")
-    _again(laws.Chinchilla, rows, counts, found)
+    _again(laws.Chinchilla, rows, counts, solutions)
     for name, seconds in peers.items():
         print(f"  {name}: {np.median(seconds):.1f} s for as many (from {share * _ROUNDS}): {_ratio(seconds, ours)}")
-        _ends(name, found.objective[: share * _ROUNDS], np.concatenate(ends[name]))
+        _ends(name, solutions.objective[: share * _ROUNDS], np.concatenate(ends[name]))
 
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:

@@ -64,12 +64,12 @@ def bfgs_autograd(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.
         return anp.sum(anp.where(size <= delta, 0.5 * r**2, delta * (size - 0.5 * delta)))
 
     gradient = autograd.grad(objective)
-    found = []
+    objectives = []
     for w in weights:
         drawn = np.repeat(np.arange(len(log_N)), w)
         rows = log_N[drawn], log_D[drawn], log_L[drawn]
-        found.append(minimize(objective, start, rows, method="BFGS", jac=gradient, options={"gtol": GTOL}).fun)
-    return np.array(found)
+        objectives.append(minimize(objective, start, rows, method="BFGS", jac=gradient, options={"gtol": GTOL}).fun)
+    return np.array(objectives)
 
 
 def lbfgsb(form: "type[Law]", rows: "Rows", start: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:

@@ -69,15 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def importing(path: str, repeats: int) -> None:
     """Seconds and memory of an import, each in a fresh process."""
-    found = []
+    runs = []
     for _ in range(repeats):
         done = subprocess.run([sys.executable, "-c", _IMPORT, path], capture_output=True, text=True)
         if done.returncode:
             raise ConfigError(f"--model={path}: {done.stderr.strip().splitlines()[-1]}")
-        found.append(json.loads(done.stdout))
-    seconds = [run["seconds"] for run in found]
-    above = max(run["peak"] - run["before"] - run["weights"] for run in found)
-    cpu = _spread([run["cpu"] for run in found])
+        runs.append(json.loads(done.stdout))
+    seconds = [run["seconds"] for run in runs]
+    above = max(run["peak"] - run["before"] - run["weights"] for run in runs)
+    cpu = _spread([run["cpu"] for run in runs])
     memory = f"memory above the weights {above / 2**20:,.0f} MiB at most"
     print(f"import: {_spread(seconds)}, processor time {cpu}; {memory}")
 

@@ -97,14 +97,14 @@ def make_store(folder: Path, shards: int = 10_000) -> None:
         "data": {"seq_len": 16}, "shard_windows": 1,
         "windows": {"count": shards, "of": shards, "samples": 0, "seed": 0},
     }  # fmt: skip
-    found = writer.write(
+    written = writer.write(
         folder, manifest.digest(recipe), np.arange(shards), per_shard=1, per_chunk=64,
         compute=lambda windows: windows, pack=lambda windows, row, window: (8, packed[window % 64]),
     )  # fmt: skip
     order = np.arange(400, dtype="<u4").tobytes()
     (folder / manifest.ORDER).write_bytes(order)
     files = {manifest.ORDER: {"sha256": hashlib.sha256(order).hexdigest()}}
-    manifest.write(folder, {"format": 1, "recipe": recipe, "files": files, "shards": found, "bytes_per_token": 1.0})
+    manifest.write(folder, {"format": 1, "recipe": recipe, "files": files, "shards": written, "bytes_per_token": 1.0})
 
 
 def look_at_store(folder: Path) -> dict[str, float]:
@@ -133,18 +133,18 @@ def look_at_metrics(folder: Path) -> dict[str, float]:
     from matplotlib.figure import Figure
 
     clock, before = _Clock(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = metrics.read(folder / "metrics.jsonl", ["ntp"])
+    curves = metrics.read(folder / "metrics.jsonl", ["ntp"])
     clock.lap("read")
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    axes.fill_between(found.at["step"], found.low["ntp"], found.high["ntp"], alpha=0.3)
-    axes.plot(found.at["step"], found.mean["ntp"])
+    axes.fill_between(curves.at["step"], curves.low["ntp"], curves.high["ntp"], alpha=0.3)
+    axes.plot(curves.at["step"], curves.mean["ntp"])
     figure.savefig(folder / "metrics.png")
     clock.lap("plotted")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     memory = f"{grown / 1024:.0f} MB more here, {workers / 1024:.0f} MB the largest reader"
-    print(f"metrics: {found.lines.sum():,} lines as {len(found)} points; {memory}")
+    print(f"metrics: {curves.lines.sum():,} lines as {len(curves)} points; {memory}")
     return clock.laps
 
 

@@ -52,8 +52,8 @@ def routes(vocab: int, divergence: str) -> dict[str, Route]:
         hidden: jax.Array, head: jax.Array, ids: jax.Array, t_hidden: jax.Array, t_head: jax.Array
     ) -> jax.Array:
         spec = FusedSpec(divergence=divergence, tempered=False, tokens=vocab)
-        found = fused.fused_losses(spec, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
-        return jnp.sum(0.5 * (found.log_z - found.id_logits[..., 0]) + 0.5 * found.divergence)
+        losses = fused.fused_losses(spec, hidden, head, ids, HiddenSignal(hidden=t_hidden, head=t_head))
+        return jnp.sum(0.5 * (losses.log_z - losses.id_logits[..., 0]) + 0.5 * losses.divergence)
 
     return {"dense": dense, "fused": chunked}
 
@@ -132,10 +132,10 @@ def tpu_mesh(topology: str) -> jax.sharding.Mesh:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # libtpu raises whatever it likes
         raise ConfigError(f"--topology={topology}: {error}; it needs libtpu (pip install libtpu)") from error
-    return sharding.make(MeshConfig(data=1), found.devices[:1])
+    return sharding.make(MeshConfig(data=1), described.devices[:1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -48,7 +48,7 @@ def slsqp(
 
     best = np.inf
     for _ in range(starts):
-        found = minimize(
+        solution = minimize(
             loss,
             random.uniform(*_BOX, size=3),
             method="SLSQP",
@@ -56,8 +56,8 @@ def slsqp(
             constraints={"type": "eq", "fun": overspent},
             options={"maxiter": 300, "ftol": 1e-12},
         )
-        if abs(overspent(found.x)) < 1e-7:
-            best = min(best, float(found.fun))
+        if abs(overspent(solution.x)) < 1e-7:
+            best = min(best, float(solution.fun))
     return best
 
 

@@ -78,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prompts = np.asarray(windows.batch.tokens)[:, : flags.prompt]
         prompts = prompts[: len(prompts) - len(prompts) % CHUNK]
         for source in flags.students.split(","):
-            student, found = load.load(source).params, []
+            student, measured = load.load(source).params, []
             for start in range(0, len(prompts), CHUNK):
                 keys = jax.random.split(jax.random.fold_in(jax.random.key(flags.seed), start), CHUNK)
                 rows = jnp.asarray(prompts[start : start + CHUNK], jnp.int32)
                 text = decode.generate(DecodeConfig(new_tokens=flags.new), student, rows, keys).tokens
-                found.append(np.stack(divergences(student, teacher.params, text, jnp.asarray(flags.prompt))))
-            values = np.concatenate(found, axis=1)
+                measured.append(np.stack(divergences(student, teacher.params, text, jnp.asarray(flags.prompt))))
+            values = np.concatenate(measured, axis=1)
             text_scores = evaluate(student, windows, CHUNK, teacher=teacher.params)
             means, errors = values.mean(axis=1), values.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
             print(

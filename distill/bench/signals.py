@@ -79,8 +79,8 @@ def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[Row]
         data=dataclasses.replace(base.data, split="teacher"),
         tokens=teacher_tokens,
     )
-    found = loop.train(teacher, folder / "teacher")
-    print(f"teacher: {found.N:,d} parameters, {found.D:,d} tokens, loss {found.loss:.4f}", flush=True)
+    trained = loop.train(teacher, folder / "teacher")
+    print(f"teacher: {trained.N:,d} parameters, {trained.D:,d} tokens, loss {trained.loss:.4f}", flush=True)
     base = dataclasses.replace(base, teacher=TeacherConfig(source=str(folder / "teacher")))
     rows: list[Row] = []
     for name, (signal, objective) in ROUTES.items():

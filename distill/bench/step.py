@@ -110,9 +110,9 @@ class Contender:
         """All of its processes at once."""
         for worker in self._workers:
             self._send(worker, str(seconds))
-        found = [self._hear(worker) for worker in self._workers]
-        self.rates.append(sum(one["units"] / one["seconds"] for one in found))
-        self.efforts.append(sum(one["units"] for one in found) / sum(one["processor"] for one in found))
+        answers = [self._hear(worker) for worker in self._workers]
+        self.rates.append(sum(one["units"] / one["seconds"] for one in answers))
+        self.efforts.append(sum(one["units"] for one in answers) / sum(one["processor"] for one in answers))
 
     def stop(self) -> None:
         for worker in self._workers:
@@ -214,10 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _machine() -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch", "transformers")
                 if importlib.util.find_spec(name)]  # fmt: skip
-    found = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    return f"{cores} cores of {found[0] if found else platform.machine()}; {', '.join(versions)}; load {load} before"
+    return f"{cores} cores of {models[0] if models else platform.machine()}; {', '.join(versions)}; load {load} before"
 
 
 def _lines(path: str) -> list[str]:

@@ -45,8 +45,8 @@ class Job:
 
 def main() -> int:
     """Serves the job of the first line of the standard input."""
-    found = json.loads(sys.stdin.readline())
-    job = Job(**(found | {"model": ModelConfig(**found["model"]), "cores": tuple(found["cores"])}))
+    request = json.loads(sys.stdin.readline())
+    job = Job(**(request | {"model": ModelConfig(**request["model"]), "cores": tuple(request["cores"])}))
     process.die_with_parent()
     process.pin_to_cores(job.cores)
     if job.quick:

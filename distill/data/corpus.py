@@ -203,9 +203,9 @@ def _tokenizer(
             path = folder / "tokenizer.json"
             if not path.exists():
                 train_bpe(_training_text(source, data, config.train_bytes, report), config.vocab_size, path)
-            found = load(("json", str(path), ""))
-            found.name = f"bpe-{found.vocab_size}-{found.hash[:8]}"
-            return found
+            trained = load(("json", str(path), ""))
+            trained.name = f"bpe-{trained.vocab_size}-{trained.hash[:8]}"
+            return trained
 
         return description, train
     given = load((config.kind, config.path, config.end_of_text))
@@ -217,9 +217,9 @@ def _tokenizer(
         else:
             path = folder / "tokenizer.model"
             shutil.copyfile(config.path, path)
-        found = load((config.kind, str(path), config.end_of_text))
-        found.name = given.name
-        return found
+        renamed = load((config.kind, str(path), config.end_of_text))
+        renamed.name = given.name
+        return renamed
 
     return description, copy
 

@@ -34,12 +34,12 @@ class Order:
         cycle, slot = np.divmod(np.asarray(sample, np.int64), len(self._part))
         part = self._part[slot]
         drawn = cycle * self._quotas[part] + self._rank[slot]
-        found = np.empty(part.shape, np.int64)
+        windows = np.empty(part.shape, np.int64)
         for p, count in enumerate(self.counts):
             here = part == p
             epoch, index = np.divmod(drawn[here], count)
-            found[here] = self.offsets[p] + permute(index, int(count), self.seed + p, epoch)
-        return found
+            windows[here] = self.offsets[p] + permute(index, int(count), self.seed + p, epoch)
+        return windows
 
     def draws(self, samples: int) -> NDArray[np.int64]:
         """How often the first `samples` samples drew from each part."""

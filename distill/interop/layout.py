@@ -88,12 +88,12 @@ def layouts(config: ModelConfig) -> dict[str, Layout]:
         absent |= {"blocks.query_bias", "blocks.key_bias", "blocks.value_bias"}
     if not config.out_bias:
         absent |= {"blocks.out_bias"}
-    found = {}
+    by_name = {}
     for ours, (name, there, dims) in _TABLE.items():
         if ours not in absent:
             rows, _, columns = there.partition(" ")
-            found[ours] = Layout(name, rows, columns, dims, sizes)
-    return found
+            by_name[ours] = Layout(name, rows, columns, dims, sizes)
+    return by_name
 
 
 def expected(config: ModelConfig) -> Iterator[tuple[str, str, int, tuple[int, ...]]]:

@@ -66,9 +66,9 @@ def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, 
                 raise InteropError(f"{source.path}: tensor {name!r} holds values that are not finite (NaN or inf)")
             return values
 
-        found = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
+        array = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
         on_tensor(int(np.prod(shape)))
-        return found
+        return array
 
     if not layout.stacked:
         return read(layout.name, leaf.shape, leaf.sharding.spec).astype(leaf.dtype)

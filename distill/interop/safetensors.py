@@ -89,10 +89,10 @@ def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
     row = math.prod(entry.shape[1:])
     with open(entry.file, "rb") as stream:
         stream.seek(entry.offset + start * row * dtype.itemsize)
-        found = np.fromfile(stream, dtype, math.prod(shape))
-    if found.size != math.prod(shape):
+        values = np.fromfile(stream, dtype, math.prod(shape))
+    if values.size != math.prod(shape):
         raise InteropError(f"{entry.file}: the file ended while rows {start} to {stop} of a tensor were read")
-    return found.reshape(shape)
+    return values.reshape(shape)
 
 
 def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:

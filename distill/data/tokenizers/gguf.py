@@ -88,11 +88,11 @@ class GgufFile:
                 size = struct.calcsize("<" + code)
                 self._fits(count, size, at)
                 return list(struct.unpack_from(f"<{count}{code}", data, at)), at + count * size
-            found = []
+            values = []
             for _ in range(self._fits(count, 8, at)):
                 value, at = self._value(data, inner, at)
-                found.append(value)
-            return found, at
+                values.append(value)
+            return values, at
         if kind not in _SCALARS:
             raise ValueError(f"a field of unknown type {kind} at byte {at}")
         return struct.unpack_from(_SCALARS[kind], data, at)[0], at + struct.calcsize(_SCALARS[kind])
@@ -115,9 +115,9 @@ def tokenizer_json(path: str | Path) -> str:
 
     fields = GgufFile(path).fields
     for name, inner in (("tokens", str), ("token_type", int), ("merges", str)):
-        found = fields.get(f"tokenizer.ggml.{name}", [])
-        if not isinstance(found, list) or not all(type(item) is inner for item in found):
-            raise DataError(f"{path}: tokenizer.ggml.{name} is {found!r:.60}, wanted a list of {inner.__name__}")
+        items = fields.get(f"tokenizer.ggml.{name}", [])
+        if not isinstance(items, list) or not all(type(item) is inner for item in items):
+            raise DataError(f"{path}: tokenizer.ggml.{name} is {items!r:.60}, wanted a list of {inner.__name__}")
     kind, cut = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or not isinstance(cut, str) or cut not in _CUTS:
         raise DataError(

@@ -64,7 +64,7 @@ class SubwordTokenizer:
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
-        found: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
+        encoded: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
         for library, template in ((self._text, False), (self._template, True)):
             places = [i for i, part in enumerate(parts) if part.template == template]
             if places:
@@ -75,8 +75,8 @@ class SubwordTokenizer:
                     _unless_ended(error)
                     raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
                 for i, encoding in zip(places, encodings):
-                    found[i] = np.array(encoding.ids, np.int32)
-        return found
+                    encoded[i] = np.array(encoding.ids, np.int32)
+        return encoded
 
     def token(self, i: int) -> str:
         """The token as the vocabulary writes it; '' for an id that it does not have."""

@@ -85,12 +85,12 @@ def small_budget(findings: Findings) -> tuple[str, str] | None:
 
 def lessons(findings: Findings) -> list[str]:
     """What the study taught, for a reader who is new to it: at most two sentences, of teachers and of text."""
-    found, o = [], findings.ordering
+    sentences, o = [], findings.ordering
     if o is not None and o.pairs:
         clear = o.clear_pairs >= _ENOUGH
         agree, pairs = (o.clear_agree, o.clear_pairs) if clear else (o.agree, o.pairs)
         counted = "pairs of students that differ by more than noise" if clear else "pairs of students"
-        found.append(f"The better teacher made the better student in {agree} of {pairs} {counted}.")
+        sentences.append(f"The better teacher made the better student in {agree} of {pairs} {counted}.")
     if findings.by_tokens:
         (least, (_, strong)), (most, (_, strong_most)) = (list(findings.by_tokens.items())[i] for i in (0, -1))
         text = (
@@ -100,8 +100,8 @@ def lessons(findings: Findings) -> list[str]:
         )
         if most != least:
             text += f"; with the most ({si(most)}) in {strong_most.wins} of {strong_most.pairs}"
-        found.append(f"{text}.")
-    return found
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def not_identified(results: Results) -> str:

@@ -33,13 +33,13 @@ def fingerprint() -> str:
 
 def addresses() -> list[Address]:
     """All documents with their splits, in order of year."""
-    found = []
+    speeches = []
     for i, line in enumerate(lzma.decompress(content()).decode("utf-8").rstrip("\n").split("\n")):
         record = json.loads(line)
         rest = i - i // 10  # documents before this one that are not validation
         split = "validation" if i % 10 == 9 else ("teacher", "student")[rest % 2]
-        found.append(Address(record["name"], record["text"], split))
-    return found
+        speeches.append(Address(record["name"], record["text"], split))
+    return speeches
 
 
 class Embedded:
