@@ -4,6 +4,7 @@ With --config.teacher.source=WORKDIR_OF_A_FINISHED_RUN the run is distilled. The
 interrupted; a finished run is not run again. Ctrl-C, a closed terminal and a preemption notice save the run first.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,11 @@ from rich.table import Table
 from distill import config as configs
 from distill.config import ExperimentConfig, counts
 from distill.config.flags import Parser
-from distill.system import distributed, process, progress
+from distill.system import cloud, distributed, process, progress
 from launch.support import cli
 
 if TYPE_CHECKING:
-    from distill.records.runs import RunRecord
-    from distill.training.inputs import ResolvedRun
+    from distill.training.origin import Origin
 
 EXAMPLES = (
     "distill train --workdir=runs/teacher --config.data.split=teacher",
@@ -34,7 +34,7 @@ def parser() -> Parser:
     add = parser.group("the run")
     add("--workdir", required=True, metavar="DIR", help="folder of the run, or gs://BUCKET/FOLDER")
     add("--fork", default="", metavar="DIR", help="begin with the whole state of that run's last checkpoint")
-    add("--dry-run", action="store_true", help="print what would run (N, D, FLOPs, fingerprint) and stop")
+    add("--dry-run", action="store_true", help="open the text and the teacher, print what would run, and stop")
     cli.add_processes(parser)
     return parser
 
@@ -43,28 +43,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     config = cli.config_of(ExperimentConfig, flags)
     # Not at the top: --help and a mistyped flag need no JAX.
-    from distill.training import inputs
+    from distill.training import inputs, loop, start
+    from distill.training.origin import describe
 
-    if not flags.dry_run:
-        cli.join(flags)
-    with distributed.raise_everywhere():
-        run = inputs.resolve(config)
-    _print(_description(run.config))
     if flags.dry_run:
+        with (
+            _reading() as show,
+            inputs.preview(inputs.resolve(config), flags.workdir, on_progress=show) as (run, store),
+        ):
+            run = start.forked(run, cloud.Workdir(flags.workdir).path, flags.fork)
+            origin = describe(run, store)
+        _print_header(run.config, origin)
         return 0
+    cli.join(flags)
+    with distributed.raise_everywhere(), _reading() as show:
+        run = inputs.resolve(config)  # before the text, which may take long
+        run, store = start.opened(run, cloud.Workdir(flags.workdir), fork=flags.fork, on_progress=show)
+        origin = describe(run, store)
+    _print_header(run.config, origin)
     process.cache_compilations()
-    record = _follow(run, flags.workdir, flags.fork)
+    with progress.bar(shown=distributed.first()) as show:
+        record = loop.train(run, flags.workdir, store=store, fork=flags.fork or None, on_progress=show)
     columns = {field.name.rstrip("_"): getattr(record, field.name) for field in dataclasses.fields(record)}
     _print({k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in columns.items() if v is not None})
     return 0
 
 
-def _description(config: ExperimentConfig) -> dict[str, str]:
+def _reading() -> contextlib.AbstractContextManager[progress.Show]:
+    return progress.bar("reading the text", shown=distributed.first(), transient=True)
+
+
+def _print_header(config: ExperimentConfig, origin: "Origin") -> None:
+    """What is trained, on what, by whom, and the warnings."""
+    _print(_description(config, origin))
+    for warning in origin.warnings if distributed.first() else ():
+        Console(stderr=True).print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _description(config: ExperimentConfig, origin: "Origin") -> dict[str, str]:
     N, D = counts.non_embedding(config.model), counts.training_tokens(config)
     forward = counts.forward_flops(config.model, config.seq_len)
     return {
         "run": configs.fingerprint(config),
-        "teacher": config.teacher.run or "none (supervised)",
+        "text": origin.text,
+        "teacher": origin.teacher,
         "N": f"{N:,d} non-embedding parameters, {counts.total(config.model):,d} in all",
         "D": f"{D:,d} tokens in {config.steps:,d} steps of {config.batch_size} x {config.seq_len}",
         "F": f"{forward:.4g} forward FLOPs per token ({forward / (2 * N):.2f} times 2N)",
@@ -79,14 +101,6 @@ def _print(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table, highlight=False)
-
-
-def _follow(run: "ResolvedRun", workdir: str, fork: str) -> "RunRecord":
-    """Trains, and says how far it is."""
-    from distill.training import loop
-
-    with progress.bar(shown=distributed.first()) as show:
-        return loop.train(run, workdir, fork=fork or None, on_progress=show)
 
 
 if __name__ == "__main__":

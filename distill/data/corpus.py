@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -76,12 +77,30 @@ def _open_made(
     workers: int = 0,
     on_progress: OnProgress = lambda _: None,
 ) -> TokenStore:
+    path, recipe = locate(config, cache_dir)
+    return open_at(path, recipe, workers=workers, on_progress=on_progress)
+
+
+def locate(config: DataConfig, cache_dir: str | Path) -> tuple[Path, StoreRecipe]:
+    """Where `open_store` finds or builds the store of text that is to be tokenized, and its recipe.
+
+    Raises DataError where the text or the tokenizer is not there.
+    """
+
     def path_of(recipe: StoreRecipe) -> Path:
         kind = recipe.description["tokenizer"]["kind"]
         return Path(cache_dir) / f"{config.source}-{kind}-{recipe.fingerprint[:12]}"
 
     recipe = choose_recipe(config, path_of)
-    return open_at(path_of(recipe), recipe, workers=workers, on_progress=on_progress)
+    return path_of(recipe), recipe
+
+
+def size(recipe: StoreRecipe) -> float:
+    """Bytes that building a store of this recipe reads, as they lie on disk; infinite for a TFDS dataset."""
+    source = recipe.description["source"]
+    if source["source"] == "tfds":
+        return math.inf
+    return float(sum(file["size"] for file in source.get("files", {}).values()))
 
 
 def open_at(

@@ -1,20 +1,27 @@
 """What a run reads: its config resolved by content, its token store, and its windows in their order."""
 
+import contextlib
 import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 from distill import data
 from distill.config import ConfigError, ExperimentConfig
+from distill.data import corpus
 from distill.data.mixture import Mixture
-from distill.data.store.store import TokenStore
+from distill.data.store.store import MANIFEST, TokenStore
 from distill.data.tokenizers.tokenizer import same_tokens
 from distill.model import warm_start
-from distill.system import distributed
+from distill.system import cloud, distributed
+from distill.system.progress import Progress
 from distill.teacher import load
 from distill.teacher.load import TeacherInfo
 from distill.teacher.signals.reader import identify_stored
+
+PREVIEWED = 50_000_000  # bytes of text that a preview tokenizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +103,40 @@ def check_vocabulary(teacher: TeacherInfo, store: TokenStore | Mixture, config: 
         )
 
 
-def open_store(config: ExperimentConfig, workdir: str | Path) -> TokenStore | Mixture:
+def open_store(
+    config: ExperimentConfig, workdir: str | Path, *, on_progress: Callable[[Progress], None] = lambda _: None
+) -> TokenStore | Mixture:
     """The token store of a run: in `data.cache`, or in WORKDIR/data."""
-    store = data.open_store(config.data, config.data.cache or Path(workdir) / "data")
+    store = data.open_store(config.data, config.data.cache or Path(workdir) / "data", on_progress=on_progress)
+    return _checked(config, store)
+
+
+@contextlib.contextmanager
+def preview(
+    run: ResolvedRun, workdir: str | Path, *, on_progress: Callable[[Progress], None] = lambda _: None
+) -> Iterator[tuple[ResolvedRun, TokenStore | Mixture | None]]:
+    """The run and its token store as `open_store` would find them, until the block ends; nothing is left in `workdir`.
+
+    A store that is not there yet is built in a temporary folder. That of a large text is not: it is None, and the run
+    is named by what the text is known to become. Raises DistillError as `open_store` does.
+    """
+    config = run.config
+    with tempfile.TemporaryDirectory() as folder:
+        place = config.data.cache or (folder if cloud.remote(workdir) else Path(workdir) / "data")
+        if config.data.source not in ("tokens", "mixture"):
+            path, recipe = corpus.locate(config.data, place)
+            if not (path / MANIFEST).exists() and corpus.size(recipe) > PREVIEWED:
+                named = dataclasses.replace(config, data=config.data.identified(recipe.fingerprint))
+                yield dataclasses.replace(run, config=named), None
+                return
+            place = place if (path / MANIFEST).exists() else folder
+        elif config.data.source == "mixture":
+            place = folder  # the embedded text may be among its stores
+        store = _checked(config, data.open_store(config.data, place, on_progress=on_progress))
+        yield resolve(run, store), store
+
+
+def _checked(config: ExperimentConfig, store: TokenStore | Mixture) -> TokenStore | Mixture:
     store.check_vocabulary(config.model.tokens)
     # Checked now rather than after the last step: a run without validation text cannot be scored.
     store.views(

@@ -28,9 +28,9 @@ from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
 from distill.teacher.observe import Teacher
-from distill.training import result, start
+from distill.training import origin, result, start
 from distill.training import step as steps
-from distill.training.inputs import ResolvedRun, make_loader, open_store, resolve
+from distill.training.inputs import ResolvedRun, make_loader
 from distill.training.step import Metrics, StepSpec, TrainState
 from distill.training.teachers import TeacherSource, open_teacher
 from distill.training.vmapped import VmappedRuns
@@ -122,15 +122,12 @@ def _claimed(
     From then until `stack` closes, the workdir is locked; its config.txt names this run.
     """
     with distributed.raise_everywhere():
-        with distributed.process_zero_first():
-            workdir.pull()
-            store = store or open_store(run.config if isinstance(run, ResolvedRun) else run, workdir.path)
-        run = start.forked(resolve(run, store), workdir.path, fork)
+        run, store = start.opened(run, workdir, store=store, fork=fork)
         if distributed.first():
             stack.enter_context(process.folder_lock(workdir.path))
         with distributed.process_zero_first():
             workdir.pull()
-            start.claim(workdir, run.config)
+            start.claim(workdir, run.config, origin.describe(run, store).comments())
             finished = runs.load_record(workdir.path / "result.json")
     return run, store, finished
 

@@ -1,21 +1,44 @@
 """Where a run starts: its workdir claimed for it, the run that it forks from, and its first state."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig
+from distill.data.mixture import Mixture
+from distill.data.store.store import TokenStore
 from distill.model import warm_start
 from distill.records.checkpoints import Checkpoints
 from distill.system import cloud, distributed, files
+from distill.system.progress import Progress
 from distill.teacher import load
 from distill.training import step as steps
-from distill.training.inputs import ResolvedRun
+from distill.training.inputs import ResolvedRun, open_store, resolve
 from distill.training.teachers import TeacherSource
 
 
-def claim(workdir: cloud.Workdir, config: ExperimentConfig) -> None:
-    """Writes config.txt, or checks that the one there names the same run.
+def opened(
+    run: ExperimentConfig | ResolvedRun,
+    workdir: cloud.Workdir,
+    *,
+    store: TokenStore | Mixture | None = None,
+    fork: str | Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> tuple[ResolvedRun, TokenStore | Mixture]:
+    """The run under the name that it has to its end, and its token store, opened unless it is given.
+
+    Raises DistillError where the text, or what else the config points at, is not there.
+    """
+    with distributed.process_zero_first():
+        workdir.pull()
+        config = run.config if isinstance(run, ResolvedRun) else run
+        store = store or open_store(config, workdir.path, on_progress=on_progress)
+    return forked(resolve(run, store), workdir.path, fork), store
+
+
+def claim(workdir: cloud.Workdir, config: ExperimentConfig, comments: str = "") -> None:
+    """Writes config.txt, or checks that the one there names the same run; `comments` are lines for its head.
 
     Raises ConfigError, naming every field that differs, for the workdir of another run.
     """
@@ -34,7 +57,7 @@ def claim(workdir: cloud.Workdir, config: ExperimentConfig) -> None:
                 f"another --workdir, which may begin where this one is: --fork={workdir}"
             )
     if distributed.first():
-        files.atomic_write(path, f"# run {run}\n{text}")
+        files.atomic_write(path, f"# run {run}\n{comments}{text}")
         workdir.push("config.txt")
     elif not distributed.wait_for_file(path):
         raise ConfigError(

@@ -81,6 +81,7 @@ def test_the_paper_presets_have_the_papers_recipe():
         (launch_train, ["--workdir=w", "--config.microbatches=3"], ["microbatches=3", "batch_size=4"]),
         (launch_train, ["--workdir=w", "--config.tokens=10"], ["tokens=10", "at least 512"]),
         (launch_train, ["--workdir=w", "--config.teacher.source=nowhere", "--dry-run"], ["nowhere", "no finished run"]),
+        (launch_train, ["--workdir=w", "--dry-run", "--config.data.source=files"], ["data.files.paths is empty"]),
         (launch_train, ["--workdri=w"], ["--workdri", "Did you mean --workdir?"]),
         (launch_train, [], ["--workdir=... is missing"]),
         (launch_train, ["--workdir=w", "stray"], ["'stray'", "--name=value"]),
@@ -146,7 +147,8 @@ def test_tokens_may_be_given_per_parameter():
 def test_a_dry_run_prints_and_writes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert launch_train.main(["--workdir=w", "--dry-run"]) == 0
-    assert "26,848 non-embedding" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "26,848 non-embedding" in said and "the embedded text, student split: 55 documents" in " ".join(said.split())
     assert launch_study.main(["--workdir=w", "--dry-run"]) == 0
     assert "46 runs" in capsys.readouterr().out
     assert not any(tmp_path.iterdir())

@@ -9,9 +9,11 @@ import pytest
 
 from distill import config as configs
 from distill.config import ConfigError, DistillError, InitConfig, TeacherConfig, counts
+from distill.data import Loader
 from distill.errors import DataError
 from distill.records import logger
 from distill.records.checkpoints import Checkpoints
+from distill.system.numbers import number
 from distill.teacher import load
 from distill.training import inputs, loop, teachers
 from distill.training.step import init_state
@@ -94,6 +96,15 @@ def test_a_run_leaves_its_record_and_its_trace(small, whole, store):
     assert record.loss < np.log(32) and 0 < record.loss_se < 0.2
     text = (workdir / "config.txt").read_text()
     assert text.startswith(f"# run {record.run}\n") and configs.from_text(type(small), text) == small
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    split = store.split("student")
+    windows = Loader(store, split="student", batch_size=4, seq_len=16).window_count
+    assert head == [
+        f"# run {record.run}",
+        f"# text: a generated markov language of 8 symbols, seed 0, student split: {split.documents} documents, "
+        f"{split.tokens:,d} unique tokens, {number(80 / windows)} epochs",
+        "# teacher: none (supervised)",
+    ]
     lines = metrics(workdir)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]  # no line is finer than a call
     assert lines[-1]["tokens"] == record.D and lines[-1]["ntp"] < lines[0]["ntp"] < np.log(32) + 0.5

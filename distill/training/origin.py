@@ -1,0 +1,126 @@
+"""What a run learns from, in words: its text, its teacher, and a warning where either needs one."""
+
+import dataclasses
+
+from distill.config import DataConfig, ExperimentConfig, counts
+from distill.data import corpus
+from distill.data.loader import Loader
+from distill.data.mixture import Mixture
+from distill.data.store.store import TokenStore
+from distill.system.numbers import number, plural, si
+from distill.teacher.load import TeacherInfo
+from distill.training.inputs import ResolvedRun
+
+EPOCHS = 4  # up to four, repeated text is nearly as good as new (Muennighoff et al. 2023, section 5)
+_NAMED = 3  # files and stores that are named; the others are counted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The text (name, documents, unique tokens, epochs), the teacher with its own text, and warnings; a line each."""
+
+    text: str
+    teacher: str
+    warnings: tuple[str, ...] = ()
+
+    def comments(self) -> str:
+        """Comment lines for config.txt, in ASCII; they are no part of the config."""
+        lines = [f"text: {self.text}", f"teacher: {self.teacher}", *(f"warning: {line}" for line in self.warnings)]
+        plain = (" ".join(line.split()).encode("ascii", "backslashreplace").decode() for line in lines)
+        return "".join(f"# {line}\n" for line in plain)
+
+
+def describe(run: ResolvedRun, store: TokenStore | Mixture | None) -> Origin:
+    """What `run` learns from; `store` is its token store, or None where the text is not tokenized yet."""
+    config, warnings = run.config, []
+    text = f"{_name(config.data)}, not tokenized yet"
+    if store is not None:
+        epochs = _loader(config, store).epochs(config.steps)
+        text = _text(config.data, store, epochs)
+        if max(epochs) > EPOCHS:
+            warnings.append(
+                f"{counts.training_tokens(config):,d} tokens are {number(max(epochs))} epochs of this text; beyond "
+                f"{EPOCHS}, repeated text is worth less than new text: give more text, or fewer config.tokens"
+            )
+    for teacher in run.teachers:
+        theirs, ours = _fingerprint(teacher.config.data), store.fingerprint if store else config.data.store
+        if theirs and ours and theirs != ours and teacher.record.D:
+            warnings.append(
+                f"the teacher in {teacher.source} was trained on another text ({_name(teacher.config.data)}) than "
+                "this student reads; on text that it does not know, a teacher is worse than its loss says"
+            )
+    return Origin(text=text, teacher=_teacher(run, store), warnings=tuple(warnings))
+
+
+def _loader(config: ExperimentConfig, store: TokenStore | Mixture) -> Loader:
+    data = config.data
+    return Loader(
+        store,
+        split=data.split,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seed=data.seed,
+        packing=data.packing,
+        completions_only=data.completions_only,
+    )
+
+
+def _text(data: DataConfig, store: TokenStore | Mixture, epochs: tuple[float, ...]) -> str:
+    stores = store.stores if isinstance(store, Mixture) else (store,)
+    names = data.mixture.stores if isinstance(store, Mixture) else (_name(data),)
+    parts = []
+    for name, one, count in zip(names, stores, epochs):
+        split = one.split(data.split)
+        maker = f" (written by {one.maker['teacher']})" if "teacher" in one.maker else ""
+        parts.append(
+            f"{name}{maker}, {data.split} split: {plural(split.documents, 'document')}, {split.tokens:,d} unique "
+            f"tokens, {number(count)} epochs"
+        )
+    return "; ".join(parts)
+
+
+def _teacher(run: ResolvedRun, store: TokenStore | Mixture | None) -> str:
+    if run.teachers:
+        return "; ".join(_trained(teacher) for teacher in run.teachers)
+    if run.config.teacher.run:
+        return f"{run.config.teacher.run}, its stored signals in {run.config.teacher.store}"
+    maker = getattr(store, "maker", {})
+    return f"{maker['teacher']}, which wrote the text" if "teacher" in maker else "none (supervised)"
+
+
+def _trained(teacher: TeacherInfo) -> str:
+    record, data = teacher.record, teacher.config.data
+    model = f"{record.run} in {teacher.source}: {si(record.N)} parameters"
+    if not record.D:
+        return f"{model}, a published model; its text is not known"
+    return f"{model}, trained on {si(record.D)} tokens of {_name(data)}, {data.split} split"
+
+
+def _name(data: DataConfig) -> str:
+    """The text of a config as its fields name it."""
+    match data.source:
+        case "embedded":
+            return "the embedded text"
+        case "generated":
+            made = data.generated
+            return f"a generated {made.kind} language of {made.symbols} symbols, seed {made.seed}"
+        case "files":
+            return f"files {_few(data.files.paths)}"
+        case "tfds":
+            return f"TFDS {data.tfds.name or data.tfds.data_dir}"
+        case "tokens":
+            return f"the token store {data.tokens}"
+        case "mixture":
+            return f"a mixture of {_few(data.mixture.stores)}"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fingerprint(data: DataConfig) -> str:
+    """The fingerprint of a config's store; '' where an older run with text from outside did not record it."""
+    if data.store or data != data.identified("outside"):
+        return data.store
+    return corpus.make_recipe(data).fingerprint
