@@ -72,12 +72,16 @@ def test_runs_have_the_names_that_their_study_shows(tmp_path):
 def test_a_run_whose_process_has_ended_is_dead(tmp_path):
     folder = log(tmp_path / "one", [2.0, 1.0])
     hold = "import sys; from distill.system import process\nwith process.folder_lock(sys.argv[1]): print(1); input()"
-    with subprocess.Popen([sys.executable, "-c", hold, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
-        run.stdout.readline()
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
         assert "one: 1 min 30 s left" in text(watch.screen(folder))
-        run.kill()
-    assert f"one: dead: process {run.pid} has ended; the same command continues the run" in text(watch.screen(folder))
-    (folder / "lock").write_text(f"process {run.pid} on another-machine\n")
+        holder.kill()
+    assert f"one: dead: process {holder.pid} has ended; the same command continues the run" in text(
+        watch.screen(folder)
+    )
+    (folder / "lock").write_text(f"process {holder.pid} on another-machine\n")
     assert "one: 1 min 30 s left" in text(watch.screen(folder)), "a process elsewhere cannot be seen"
     (folder / "lock").write_text("process x on\n")
     assert "one: 1 min 30 s left" in text(watch.screen(folder))
