@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Reads the table, fits, bootstraps, prints; writes nothing unless all of it succeeded."""
     began = time.perf_counter()
     flags = parser().parse_args(argv)
-    deltas = _deltas(flags.delta)
+    deltas = deltas_of(flags.delta)
     if len(deltas) > 1 and (flags.out or flags.objective != "huber"):
         raise ConfigError(f"--delta={flags.delta}: a path of deltas is for huber and prints only; wanted one delta")
     process.cache_compilations()
@@ -128,7 +128,7 @@ def parser() -> Parser:
     return parser
 
 
-def _deltas(text: str) -> list[float]:
+def deltas_of(text: str) -> list[float]:
     try:
         return [float(item) for item in text.split(",")]
     except ValueError:
@@ -140,7 +140,7 @@ def _deltas(text: str) -> list[float]:
 def _table(flags: argparse.Namespace) -> laws.Table:
     """The table as the flags say to read it."""
     scale = {}
-    for name, text in _pairs("scale", flags.scale, "NAME=FACTOR such as N=1e6").items():
+    for name, text in pairs("scale", flags.scale, "NAME=FACTOR such as N=1e6").items():
         scale[name] = number(text)
         if not scale[name] > 0:
             raise ConfigError(f"--scale={flags.scale}: got {text!r} for {name}, wanted a positive number such as 1e6")
@@ -151,7 +151,7 @@ def _table(flags: argparse.Namespace) -> laws.Table:
         )
     table = laws.load_table(
         flags.table,
-        _pairs("columns", flags.columns, "NAME=COLUMN such as N=params"),
+        pairs("columns", flags.columns, "NAME=COLUMN such as N=params"),
         scale=scale,
         loss_unit=flags.loss_unit,
         duplicates=flags.duplicates,
@@ -166,7 +166,7 @@ def _table(flags: argparse.Namespace) -> laws.Table:
     return kept.with_notes(f"--rows keeps {len(kept)} of {len(table)} rows: {flags.rows}")
 
 
-def _pairs(flag: str, text: str, wanted: str) -> dict[str, str]:
+def pairs(flag: str, text: str, wanted: str) -> dict[str, str]:
     """{'N': 'params'} of 'N=params,...'. Raises ConfigError."""
     pairs = {}
     for item in text.split(",") if text else []:

@@ -97,11 +97,8 @@ def _columns(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
         columns, deltas, *rest = [*_text(case).split("\n"), "1"] if b"\n" not in case else _text(case).split("\n")
         words = [word for word in rest if word not in ("-h", "--help")]
         flags = tokenize.parser().parse_args(["--out=store", "a.txt", *words])
-        return (
-            fit._pairs("columns", columns, "NAME=COLUMN"),
-            fit._deltas(deltas),
-            tokenize.read_config(flags.files, flags.overrides),
-        )
+        of_fit = fit.pairs("columns", columns, "N=params"), fit.deltas_of(deltas)
+        return *of_fit, tokenize.read_config(flags.files, flags.overrides)
 
     return call, [
         b"N=params,D=tokens\n1e-3,1e-2\n--tokenizer.kind=bpe\n--tokenizer.vocab_size=300\n--columns.prompt={a} {b}",
