@@ -20,6 +20,7 @@ import distill
 LONG_FUNCTION = 60  # lines, from `def` to the last one
 MANY_PARAMETERS = 8  # without self and cls
 LONG_MODULE = 400  # lines
+RUN = 6  # lines of code in a row that stand in two places count as written twice
 VAGUE_NAME = "found"  # once the most assigned variable of this package; it says nothing about its value
 _SUPPRESSION = re.compile(r"#\s*(type:\s*ignore|noqa)")
 
@@ -46,6 +47,7 @@ class Module:
     vague_assignments: int
     classes: tuple[str, ...]
     functions: tuple[FunctionSize, ...]
+    code: tuple[str, ...] = ()  # its lines of code without indentation, imports, comments and bare brackets
 
 
 def measure(folder: str | Path) -> list[Module]:
@@ -70,7 +72,13 @@ def measure_module(text: str, name: str) -> Module:
         ),
         classes=tuple(node.name for node in nodes if isinstance(node, ast.ClassDef)),
         functions=tuple(_functions(tree, name.removesuffix(".py").replace("/", "."))),
+        code=tuple(line for line in map(str.strip, text.splitlines()) if _counts(line)),
     )
+
+
+def _counts(line: str) -> bool:
+    """Whether a stripped line is code that says something: two files that import alike repeat nothing."""
+    return any(c.isalnum() for c in line) and not line.startswith(("#", "import ", "from "))
 
 
 def _comments(text: str) -> Iterator[str]:
@@ -134,6 +142,15 @@ def repeated_classes(modules: Sequence[Module]) -> dict[str, list[str]]:
     return {name: where for name, where in sorted(places.items()) if len(where) > 1}
 
 
+def repeated_runs(modules: Sequence[Module]) -> dict[tuple[str, ...], list[str]]:
+    """Every `RUN` lines of code in a row that stand in more than one place, with the modules (one twice: twice)."""
+    places: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for module in modules:
+        for start in range(len(module.code) - RUN + 1):
+            places[module.code[start : start + RUN]].append(module.name)
+    return {run: where for run, where in places.items() if len(where) > 1}
+
+
 def summary(modules: Sequence[Module]) -> dict[str, str]:
     """One line a measure: its name -> its value as text."""
     functions = [function for module in modules for function in module.functions]
@@ -154,6 +171,7 @@ def summary(modules: Sequence[Module]) -> dict[str, str]:
         f"functions over {MANY_PARAMETERS} parameters": f"{len(wide)}",
         f"modules over {LONG_MODULE} lines": f"{sum(module.lines > LONG_MODULE for module in modules)}",
         "class names in more than one module": f"{len(repeated_classes(modules))}",
+        f"runs of {RUN} lines that stand more than once": f"{len(repeated_runs(modules))}",
         f"assignments of `{VAGUE_NAME}`": f"{sum(vague)} in {len(vague)} modules",
     }
 

@@ -39,7 +39,7 @@ from distill.teacher.signals.manifest import (
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT, ShardEntry
 from distill.teacher.signals.spec import SignalSpec
-from distill.training.inputs import make_loader, open_store, resolve
+from distill.training.inputs import make_loader, open_store, resolve, validation_set
 from distill.training.teachers import OnlineTeacher
 from distill.types import Batch, HiddenStates, SparseSignal, StoredSignal, TeacherSignal
 
@@ -153,13 +153,7 @@ def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
 
 def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> TeacherEntry:
     """The teacher's entry in a student's record: the student itself may never load the teacher."""
-    evaluation = store.evaluation(
-        "validation",
-        config.seq_len,
-        config.eval.tokens,
-        packing=config.data.packing,
-        completions_only=config.data.completions_only,
-    )
+    evaluation = validation_set(config, store)
     return {
         "config": configs.to_text(source.teachers[0].config),
         "record": dataclasses.asdict(source.teachers[0].record),

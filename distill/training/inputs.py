@@ -12,6 +12,7 @@ from distill import data
 from distill.config import ConfigError, ExperimentConfig
 from distill.data import corpus
 from distill.data.mixture import Mixture
+from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import MANIFEST, TokenStore
 from distill.data.tokenizers.tokenizer import same_tokens
 from distill.model import warm_start
@@ -154,6 +155,17 @@ def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: st
         seq_len=config.seq_len,
         seed=config.data.seed,
         process=distributed.batch_slice(jax.sharding.get_mesh()),
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+
+
+def validation_set(config: ExperimentConfig, store: TokenStore | Mixture) -> Evaluation:
+    """The fixed validation windows of a run: `eval.tokens` of them, packed as its training batches are."""
+    return store.evaluation(
+        "validation",
+        config.seq_len,
+        config.eval.tokens,
         packing=config.data.packing,
         completions_only=config.data.completions_only,
     )

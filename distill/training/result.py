@@ -16,7 +16,7 @@ from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
 from distill.system import process
 from distill.training.evaluate import evaluate
-from distill.training.inputs import make_loader
+from distill.training.inputs import make_loader, validation_set
 from distill.training.teachers import TeacherSource
 
 
@@ -36,13 +36,7 @@ def run_record(
 
     A run on text that a model generated names that model as its teacher.
     """
-    evaluation = store.evaluation(
-        "validation",
-        config.seq_len,
-        config.eval.tokens,
-        packing=config.data.packing,
-        completions_only=config.data.completions_only,
-    )
+    evaluation = validation_set(config, store)
     batch_size = config.eval.batch_size
     scores = teacher.scores(params, evaluation) if teacher else evaluate(params, evaluation, batch_size)
     check_learned(config, scores.loss)

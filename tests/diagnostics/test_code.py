@@ -135,3 +135,12 @@ def test_no_function_of_this_package_is_missed(package):
     tokens = [token for t in text for token in tokenize.generate_tokens(io.StringIO(t).readline)]
     definitions = [token for token in tokens if token.type == tokenize.NAME and token.string == "def"]
     assert sum(len(m.functions) for m in package) == len(definitions)
+
+
+def test_six_lines_that_stand_twice_are_one_run_and_imports_are_none():
+    body = "\n".join(f"a{i} = f({i})" for i in range(6))
+    imports = "\n".join(f"import m{i}" for i in range(8))
+    one, two = module(f"{imports}\n{body}\n"), module(f"{imports}\nc = (\n)\n{body}\n", "package/two.py")
+    assert list(code.repeated_runs([one, two]).values()) == [["package/one.py", "package/two.py"]]
+    shorter = module("\n".join(f"a{i} = f({i})" for i in range(5)), "package/three.py")
+    assert not code.repeated_runs([one, shorter])
