@@ -1,7 +1,7 @@
-"""A workdir in a bucket (gs://): this host works in a folder of its own, and what others read of it is in the bucket.
+"""A workdir in a bucket (gs://): the host works in a local folder and copies to the bucket what other hosts read.
 
-An object is written whole or not at all, and cannot be appended to or locked. So small files go there as a whole, and
-the lines of metrics.jsonl as numbered parts, each written once. Checkpoints are written there by orbax itself.
+A bucket's objects are written atomically and cannot be appended to or locked. So small files are uploaded whole, and
+the lines of metrics.jsonl as numbered parts, each written once. Orbax writes checkpoints to the bucket itself.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ LINES = "metrics.jsonl"
 
 
 def remote(path: object) -> bool:
-    """Whether a path is a URL, of a bucket or another file system that is not mounted."""
+    """Whether a path is a URL: a bucket or another file system that is not mounted."""
     return "://" in str(path)
 
 
 def at(path: str | os.PathLike[str]) -> Any:
-    """A pathlib.Path, or an epath.Path for a URL. Raises ConfigError where what reads it is not installed."""
+    """A pathlib.Path, or an epath.Path for a URL. Raises ConfigError if the package that reads it is not installed."""
     if not remote(path):
         return Path(path)
     kind = str(path).partition("://")[0]
     try:
-        # A listing that is kept knows nothing of what other hosts wrote since: a file would be read at its former size.
+        # A cached listing misses what other hosts wrote since: a file would be read at its former size.
         importlib.import_module("fsspec.config").conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
         importlib.import_module("fsspec").get_filesystem_class(kind)
         return importlib.import_module("etils.epath").Path(str(path))
@@ -40,7 +40,7 @@ def at(path: str | os.PathLike[str]) -> Any:
 
 
 def ranges(spans: Sequence[tuple[object, int, int]]) -> list[bytes]:
-    """The bytes first..last of each (path, first, last + 1), asked for side by side. Raises OSError."""
+    """The bytes first..last of each (path, first, last + 1), requested concurrently. Raises OSError."""
     if not spans:
         return []
     system = importlib.import_module("fsspec").core.url_to_fs(str(spans[0][0]))[0]
@@ -49,14 +49,14 @@ def ranges(spans: Sequence[tuple[object, int, int]]) -> list[bytes]:
 
 
 def cache(url: str) -> Path:
-    """Where this host keeps what belongs to a URL: below $DISTILL_CACHE, or ~/.cache/distill."""
+    """This host's local folder for a URL: below $DISTILL_CACHE, or ~/.cache/distill."""
     home = Path(os.environ.get("DISTILL_CACHE") or os.path.expanduser("~/.cache/distill"))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.partition("://")[2])[-60:].strip("-")
     return home / "buckets" / f"{name}-{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
 
 
 class Workdir:
-    """`path` is where this host works; `checkpoints` is where checkpoints go. For a local workdir the same folder."""
+    """`path` is this host's working folder, `checkpoints` that of checkpoints; the same for a local workdir."""
 
     def __init__(self, workdir: str | Path):
         self._remote = at(str(workdir)) if remote(workdir) else None
@@ -72,7 +72,7 @@ class Workdir:
         return (self._remote or self.path) / "checkpoints"
 
     def pull(self) -> None:
-        """Brings here what the bucket has; what it has not is not here either."""
+        """Makes the local files match the bucket: downloads what it has and removes what it lacks."""
         if self._remote is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -87,13 +87,13 @@ class Workdir:
         self._parts = 1 + max((int(re.sub(r"\D", "", part.name)) for part in parts), default=-1)
 
     def push(self, name: str) -> None:
-        """Writes a small file of this host into the bucket."""
+        """Uploads a small local file to the bucket."""
         if self._remote is not None:
             self._remote.mkdir(parents=True, exist_ok=True)
             (self._remote / name).write_bytes((self.path / name).read_bytes())
 
     def push_lines(self) -> None:
-        """Writes the lines that came since the last call as one more part."""
+        """Uploads the lines added since the last call as a new part."""
         if self._remote is None:
             return
         content = (self.path / LINES).read_bytes()
@@ -102,7 +102,7 @@ class Workdir:
             self._parts, self._sent = self._parts + 1, len(content)
 
     def rewind(self) -> None:
-        """Replaces the parts by this host's lines, which are those up to the checkpoint that a run goes on from."""
+        """Replaces the parts by this host's lines, which end at the checkpoint that a run resumes from."""
         if self._remote is None:
             return
         if self._found == (content := (self.path / LINES).read_bytes()):
@@ -115,7 +115,7 @@ class Workdir:
 
 
 def local_copy_of_run(workdir: str | Path) -> Path:
-    """A folder of this host with the config.txt and result.json of a finished run, wherever its workdir is."""
+    """A local folder with the config.txt and result.json of a finished run, wherever its workdir is."""
     run = Workdir(workdir)
     if remote(workdir):
         run.pull()
@@ -123,7 +123,7 @@ def local_copy_of_run(workdir: str | Path) -> Path:
 
 
 def local_copy_of_store(url: str, last: str = "manifest.json") -> Path:
-    """A copy on this host of a folder that is finished when its file `last` is there; made once, and gone on with."""
+    """A local copy of a folder that is complete when its file `last` exists; copied once, interrupted copies resume."""
     source, target = at(url), cache(url)
     if not (source / last).exists():
         raise ConfigError(f"{url}: there is no {last}; make the store on a local disk and copy the folder there")

@@ -1,4 +1,4 @@
-"""Several processes as one program: how they find each other, what each reads, what they decide together, how they end.
+"""Several processes as one program: discovery, each process's share of the data, joint decisions, joint exit.
 
 Every process runs the same commands in the same order on one mesh over all devices. What only one of them can know (a
 clock, a signal, a file that cannot be read) is exchanged here before any process acts on it.
@@ -24,11 +24,11 @@ from distill.errors import ConfigError, DistillError
 if TYPE_CHECKING:
     import jax
 
-# Seconds without a sign of life after which a process counts as dead, and all others end.
+# Seconds without a heartbeat after which a process counts as dead and all others exit.
 HEARTBEAT = 10
-# Seconds that processes wait for the others: to appear, to build a store, to come to the same end.
+# Seconds that processes wait for the others: to connect, to build a store, to exit together.
 ARRIVAL, PATIENCE, END = 300, 24 * 3600, 15
-# The exit code of a process that lost another one (EX_UNAVAILABLE of sysexits.h).
+# The exit code of a process that lost a peer (EX_UNAVAILABLE of sysexits.h).
 LOST = 69
 CLUSTERS = ("slurm", "jobset", "tpu")
 _PORT = 8476
@@ -57,7 +57,7 @@ def find(
 ) -> ProcessAddress | None:
     """The address of this process, from flags or the cluster's environment variables; flags take precedence.
 
-    None on TPUs, where JAX asks the machine itself. Raises ConfigError for a value that is missing or not a number.
+    None on TPUs, where JAX finds it itself. Raises ConfigError for a value that is missing or not a number.
     """
     environ = os.environ if environ is None else environ
     if cluster and cluster not in CLUSTERS:
@@ -137,7 +137,7 @@ def rank() -> tuple[int, int]:
 
 
 class _Client(Protocol):
-    """What is asked of JAX's coordination service."""
+    """The methods used of JAX's coordination service."""
 
     def key_value_set(self, key: str, value: str) -> None: ...
     def key_value_dir_get(self, key: str) -> list[tuple[str, str]]: ...
@@ -145,7 +145,7 @@ class _Client(Protocol):
 
 
 def _state() -> Any:
-    # JAX gives no other way to its coordination service, which orbax uses in the same way.
+    # JAX has no public access to its coordination service; orbax uses the same private one.
     module: Any = sys.modules.get("jax._src.distributed")
     return module.global_state if module else None
 
@@ -164,7 +164,7 @@ _round = itertools.count()
 
 
 def exchange(text: str, topic: str = "", seconds: float = PATIENCE) -> list[str]:
-    """The texts of all processes, in order of their index; waits for all. Raises TimeoutError or PeerLost."""
+    """Gathers one text from each process, in order of index; waits for all. Raises TimeoutError or PeerLost."""
     client = _client()
     if client is None:
         return [text]
@@ -274,7 +274,7 @@ def exit_together(code: int, message: str) -> int:
         exit_now(code or LOST, message or f"error: {error}; {AGAIN}")
     printed: list[str] = []
     for text in (text.removeprefix("error: ") for text in texts):
-        # The others repeat an error of one process as that of `process 3 of 4`.
+        # The other processes report an error of one process as `process 3 of 4: ...`.
         if text and not any(text in other or other in text for other in printed):
             printed.append(text)
             if first():

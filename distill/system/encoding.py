@@ -1,10 +1,10 @@
-"""What a terminal or a pipe that is not UTF-8 gets in place of characters that it cannot show."""
+"""ASCII replacements for characters that a terminal or pipe without UTF-8 cannot encode."""
 
 import codecs
 import sys
 
 _ERRORS = "distill.plain"
-# Curves, boxes and signs; everything else that cannot be shown is a question mark.
+# Curves, boxes and signs; every other character that cannot be encoded becomes a question mark.
 _PLAIN = dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#")) | {
     "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{PLUS-MINUS SIGN}": "+-",
     "\N{RIGHTWARDS ARROW}": "->",
@@ -17,7 +17,7 @@ _PLAIN = dict(zip("▁▂▃▄▅▆▇█", "_.-=+*%#")) | {
 
 
 def install() -> None:
-    """Replaces what stdout and stderr cannot encode, where Python would raise UnicodeEncodeError."""
+    """Makes stdout and stderr replace what they cannot encode, where Python would raise UnicodeEncodeError."""
     codecs.register_error(_ERRORS, _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -27,6 +27,6 @@ def install() -> None:
 def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    # One column for one column wherever a table depends on it: the replacements of letters are the exception.
+    # One character for one wherever a table's alignment depends on it; only letters have longer replacements.
     text = "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end])
     return text.encode(error.encoding, "replace").decode(error.encoding), error.end

@@ -1,7 +1,7 @@
-"""Files written whole or not at all, and JSON whose every parse error is a ValueError. Standard library only.
+"""Atomic file writes, and JSON parsing whose every error is a ValueError. Standard library only.
 
-Every writer here works under a hidden temporary name beside the target (`.NAME.PID`), hands the bytes to the disk and
-then renames. A killed process leaves the target as it was; an exception removes the temporary file as well.
+Every writer writes to a hidden temporary name beside the target (`.NAME.PID`), syncs it to disk and then renames it. A
+killed process leaves the target as it was; an exception also removes the temporary file.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path for the block to write, which becomes `path` where the block ends without an exception.
+    """A temporary path for the block to write; renamed to `path` if the block ends without an exception.
 
-    For what a library writes itself, or what is too large for one `atomic_write`. The folder is made where it is
-    missing. Raises OSError.
+    For files that a library writes itself, or that are too large for one `atomic_write`. Creates a missing folder.
+    Raises OSError.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -46,7 +46,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder for the block to fill, which becomes `path` where the block ends without an exception.
+    """A temporary folder for the block to fill; renamed to `path` if the block ends without an exception.
 
     `path` must not exist, or be an empty folder. Raises OSError.
     """
@@ -62,16 +62,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes so that the file holds either what it held before or all of `content`.
+    """Writes text (UTF-8) or bytes so that the file holds either its previous content or all of `content`.
 
-    The folder is made where it is missing. Raises OSError.
+    Creates a missing folder. Raises OSError.
     """
     with atomic_file(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def loads(text: str | bytes) -> Any:
-    """json.loads that raises ValueError for everything it refuses, too deep nesting included."""
+    """json.loads that raises ValueError for every invalid text, too deep nesting included."""
     try:
         return json.loads(text)
     except RecursionError:

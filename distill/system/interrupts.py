@@ -1,10 +1,9 @@
-"""Ctrl-C and a closed terminal at any moment: one line, exit code 130, nothing lost.
+"""Ctrl-C or a closed terminal ends a command at any moment with one line and exit code 130, and loses nothing.
 
-Everything on disk is written whole or not at all, so a command may end between any two instructions, as it may under
-SIGKILL. So a signal ends the process where it stands, rather than raising KeyboardInterrupt: that exception is lost in
-callbacks of the garbage collector (JAX has one), shows a traceback in an import, and aborts in C++ frames. Where a run
-can save itself first, `preemption.catch_preemption` takes the signals meanwhile. Standard library only, for this module
-comes before all imports.
+All writes to disk are atomic, so a command may end between any two instructions, as under SIGKILL. A signal therefore
+ends the process at once instead of raising KeyboardInterrupt: that exception is lost in callbacks of the garbage
+collector (JAX has one), shows a traceback during an import, and aborts in C++ frames. While a run can save itself
+first, `preemption.catch_preemption` handles the signals. Standard library only, because this module is imported first.
 """
 
 import atexit
@@ -19,16 +18,16 @@ from types import FrameType
 
 LINE = "interrupted; run the same command again to continue"
 CODE = 130
-# Seconds that the main thread has for the signal's handler; longer, and it is inside a call of C++ (compilation).
+# Seconds the main thread gets to run the signal's handler; if it takes longer, it is inside a C++ call (compilation).
 _PATIENCE = 0.3
 _SIGNALS = (signal.SIGINT, signal.SIGHUP)
 _ending = threading.Lock()
 
 
 def install() -> None:
-    """Ends this process in one line at Ctrl-C or a closed terminal, from now on. Call it in the main thread.
+    """Installs handlers that end this process with one line at Ctrl-C or a closed terminal. Call it in the main thread.
 
-    What the parent has set to be ignored (nohup, a shell's background job) stays ignored.
+    Signals that the parent process ignores (nohup, a shell's background job) stay ignored.
     """
     taken = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     if not taken:
@@ -40,12 +39,12 @@ def install() -> None:
     threading.Thread(target=_listen, args=(reader,), name="interrupts", daemon=True).start()
     for number in taken:
         signal.signal(number, end)
-    # Registered first, so it runs last: Python's own end would restore the default, which kills without a word.
+    # Registered first, so it runs last: Python's exit would restore the default handler, which kills silently.
     atexit.register(_ignore)
 
 
 def end(number: int, _: FrameType | None = None) -> None:
-    """The handler: prints one line and ends the process."""
+    """The signal handler: prints one line and ends the process."""
     if not _ending.acquire(blocking=False):
         return
     if threading.current_thread() is threading.main_thread():
@@ -59,14 +58,14 @@ def end(number: int, _: FrameType | None = None) -> None:
 
 
 def _ignore() -> None:
-    """The command has come to its end: its exit code is its own."""
+    """Ignores the signals once the command has finished, so that it keeps its own exit code."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Lets Ctrl-C be a KeyboardInterrupt meanwhile: for a loop that shows something until it comes."""
+    """Within the block Ctrl-C raises KeyboardInterrupt, for a loop that shows something until then."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -75,14 +74,14 @@ def raised() -> Iterator[None]:
 
 
 def _listen(reader: int) -> None:
-    """Ends the process where the main thread cannot: it handles signals only between two lines of Python."""
+    """Ends the process when the main thread cannot: it handles signals only between two instructions of Python."""
     pressed = 0
     while True:
         number = os.read(reader, 1)[0]
         if number not in _SIGNALS:
             continue
         mine = signal.getsignal(number) is end
-        # While preemption is caught the first Ctrl-C asks for a saving, the second ends.
+        # While preemption is caught, the first Ctrl-C requests a checkpoint and the second ends the process.
         pressed = 0 if mine else pressed + (number == signal.SIGINT)
         if mine or pressed > 1:
             time.sleep(_PATIENCE)

@@ -1,4 +1,4 @@
-"""Facades whose names load on first use, so that `import distill.laws` costs no more than what is asked of it."""
+"""Packages whose names load on first use, so that `import distill.laws` imports only what is used."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def facade(package: str, homes: Mapping[str, tuple[str, ...]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of `package`, whose public names lie in the modules that `homes` maps to them.
+    """The `__getattr__` and `__dir__` of `package`; `homes` maps each module to the public names it defines.
 
-    A module is named in full or, with a leading dot, relative to the package.
+    A module's name is absolute or, with a leading dot, relative to the package.
 
         __getattr__, __dir__ = facade(__name__, {".corpus": ("open_store",), "distill.errors": ("DataError",)})
     """

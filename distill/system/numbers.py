@@ -1,11 +1,11 @@
-"""Numbers as people read them: sizes, FLOPs, durations, differences, plurals. Standard library only."""
+"""Human-readable numbers: sizes, FLOPs, durations, differences, plurals. Standard library only."""
 
 import datetime
 import math
 
 
 def si(value: float) -> str:
-    """1680000 as '1.68M': sizes and tokens, three digits. Below 1 and from 1e15 on as '1e+15'."""
+    """1680000 as '1.68M': sizes and tokens with three digits; '1e+15' below 1 and from 1e15 on."""
     if not math.isfinite(value) or value >= 1e15:
         return f"{value:.3g}"
     value = float(f"{value:.3g}")  # first, so that 999,936 is 1M and not 1000K
@@ -16,7 +16,7 @@ def si(value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, written out between a thousandth and a hundred thousand: '1290', '0.0123', '1e8'."""
+    """Three digits, without an exponent between a thousandth and a hundred thousand: '1290', '0.0123', '1e8'."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{float(f'{value:.3g}'):g}"
     mantissa, _, exponent = f"{value:.3g}".partition("e")
@@ -30,7 +30,7 @@ def flops(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'2 min 5 s', '3 h 20 min', '41 s'; '?' for what is not finite."""
+    """'2 min 5 s', '3 h 20 min', '41 s'; '?' for a value that is not finite."""
     if not math.isfinite(seconds):
         return "?"
     whole = round(seconds)
@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
 
 
 def utc(time: str | float) -> str:
-    """An ISO time (without a zone: of UTC) or seconds since 1970 as '2026-01-31 12:00:00', in UTC."""
+    """An ISO time (UTC if it has no zone) or seconds since 1970 as '2026-01-31 12:00:00', in UTC."""
     if isinstance(time, str):
         when = datetime.datetime.fromisoformat(time)
         when = when.astimezone(datetime.UTC) if when.tzinfo else when
@@ -52,7 +52,7 @@ def utc(time: str | float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of losses with its sign, four decimals and a true minus."""
+    """A difference of losses with its sign, four decimals and a Unicode minus."""
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -1,4 +1,4 @@
-"""Requests to end: SIGTERM of a scheduler, Ctrl-C, a closed terminal. Work that can be continued saves itself first."""
+"""Requests to stop: a scheduler's SIGTERM, Ctrl-C, a closed terminal. Work that can resume is saved first."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ REQUEUE = 75
 
 
 class Preempted(DistillError):
-    """The system asked this process to end, and its work was saved: run the same command again to continue."""
+    """The system asked this process to stop, and its work was saved: run the same command again to resume."""
 
 
 class PreemptionFlag:
-    """The name of the first signal that asked this process to end ('SIGTERM'), or '' while none has."""
+    """The name of the first signal that asked this process to stop ('SIGTERM'), or '' before any arrived."""
 
     def __init__(self) -> None:
         self.signal = ""
@@ -28,10 +28,10 @@ class PreemptionFlag:
 def catch_preemption() -> Iterator[PreemptionFlag]:
     """Turns SIGTERM, SIGHUP and the first Ctrl-C into a PreemptionFlag, for a loop to read between steps.
 
-    A second SIGTERM changes nothing, so that it cannot interrupt the saving that the first one began; a second Ctrl-C
-    goes to the handler of before (KeyboardInterrupt, or the end of the process: interrupts.py). After SIGHUP the
-    terminal is gone: what is written to it goes nowhere. A signal that is ignored (nohup) stays ignored. Does nothing
-    outside the main thread: Python delivers signals only there.
+    A second SIGTERM is ignored, so that it cannot interrupt the save that the first one began; a second Ctrl-C goes to
+    the previous handler (KeyboardInterrupt, or the end of the process: interrupts.py). After SIGHUP the terminal is
+    gone and its output is discarded. A signal that is ignored (nohup) stays ignored. Does nothing outside the main
+    thread: Python delivers signals only there.
     """
     flag = PreemptionFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -56,7 +56,7 @@ def catch_preemption() -> Iterator[PreemptionFlag]:
 
 
 def _close(descriptors: list[int]) -> None:
-    """Writing to a terminal that has hung up raises OSError, in the middle of saving."""
+    """Discards terminal output: writing to a closed terminal would raise OSError in the middle of a save."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in descriptors:
         os.dup2(nowhere, descriptor)

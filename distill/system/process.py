@@ -1,4 +1,4 @@
-"""How this process uses its machine: the cache of compiled programs, its cores, the lock of its folder."""
+"""This process's use of the machine: the compilation cache, CPU cores, memory maps, the lock of a folder."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ from distill.errors import DistillError
 def cache_compilations(directory: str | Path | None = None) -> None:
     """Keeps every compiled program in `directory` (default $DISTILL_CACHE/xla or ~/.cache/distill/xla).
 
-    The next process that needs the same program loads it in a fraction of the time. Safe for processes side by side.
+    The next process that needs the same program loads it in a fraction of the time. Safe for concurrent processes.
     """
     import jax
 
@@ -38,7 +38,7 @@ def cores() -> list[int]:
 
 
 def pin_to_cores(processors: Iterable[int]) -> None:
-    """Runs this process on these processors only, where the system can do that. Call it before JAX starts threads."""
+    """Restricts this process to these processors, if the system supports it. Call it before JAX starts threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(processors))
 
@@ -63,10 +63,10 @@ def use_fast_cpu_compilation() -> None:
 
 
 def clear_jit_caches(most: int = 20_000) -> bool:
-    """Clears JAX's in-memory caches of compiled programs once this process has `most` memory maps; whether it did.
+    """Clears JAX's in-memory caches of compiled programs once this process has `most` memory maps; True if it did.
 
-    A program compiled for a CPU takes three maps for each of its parts, and Linux gives a process 65,530. Beyond them
-    it ends in a segmentation fault, after some hundreds of programs. Programs that are used again load from disk.
+    A program compiled for a CPU takes three maps for each of its parts, and Linux allows a process 65,530. Beyond that
+    it ends in a segmentation fault, after some hundreds of programs. Programs needed again load from the disk cache.
     """
     import jax
 
@@ -85,7 +85,7 @@ def clear_jit_caches(most: int = 20_000) -> bool:
 def folder_lock(folder: str | Path) -> Iterator[None]:
     """Locks `folder` for this process; the system releases the lock when the process ends, however that happens.
 
-    Raises DistillError, naming the process that has the lock. Between machines this needs a network file system with
+    Raises DistillError, naming the process that holds the lock. Between machines this needs a network file system with
     flock; a bucket (gs://) has no locks and is not locked.
     """
     if "://" in str(folder):
@@ -109,9 +109,9 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
 
 
 def gone_holder(folder: str | Path) -> int | None:
-    """The id of the process that last locked `folder`, where that process has ended on this machine.
+    """The id of the process that last locked `folder`, if it ran on this machine and has ended.
 
-    None where it lives, where it ran on another machine (which cannot be seen from here), and where nothing was locked.
+    None if it is alive, if it ran on another machine (whose processes are not visible here), or if nothing was locked.
     """
     try:
         with open(Path(folder) / "lock", encoding="utf-8", errors="replace") as file:
@@ -126,7 +126,7 @@ def gone_holder(folder: str | Path) -> int | None:
 
 def _lives(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # signal 0 only asks
+        os.kill(pid, 0)  # signal 0 only tests that the process exists
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -135,7 +135,7 @@ def _lives(pid: int) -> bool:
 
 
 class _QuietProcess(SpawnProcess):
-    """Starts with Ctrl-C and a closed terminal blocked: both are for its parent, which ends it."""
+    """Starts with SIGINT and SIGHUP blocked: the parent handles both and ends this process."""
 
     def start(self) -> None:
         resource_tracker.ensure_running()  # it unblocks SIGINT when it starts
@@ -151,12 +151,12 @@ class _QuietContext(SpawnContext):
 
 
 def worker_context() -> SpawnContext:
-    """How worker processes start: not forked, for a fork of a process with threads may hang, and deaf to Ctrl-C."""
+    """The multiprocessing context of workers: no fork (a fork of a threaded process may hang), Ctrl-C blocked."""
     return _QuietContext()
 
 
 def commit() -> str:
-    """The commit of this source tree, with + where it has been changed since; outside a checkout the version, or ''."""
+    """The commit of this source tree, with + if it has local changes; outside a checkout the version, or ''."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--abbrev=9"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -165,5 +165,5 @@ def commit() -> str:
 
         try:
             return version("distill")
-        except PackageNotFoundError:  # neither a checkout nor installed: a run is not lost for want of a name
+        except PackageNotFoundError:  # neither a checkout nor installed: a missing name must not fail a run
             return ""

@@ -1,7 +1,7 @@
-"""How far long work is: one value that every producer reports, and one bar that shows it.
+"""Progress of long work: one value that every producer reports, and one bar that shows it.
 
-On a terminal `bar` draws a bar on stderr with the count, the text of the report, the time since it began and the time
-left. Elsewhere it prints a line at each tenth of the way or each minute, and nothing for work under five seconds.
+On a terminal `bar` draws a bar on stderr with the count, the report's text, the elapsed time and the time left.
+Elsewhere it prints a line at each tenth of the work or each minute, and nothing for work under five seconds.
 """
 
 import collections
@@ -18,18 +18,18 @@ from distill.system.numbers import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 5.0  # seconds of work that print no line
-WINDOW = 10.0  # seconds that a rate looks back
+PATIENCE = 5.0  # seconds of work before the first line is printed
+WINDOW = 10.0  # seconds over which a rate is averaged
 REPORTS = 8
 _MINUTE = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`done` of `total` units of work, and a text beside them: a loss, tokens per second.
+    """`done` of `total` units of work, and a text such as a loss or tokens per second.
 
-    A total of 0 is not known yet; one of 1 makes `done` a share. `seconds_left` is the reporter's own estimate; where
-    it is None, whoever shows the progress makes one from the reports.
+    A total of 0 is not known yet; with a total of 1, `done` is a fraction. `seconds_left` is the reporter's own
+    estimate; if it is None, the display estimates it from the reports.
     """
 
     done: float
@@ -39,7 +39,7 @@ class Progress:
     seconds_left: float | None = None
 
     def count(self) -> str:
-        """'step 1,024/4,096', 'tokenizing 40%'; the unit alone while the total is not known."""
+        """'step 1,024/4,096', 'tokenizing 40%'; only the unit while the total is not known."""
         if not self.total:
             return self.unit
         if self.total == 1:
@@ -53,8 +53,8 @@ Show = Callable[[Progress], None]
 class Rate:
     """Units per second over the last `WINDOW` seconds, or over the last `REPORTS` reports where those took longer.
 
-    Counting starts at the first report. So what came before it (imports, compilation, work of an interrupted call)
-    counts for nothing, and one slow interval is forgotten after ten seconds of frequent reports.
+    Counting starts at the first report, so what came before it (imports, compilation, work of an interrupted call) is
+    excluded, and one slow interval is forgotten after ten seconds of frequent reports.
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Rate:
         return (done - first) / (now - began) if now > began else None
 
     def left(self, progress: Progress) -> float | None:
-        """Seconds until the work is done, which is reported herewith; None where nothing can be said yet."""
+        """Records a report and returns the seconds until the work is done; None while there is no rate yet."""
         rate = self.update(progress.done)
         if progress.seconds_left is not None:
             return progress.seconds_left
@@ -86,10 +86,10 @@ def interactive() -> bool:
 
 @contextlib.contextmanager
 def bar(text: str = "starting", *, shown: bool = True, transient: bool = False) -> Iterator[Show]:
-    """Yields show(progress), to be called as often as one likes.
+    """Yields show(progress), which may be called at any frequency.
 
-    `text` stands there until the first report. A transient bar leaves nothing on the terminal. Nothing is shown unless
-    `shown` (false for all processes of a run but the first).
+    `text` is shown until the first report. A transient bar is removed from the terminal at the end. Nothing is shown
+    unless `shown` (false for all processes of a run but the first).
     """
     if not shown:
         yield lambda progress: None
@@ -103,7 +103,7 @@ def bar(text: str = "starting", *, shown: bool = True, transient: bool = False) 
 
 @contextlib.contextmanager
 def counter(unit: str, total: float) -> Iterator[Callable[..., None]]:
-    """A transient `bar` for a loop that knows how much it added: yields add(amount, text='')."""
+    """A transient `bar` for a loop that reports increments: yields add(amount, text='')."""
     done = 0.0
     with bar(unit, transient=True) as show:
 
@@ -119,7 +119,7 @@ class Bar:
     """A bar on a console. `display` is rich's renderable, for a caller that draws more than the bar."""
 
     def __init__(self, text: str, console: "Console | None" = None, *, transient: bool = False) -> None:
-        # Rich loads on first use: `import distill.laws` needs jax, numpy and scipy alone.
+        # Rich loads on first use: `import distill.laws` needs only jax, numpy and scipy.
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Display
@@ -157,7 +157,7 @@ class _Lines:
     def show(self, progress: Progress) -> None:
         left, now = self._rate.left(progress), time.monotonic()
         tenth = int(10 * progress.done / progress.total) if progress.total else 0
-        if self._tenth < 0 or progress.unit != self._unit:  # what an earlier call had done is no news
+        if self._tenth < 0 or progress.unit != self._unit:  # do not print what an earlier call had already done
             self._unit, self._tenth, self._printed = progress.unit, tenth, now
             return
         if now - self._began < PATIENCE or (tenth <= self._tenth and now - self._printed < _MINUTE):
