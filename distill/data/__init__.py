@@ -4,8 +4,8 @@
     loader = data.Loader(store, split="student", batch_size=4, seq_len=128, seed=0)
     batch = loader.batch(step)                     # the same on any number of hosts
 
-Names are imported on first use, so that reading a config needs the standard library only and building a store
-needs NumPy only; `tokenizers`, `tensorflow_datasets`, `pyarrow` and the like load when a config asks for them.
+Names are imported on first use: reading a config needs the standard library only, and building a store needs
+NumPy only. `tokenizers`, `tensorflow_datasets`, `pyarrow` and others are imported when a config requires them.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""From a DataConfig to an open token store: found, or built once and kept."""
+"""Opens the token store that a DataConfig describes, and builds it on first use."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ def open_store(
     workers: int = 0,
     on_progress: OnProgress = lambda _: None,
 ) -> TokenStore | Mixture:
-    """The store that this config describes: kept in `cache_dir` under its fingerprint, built if it is not there yet.
+    """Opens the store of this config, kept in `cache_dir` under its fingerprint; builds it if it is missing.
 
     Safe to call from many processes at once: one builds, the others wait. Raises DataError.
     """
@@ -51,12 +51,12 @@ def open_store(
 
 
 def _finished(place: str) -> TokenStore:
-    """A store on this host; of one in a bucket, a copy that is made once (tokens are read through memory maps)."""
+    """Opens a finished store. One in a bucket is copied to this host once: tokens are read through memory maps."""
     return TokenStore(cloud.local_copy_of_store(place) if cloud.remote(place) else place)
 
 
 def _open_finished(config: DataConfig) -> TokenStore:
-    """The store that `tokens` names; DataError where the config also asks for a tokenizer, and it is another one."""
+    """Opens the store at `config.tokens`. Raises DataError where the config names a tokenizer other than its own."""
     store = _finished(config.tokens)
     if config.tokenizer != TokenizerConfig():
         wanted = _describe_tokenizer(config.tokenizer)
@@ -82,9 +82,9 @@ def _open_made(
 
 
 def locate(config: DataConfig, cache_dir: str | Path) -> tuple[Path, StoreRecipe]:
-    """Where `open_store` finds or builds the store of text that is to be tokenized, and its recipe.
+    """Returns the path of the store that `open_store` makes of this config's text, and the recipe of that store.
 
-    Raises DataError where the text or the tokenizer is not there.
+    Raises DataError where the text or the tokenizer is missing.
     """
 
     def path_of(recipe: StoreRecipe) -> Path:
@@ -96,7 +96,7 @@ def locate(config: DataConfig, cache_dir: str | Path) -> tuple[Path, StoreRecipe
 
 
 def size(recipe: StoreRecipe) -> float:
-    """Bytes that building a store of this recipe reads, as they lie on disk; infinite for a TFDS dataset."""
+    """Bytes on disk that a build of this recipe reads; infinite for a TFDS dataset."""
     source = recipe.description["source"]
     if source["source"] == "tfds":
         return math.inf
@@ -106,7 +106,7 @@ def size(recipe: StoreRecipe) -> float:
 def open_at(
     path: Path, recipe: StoreRecipe, *, workers: int = 0, on_progress: OnProgress = lambda _: None
 ) -> TokenStore:
-    """The store at `path`, built if nothing is there; DataError when it was made from another recipe."""
+    """Opens the store at `path`; builds it if it is missing. Raises DataError where it has another recipe."""
     build_store(path, recipe, workers=workers, on_progress=on_progress)
     store = TokenStore(path)
     if store.note:
@@ -120,10 +120,10 @@ def open_at(
 
 
 def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) -> StoreRecipe:
-    """The recipe of a config; `path_of` says where the store of a recipe is kept.
+    """Returns the recipe of a config; `path_of` maps a recipe to the path of its store.
 
-    Splits by whole documents, unless the source has too few for them (see sources/inside.py). Stores that earlier
-    versions built keep what they hold: one that stands at its place and can be trained on is taken as it is.
+    Whole documents are assigned to splits, unless the source has too few (see sources/inside.py). An existing store
+    of an earlier version is reused if it has text for training and for validation.
     """
     recipe = make_recipe(config)
     for earlier in (recipe, *([_without_newlines(recipe)] if "newlines" in recipe.description["source"] else [])):
@@ -135,14 +135,14 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
 
 
 def _without_newlines(recipe: StoreRecipe) -> StoreRecipe:
-    """The recipe as versions described it that did not find separators in text with CRLF line ends."""
+    """The recipe of earlier versions, which did not find separators in text with CRLF line ends."""
     source = {key: value for key, value in recipe.description["source"].items() if key != "newlines"}
     description = recipe.description | {"source": source}
     return dataclasses.replace(recipe, description=description, fingerprint=_fingerprint(description))
 
 
 def _trainable(path: Path, recipe: StoreRecipe) -> bool:
-    """Whether a finished store of this recipe has text to train on and to validate on."""
+    """Whether a finished store of this recipe has text for training and for validation."""
     if not (path / MANIFEST).exists():
         return False
     manifest = read_manifest(path)
@@ -152,9 +152,9 @@ def _trainable(path: Path, recipe: StoreRecipe) -> bool:
 
 
 def make_recipe(config: DataConfig, inside: bool = False) -> StoreRecipe:
-    """The source, tokenizer and splits of a config, and the fingerprint that names their store.
+    """Makes the source, tokenizer and splits of a config, and the fingerprint that names their store.
 
-    inside: every document is cut into blocks for the splits, in place of whole documents being assigned to them.
+    inside: cut every document into blocks, one per split, instead of assigning whole documents to splits.
     """
     for name in ("validation", "teacher"):
         value = getattr(config.splits, name)
@@ -193,7 +193,7 @@ def _fingerprint(description: Mapping[str, object]) -> str:
 
 
 def make_source(config: DataConfig) -> TextSource:
-    """The raw text of a config; DataError when it is not there."""
+    """The source of a config's text. Raises DataError where the text is missing."""
     if config.source == "files":
         return Files(config.files, Columns(config.columns))
     if config.source == "tfds":
@@ -210,7 +210,7 @@ def make_source(config: DataConfig) -> TextSource:
 def _tokenizer(
     config: TokenizerConfig, source: TextSource, data: DataConfig
 ) -> tuple[dict[str, object], Callable[[Path, OnProgress], Tokenizer]]:
-    """The tokenizer's part of a recipe, and what makes it in the folder of a store."""
+    """The tokenizer's part of a recipe, and a function that makes the tokenizer in the folder of a store."""
     description = _describe_tokenizer(config)
     if config.kind == "bytes":
         return description, lambda folder, report: ByteTokenizer()
@@ -244,7 +244,7 @@ def _tokenizer(
 
 
 def _describe_tokenizer(config: TokenizerConfig) -> dict[str, object]:
-    """What a recipe says of its tokenizer. (A trained one follows from the text, which the recipe says as well.)"""
+    """The tokenizer's part of a recipe. A trained tokenizer follows from the text, which the recipe also names."""
     if config.kind == "bytes":
         return {"kind": "bytes"}
     if config.kind == "bpe":
@@ -254,7 +254,7 @@ def _describe_tokenizer(config: TokenizerConfig) -> dict[str, object]:
 
 
 def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:
-    """The text of the training splits, up to about `limit` bytes: no tokenizer here ever saw validation text."""
+    """Yields about `limit` bytes of the training splits: validation text must not influence the tokenizer."""
     total, held_out, speed = 0, set(), Rate()
     for shard in range(len(source.shards)):
         for count, document in enumerate(source.read(shard)):
@@ -274,7 +274,7 @@ def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnP
 
 
 def _difference(got: object, wanted: object, path: str = "") -> str:
-    """The first place where two descriptions differ, with both values."""
+    """Describes the first difference of two descriptions, with both values."""
     if isinstance(got, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(k for k in got if k not in wanted)]:
             if got.get(key) != wanted.get(key):

@@ -1,4 +1,4 @@
-"""A document on its way from a source to a split."""
+"""Documents as sources yield them, before they are tokenized and assigned to splits."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,39 +13,39 @@ SPLITS = ("teacher", "student", "validation")
 
 
 class Part(NamedTuple):
-    """A piece of a document. In plain text there is one; a chat or a prompt with its completion has several."""
+    """A piece of a document. Plain text has one part; a chat, or a prompt with its completion, has several."""
 
     text: str
-    trained: bool = True  # its tokens are predicted when only completions are
-    template: bool = False  # written by a template: special tokens are recognised here and nowhere else
+    trained: bool = True  # predicted when only completions are
+    template: bool = False  # written by a template: only here are special tokens recognised
 
 
 class Document(NamedTuple):
-    """`parts` of text, or `ids` that need no tokenizer; no parts at all is a document that was skipped."""
+    """`parts` of text, or `ids` that need no tokenizer. A document with no parts was skipped."""
 
     parts: tuple[Part, ...] = ()
     ids: NDArray[np.integer] | None = None
-    split: str = ""  # '' is decided by the text's hash
-    broken: bool = False  # held bytes that are not UTF-8
-    trained: NDArray[np.uint8] | None = None  # of `ids`: 1 where they count as a completion
+    split: str = ""  # '': chosen by the hash of the text
+    broken: bool = False  # contained bytes that are not UTF-8
+    trained: NDArray[np.uint8] | None = None  # for `ids`: 1 for tokens of a completion
 
     @property
     def size(self) -> int:
-        """Characters of text or number of ids, whichever there is."""
+        """Characters of text, or the number of ids."""
         return sum(len(part.text) for part in self.parts) + (0 if self.ids is None else len(self.ids))
 
     def digest(self) -> int:
-        """The first 64 bits of the sha256 of the content: the document's identity for splits and duplicates."""
+        """The first 64 bits of the sha256 of the content, which assigns a split and finds duplicates."""
         content = self.ids.tobytes() if self.ids is not None else "".join(p.text for p in self.parts).encode("utf-8")
         return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
 
 
 class TextSource(Protocol):
-    """Where documents come from, in an order that never changes.
+    """A source of documents in a fixed order.
 
-    `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents that bring their own split
-    come before all others, and only for splits named in `explicit`. `describe` is the identity of the content;
-    `share` is how much of the source has been read, from 0 to 1.
+    `read(shard, skip)` yields the documents of a shard from number `skip` on. Documents with a split of their own
+    come before all others, and only for the splits in `explicit`. `describe` identifies the content; `share` is the
+    fraction of the source that has been read, from 0 to 1.
     """
 
     shards: list[str]
@@ -61,7 +61,7 @@ class TextSource(Protocol):
 
 
 def assign(digest: int, splits: SplitConfig) -> str:
-    """The split of a document, from its digest alone: other documents, files and their order do not matter."""
+    """The split of a document, from its digest alone: independent of other documents, of files and of their order."""
     u = digest / 2**64
     if u < splits.validation:
         return "validation"

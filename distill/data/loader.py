@@ -1,4 +1,4 @@
-"""Batches of a split, in a seeded global order whose only state is the step."""
+"""Batches of a split in a seeded global order; the step is the only state."""
 
 import queue
 import threading
@@ -20,11 +20,11 @@ Step = TypeVar("Step")
 
 
 class Loader:
-    """`batch(step)` is a pure function of the step: resuming needs no other state.
+    """`batch(step)` is a pure function of the step, so resuming needs no other state.
 
     Sample i = step * batch_size + row of a run is window permute(i mod n, n, seed, epoch = i div n) of the split's n
-    windows: every window once an epoch, in another order each epoch (of a mixture: of each store; see `Order`). A
-    process takes its contiguous share of each global batch, so the global order is the same on any number of hosts.
+    windows: each epoch reads every window once, in a new order (for a mixture: per store; see `Order`). A process
+    reads its contiguous slice of each global batch, so the global order is the same on any number of hosts.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Loader:
         packing: str = "windows",
         completions_only: bool = False,
     ):
-        """batch_size is the global one; `process` is this process's index and their count.
+        """batch_size is the global batch size; `process` is (index of this process, number of processes).
 
-        Raises DataError where the split or the sizes do not fit.
+        Raises DataError where the split or the sizes are invalid.
         """
         process_index, process_count = process
         if batch_size % process_count:
@@ -58,7 +58,7 @@ class Loader:
         return int(self._order.offsets[-1])
 
     def windows(self, step: int) -> NDArray[np.int64]:
-        """Ids of this process's windows of a step [B]; the key of any signal kept by window."""
+        """Ids of this process's windows of a step [B]; the keys of signals stored by window."""
         return self._order.ids(step * self.batch_size + self._rows)
 
     def batch(self, step: int) -> Batch:
@@ -66,25 +66,25 @@ class Loader:
         return self.read(self.windows(step))
 
     def batches(self, step: int, count: int) -> Batch:
-        """The batches step..step+count-1 stacked: tokens [count, B, S+1]."""
+        """Stacks the batches step..step+count-1: tokens [count, B, S+1]."""
         steps = np.arange(step, step + count)
         flat = self.read(self._order.ids((steps[:, None] * self.batch_size + self._rows).reshape(-1)))
         arrays = (flat.tokens, flat.weight, flat.segment, flat.position)
         return Batch(*(None if a is None else a.reshape(count, len(self._rows), -1) for a in arrays))  # type: ignore
 
     def read(self, ids: ArrayLike) -> Batch:
-        """The windows of these ids, in this order."""
+        """The windows with these ids, in this order."""
         ids = np.asarray(ids, np.int64)
         part = np.searchsorted(self._order.offsets, ids, "right") - 1
         read = [(part == p, ids[part == p] - self._order.offsets[p]) for p in np.unique(part)]
         return stack([(rows, self._views[part[rows][0]].read(local)) for rows, local in read])
 
     def epochs(self, steps: int) -> tuple[float, ...]:
-        """How often `steps` steps go through the split, for each store that is drawn from."""
+        """Number of epochs that `steps` steps make, for each store that the loader reads."""
         return tuple((self._order.draws(steps * self.batch_size) / self._order.counts).tolist())
 
     def distinct(self, steps: int) -> NDArray[np.int64]:
-        """Ids of the windows that the first `steps` steps read, over all processes, rising."""
+        """Ids of the windows that the first `steps` steps read over all processes, in rising order."""
         return np.sort(self._order.distinct(steps * self.batch_size))
 
     def unique_tokens(self, steps: int) -> int:
@@ -97,8 +97,8 @@ class Loader:
 
 
 def prefetch(make: Callable[[Step], T], steps: Iterable[Step], depth: int = 2) -> Generator[T, None, None]:
-    """make(step) for each step, computed up to `depth` ahead in a thread: reading and placing on devices overlap
-    with training. Closing the iterator stops the thread; an error in `make` is raised here.
+    """Yields make(step) for each step. A thread computes up to `depth` ahead, so that reading and the transfer to
+    devices overlap with training. Closing the iterator stops the thread; an error in `make` is raised here.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()
@@ -117,7 +117,7 @@ def prefetch(make: Callable[[Step], T], steps: Iterable[Step], depth: int = 2) -
                     return
                 put((make(step), None))
             put((None, StopIteration()))
-        except BaseException as error:  # handed to the consumer, whatever it is
+        except BaseException as error:  # any error is passed to the consumer
             put((None, error))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)

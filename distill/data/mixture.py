@@ -1,4 +1,4 @@
-"""Several token stores read as one, in proportion to weights."""
+"""Reads several token stores as one, in proportion to weights."""
 
 import hashlib
 import json
@@ -10,10 +10,10 @@ from distill.errors import DataError
 
 
 class Mixture:
-    """Stores of one tokenizer. A loader draws windows from them by weight; small ones simply repeat more often."""
+    """Stores with one tokenizer. A loader draws windows from them by weight, so small stores repeat more often."""
 
     def __init__(self, stores: Sequence[TokenStore], weights: Sequence[float]):
-        """Raises DataError unless there is one positive weight a store and all stores share a tokenizer."""
+        """Raises DataError unless each store has a positive weight and all stores share a tokenizer."""
         if not stores or len(stores) != len(weights) or min(weights) <= 0:
             raise DataError(
                 f"data.mixture: got {len(stores)} stores and the weights {tuple(weights)}, wanted one positive weight "
@@ -37,7 +37,7 @@ class Mixture:
     def views(
         self, split: str, seq_len: int, *, packing: str = "windows", completions_only: bool = False
     ) -> list[View]:
-        """One view a store; see TokenStore.views."""
+        """One view per store; see TokenStore.views."""
         return [
             view
             for store in self.stores
@@ -47,7 +47,7 @@ class Mixture:
     def evaluation(
         self, split: str, seq_len: int, n_tokens: int, *, packing: str = "windows", completions_only: bool = False
     ) -> Evaluation:
-        """The stores' evenly spaced windows, each store with its weight's share of n_tokens."""
+        """Evenly spaced windows of every store; each store gets its weight's share of n_tokens."""
         views = self.views(split, seq_len, packing=packing, completions_only=completions_only)
         parts = [Share(view, weight, self.byte_lengths) for view, weight in zip(views, self.weights)]
         return evaluation_set(parts, n_tokens)

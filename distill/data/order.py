@@ -1,4 +1,4 @@
-"""Which window is sample i of a run: a pure function, over one store or a mixture of several."""
+"""Maps sample i of a run to a window by a pure function, over one store or a mixture of several."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 
 from distill.data.permutation import permute
 
-CYCLE = 1 << 12  # samples after which the proportions of a mixture repeat
+CYCLE = 1 << 12  # period of a mixture's proportions, in samples
 
 
 class Order:
-    """Draws windows from parts of the given sizes in proportion to weights; each part is permuted anew each epoch.
+    """Draws windows from parts of the given sizes in proportion to weights; each epoch permutes a part anew.
 
-    Sample i is slot i mod CYCLE of a fixed shuffled table of parts that holds each part in proportion to its weight
-    (largest remainder, so to 1/CYCLE of the exact share), and the part's own counter says which of its windows is
-    next. Ids are numbered through the parts: part p begins at `offsets[p]`.
+    Sample i reads slot i mod CYCLE of a fixed shuffled table of parts. The table holds each part in proportion to its
+    weight (largest remainder, so to 1/CYCLE of the exact share). The part's own counter selects its next window.
+    Ids are numbered across the parts: part p begins at `offsets[p]`.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int):
@@ -30,7 +30,7 @@ class Order:
         self._quotas = quotas
 
     def ids(self, sample: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Window ids of these samples (any shape)."""
+        """Window ids of these samples, in the shape of `sample`."""
         cycle, slot = np.divmod(np.asarray(sample, np.int64), len(self._part))
         part = self._part[slot]
         drawn = cycle * self._quotas[part] + self._rank[slot]
@@ -42,12 +42,12 @@ class Order:
         return windows
 
     def draws(self, samples: int) -> NDArray[np.int64]:
-        """How often the first `samples` samples drew from each part."""
+        """Number of the first `samples` samples that come from each part."""
         cycles, rest = divmod(samples, len(self._part))
         return cycles * self._quotas + np.bincount(self._part[:rest], minlength=len(self.counts))
 
     def distinct(self, samples: int) -> NDArray[np.int64]:
-        """The ids that the first `samples` samples drew at least once."""
+        """Ids that occur in the first `samples` samples."""
         ids = [
             self.offsets[p] + permute(np.arange(min(drawn, count)), int(count), self.seed + p)
             for p, (drawn, count) in enumerate(zip(self.draws(samples), self.counts))
@@ -56,7 +56,7 @@ class Order:
 
 
 def _largest_remainder(weights: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """Whole numbers in proportion to weights that add up to total, at least 1 each."""
+    """Integers >= 1 in proportion to weights, with sum `total`."""
     share = weights / weights.sum() * total
     whole = np.maximum(np.floor(share).astype(np.int64), 1)
     for i in np.argsort(whole - share, kind="stable")[: max(total - int(whole.sum()), 0)]:

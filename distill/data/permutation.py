@@ -1,9 +1,9 @@
-"""A random permutation of range(n) that is computed where it is needed, not stored.
+"""A random permutation of range(n) that is computed on demand, not stored.
 
-Numbers below a * b, with a and b about the root of n, are pairs (left, right). A keyed Feistel network adds to each
-half in turn a pseudo-random function of the other, modulo its range, which is a permutation of range(a * b); an image
-outside range(n) is permuted again until it falls inside (cycle walking), which is a permutation of range(n). As
-a * b - n < a, hardly any walk takes a second turn, and a lookup costs O(1) memory whatever n is.
+Numbers below a * b, with a and b close to sqrt(n), are pairs (left, right). A keyed Feistel network adds to each
+half in turn a pseudo-random function of the other, modulo its range, which permutes range(a * b). An image
+outside range(n) is permuted again until it falls inside (cycle walking), which permutes range(n). Because
+a * b - n < a, second rounds are rare, and a lookup needs O(1) memory for any n.
 """
 
 import math
@@ -18,7 +18,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def permute(index: ArrayLike, size: int, seed: int, epoch: ArrayLike = 0) -> NDArray[np.int64]:
     """The images of `index` (any shape, values in [0, size)) under the permutation named by (seed, epoch).
 
-    `epoch` broadcasts against `index`: each element may come from another epoch.
+    `epoch` broadcasts against `index`: elements may be of different epochs.
     """
     index, epoch = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(epoch, np.uint64))
     x = index.reshape(-1).copy()
@@ -33,7 +33,7 @@ def permute(index: ArrayLike, size: int, seed: int, epoch: ArrayLike = 0) -> NDA
 
 
 def _feistel(x: NDArray, key: NDArray, a: np.uint64, b: np.uint64) -> NDArray:
-    """One pass over range(a * b), elementwise."""
+    """One round over range(a * b), elementwise."""
     left, right = np.divmod(x, b)
     for turn in range(ROUNDS):
         key = key + _GOLDEN

@@ -1,4 +1,4 @@
-"""Chat templates that come with models: Jinja, rendered in a sandbox, and cut into template and text."""
+"""Chat templates of published models: renders Jinja in a sandbox and separates template from message text."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ TOKENIZER_CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
 
 
 def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
-    """The chat template ('' where there is none) of a model's folder, GGUF file or .jinja file, and its special tokens.
+    """Reads the chat template ('' if there is none) and special tokens of a model folder, GGUF or .jinja file.
 
-    Raises DataError for a file that cannot be read.
+    Raises DataError where the file cannot be read.
     """
     path = Path(path)
     if path.suffix == ".gguf":
@@ -39,7 +39,7 @@ def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
         text = (path / JINJA).read_text("utf-8") if (path / JINJA).exists() else tree.get("chat_template") or ""
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot read its chat template ({error})") from None
-    if isinstance(text, list):  # several by name
+    if isinstance(text, list):  # several templates, by name
         defaults = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
         text = defaults[0].get("template") if defaults else ""
     if not isinstance(text, str):
@@ -50,11 +50,11 @@ def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
 
 
 class ChatTemplate:
-    """A model's own way to write a conversation.
+    """The chat template of a published model.
 
-    A template is an untrusted program: it runs in Jinja's sandbox, in a process of its own with bounded time and memory
-    (jinja_sandbox.py). What it writes around a message's content is template, where special tokens are recognised,
-    while the content is text, where they are not.
+    A template is untrusted code: it runs in Jinja's sandbox, in a separate process with bounded time and memory
+    (jinja_sandbox.py). Special tokens are recognised in the text that the template writes around a message's content,
+    and not in the content.
     """
 
     def __init__(self, path: str):
@@ -67,7 +67,7 @@ class ChatTemplate:
         self._render([])
 
     def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> str:
-        """The conversation as text; with `prompt`, up to where the assistant begins its next turn."""
+        """Renders the conversation; with `prompt`, up to the start of the assistant's next turn."""
         return self._render([(messages, prompt)])[0]
 
     def _render(self, wanted: Sequence[tuple[Sequence[Mapping[str, str]], bool]]) -> list[str]:
@@ -79,10 +79,10 @@ class ChatTemplate:
             raise DataError(f"{self._path}: its chat template {what} ({' '.join(str(error).split()):.200})") from None
 
     def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
-        """The conversation in parts; the assistant's contents, and what closes its turns, are trained.
+        """Splits the conversation into parts; the assistant's contents, and the ends of its turns, are trained.
 
-        Raises DataError for a template that changes contents or rewrites earlier turns: in such text the tokens of
-        a message cannot be told from those of the template.
+        Raises DataError for a template that changes contents or rewrites earlier turns, because the tokens of a message
+        can then not be separated from those of the template.
         """
         marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
         marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]

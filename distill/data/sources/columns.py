@@ -1,4 +1,4 @@
-"""Records to documents: a text column, a chat, or a prompt with its completion."""
+"""Turns records into documents: a text column, a chat, or a prompt with its completion."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 
 
 class Columns:
-    """Turns the records of a source into documents. A template may hold {column} and nothing else in braces."""
+    """Turns the records of a source into documents. Templates may use braces only as {column}."""
 
     def __init__(self, config: ColumnsConfig):
         self._config = config
@@ -26,11 +26,11 @@ class Columns:
 
     @property
     def masked(self) -> bool:
-        """Whether documents know which of their parts are completions."""
+        """Whether documents mark which of their parts are completions."""
         return bool(self._config.messages or self._config.prompt)
 
     def needed(self) -> list[str]:
-        """The columns that are read."""
+        """The columns that `document` reads."""
         config = self._config
         if config.messages:
             return [config.messages]
@@ -39,7 +39,7 @@ class Columns:
         return [config.text]
 
     def check(self, found: list[str], where: str) -> None:
-        """DataError when a needed column is not among those found."""
+        """Raises DataError where a needed column is not among those found."""
         for name in self.needed():
             if name not in found:
                 raise DataError(
@@ -48,7 +48,7 @@ class Columns:
                 )
 
     def document(self, record: Mapping[str, object], where: str) -> Document:
-        """The document of one record; null text is an empty document. DataError when a value is no text."""
+        """The document of one record; null text makes an empty document. Raises DataError where a value is not text."""
         self.check(list(record), where)
         config = self._config
         if config.messages:
@@ -79,7 +79,7 @@ class Columns:
 
 
 def _fill(template: str, record: Mapping[str, object], trained: bool, where: str) -> list[Part]:
-    """A template's own words and the record's text as separate parts. Column values are never templates."""
+    """The template's text and the record's values as separate parts. Column values are never parsed as templates."""
     parts = []
     for i, piece in enumerate(_FIELD.split(template)):
         text = _text(record[piece], piece, where) if i % 2 else piece

@@ -1,4 +1,4 @@
-"""Text files as a source: .txt, .jsonl and .parquet, compressed or not, on this machine or behind gs://."""
+"""Text files as a source: .txt, .jsonl and .parquet, compressed or not, local or in a gs:// bucket."""
 
 import codecs
 import contextlib
@@ -18,25 +18,25 @@ from distill.system import cloud
 from distill.system.files import loads
 
 _PIECE = 1 << 20
-# A .txt file without separators is cut at line ends into documents of about this many characters, so that no file
-# has to fit in memory.
+# A .txt file without separators is cut at line ends into documents of about this many characters, so that a file
+# need not fit in memory.
 MAX_DOCUMENT = 4 << 20
-_HEAD = 64 << 10  # bytes by which a file's encoding and line ends are recognised
+_HEAD = 64 << 10  # bytes from which a file's encoding and line ends are detected
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 
 
 class TextFormat(NamedTuple):
-    """How a .txt file is written, as its first bytes show it."""
+    """The encoding and line ends of a .txt file, as its first bytes show them."""
 
     encoding: str = "utf-8"
     crlf: bool = False
 
 
 class Files:
-    """Documents of all files that the globs match, validation files first, each group in order of path.
+    """Documents of all files that the globs match, in order of path; validation files come first.
 
-    Raises DataError where no file matches, or one is of an unknown kind.
+    Raises DataError where no file matches, or the kind of a file is unknown.
     """
 
     def __init__(self, config: FilesConfig, columns: Columns):
@@ -61,10 +61,10 @@ class Files:
         self._formats: dict[str, TextFormat] = {}
 
     def describe(self) -> dict[str, object]:
-        """Names, sizes and a hash of the head and tail of every file: a corpus may be too large to read all of it.
+        """Names, sizes and a hash of the head and tail of every file: hashing a whole corpus may take too long.
 
-        An edit in the middle of a file over 128 KiB that keeps its size goes unnoticed. Encodings other than UTF-8,
-        and CRLF where a separator holds a line end, are named, because they change how the bytes are read.
+        An edit in the middle of a file over 128 KiB that keeps its size is not detected. Encodings other than UTF-8,
+        and CRLF where a separator contains a line end, are included, because they change how the bytes are read.
         """
         root = storage.common_root(self.shards)
         files: dict[str, dict[str, object]] = {}
@@ -85,7 +85,7 @@ class Files:
         return described | ({"newlines": "crlf"} if crlf else {})
 
     def _format(self, path: str) -> TextFormat:
-        """The format of a .txt file, from its first bytes; the others are UTF-8."""
+        """The format of a .txt file, from its first bytes; other kinds are UTF-8."""
         if kind(path) != ".txt":
             return TextFormat()
         if path not in self._formats:
@@ -97,7 +97,7 @@ class Files:
 
     @property
     def share(self) -> float:
-        """How much of all files' stored bytes has been read."""
+        """The fraction of all files' stored bytes that has been read."""
         shard, raw = self._reading
         done = sum(self._sizes[:shard]) + (0 if raw is None else self._sizes[shard] if raw.closed else raw.tell())
         return min(done / max(sum(self._sizes), 1), 1.0)
@@ -113,9 +113,9 @@ class Files:
     def _read_txt(self, path: str, shard: int) -> Iterator[Document]:
         encoding, crlf = self._format(path)
         separator = re.escape(self._separator)
-        if crlf:  # every line end of the separator may be written either way
+        if crlf:  # each line end of the separator matches LF and CRLF
             separator = separator.replace("\\\n", "\r?\n")
-        # UTF-16 has no bytes to keep of what is not text; of UTF-8 they are held as surrogates until `_plain`.
+        # Invalid UTF-8 bytes are kept as surrogates until `_plain`; invalid UTF-16 is replaced at once.
         decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "replace")
         rest, first = "", encoding != "utf-8"
         with storage.open_bytes(path) as (file, raw):
@@ -136,7 +136,7 @@ class Files:
             yield self._plain(rest, path)
 
     def _plain(self, text: str, where: str) -> Document:
-        """A document of one text, under the policy for bytes that are not UTF-8 (held as surrogates here)."""
+        """A document of one text; bytes that are not UTF-8 (surrogates here) are handled by `invalid_utf8`."""
         try:
             text.encode("utf-8")
             return Document((Part(text),))
@@ -144,7 +144,7 @@ class Files:
             return self._invalid(text.encode("utf-8", "surrogateescape"), where)
 
     def _invalid(self, raw: bytes, where: str) -> Document:
-        """A document of bytes that are not UTF-8, under the policy of `invalid_utf8`."""
+        """A document of bytes that are not UTF-8, handled by `invalid_utf8`."""
         if self._config.invalid_utf8 == "error":
             try:
                 raw.decode("utf-8")
@@ -204,7 +204,7 @@ class Files:
 
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
-    """Names the file in the errors of damaged compression."""
+    """Adds the file's name to errors of damaged compression."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
@@ -212,9 +212,9 @@ def _readable(path: str) -> Iterator[None]:
 
 
 def _utf16_without_mark(head: bytes) -> str:
-    """'utf-16-le' or 'utf-16-be' for text whose every second byte is mostly NUL, as in Latin scripts; else ''.
+    """'utf-16-le' or 'utf-16-be' where every second byte is mostly NUL, as in Latin scripts; else ''.
 
-    UTF-8 text holds no NULs, so three tenths of zero bytes on one side, and hardly any on the other, are enough.
+    UTF-8 text contains no NULs, so 30 % of zero bytes on one side and almost none on the other are sufficient.
     """
     even, odd = head[0::2], head[1::2]
     if len(head) < 16:
@@ -226,7 +226,7 @@ def _utf16_without_mark(head: bytes) -> str:
 
 
 def kind(path: str) -> str:
-    """'.txt', '.jsonl' or '.parquet'; DataError for any other name."""
+    """'.txt', '.jsonl' or '.parquet'. Raises DataError for any other name."""
     name = path
     for suffix in storage.COMPRESSIONS:
         name = name.removesuffix(suffix)
@@ -240,7 +240,7 @@ def kind(path: str) -> str:
 
 
 def _without_surrogates(document: Document, broken: bool) -> Document:
-    """JSON can escape half a surrogate pair, which is no text: it becomes U+FFFD, and the document counts as broken."""
+    """Replaces lone surrogates, which JSON can escape but are not text, by U+FFFD; the document counts as broken."""
     try:
         "".join(part.text for part in document.parts).encode("utf-8")
         return document._replace(broken=broken)

@@ -1,7 +1,7 @@
-"""A source of few documents, each cut into contiguous blocks for the teacher, the student and validation.
+"""Cuts each document of a small source into contiguous blocks for the teacher, the student and validation.
 
-Splits by whole documents need many documents: of one text file, two of the three splits would be empty. So where a
-source has fewer than `FEW` documents and a split would be empty, every document is cut in the proportions of
+Assigning whole documents to splits needs many documents: with one text file, two of three splits would be empty. Where
+a source has fewer than `FEW` documents and a split would be empty, every document is cut in the proportions of
 `data.splits`: the teacher's block first, then the student's, validation last.
 """
 
@@ -12,11 +12,11 @@ from distill.config.data import SplitConfig
 from distill.data.documents import SPLITS, Document, Part, TextSource, assign
 
 FEW = 20  # documents
-LEAST = 500  # characters of the smallest block; a text too short for that is left to fail as too short
+LEAST = 500  # characters of the smallest block; a text that is too short for it fails later
 
 
 class SplitInside:
-    """The documents of another source in blocks, as a source itself. Blocks end at line ends where there are any."""
+    """The documents of another source, cut into blocks that end at line ends where possible."""
 
     masked = False
     explicit: tuple[str, ...] = SPLITS
@@ -39,7 +39,7 @@ class SplitInside:
 
 
 def needs_inner_split(source: TextSource, splits: SplitConfig) -> bool:
-    """Whether a source is of so few documents of plain text that one of the splits it should have would be empty.
+    """Whether the source has so few documents of plain text that a split with a positive share would be empty.
 
     Reads at most FEW documents.
     """
@@ -56,7 +56,7 @@ def needs_inner_split(source: TextSource, splits: SplitConfig) -> bool:
 
 
 def _fractions(source: TextSource, splits: SplitConfig) -> dict[str, float]:
-    """The share of a document that each split gets, in the order of the blocks."""
+    """The fraction of a document that each split gets, in the order of the blocks."""
     training = 1.0 if "validation" in source.explicit else 1 - splits.validation
     return {
         "teacher": training * splits.teacher,
@@ -66,7 +66,7 @@ def _fractions(source: TextSource, splits: SplitConfig) -> dict[str, float]:
 
 
 def _blocks(document: Document, fractions: dict[str, float]) -> list[Document]:
-    """The document's blocks, validation first: copies in other splits are then dropped in its favour."""
+    """The document's blocks, validation first: a duplicate block is then dropped from the other splits."""
     if document.split or not document.parts:
         return [document]
     text, at, total = document.parts[0].text, 0, 0.0
@@ -80,7 +80,7 @@ def _blocks(document: Document, fractions: dict[str, float]) -> list[Document]:
 
 
 def _line_end(text: str, start: int, near: int) -> int:
-    """The last line end before `near`, or where there is none after `start` the last blank, or `near` itself."""
+    """The last line end before `near`; if there is none after `start`, the last blank; otherwise `near`."""
     for separator in ("\n", " "):
         end = text.rfind(separator, start, near)
         if end >= 0:

@@ -1,8 +1,8 @@
 """Renders untrusted Jinja templates in a separate process whose time and memory are bounded.
 
-Jinja's sandbox keeps a template from Python; it does not keep `{{ 'x' * 10**10 }}` from the machine's memory, nor three
-loops inside each other from going on for ever. So this file is also the program of a child process, in which memory is
-bounded by the system, and which is ended where it takes too long. One child serves all templates of a process.
+Jinja's sandbox protects Python from a template. It limits neither memory (`{{ 'x' * 10**10 }}`) nor time (three nested
+loops). This file is therefore also the program of a child process: the system bounds its memory, and the parent ends
+it after a timeout. One child serves all templates of a process.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-# Seconds for all renderings of one conversation, and for each of its turns; bytes that a rendering may need.
+# Seconds for all renderings of one conversation, and for each of its turns; bytes of memory for a rendering.
 PATIENCE, PER_TURN = 3.0, 0.05
 ROOM = 64 << 20
 
 
 class RenderError(Exception):
-    """Why there is no text; `compiled` says whether the template is Jinja at all."""
+    """Why a template gave no text; `compiled` tells whether it is valid Jinja."""
 
     def __init__(self, reason: str, compiled: bool = True):
         super().__init__(reason)
@@ -31,19 +31,19 @@ class RenderError(Exception):
 
 
 class _Child:
-    """The process, started when it is first needed and again after it had to be ended."""
+    """The child process, started on first use and again after a timeout has ended it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def ask(self, request: bytes, patience: float) -> bytes:
-        """The child's answer, a line for a line. Raises RenderError where it gives none in time."""
+        """Sends one line and returns the child's answer. Raises RenderError where no answer comes in time."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 command = [sys.executable, "-I", __file__, str(os.getpid())]
                 self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-                self._line(30.0)  # it is ready
+                self._line(30.0)  # wait until it is ready
             assert self._process.stdin is not None
             try:
                 self._process.stdin.write(request)
@@ -87,7 +87,7 @@ class Call(TypedDict):
 
 
 def render(template: str, variables: Mapping[str, object], calls: Sequence[Call]) -> list[str]:
-    """The texts of a template, one for each of `calls` (its variables besides). Raises RenderError."""
+    """Renders a template once per call, with `variables` and the call's own. Raises RenderError."""
     turns = sum(len(call.get("messages", ())) for call in calls)
     request = json.dumps({"template": template, "variables": dict(variables), "calls": list(calls)}).encode() + b"\n"
     answer = json.loads(_CHILD.ask(request, PATIENCE + PER_TURN * turns**0.5))
@@ -97,7 +97,7 @@ def render(template: str, variables: Mapping[str, object], calls: Sequence[Call]
 
 
 def _serve() -> None:
-    """The life of the child: a request a line, an answer a line."""
+    """The main loop of the child: reads one request per line, writes one answer per line."""
     import resource
 
     import jinja2
@@ -110,7 +110,7 @@ def _serve() -> None:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     place.globals["raise_exception"] = refuse
-    # Published templates want JSON as it is, not escaped for HTML.
+    # Published templates expect plain JSON, not JSON escaped for HTML.
     place.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     statm = Path("/proc/self/statm")
     size = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 1 << 30
@@ -128,7 +128,7 @@ def _serve() -> None:
             compiled = True
             texts = [known[1].render(**request["variables"], **call) for call in request["calls"]]
             answer = json.dumps({"texts": texts}).encode()
-        except Exception as error:  # an untrusted program may raise anything
+        except Exception as error:  # untrusted code may raise anything
             reason = f"{error!s:.200}" or type(error).__name__
             if isinstance(error, MemoryError):
                 reason = f"it needs more than {ROOM >> 20} MB"

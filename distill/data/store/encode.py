@@ -1,4 +1,4 @@
-"""Documents to the token ids that a store keeps; what one worker of a build does."""
+"""Encodes documents as the token ids that a store keeps: the work of one build worker."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from distill.system import process
 
 
 class Encoded(NamedTuple):
-    """Documents end to end, each closed by the tokenizer's end_of_text."""
+    """Concatenated documents, each ended by the tokenizer's end_of_text."""
 
     ids: NDArray  # [tokens], in the store's dtype
     lengths: NDArray[np.int64]  # [documents], in tokens
     mask: NDArray[np.uint8] | None  # [tokens], 1 in completions
     bytes: NDArray[np.int64]  # [documents], UTF-8 bytes of text
-    token_bytes: NDArray[np.int64]  # [documents], bytes that the tokens stand for
+    token_bytes: NDArray[np.int64]  # [documents], bytes of text that the tokens represent
 
 
 def encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype, masked: bool) -> Encoded:
-    """Tokens of documents, in order. The end of a document counts as trained text."""
+    """Encodes documents in order. The end of a document counts as trained text."""
     parts = [part for document in documents for part in document.parts]
     pieces = iter(tokenizer.encode(parts))
     end = [np.array([tokenizer.end_of_text], np.int32)] if tokenizer.end_of_text >= 0 else []
@@ -60,11 +60,11 @@ _worker: list[Tokenizer] = []
 
 
 def start_worker(spec: tuple[str, ...]) -> None:
-    """Loads the tokenizer once in a worker process."""
+    """Loads the tokenizer once per worker process."""
     import os
 
     process.die_with_parent()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # parallelism comes from the workers
     _worker[:] = [load(spec)]
 
 

@@ -1,4 +1,4 @@
-"""The fixed set of windows on which every loss of a run is measured."""
+"""The fixed set of windows on which all losses of a run are measured."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ View = Windows | PackedDocuments
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A fixed batch [n, S+1], the ids of its windows, and the bytes of text that its predicted tokens stand for.
+    """A fixed batch [n, S+1], the ids of its windows, and the bytes of text that its predicted tokens represent.
 
-    bits per byte = (summed loss in nats) / (ln 2 * bytes). `exact_bytes` says whether the split's tokens add up to
-    its text to the byte; where a tokenizer alters text, bytes are scaled by the split's ratio of text to tokens.
+    bits per byte = (summed loss in nats) / (ln 2 * bytes). `exact_bytes`: the split's tokens represent its text to
+    the byte. Where a tokenizer alters text, bytes are scaled by the split's ratio of text to tokens.
     """
 
     batch: Batch
@@ -29,12 +29,12 @@ class Evaluation:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are predicted (those of weight 0 are not)."""
+        """Number of predicted tokens, without those of weight 0."""
         return int(np.count_nonzero(np.asarray(self.batch.weight)))
 
 
 class Share(NamedTuple):
-    """A view of one store's split, its share of the set, and the bytes that each token id stands for."""
+    """A view of one store's split, its share of the set, and the bytes that each token id represents."""
 
     view: View
     weight: float
@@ -42,7 +42,7 @@ class Share(NamedTuple):
 
 
 def evaluation_set(parts: Sequence[Share], n_tokens: int) -> Evaluation:
-    """About n_tokens predicted tokens in windows evenly spaced over each part; the same on every call and host."""
+    """About n_tokens predicted tokens in windows evenly spaced over each part; the same for every call and host."""
     total = sum(part.weight for part in parts)
     windows, batches, exact, size, offset, row = [], [], True, 0.0, 0, 0
     for part in parts:

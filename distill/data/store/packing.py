@@ -1,4 +1,4 @@
-"""Whole documents packed into rows, by best-fit decreasing."""
+"""Packs whole documents into rows by best-fit decreasing."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,14 +9,14 @@ from distill.types import Batch
 
 
 def best_fit(lengths: NDArray[np.integer], capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Puts items of these lengths (each <= capacity) into few rows of `capacity`.
+    """Packs items of these lengths (each <= capacity) into few rows of `capacity`.
 
-    Longest first, each into the row with the least room that still holds it. Returns (order, starts): row r holds the
-    items order[starts[r]:starts[r+1]]. O(n) memory and time; the fullest-row lookup is one shift of a bit set.
+    Takes the longest first, and puts each into the row with the least sufficient room. Returns (order, starts): row r
+    holds the items order[starts[r]:starts[r+1]]. O(n) memory and time; finding that row is one shift of a bit set.
     """
     rows: list[list[int]] = []
-    room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by what is left in them
-    open_rooms = 0  # bit r is set when some row has r left
+    room: list[list[int]] = [[] for _ in range(capacity + 1)]  # rows by their remaining room
+    open_rooms = 0  # bit r is set if a row has room r
     for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
         fitting = open_rooms >> length
@@ -38,10 +38,10 @@ def best_fit(lengths: NDArray[np.integer], capacity: int) -> tuple[NDArray[np.in
 
 
 class PackedDocuments:
-    """Rows of S + 1 tokens that hold whole documents, padded at the end; a longer document is cut at stride S.
+    """Rows of S + 1 tokens that hold whole documents, padded at the end; longer documents are cut at stride S.
 
-    Segments and positions as in `Windows`; padding has segment 0 and weight 0. The packing is computed when the view
-    is made (about 1 us a document) and is the same on every host.
+    Segments and positions are those of `Windows`; padding has segment 0 and weight 0. Creating the view computes the
+    packing (about 1 us per document), which is the same on every host.
     """
 
     def __init__(self, split: Split, seq_len: int, completions_only: bool = False):
@@ -59,7 +59,7 @@ class PackedDocuments:
         return self._predicted[self._starts[ids + 1]] - self._predicted[self._starts[ids]]
 
     def read(self, ids: ArrayLike) -> Batch:
-        """The rows of these ids as a batch of NumPy arrays."""
+        """The rows with these ids as a batch of NumPy arrays."""
         ids = np.asarray(ids, np.int64)
         shape = (len(ids), self.seq_len + 1)
         tokens, inside = np.zeros(shape, np.int32), np.zeros(shape, bool)
@@ -74,7 +74,7 @@ class PackedDocuments:
                 begins[row, at] = at > 0
                 inside[row, at : at + length] = True
                 at += length
-            begins[row, at:] = True  # each token of padding stands alone
+            begins[row, at:] = True  # each padding token is its own segment
         segment, position = number(begins[:, :-1])
         segment = np.where(inside[:, :-1], segment, 0)
         weight = (inside & trained & ~begins)[:, 1:].astype(np.float32)

@@ -1,4 +1,4 @@
-"""One split of a token store on disk: tokens, where documents end, and which tokens completions are."""
+"""One split of a token store on disk: tokens, ends of documents, and marks of completions."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from distill.data.store.blocks import BlockReader, BlockWriter
 
-# Of each document: where it ends in the token stream, and the digest of its text.
+# Per document: its end in the token stream, and the digest of its text.
 DOCUMENT_DTYPE = np.dtype([("end", "<u8"), ("digest", "<u8")])
 
 
@@ -31,7 +31,7 @@ class SplitWriter:
     def append(
         self, ids: NDArray, lengths: NDArray[np.integer], digests: NDArray[np.uint64], mask: NDArray[np.uint8] | None
     ) -> None:
-        """Whole documents: their token ids end to end, and of each its length and digest."""
+        """Appends whole documents: their concatenated token ids, and the length and digest of each."""
         documents = np.empty(len(lengths), DOCUMENT_DTYPE)
         documents["end"] = self.tokens + np.cumsum(lengths)
         documents["digest"] = digests
@@ -48,7 +48,7 @@ class SplitWriter:
             file.flush()
 
     def finish(self) -> dict:
-        """Closes the files; returns the split's entry of the manifest."""
+        """Closes the files and returns the split's entry of the manifest."""
         tokens, documents = self.tokens, self.documents
         files = {kind: file.finish() for kind, file in self._files.items()}
         return {"tokens": tokens, "documents": documents, "files": files}
@@ -59,7 +59,7 @@ class SplitWriter:
 
 
 class Split:
-    """Reads one split through memory maps, each block checked against its hash the first time."""
+    """Reads one split through memory maps; checks each block against its hash on the first read."""
 
     def __init__(self, folder: Path, name: str, dtype: DTypeLike, entry: dict):
         self.name, self.tokens, self.documents = name, entry["tokens"], entry["documents"]
@@ -71,11 +71,11 @@ class Split:
 
     @property
     def masked(self) -> bool:
-        """Whether the store knows which tokens are completions."""
+        """Whether the store marks which tokens are completions."""
         return "mask" in self._readers
 
     def read(self, starts: ArrayLike, length: int) -> NDArray:
-        """Tokens [n, length], each row beginning at its start."""
+        """Tokens [n, length]; row i begins at starts[i]."""
         return self._rows("bin", starts, length)
 
     def read_mask(self, starts: ArrayLike, length: int) -> NDArray[np.uint8]:
@@ -83,14 +83,14 @@ class Split:
         return self._rows("mask", starts, length)
 
     def read_span(self, start: int, stop: int, kind: str = "bin") -> NDArray:
-        """Tokens (or with kind='mask' their completion marks) start..stop as they lie in the file."""
+        """Tokens start..stop in file order; with kind='mask', their completion marks."""
         reader = self._readers[kind]
         if stop > start:
             reader.check([start], [stop - 1])
         return reader.array[start:stop]
 
     def document_ends(self) -> NDArray[np.uint64]:
-        """Where each document ends, in tokens [documents]; a checked memory map."""
+        """End of each document, in tokens [documents]; a checked memory map."""
         self._readers["docs"].check_all()
         return self._readers["docs"].array["end"]
 
@@ -99,7 +99,7 @@ class Split:
         return self._readers["docs"].array["digest"]
 
     def verify(self) -> None:
-        """Reads and checks every byte; DataError names the first that differs."""
+        """Reads and checks every byte. Raises DataError that names the first mismatch."""
         for reader in self._readers.values():
             reader.check_all()
 
@@ -108,7 +108,7 @@ class Split:
         starts = np.asarray(starts, np.int64)
         reader.check(starts, starts + length - 1)
         array = reader.array
-        # A strided view whose row i begins at element i: taking rows copies each as one contiguous run.
+        # A strided view whose row i begins at element i: indexing copies each row as one contiguous run.
         step = array.strides[0]
         rows = np.lib.stride_tricks.as_strided(array, (len(array) - length + 1, length), (step, step), writeable=False)
         return rows[starts]

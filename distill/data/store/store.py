@@ -1,10 +1,10 @@
-"""The token store: a folder of memory-mapped tokens, and a manifest whose hashes cover every byte of it.
+"""The token store: a folder of memory-mapped tokens, and a manifest whose hashes cover every byte.
 
 manifest.json    format, fingerprint of the recipe, tokenizer, counts, and the sha256 of every hash file
-SPLIT.bin        token ids (uint8, uint16 or uint32), documents end to end
-SPLIT.docs       where each document ends, and the digest of its text
-SPLIT.mask       1 where a token belongs to a completion (only where the source knows)
-vocabulary.bytes the bytes of text that each token id stands for
+SPLIT.bin        token ids (uint8, uint16 or uint32), documents concatenated
+SPLIT.docs       end of each document, and the digest of its text
+SPLIT.mask       1 where a token belongs to a completion (only if the source marks completions)
+vocabulary.bytes the number of bytes of text that each token id represents
 *.sha256         a hash for every 64 KiB of the file beside it
 """
 
@@ -31,17 +31,17 @@ VOCABULARY = "vocabulary.bytes"
 
 
 class TokenStore:
-    """An open store. Reading is lazy: opening looks at the manifest and the hash files only."""
+    """An open store. Reading is lazy: opening reads the manifest and the hash files only."""
 
     weights: tuple[float, ...] = (1.0,)
 
     def __init__(self, path: str | Path):
-        """Raises DataError when there is no whole store of this format at `path`."""
+        """Raises DataError where `path` holds no complete store of this format."""
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
         tokenizer = self.manifest["tokenizer"]
         self.fingerprint: str = self.manifest["fingerprint"]
-        # Of generated completions: the teacher's run, its N and D, and the FLOPs that they took; else nothing.
+        # For generated completions: the teacher's run, its N and D, and the FLOPs of the generation; else empty.
         self.maker: dict[str, Any] = self.manifest["recipe"].get("source", {}).get("maker", {})
         self.tokenizer_name: str = tokenizer["name"]
         self.tokenizer_hash: str = tokenizer["hash"]
@@ -57,7 +57,7 @@ class TokenStore:
 
     @property
     def note(self) -> str:
-        """What a reader should know of how the text was split; '' where whole documents were assigned to splits."""
+        """A remark on how the text was split; '' where whole documents were assigned to splits."""
         inside = self.manifest["recipe"].get("source", {}).get("inside")
         if not isinstance(inside, dict):
             return ""
@@ -79,7 +79,7 @@ class TokenStore:
     ) -> list[View]:
         """The split as rows of seq_len + 1 tokens (one view; a mixture has several).
 
-        Raises DataError when it is too short for one row, or completions are asked for and unknown.
+        Raises DataError where it is too short for one row, or completions are requested but not marked.
         """
         part = self.split(split)
         if completions_only and not part.masked:
@@ -109,19 +109,19 @@ class TokenStore:
     def evaluation(
         self, split: str, seq_len: int, n_tokens: int, *, packing: str = "windows", completions_only: bool = False
     ) -> Evaluation:
-        """About n_tokens predicted tokens of a split in evenly spaced windows, the same on every call and host."""
+        """About n_tokens predicted tokens of a split in evenly spaced windows; the same for every call and host."""
         views = self.views(split, seq_len, packing=packing, completions_only=completions_only)
         return evaluation_set([Share(view, 1.0, self.byte_lengths) for view in views], n_tokens)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made this store, from the store's own copy."""
+        """The tokenizer of this store, from the store's own copy."""
         kind = self.manifest["tokenizer"]["kind"]
         name = {"json": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind, "")
         option = str(self.vocab_size) if kind == "symbols" else "none"
         return load((kind, str(self.path / name), option))
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """DataError unless a model with this vocabulary can read every token of the store."""
+        """Raises DataError unless a model with this vocabulary covers every token of the store."""
         if vocab_size < self.vocab_size:
             raise DataError(
                 f"model.vocab_size is {vocab_size}, but the store {self.path} holds tokens of {self.tokenizer_name!r} "
@@ -129,13 +129,13 @@ class TokenStore:
             )
 
     def verify(self) -> None:
-        """Reads and checks every byte; DataError names the first that differs."""
+        """Reads and checks every byte. Raises DataError that names the first mismatch."""
         for split in self.splits.values():
             split.verify()
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a store; DataError when there is none, or it is of another format."""
+    """The manifest of a store. Raises DataError where it is missing or of another format."""
     file = path / MANIFEST
     try:
         manifest = loads(file.read_text("utf-8"))
@@ -156,7 +156,7 @@ def read_manifest(path: Path) -> dict:
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
-    """Raises ValueError or the like for a manifest that says what no store can be."""
+    """Raises ValueError or a similar error for a manifest with impossible values."""
 
     def expect(holds: bool, what: str) -> None:
         if not holds:
@@ -175,7 +175,7 @@ def _check(manifest: Mapping[str, Any]) -> None:
     width, splits = np.dtype(manifest["dtype"]).itemsize, manifest["splits"]
     files = [(manifest["vocabulary"], 8 * number(tokenizer["vocab_size"]))]
     for name, entry in splits.items():
-        expect(name.isidentifier(), f"a split of the name {name!r:.40}")  # it is part of a path
+        expect(name.isidentifier(), f"a split of the name {name!r:.40}")  # it becomes part of a path
         tokens, documents = number(entry["tokens"]), number(entry["documents"])
         number(entry["bytes"]), number(entry["token_bytes"])
         sizes = {"bin": tokens * width, "docs": documents * DOCUMENT_DTYPE.itemsize, "mask": tokens}

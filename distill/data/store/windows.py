@@ -14,7 +14,7 @@ class Windows:
     """Windows of S + 1 tokens at stride S: every token but the first is predicted exactly once an epoch.
 
     Plain windows cross document ends. With `segments`, segment ids [B, S] number the documents of a row from 1,
-    positions restart at each, and the first token of a document is not predicted from the one before.
+    positions restart at each, and the first token of a document is not predicted from the document before it.
     With `completions_only`, only tokens of completions have weight.
     """
 
@@ -24,14 +24,14 @@ class Windows:
         self._ends: NDArray | None = split.document_ends() if segments else None
 
     def predicted(self, ids: ArrayLike) -> NDArray[np.int64]:
-        """How many tokens each window predicts [n], before weights."""
+        """Number of tokens that each window predicts [n], before weights."""
         return np.full(np.shape(ids), self.seq_len, np.int64)
 
     def read(self, ids: ArrayLike) -> Batch:
-        """The windows of these ids as a batch of NumPy arrays: tokens int32 [B, S+1], weight float32 [B, S]."""
+        """The windows with these ids as a batch of NumPy arrays: tokens int32 [B, S+1], weight float32 [B, S]."""
         starts = np.asarray(ids, np.int64) * self.seq_len
         tokens = self.split.read(starts, self.seq_len + 1).astype(np.int32)
-        # One number read as a whole array: most batches count every token.
+        # One number broadcast to an array: most batches give every token weight 1.
         weight: NDArray[np.float32] = np.broadcast_to(np.float32(1), (len(starts), self.seq_len))
         if self.completions_only:
             weight = self.split.read_mask(starts, self.seq_len + 1)[:, 1:].astype(np.float32)
@@ -53,7 +53,7 @@ def _document_begins(ends: NDArray, starts: NDArray[np.int64], seq_len: int) -> 
 
 
 def number(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Segment ids from 1 and positions from 0, both [B, S], from the places where segments begin."""
+    """Segment ids from 1 and positions from 0, both [B, S], from the positions where segments begin."""
     rows, length = begins.shape
     opens = begins.copy()
     opens[:, 0] = True
@@ -67,12 +67,12 @@ def number(begins: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int
 
 
 def combine(*arrays: Any) -> Batch:
-    """A Batch of NumPy arrays in the order of its fields; devices see it when the mesh places it."""
+    """A Batch of NumPy arrays in the order of its fields; the mesh transfers it to the devices later."""
     return Batch(*arrays)
 
 
 def stack(parts: Sequence[tuple[NDArray[np.bool_], Batch]]) -> Batch:
-    """One batch from several, each with the rows that it fills."""
+    """Assembles one batch from several, each given with a mask of the rows that it fills."""
     if len(parts) == 1:
         return parts[0][1]
     size = len(parts[0][0])

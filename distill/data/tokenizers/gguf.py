@@ -1,4 +1,4 @@
-"""The head of a GGUF file, read with bounds checked (ggml-org/ggml, docs/gguf.md), and the tokenizer inside it."""
+"""Reads the header of a GGUF file with bounds checks (ggml-org/ggml, docs/gguf.md), and its tokenizer."""
 
 import dataclasses
 import mmap
@@ -16,7 +16,7 @@ _CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in the file: its shape with the rows first, ggml's number of its type, where its bytes begin."""
+    """A tensor in the file: its shape (rows first), ggml's number of its type, and the offset of its bytes."""
 
     shape: tuple[int, ...]
     kind: int
@@ -24,9 +24,9 @@ class Stored:
 
 
 class GgufFile:
-    """The fields and the table of tensors of a GGUF file; the tensors themselves are not read.
+    """The fields and the tensor table of a GGUF file; tensor data are not read.
 
-    Raises DataError for a file that is not GGUF, is cut off, or claims more than it holds.
+    Raises DataError for a file that is not GGUF, is truncated, or claims more data than it holds.
     """
 
     def __init__(self, path: str | Path):
@@ -67,7 +67,7 @@ class GgufFile:
         self.tensors = {n: dataclasses.replace(t, offset=begin + t.offset) for n, t in self.tensors.items()}
 
     def _fits(self, count: int, each: int, at: int) -> int:
-        """The count, if that many items of at least `each` bytes can follow `at` in the file at all."""
+        """Returns the count if the file has room for that many items of at least `each` bytes from `at` on."""
         if count * each > self.size - at:
             raise ValueError(f"at byte {at} it claims {count} items, but only {self.size - at} bytes follow")
         return count
@@ -98,7 +98,7 @@ class GgufFile:
         return struct.unpack_from(_SCALARS[kind], data, at)[0], at + struct.calcsize(_SCALARS[kind])
 
 
-# How the text is cut before byte-level BPE merges it, by the name that llama.cpp gives it.
+# Regular expressions that split the text before byte-level BPE merges it, by llama.cpp's name for them.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CUTS = {
@@ -110,7 +110,7 @@ _CUTS = {
 
 
 def tokenizer_json(path: str | Path) -> str:
-    """The tokenizer of a GGUF file as the text of a tokenizer.json. DataError for kinds that are not byte-level BPE."""
+    """The tokenizer of a GGUF file as the text of a tokenizer.json. Raises DataError unless it is byte-level BPE."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     fields = GgufFile(path).fields

@@ -16,8 +16,8 @@ from distill.errors import DataError
 class SentencePieceTokenizer:
     """A SentencePiece .model file; its </s> ends a document.
 
-    A model that puts a blank before each text or normalises it loses the exact bytes: the store then scales bytes by
-    the split's ratio of text to tokens, and says so (`exact_bytes`).
+    A model that prepends a blank to each text or normalises it loses the exact bytes. The store then scales bytes by
+    the split's ratio of text to tokens, and sets `exact_bytes` to false.
     """
 
     def __init__(self, path: str):

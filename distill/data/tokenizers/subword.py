@@ -1,4 +1,4 @@
-"""Tokenizers of the `tokenizers` library: any tokenizer.json, and a byte-level BPE trained here."""
+"""Tokenizers of the `tokenizers` library: any tokenizer.json, and a byte-level BPE trained by this project."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ from distill.errors import DataError
 from distill.system.files import atomic_write
 
 END_OF_TEXT = "<|endoftext|>"
-# Names of the token that ends a document in published tokenizers, most common first.
+# Names of the end-of-document token in published tokenizers, most common first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _BYTE_ALPHABET = 256
-_LARGEST = 1 << 22  # ids; a file of a few bytes may claim any
+_LARGEST = 1 << 22  # ids; a small file may claim any number
 
 
 def read(path: str) -> str:
-    """The text of a tokenizer.json: the file, that of a model's folder, or made of the tokenizer inside a GGUF file."""
+    """The text of a tokenizer.json: a file, the one in a model's folder, or one made from a GGUF file's tokenizer."""
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:
         return gguf.tokenizer_json(file) if file.suffix == ".gguf" else file.read_text("utf-8")
@@ -34,18 +34,18 @@ def read(path: str) -> str:
 
 
 class SubwordTokenizer:
-    """A tokenizer.json. Text is encoded as text: '<|endoftext|>' in a document is characters, not the special token."""
+    """A tokenizer.json. Documents are encoded as plain text: '<|endoftext|>' is characters, not the special token."""
 
     def __init__(self, path: str, end_of_text: str = ""):
-        """path: as `read` takes it. end_of_text: the token's name; '' finds it by its usual names, 'none' closes
-        documents with nothing."""
+        """path: see `read`. end_of_text: the token's name; '' tries the usual names, 'none' ends documents with no
+        token."""
         from tokenizers import Tokenizer as Library
 
         self.spec: tuple[str, ...] = ("json", path, end_of_text)
         self.text = read(path)
         try:
             self._text, self._template = Library.from_str(self.text), Library.from_str(self.text)
-        except BaseException as error:  # the library raises bare Exceptions, and panics that are none
+        except BaseException as error:  # the library raises bare Exceptions, and panics outside Exception
             _unless_ended(error)
             raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
         for library in (self._text, self._template):
@@ -54,7 +54,7 @@ class SubwordTokenizer:
         self._text.encode_special_tokens = True
         ids = self._text.get_vocab(with_added_tokens=True)
         self.vocab_size = max(ids.values(), default=-1) + 1
-        # Before the library writes it: that takes memory by the largest id, and ends the process where there is none.
+        # Checked before `to_str`, which needs memory for the largest id and ends the process where memory is short.
         if not 0 < self.vocab_size <= _LARGEST:
             raise DataError(f"tokenizer {path}: its ids end at {self.vocab_size - 1}, wanted 0 to {_LARGEST - 1}")
         canonical = json.loads(self._text.to_str())
@@ -79,7 +79,7 @@ class SubwordTokenizer:
         return encoded
 
     def token(self, i: int) -> str:
-        """The token as the vocabulary writes it; '' for an id that it does not have."""
+        """The token as the vocabulary writes it; '' for an unknown id."""
         return self._text.id_to_token(i) or ""
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -92,7 +92,7 @@ def _unless_ended(error: BaseException) -> None:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
-    """Learns a byte-level BPE (GPT-2's pre-tokenisation) and writes its tokenizer.json in one step."""
+    """Trains a byte-level BPE (GPT-2's pre-tokenisation) and writes its tokenizer.json atomically."""
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -115,7 +115,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
 
 
 def _stem(path: Path) -> str:
-    """A readable name: the folder's, where the file has the usual name or a folder was given."""
+    """A readable name: the folder's, if the file has the usual name or the path is a folder."""
     whole = path.resolve()
     folder = whole if whole.is_dir() else whole.parent if whole.name == "tokenizer.json" else None
     return folder.name if folder else whole.name.removesuffix(".json").removesuffix(".gguf")
@@ -128,7 +128,7 @@ class _AddedToken(TypedDict):
 
 
 class _Canonical(TypedDict, total=False):
-    """What is read of a tokenizer.json as the library writes it."""
+    """The fields that are read of a tokenizer.json as the library writes it."""
 
     added_tokens: list[_AddedToken]
     decoder: object
@@ -151,7 +151,7 @@ def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: _Canonical
 
 
 def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:
-    """Bytes of text per token. Exact for byte-level and byte-fallback vocabularies; others lose text in any case."""
+    """Bytes of text per token. Exact for byte-level and byte-fallback vocabularies; others do not preserve text."""
     added = {token["id"]: token for token in canonical["added_tokens"]}
     byte_level = '"ByteLevel"' in json.dumps([canonical.get("decoder"), canonical.get("pre_tokenizer")])
     lengths = np.zeros(vocab_size, np.int64)
@@ -166,7 +166,7 @@ def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -
 
 
 def piece_bytes(piece: str) -> int:
-    """UTF-8 bytes of a SentencePiece-style piece: '▁' is a blank, '<0x0A>' one byte."""
+    """UTF-8 bytes of a SentencePiece-style piece: '▁' is a blank, '<0x0A>' is one byte."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return 1
     return len(piece.replace("▁", " ").removeprefix("##").encode("utf-8"))

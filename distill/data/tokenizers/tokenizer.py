@@ -1,4 +1,4 @@
-"""Text to token ids and back, and how many bytes of text each token stands for."""
+"""Converts text to token ids and back, and counts the bytes of text that each token represents."""
 
 import hashlib
 import re
@@ -14,12 +14,12 @@ _HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
 
 
 class Tokenizer(Protocol):
-    """What a store asks of a tokenizer.
+    """The tokenizer interface that a store uses.
 
-    `encode` gives one int32 array a part, with no special tokens but those that a template wrote; the builder closes
-    each document with `end_of_text` (-1: with nothing). `name` ends in digits of the hash where the kind alone does
-    not say everything, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes of text
-    that the token stands for, 0 for special ones: losses in nats divided by these bytes compare across tokenizers.
+    `encode` returns one int32 array per part, with special tokens only where a template wrote them; the builder ends
+    each document with `end_of_text` (-1: with no token). `name` ends in digits of the hash where the kind alone does
+    not identify the tokenizer, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes
+    of text that the token represents, 0 for special tokens: losses in nats per byte compare across tokenizers.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int
     byte_lengths: NDArray[np.int64]
-    spec: tuple[str, ...]  # (kind, path, option): what loads it again in another process
+    spec: tuple[str, ...]  # (kind, path, option), with which `load` recreates it in another process
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
 
@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """UTF-8 bytes. Byte 0, which no text here holds, ends a document."""
+    """UTF-8 bytes. Byte 0 ends a document, because text never contains it here."""
 
     name = "bytes"
     hash = hashlib.sha256(b"distill: UTF-8 bytes, 0 ends a document").hexdigest()
@@ -55,7 +55,7 @@ class ByteTokenizer:
 
 
 class SymbolTokenizer:
-    """The identity, for generated languages: text is symbols written in decimal, with blanks between."""
+    """The identity, for generated languages: text is decimal symbols, separated by blanks."""
 
     end_of_text = -1
 
@@ -64,7 +64,7 @@ class SymbolTokenizer:
         self.name = f"symbols-{vocab_size}"
         self.hash = hashlib.sha256(f"distill: {self.name}".encode()).hexdigest()
         self.spec: tuple[str, ...] = ("symbols", "", str(vocab_size))
-        # One 'byte' a symbol, so that bits per byte reads as bits per symbol.
+        # One 'byte' per symbol, so that bits per byte are bits per symbol.
         self.byte_lengths = np.ones(vocab_size, np.int64)
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
@@ -75,12 +75,12 @@ class SymbolTokenizer:
 
 
 def same_tokens(one: str, other: str) -> bool:
-    """Whether two tokenizers' names mean equal tokens: equal names, or equal sizes and hashes whatever the folder."""
+    """Whether two tokenizer names mean equal tokens: equal names, or equal sizes and hashes with any folder."""
     return one == other or bool(_HASHED.search(one)) and _HASHED.findall(one) == _HASHED.findall(other)
 
 
 def load(spec: tuple[str, ...]) -> Tokenizer:
-    """The tokenizer of a spec (kind, path, option). Raises DataError when its file cannot be read."""
+    """The tokenizer of a spec (kind, path, option). Raises DataError where its file cannot be read."""
     kind, path, option = spec
     if kind == "bytes":
         return ByteTokenizer()

@@ -1,7 +1,7 @@
 """The corpus that ships with the package: the State of the Union addresses, 1900-2021 (see PROVENANCE.md).
 
-Split by whole document, in order of year: every tenth is validation; the others go to the teacher and the student in
-turn. By alternating, not by year, so that the two halves are alike.
+Whole documents are assigned to splits in order of year: every tenth to validation, the others alternately to teacher
+and student. Alternating, instead of dividing by year, keeps the two training splits alike.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ def addresses() -> list[Address]:
 
 
 class Embedded:
-    """The shipped corpus as a source."""
+    """The shipped corpus as a TextSource."""
 
     shards = [FILE]
     explicit: tuple[str, ...] = SPLITS
@@ -54,7 +54,7 @@ class Embedded:
         return {"source": "embedded", "sha256": fingerprint()}
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
-        # Validation first: a copy of one of its documents is then dropped from the training halves, not from it.
+        # Validation comes first, so that a duplicate is dropped from the training splits and not from validation.
         ordered = sorted(addresses(), key=lambda a: a.split != "validation")
         for i, address in enumerate(ordered[skip:], skip + 1):
             self.share = i / len(ordered)

