@@ -1,12 +1,12 @@
 """The table of accelerators: peak FLOP/s, memory, bandwidths and a dated list price. Standard library only.
 
-Read by launch.dryrun (time and memory of a step), by the metrics of a run (`mfu`) and by plans (hours and money).
-Hardware figures are the makers' own, for dense products: NVIDIA's data sheets of the SXM modules (A100 80 GB, H100,
+Used by launch.dryrun (time and memory of a step), by the metrics of a run (`mfu`) and by plans (hours and money).
+Hardware figures are the vendors' own, for dense products: NVIDIA's data sheets of the SXM modules (A100 80 GB, H100,
 H200, HGX B200), Google Cloud's "System architecture" pages of each TPU (v5p is listed there in GiB).
 
-`link` is what one chip sends a second in a ring over one axis of its network, both directions together for a torus
-axis of a TPU (Austin et al. 2025, "How to Scale Your Model", part 2), one direction of NVLink inside a node of eight
-GPUs; `beyond` is one network card a GPU between nodes (200 Gb/s for A100, 400 Gb/s since).
+`link` is the bandwidth at which one chip sends in a ring over one axis of its network: both directions together for a
+torus axis of a TPU (Austin et al. 2025, "How to Scale Your Model", part 2), one direction of NVLink inside a node of
+eight GPUs. `beyond` assumes one network card per GPU between nodes (200 Gb/s for A100, 400 Gb/s since).
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ class Price:
 class Chip:
     """One accelerator: FLOPs a second by dtype, bytes of memory, bytes a second.
 
-    `kinds` are parts of `jax.Device.device_kind` by which a device is recognised. Without a `price` the user has to
-    give one.
+    `kinds` are substrings of `jax.Device.device_kind` that identify the device. Without a `price` the user has to give
+    one.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Chip:
         return self.peak["bfloat16"]
 
     def seconds(self, wire: float, group: int) -> float:
-        """How long a chip takes to send `wire` bytes in a group of `group` chips."""
+        """Seconds that a chip takes to send `wire` bytes in a group of `group` chips."""
         return wire / (self.beyond if self.node and group > self.node else self.link)
 
 
@@ -64,7 +64,7 @@ def _book(hourly: float) -> Price:
 
 _HOPPER = {"bfloat16": 989e12, "float8": 1979e12, "int8": 1979e12}
 
-# No price of A100, H200 and B200 stands here: their list prices differ several times over between providers.
+# A100, H200 and B200 have no price here: their list prices differ severalfold between providers.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -90,7 +90,7 @@ CHIPS = {
 
 
 def find(name: str) -> Chip:
-    """The chip of this name. Raises ConfigError, with the names that there are."""
+    """The chip of this name. Raises ConfigError that lists the valid names."""
     if name not in CHIPS:
         raise ConfigError(f"--chip={name}: wanted one of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
     return CHIPS[name]
@@ -106,7 +106,7 @@ def recognise(device_kind: str) -> Chip | None:
 
 
 def topology(chip: Chip, count: int) -> str:
-    """The slice of `count` chips as the TPU compiler names it: 'v5e:16x16'. Raises ConfigError where there is none.
+    """The TPU compiler's name of the slice of `count` chips: 'v5e:16x16'. Raises ConfigError if there is none.
 
     Slices are powers of two (v5e: up to 256), as square as they can be; four chips are one host.
     """

@@ -1,6 +1,6 @@
 """Parameters and FLOPs: the only definition of N and of C in this project.
 
-N counts non-embedding parameters: every weight and gain but the embedding and the head, tied or not.
+N counts non-embedding parameters: every weight and gain except the embedding and the head, tied or not.
 F counts forward FLOPs per token; a backward pass costs twice the forward (paper, Eq. 9 and Appendix H).
 XLA's own cost analysis counts the body of a scan once, so it is never used as an x-axis.
 """
@@ -53,7 +53,7 @@ def forward_flops_closed(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunFlops:
-    """What one run costs, with the teacher's two parts apart (the terms of Eq. 9)."""
+    """The FLOPs of one run, with the teacher's two parts separate (the terms of Eq. 9)."""
 
     student: float  # 3 F(N_S) D_S, and F(N_S) for each token of the batches that the student writes itself
     teacher_forward: float  # F(N_T) D_S
@@ -61,9 +61,10 @@ class RunFlops:
 
 
 def run_flops(config: ExperimentConfig, teacher: ModelConfig | None = None, teacher_tokens: int = 0) -> RunFlops:
-    """FLOPs of a run of whole steps; without a teacher both of its parts are zero.
+    """FLOPs of a run of whole steps; without a teacher both teacher terms are zero.
 
-    The projections of feature losses are a student's cost too: 2 D_S D_T a token and pair forward, twice that back.
+    The student's cost includes the projections of feature losses: 2 D_S D_T per token and pair forward, twice that
+    backward.
     """
     tokens = training_tokens(config)
     forward = forward_flops(teacher, config.seq_len) if teacher else 0.0
@@ -77,5 +78,5 @@ def run_flops(config: ExperimentConfig, teacher: ModelConfig | None = None, teac
 
 
 def training_tokens(config: ExperimentConfig) -> int:
-    """D: tokens that the run really predicts, whole steps of batch_size x seq_len."""
+    """D: the tokens that the run predicts, in whole steps of batch_size x seq_len."""
     return config.steps * config.batch_size * config.seq_len

@@ -10,8 +10,8 @@ from distill.config.tree import Identity
 class FilesConfig:
     """Text files: .txt, .jsonl and .parquet, the first two also as .gz, .xz or .zst; local or gs://.
 
-    A .txt file is one document, or several where `separator` cuts it. Documents of `validation` files are validation
-    whatever their hash says.
+    A .txt file is one document, or several separated by `separator`. Documents of `validation` files belong to the
+    validation split regardless of their hash.
     """
 
     paths: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # files, folders, globs
@@ -22,14 +22,14 @@ class FilesConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ColumnsConfig:
-    """Which columns of a record are text, for jsonl, parquet and TFDS. The first of these that is set is used.
+    """Which columns of a record are text, for jsonl, parquet and TFDS. The first of these fields that is set is used.
 
     messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`, or through the chat
                 template of the model's folder or GGUF file (or the .jinja file) that `template` names
     prompt      a template, '{column}' standing for that column's text, followed by the `completion` template
     text        a column of plain text
 
-    Replies of the assistant, and completions, are what `completions_only` trains on.
+    `completions_only` trains on the assistant's replies and on completions.
     """
 
     text: str = "text"  # column of plain text
@@ -56,8 +56,8 @@ class GeneratedConfig:
     """A random language whose entropy rate is known exactly.
 
     markov  the next symbol depends on the last `depth` symbols (depth + 1 gram)
-    hidden  a hidden Markov model of `states` states; the next state is given by state and symbol (unifilar), which
-            is what makes the entropy rate exact, and memory may reach back arbitrarily far
+    hidden  a hidden Markov model of `states` states; state and symbol determine the next state (unifilar), which
+            makes the entropy rate exact, and memory may reach back arbitrarily far
     """
 
     kind: Literal["markov", "hidden"] = "markov"  # of the random language
@@ -73,7 +73,7 @@ class GeneratedConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureConfig:
-    """Finished token stores, drawn from in proportion to weights; 'embedded' is the shipped corpus."""
+    """Finished token stores, sampled in proportion to weights; 'embedded' is the shipped corpus."""
 
     stores: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # folders of finished stores
     weights: tuple[float, ...] = ()  # one a store, in proportion
@@ -101,7 +101,7 @@ class TokenizerConfig:
 class SplitConfig:
     """Fractions of the documents, assigned by a hash of each document's text.
 
-    A source with splits of its own (embedded, generated, validation files) keeps them; fractions are for the rest.
+    A source with splits of its own (embedded, generated, validation files) keeps them; fractions apply to the rest.
     """
 
     validation: float = 0.05  # fraction of the documents
@@ -115,7 +115,7 @@ class DataConfig:
 
     packing: 'windows' cuts the token stream into rows that cross document ends; 'segments' cuts it likewise but
     attention and prediction stay inside a document; 'documents' packs whole documents into rows.
-    Paths are no part of what a run is: text from outside the package enters a run's fingerprint by `store`.
+    Paths are not part of a run's identity: text from outside the package enters the fingerprint through `store`.
     """
 
     # where the text comes from
@@ -136,6 +136,6 @@ class DataConfig:
     cache: str = dataclasses.field(default="", metadata=Identity.excluded)  # folder of built stores; '': WORKDIR/data
 
     def identified(self, store: str) -> "DataConfig":
-        """This config naming the store that it was opened as; unchanged where its own fields say all."""
+        """This config with the fingerprint of its opened store; unchanged if its own fields determine the text."""
         known = self.source in ("embedded", "generated") and not self.tokenizer.path
         return self if known else dataclasses.replace(self, store=store)

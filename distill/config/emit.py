@@ -1,4 +1,4 @@
-"""An experiment written down as a config file that `launch.train` runs."""
+"""Writes an experiment as a config file that `launch.train` runs."""
 
 import textwrap
 from pathlib import Path
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def write(path: Path, config: ExperimentConfig, *, what: str, command: str, advice: str = "") -> None:
-    """Every field that differs from its default; whole or not at all. Raises ConfigError where it cannot be written."""
+    """Writes every field that differs from its default, atomically. Raises ConfigError if the file is not writable."""
     default = to_flat(ExperimentConfig())
     changed = {key: value for key, value in to_flat(config).items() if value != default[key]}
     lines = "\n".join(f"        config.{key} = {value!r}" for key, value in changed.items())

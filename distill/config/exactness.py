@@ -1,8 +1,8 @@
-"""What each objective is worth under each teacher signal and temperature: exact, unbiased, biased, or refused.
+"""How exact each objective is under each teacher signal and temperature: exact, unbiased, biased, or refused.
 
 The divergence of the student q from the teacher p that a config names is estimated from what the signal holds. This
-table says how well, at tau = 1 and at any other tau; configs that ask for a refused cell do not build. Its claims are
-tests (tests/training/test_exactness.py). Standard library only, for configs import it.
+table says how well, at tau = 1 and at any other tau; a config of a refused cell does not build. Its claims are tested
+(tests/training/test_exactness.py). Standard library only, because configs import it.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ TABLE: dict[tuple[str, str, bool], Cell] = {
 
 
 def markdown() -> str:
-    """The table as it stands in docs/guide/objectives.md, with the reasons below it."""
+    """The table as printed in docs/guide/objectives.md, with the reasons below it."""
     head = ["| signal | tau | " + " | ".join(DIVERGENCES) + " |", "|---" * (2 + len(DIVERGENCES)) + "|"]
     reasons: list[Cell] = []
     for signal in SIGNALS:

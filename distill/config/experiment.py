@@ -1,6 +1,6 @@
 """The experiment's configuration: frozen dataclasses, built and named by distill/config/tree.py.
 
-Inside `distill` only these travel, and a function takes the smallest one that it needs. Standard library only.
+Code in `distill` passes only these around, and a function takes the smallest one it needs. Standard library only.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ def _check_positive(config: object, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The paper's decoder-only transformer (section 4 and Appendix I). A zero asks for the derived value.
+    """The paper's decoder-only transformer (section 4 and Appendix I). A size of 0 means its derived value.
 
     Sizes follow the glossary in distill/types.py: D = d_model, F = ff_dim, H = n_heads, G = kv_heads, K = head_dim.
     """
@@ -82,7 +82,7 @@ class ModelConfig:
 
     @property
     def tokens(self) -> int:
-        """How many columns of the head stand for a token."""
+        """The number of columns of the head that are tokens (the rest is padding)."""
         return self.valid_vocab or self.vocab_size
 
     @property
@@ -103,7 +103,7 @@ class OptimConfig:
     """AdamW with independent weight decay under muP (simple); the paper's values (section 4).
 
     `wsd` is warmup, a constant rate, then a 1-sqrt decay to zero over the last `decay_fraction` of the steps: runs
-    that differ only in their length share the constant part, which is what lets one trunk serve several budgets.
+    that differ only in their length share the constant part, so one trunk serves several budgets.
     """
 
     learning_rate: float = 1e-2  # the peak of the schedule, at base_width
@@ -123,7 +123,7 @@ class OptimConfig:
     def __post_init__(self):
         if self.spike != 0 and not self.spike > 1:
             raise ConfigError(f"optim.spike: got {self.spike}, wanted 0 (off) or a factor above 1, such as 10")
-        # AdamW moves every weight by about the rate in each step: at 10 no network of this kind trains.
+        # AdamW moves every weight by about the rate in each step: at a rate of 10 no such network trains.
         self._expect("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10, such as 1e-2")
         self._expect("warmup_steps", self.warmup_steps >= 0, "at least 0")
         self._expect("decay_fraction", 0 <= self.decay_fraction <= 1, "a share of the steps, from 0 to 1")
@@ -144,12 +144,12 @@ class OptimConfig:
 class TeacherConfig:
     """Which finished run teaches, and how its signal reaches the student.
 
-    `run` is the teacher's own fingerprint and enters the student's; `source` is where that run lies on this machine
-    and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once a window and
-    keeps them (float16) for every later epoch and student of the same process, up to `memory_gib`; 'stored' reads what
-    launch.cache left in the folder `store`, and meets the teacher only to judge the student, if `source` is given.
-    Several teachers are a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are mixed, by weights
-    over their sum, before anything else is done to them; `run` then names all of them.
+    `run` is the teacher's own fingerprint and enters the student's; `source` is the path of that run on this machine
+    and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once per window
+    and keeps them (float16) for later epochs and students of the same process, up to `memory_gib`; 'stored' reads what
+    launch.cache wrote to the folder `store`, and loads the teacher only to evaluate the student, if `source` is given.
+    Several teachers are a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are averaged with
+    the normalised weights before any target is taken; `run` then names all of them.
     """
 
     run: str = ""  # the teacher's fingerprint, filled in from source
@@ -227,10 +227,10 @@ class DecodeConfig(SamplingConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnPolicyConfig(SamplingConfig):
-    """Batches that the student writes and the teacher judges (generalised distillation, Agarwal et al. 2306.13649).
+    """Batches that the student samples and the teacher scores (generalised distillation, Agarwal et al. 2306.13649).
 
-    A step is one with probability `fraction`: the student continues the first `prompt_tokens` of each row, and only
-    what it wrote counts. That is no label of itself, so lambda is 1 in such a step.
+    A step is on-policy with probability `fraction`: the student continues the first `prompt_tokens` of each row, and
+    only its own tokens count. They are not labels, so lambda is 1 in such a step.
     """
 
     fraction: float = 0.0  # of the steps whose batch the student writes
@@ -244,9 +244,9 @@ class OnPolicyConfig(SamplingConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Whose weights a run begins with, in place of random ones: those of a finished run or of a published model.
+    """The weights that a run starts from instead of random ones: those of a finished run or of a published model.
 
-    Of a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; of a wider one,
+    From a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; from a wider one,
     'slice' takes the leading part of every dimension (distill/model/warm_start.py).
     """
 
@@ -259,7 +259,7 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """The fixed validation set: `tokens` of them, in evenly spaced windows of the training length."""
+    """The fixed validation set: `tokens` tokens in evenly spaced windows of the training length."""
 
     tokens: int = 65_536  # of the validation set [tokens]
     batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)  # computed at once [windows]
@@ -272,7 +272,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; data=-1 takes all that the other axes leave."""
+    """Devices along each axis of the mesh; data=-1 takes all devices that the other axes leave."""
 
     data: int = -1  # along which batches are split; -1: all that is left [devices]
     fsdp: int = 1  # along which weights and batches are split [devices]
@@ -281,7 +281,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How the loop is carried out; nothing here changes which run it is."""
+    """How the training loop runs; no field here changes the run's fingerprint."""
 
     steps_per_call: int = 16  # optimiser steps in one jitted call [steps]
     log_steps: int = 0  # steps a line of metrics.jsonl averages over; 0: about a hundred lines a run [steps]
@@ -375,17 +375,17 @@ class ExperimentConfig:
 
     @property
     def stable_steps(self) -> int:
-        """The first step of the decay: up to it, runs of one trunk are the same run."""
+        """The first step of the decay: before it, runs of one trunk are the same run."""
         if self.optim.schedule != "wsd":
             return 0
         return self.steps - round(self.optim.decay_fraction * self.steps)
 
 
 def trunk_fingerprint(config: ExperimentConfig) -> str:
-    """Names the constant-rate part that runs share when they differ only in their number of tokens.
+    """The fingerprint of the constant-rate part that runs share when they differ only in their number of tokens.
 
-    Only a WSD schedule has one, and only under an objective that stays the same; any other run is a trunk of its own.
-    Runs of one trunk have correlated errors, so this is also the cluster of the bootstrap.
+    Runs share a trunk only under a WSD schedule and a constant objective; any other run is its own trunk. Runs of one
+    trunk have correlated errors, so this is also the cluster of the bootstrap.
     """
     if config.optim.schedule != "wsd" or config.objective.schedule != "constant":
         return fingerprint(config)

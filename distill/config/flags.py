@@ -1,7 +1,7 @@
 """The one parser of every command line: `--name value` and `--name=value`, dashes and underscores alike.
 
-A Parser is an argparse.ArgumentParser that reads one dialect, prints one kind of help, and answers every mistake with a
-ConfigError of one line that names the nearest valid flag, field or value. Standard library only.
+A Parser is an argparse.ArgumentParser with one syntax for all commands and one help format. Every mistake raises a
+one-line ConfigError that names the nearest valid flag, field or value. Standard library only.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypedDict, Unpack
 from distill.config.tree import nearest, parse, parse_count, parse_number, paths
 from distill.errors import ConfigError
 
-# What people call a config field elsewhere, and the field that is meant here.
+# Other projects' names of a config field, and the field's name here.
 _MEANT = {
     "lr": "optim.learning_rate",
     "wd": "optim.weight_decay",
@@ -41,14 +41,14 @@ _MEANT = {
     "wandb": "loop.wandb",
     "grad_clip": "optim.clip",
 }
-# Lengths that a run is not given by: a run's length is its tokens.
+# Other projects' names of a run's length, which is given in tokens here.
 _LENGTHS = {
     "epochs": "epochs times the tokens of the text",
     "num_epochs": "epochs times the tokens of the text",
     "steps": "steps x batch_size x seq_len",
     "max_steps": "steps x batch_size x seq_len",
 }
-# A folder goes by --workdir where a command resumes in it, and by --out where it is made.
+# A folder is --workdir if a command resumes in it, and --out if the command creates it.
 _FOLDERS = ("workdir", "out", "output", "output_dir", "outdir", "dir", "folder", "work_dir")
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -64,7 +64,7 @@ def number(text: str) -> float:
 
 
 def at_least(least: float, read: Callable[[str], float] = count) -> Callable[[str], float]:
-    """A type for `Parser`: what `read` gives, refused below `least`."""
+    """A type for `Parser`: the value that `read` returns, refused below `least`."""
 
     def bounded(text: str) -> float:
         value = read(text)
@@ -84,13 +84,13 @@ _WANTED = {
 
 
 class _Format(argparse.RawDescriptionHelpFormatter):
-    """Options as `--name=VALUE`, aliases left out, defaults shown once."""
+    """Help that shows options as `--name=VALUE`, without aliases, and defaults once."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Paragraphs as wide as the terminal; those with indented lines (lists, examples) as they are."""
+        """Wraps paragraphs to the terminal's width; keeps those with indented lines (lists, examples) unchanged."""
         paragraphs = []
         for paragraph in text.split("\n\n"):
             plain = not any(line.startswith((" ", "-")) for line in paragraph.splitlines()[1:])
@@ -109,7 +109,7 @@ class _Format(argparse.RawDescriptionHelpFormatter):
 
 
 class _Option(TypedDict, total=False):
-    """What argparse's add_argument takes beside the names of an option."""
+    """The keyword arguments of argparse's add_argument."""
 
     action: str | type[argparse.Action]
     nargs: int | str | None
@@ -128,9 +128,9 @@ class Parser(argparse.ArgumentParser):
     """The parser of one command.
 
     command: its name, as in `distill train`. about: its docstring, which `--help` shows. examples: whole command lines,
-    which `--help` shows and tests parse. fields: a config class whose fields are flags too, each with one of the
-    `prefixes` before its dotted path; a field that is not found is looked for inside the group `within` as well. What
-    was given is in the result's `overrides`, as [(path, text)].
+    which `--help` shows and tests parse. fields: a config class whose fields are also flags, each with one of the
+    `prefixes` before its dotted path; a field that is not found is also looked up inside the group `within`. The given
+    fields are in the result's `overrides`, as [(path, text)].
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Parser(argparse.ArgumentParser):
         fields: type | None = None,
         prefixes: Sequence[str] = ("config.",),
         within: str = "",
-        **_: object,  # what argparse users pass and this parser fixes: formatter_class, allow_abbrev
+        **_: object,  # accepted for argparse's sake and fixed by this parser: formatter_class, allow_abbrev
     ):
         self._needed: dict[str, str] = {}
         self.examples, self.fields, self._within = tuple(examples), fields, within
@@ -164,7 +164,7 @@ class Parser(argparse.ArgumentParser):
         return [f"--{prefix}{path}" for path in self._paths]
 
     def group(self, title: str, description: str | None = None) -> Callable[..., argparse.Action]:
-        """Begins a group of options in the help; returns its `add_argument`."""
+        """Starts a group of options in the help; returns its `add_argument`."""
         group = self.add_argument_group(title, description)
         return lambda *names, **how: self._add(group.add_argument, *names, **how)
 
@@ -172,8 +172,8 @@ class Parser(argparse.ArgumentParser):
         return self._add(super().add_argument, *names, **how)
 
     def _add(self, add: Callable[..., argparse.Action], *names: str, **how: Unpack[_Option]) -> argparse.Action:
-        """argparse's add_argument; an option that is `required` is asked for in one line, choices have a nearest one,
-        and a default is told in the help."""
+        """argparse's add_argument, with one-line errors for a missing `required` option and for an invalid choice
+        (which name the nearest one), and with the default in the help."""
         if how.pop("required", False):
             self._needed[names[0]] = how.get("metavar") or "VALUE"
             how["help"] = f"{how.get('help', '')} (required)".strip()
@@ -222,7 +222,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see --help)")
 
     def _canonical(self, words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-        """The command line in the one form that argparse is given, `--name=value`, and the config's fields apart."""
+        """The command line normalised to `--name=value` for argparse, and separately the config fields."""
         spelled = {_plain(name): name for name in self._option_string_actions if name.startswith("--")}
         options: list[str] = []
         overrides: list[tuple[str, str]] = []
@@ -269,11 +269,11 @@ class Parser(argparse.ArgumentParser):
         return [*options, *(["--", *strays] if strays else [])], overrides
 
     def _name(self, action: argparse.Action, given: str) -> str:
-        """The first spelling of an option, which errors show."""
+        """The first spelling of an option, as errors show it."""
         return next((name for name in action.option_strings if name.startswith("--")), given)
 
     def _path(self, name: str) -> str | None:
-        """The dotted path of the config field that a flag names; None for what is no field."""
+        """The dotted path of the config field that a flag names; None if it names no field."""
         if self.fields is None:
             return None
         bare = _plain(name)
@@ -288,11 +288,11 @@ class Parser(argparse.ArgumentParser):
             if prefix or path.split(".")[0] in groups:
                 if (meant := self._field(path)) and path not in groups and path.split(".")[0] not in groups:
                     raise ConfigError(f"{name}: there is no such field. Did you mean --{prefix}{meant}?")
-                return path  # the config says what is wrong with it
+                return path  # the config's own check reports what is wrong with it
         return None
 
     def _field(self, name: str) -> str | None:
-        """The path of the field that is called so somewhere in the config, or elsewhere in the field's words."""
+        """The path of the config field with this name in any group, or with this name in other projects."""
         last = name.rpartition(".")[2]
         if (meant := _MEANT.get(last)) in self._paths:
             return meant
@@ -333,7 +333,7 @@ def _choice(choices: Sequence[object], default: object) -> Callable[[str], str]:
 
 
 def _reading(read: Callable[[str], object]) -> Callable[[str], object]:
-    """`read`, whose refusal says what was wanted; int and float take suffixes such as 64K."""
+    """`read` with an error that says what was wanted; int and float accept suffixes such as 64K."""
     read = {int: count, float: number}.get(read, read)  # type: ignore[call-overload]
 
     def convert(text: str) -> object:

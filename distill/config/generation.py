@@ -1,4 +1,4 @@
-"""What a generation is: whose completions, of which prompts, how drawn. Standard library only."""
+"""The configuration of a generation: the teacher, the prompts, the sampling. Standard library only."""
 
 import dataclasses
 from typing import Literal
@@ -9,12 +9,12 @@ from distill.config.data import DataConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """`per_prompt` completions of every prompt that `data` gives, by the teacher in the workdir or model `teacher`.
+    """`per_prompt` completions of every prompt from `data`, by the teacher in the workdir or model `teacher`.
 
-    A prompt is the first `prompt_tokens` of a document; with `every`, one begins again each so many tokens. Where the
-    data know completions, it is what comes before the first of them, and longer ones are left out. `data.split` says
-    whose documents; those of the validation split stay as they are ('text'), or their prompts are completed as well
-    ('completions'): that is what a student of the store is evaluated on.
+    A prompt is the first `prompt_tokens` of a document; with `every`, another prompt starts every so many tokens. If
+    the data mark completions, the prompt is the text before the first of them, and longer prompts are skipped.
+    `data.split` selects the documents; those of the validation split are kept unchanged ('text'), or their prompts are
+    completed too ('completions'): a student of the store is evaluated on them.
     """
 
     # folder of a finished run, or a published model

@@ -1,4 +1,4 @@
-"""The paper's ladder of models (section 4): one number, the layers, fixes every dimension.
+"""The paper's ladder of models (section 4): the number of layers alone fixes every dimension.
 
 d_model = 128 n_layers, heads of 128, d_ff = 8/3 d_model rounded up to a multiple of 128, a vocabulary of 32,768.
 Standard library only.
@@ -20,7 +20,7 @@ PAPER_LADDER: dict[str, int] = {
 
 
 def paper_model(name: str) -> ModelConfig:
-    """The model of one row of the ladder, by the paper's name; bfloat16 activations, every layer rematerialised."""
+    """The model of one rung of the ladder, by the paper's name; bfloat16 activations, every layer rematerialised."""
     if name not in PAPER_LADDER:
         raise ConfigError(
             f"the paper's ladder has no model {name!r}, only {', '.join(PAPER_LADDER)}.{nearest(name, PAPER_LADDER)}"

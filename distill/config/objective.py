@@ -1,4 +1,4 @@
-"""What a student minimises, as a frozen dataclass that refuses what cannot be estimated. Standard library only."""
+"""A student's objective, as a frozen dataclass that refuses what cannot be estimated. Standard library only."""
 
 import contextlib
 import dataclasses
@@ -18,23 +18,23 @@ _PAIR = r"\s*\d+\s*>\s*\d+\s*"
 class ObjectiveConfig:
     """L = (1 - lambda) L_NTP + lambda L_KD + w L_F + z_loss Z (paper, Eq. 7 and Appendix).
 
-    Without a teacher the run is supervised: lambda and the weight w = `feature_weight` mean nothing.
+    Without a teacher the run is supervised: lambda and the weight w = `feature_weight` have no effect.
 
     L_KD is tau^2 times a `divergence` of the student q from the teacher p, both softened by tau = `temperature`:
     'forward' KL(p || q) as a cross-entropy, 'reverse' KL(q || p), 'jensen_shannon' beta KL(p || m) + (1 - beta)
     KL(q || m) with m = beta p + (1 - beta) q (Agarwal et al. 2306.13649), or 'total_variation'.
 
-    target: what the teacher says of each token. 'soft' is its whole distribution; 'topk' its `top_k` likeliest tokens;
-    'topp' the fewest of those that hold `top_p` of the mass; 'sampled' `draws` tokens drawn from it; 'argmax' its
-    likeliest token. tail: whether the tokens that 'topk' or 'topp' leaves out count as one more outcome ('bucket') or
-    their mass goes to the others ('renormalise', as in the paper). distill/config/exactness.py says what each
-    combination is worth.
+    target: what is kept of the teacher's distribution at each token. 'soft' is all of it; 'topk' its `top_k` most
+    likely tokens; 'topp' the fewest of those that hold `top_p` of the mass; 'sampled' `draws` tokens drawn from it;
+    'argmax' its most likely token. tail: whether the tokens that 'topk' or 'topp' leaves out count as one more outcome
+    ('bucket') or their mass goes to the others ('renormalise', as in the paper). distill/config/exactness.py says how
+    exact each combination is.
 
     schedule: lambda, temperature and beta move to their `_final` values over the run.
 
     features: pairs of layers 'student>teacher' whose hidden states L_F compares through a learned projection, by
     `feature_loss` (distill/losses/features.py): 0 is the embedding, i the residual stream after layer i. Their weight
-    stands beside lambda, not under it: lambda divides between the labels and the teacher's distribution.
+    is independent of lambda, which divides between the labels and the teacher's distribution.
     """
 
     lambda_: float = 1.0  # lambda: weight of the teacher's loss; the labels' is 1 - lambda
@@ -99,12 +99,12 @@ class ObjectiveConfig:
 
     @property
     def tempered(self) -> bool:
-        """Whether the temperature is, or comes to be, other than exactly 1."""
+        """Whether the temperature differs from exactly 1 at any step."""
         return self.temperature != 1.0 or (self.schedule != "constant" and self.temperature_final != 1.0)
 
     @property
     def feature_pairs(self) -> tuple[tuple[int, int], ...]:
-        """The compared layers: (student's, teacher's)."""
+        """The pairs of compared layers: (student's, teacher's)."""
         return tuple((int(mine), int(theirs)) for mine, theirs in (re.findall(r"\d+", pair) for pair in self.features))
 
     @property
@@ -121,7 +121,7 @@ class ObjectiveConfig:
 
 
 def every(**shared: object) -> dict[str, ObjectiveConfig]:
-    """One config for each cell of the exactness table that builds, by name: what tests and benchmarks go through.
+    """One config for each cell of the exactness table that builds, by name, for tests and benchmarks.
 
     `shared` fields, such as top_k or beta, are the same in all.
     """

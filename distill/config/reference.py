@@ -1,4 +1,4 @@
-"""The page docs/guide/config.md: every config field with its type, default, unit and one line, from the sources.
+"""Generates docs/guide/config.md: every config field with its type, default, unit and one line, from the sources.
 
     python -m distill.config.reference > docs/guide/config.md
 
@@ -32,7 +32,7 @@ Fields marked * say how a run is carried out and not what it is: they do not ent
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One field: its dotted path and what the page says of it."""
+    """One field: its dotted path and the columns of its row on the page."""
 
     path: str
     kind: str
@@ -43,7 +43,7 @@ class Line:
 
 
 def lines(cls: type, prefix: str = "", identity: bool = True) -> Iterator[Line]:
-    """The fields of a config class and of the groups in it, in their order."""
+    """The fields of a config class and of the groups in it, in the order of definition."""
     comments = _comments(cls)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -75,7 +75,7 @@ def _default(value: object) -> str:
 
 
 def _comments(cls: type) -> dict[str, str]:
-    """{field: its comment} of a class and its bases: the one behind it on its last line, else those right above it."""
+    """{field: its comment} of a class and its bases: the comment on the field's last line, else those right above."""
     comments: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):

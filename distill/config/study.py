@@ -9,14 +9,14 @@ from distill.config.experiment import ExperimentConfig
 class StudyConfig:
     """A matrix of runs over models, budgets and teachers, one line a group.
 
-    models      'name = width x layers', e.g. 'c = 32x2'; everything else is taken from the experiment's model
+    models      'name = width x layers', e.g. 'c = 32x2'; all other fields are those of the experiment's model
     supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text. A budget is a
                 number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile)
     teachers    'models @ budgets'; trained on the teachers' half
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
-                as well; such a study compares settings and fits no law
-    A line that ends in '# 0 1 2' has these seeds, others `seeds`. A student has its teacher's.
+                setting in addition; such a study compares settings and fits no law
+    A line that ends in '# 0 1 2' has these seeds, other lines `seeds`. A student has its teacher's seed.
     """
 
     models: tuple[str, ...] = ()  # 'name = width x layers'

@@ -1,7 +1,7 @@
-"""Trees of frozen config dataclasses: the strict way in and out of them, and the fingerprint that names a run.
+"""Trees of frozen config dataclasses: strict building, reading and writing, and the fingerprint that names a run.
 
-A config file (configs/*.py) returns a plain tree; `build` turns it once into frozen, hashable dataclasses or raises
-an error that names the path, what it got, what it wanted and the nearest valid name. Standard library only.
+A config file (configs/*.py) returns a plain tree; `build` turns it into frozen, hashable dataclasses or raises an
+error that names the path, what it got, what it wanted and the nearest valid name. Standard library only.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 class Identity:
-    """Marks for dataclass fields: what a run *is* enters its fingerprint, how it is carried out does not."""
+    """Marks for dataclass fields: what a run *is* enters its fingerprint, how it is executed does not."""
 
     excluded: Mapping[str, Any] = types.MappingProxyType({"identity": False})
 
@@ -51,7 +51,7 @@ def _type_name(hint: object) -> str:
 
 
 def _convert(value: Any, hint: object, path: str) -> object:
-    """The value as its field wants it; ConfigError where that would change or lose something."""
+    """The value converted to its field's type; ConfigError if the conversion would change or lose something."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, path)
     if typing.get_origin(hint) is tuple and isinstance(value, (list, tuple)):
@@ -83,12 +83,12 @@ def build(cls: type[T], tree: Mapping[str, object], path: str = "config") -> T:
     values = {name: _convert(value, hints[name], f"{path}.{name}") for name, value in tree.items()}
     try:
         return cls(**values)
-    except ConfigError as error:  # a class knows its fields and not where it stands
+    except ConfigError as error:  # a class knows its fields, but not its own path
         raise (error if path in str(error) else ConfigError(f"{path}: {error}")) from None
 
 
 def paths(cls: type, prefix: str = "") -> Iterator[str]:
-    """The dotted path of every field of a config class that holds a value, in the order of the dataclasses."""
+    """The dotted path of every leaf field of a config class, in the order of the dataclasses."""
     for name, hint in _hints(cls).items():
         if dataclasses.is_dataclass(hint):
             yield from paths(typing.cast(type, hint), f"{prefix}{name}.")
@@ -177,7 +177,7 @@ def to_flat(config: "Config", prefix: str = "") -> dict[str, object]:
 
 
 def to_text(config: "Config") -> str:
-    """`key = value` lines with JSON values: what stands beside every checkpoint, read back by `from_text`."""
+    """`key = value` lines with JSON values, as saved beside every checkpoint; `from_text` reads them back."""
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in to_flat(config).items())
 
 
@@ -204,7 +204,7 @@ def from_text(cls: type[T], text: str, where: str = "config.txt") -> T:
 
 
 def identity(config: "Config", prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields that make a run what it is and that differ from the defaults of their own class."""
+    """The fields that define a run and differ from the defaults of their own class."""
     for field in dataclasses.fields(config):
         if field.metadata.get("identity", True):
             value = getattr(config, field.name)
@@ -215,10 +215,10 @@ def identity(config: "Config", prefix: str = "") -> Iterator[tuple[str, object]]
 
 
 def fingerprint(config: "Config") -> str:
-    """Twelve hex digits that name what this run is.
+    """Twelve hex digits that identify this run.
 
     Only fields that differ from their defaults are hashed, without paths, logging or device fields, and a teacher
-    enters by its own fingerprint; so a field added later, with the old behaviour as its default, orphans no run.
+    enters by its own fingerprint; so a new field whose default is the old behaviour changes no fingerprint.
     """
     return digest(sorted(identity(config)))
 
