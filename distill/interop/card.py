@@ -1,11 +1,11 @@
-"""The short README of an exported model: what it is, what was measured, what the law said."""
+"""The README of an exported model: facts, measured losses, and the prediction of a law."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a law says of this run: nats per token, and its interval where the law knows one."""
+    """A law's prediction for this run, in nats per token, with its interval if the law has one."""
 
     law: str
     loss: float
@@ -18,7 +18,7 @@ class Prediction:
 
 
 def card(name: str, facts: dict[str, str], prediction: Prediction | None = None) -> str:
-    """Markdown: a table of facts, and how to load the model."""
+    """Markdown with a table of facts, and how to load the model."""
     rows = facts | ({"loss the law predicted (nats per token)": str(prediction)} if prediction else {})
     table = "".join(f"| {key} | {value} |\n" for key, value in rows.items())
     return (

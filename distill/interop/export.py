@@ -1,4 +1,4 @@
-"""A model of ours as a Hugging Face directory: config.json, safetensors, the tokenizer's files, a model card."""
+"""Exports a model as a Hugging Face directory: config.json, safetensors, the tokenizer's files, a model card."""
 
 import dataclasses
 import json
@@ -24,10 +24,10 @@ _LARGEST_FILE = 5_000_000_000  # bytes
 
 
 def published(config: ModelConfig) -> ModelConfig:
-    """The config under which a model of `config` is published.
+    """Returns the config with which a model of `config` is published.
 
-    A tied embedding that is scaled where it is looked up is written as two tables, for no published architecture
-    scales it; rows of padding are left out, for there they would have probability. Both leave the logits as they are.
+    A tied embedding that is scaled at lookup becomes two tables, because no supported architecture scales it. Rows of
+    padding are removed, because other software would give them probability. Both leave the logits unchanged.
     """
     untied = config.tied and config.scaled_embedding
     return dataclasses.replace(
@@ -45,10 +45,10 @@ def write(
     card: str = "",
     on_tensor: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Writes the directory, which appears under its name when it is whole; one tensor at a time is in memory.
+    """Writes the directory, which appears under its name once complete; only one tensor at a time is in memory.
 
-    context: positions that the model was made for. `on_tensor` is called with the bytes of each tensor.
-    Raises InteropError where there is something at `directory` already, or no published architecture fits.
+    context: number of positions of the model. `on_tensor` is called with the bytes of each tensor.
+    Raises InteropError where `directory` already exists, or no supported architecture fits.
     """
     path = Path(directory)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -66,7 +66,7 @@ def write(
 
 
 def tensors(params: Transformer, config: ModelConfig) -> Mapping[str, Callable[[], Tensor]]:
-    """What reads each tensor of a checkpoint, by its name there."""
+    """Maps the name of each tensor of the checkpoint to a function that computes it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     arrays = {parameter_name(path): leaf for path, leaf in leaves}
     table, ours = layouts(config), params.config
@@ -94,7 +94,7 @@ def _on_host(array: jax.Array) -> Tensor:
 def _write_tensors(
     folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, read: Callable[[str], Tensor]
 ) -> Iterator[int]:
-    """One file, or several with an index where one would be too large."""
+    """Writes one file, or several with an index where one would be too large."""
     width = np.dtype(safetensors.DTYPES[dtype]).itemsize
     files: list[dict[str, tuple[int, ...]]] = [{}]
     room = _LARGEST_FILE

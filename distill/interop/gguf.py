@@ -1,7 +1,7 @@
-"""GGUF files as sources: their fields as a config.json, their tensors dequantised row by row.
+"""GGUF files as model sources: fields become a config.json, and tensors are dequantised row by row.
 
-llama.cpp stores the queries and keys of Llama with the channels of each head interleaved for its rotary embedding;
-they are put back here. (Rotating the stored ones half-split runs, and is wrong.) Qwen's are stored as they are.
+For Llama, llama.cpp interleaves the channels of each head of queries and keys for its rotary embedding; this module
+restores their order. (Half-split rotation of the stored channels runs, but is wrong.) Qwen's are stored unchanged.
 """
 
 import importlib
@@ -36,21 +36,21 @@ _LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_FREQUENCIES = "rope_freqs.weight"  # by what each rotary angle is divided
+_FREQUENCIES = "rope_freqs.weight"  # the divisor of each rotary frequency
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # NAME-00001-of-00003.gguf
-# Fields of the architecture that are read, and those that change nothing in a forward pass.
+# Architecture fields that are read, and those that change nothing in a forward pass.
 _READ = {
     *("block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count"),
     *("attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon"),
     *("attention.sliding_window", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"),
 }
 _HARMLESS = {"tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned"}
-# Namespaces that describe the file, its tokenizer (read elsewhere) and its making.
+# Namespaces that describe the file, its tokenizer (read elsewhere) and how it was made.
 _METADATA = ("general.", "tokenizer.", "split.", "quantize.", "mradermacher.")
 
 
 class _Tensor(NamedTuple):
-    """A tensor of a file: where its bytes are, the name of its type, bytes a row."""
+    """A tensor of a file: where its bytes are, the name of its type, bytes per row."""
 
     file: Path
     stored: Stored
@@ -59,7 +59,7 @@ class _Tensor(NamedTuple):
 
 
 def open_file(path: str | Path) -> "Gguf":
-    """The GGUF file at a path. InteropError for a kind that cannot be read, DataError for a damaged one."""
+    """Opens a GGUF file. Raises InteropError for an unsupported kind, DataError for a damaged file."""
     try:
         library = importlib.import_module("gguf")
     except ImportError:
@@ -68,13 +68,13 @@ def open_file(path: str | Path) -> "Gguf":
 
 
 class Gguf:
-    """A GGUF file, or all the parts of a split one, as a source of tensors under their Hugging Face names."""
+    """A GGUF file, or all parts of a split one, as a source of tensors under their Hugging Face names."""
 
     def __init__(self, path: str | Path, library: ModuleType):
-        """`path` may be any part of a split file. Raises InteropError where a part is missing."""
+        """`path` is a file, or any part of a split one. Raises InteropError where a part is missing."""
         self._library = library
         parts = _parts(Path(path))
-        self._file = parts[0]  # the fields are in the first part
+        self._file = parts[0]  # the first part has the fields
         self.path = self._file.path
         self._stored: dict[str, _Tensor] = {}
         for part in parts:
@@ -87,7 +87,7 @@ class Gguf:
         self.dtypes = {name: tensor.kind for name, tensor in self._stored.items()}
 
     def _rename(self, name: str) -> str:
-        """The Hugging Face name of a tensor; its own where it has none."""
+        """The Hugging Face name of a tensor; its own name where there is none."""
         stem, _, kind = name.rpartition(".")
         if stem in _WHOLE:
             return f"{_WHOLE[stem]}.{kind}"
@@ -98,7 +98,7 @@ class Gguf:
         return name
 
     def _check(self, file: GgufFile, name: str, stored: Stored) -> tuple[str, int]:
-        """The type's name and the bytes of a row; InteropError where the file cannot hold the tensor."""
+        """The type's name and the bytes per row. Raises InteropError where the file cannot contain the tensor."""
         types = self._library.GGMLQuantizationType
         kind = next((t.name for t in types if t.value == stored.kind), str(stored.kind))
         if kind not in READABLE:
@@ -115,7 +115,7 @@ class Gguf:
         return kind, row
 
     def _refuse_unknown(self) -> None:
-        """InteropError for the first field that is neither read nor known to change nothing in a forward pass."""
+        """Raises InteropError for the first field that is neither read nor known to be harmless in a forward pass."""
         family = self._file.fields["general.architecture"]
         head_dim = self.tree["head_dim"]
         as_read: dict[str, tuple[object, ...]] = {
@@ -151,7 +151,7 @@ class Gguf:
     def _field(self, name: str, *, kind: type[T]) -> T: ...
 
     def _field(self, name: str, default: object = ..., kind: type = int) -> object:
-        """A field of the architecture, 'llama.block_count' by 'block_count'; no default: it must be there."""
+        """An architecture field's value: 'block_count' reads 'llama.block_count'. Without a default, it is required."""
         family = self._file.fields.get("general.architecture")
         value = self._file.fields.get(f"{family}.{name}", default)
         if value is ...:
@@ -161,7 +161,7 @@ class Gguf:
         return value
 
     def _config(self) -> dict[str, object]:
-        """What this model's config.json would say."""
+        """The content of an equivalent config.json."""
         family = self._file.fields.get("general.architecture")
         if family not in _FAMILIES:
             raise InteropError(
@@ -183,7 +183,7 @@ class Gguf:
             "head_dim": self._field("attention.key_length", width // heads),
             "intermediate_size": self._field("feed_forward_length"),
             "max_position_embeddings": self._field("context_length"),
-            # Stored in float32: the shortest decimal that means the same number is the one that was meant.
+            # The field is float32: take the shortest decimal with the same value, as the author wrote it.
             "rms_norm_eps": float(str(np.float32(self._field("attention.layer_norm_rms_epsilon", kind=float)))),
             "rope_theta": float(self._field("rope.freq_base", 10_000.0, float)),
             "rope_scaling": self._scaling(),
@@ -202,7 +202,7 @@ class Gguf:
     def _scaling(self) -> dict[str, object] | None:
         """rope_scaling, from the fields or, for Llama 3, from the stored divisors of all frequencies.
 
-        As llama.cpp reads them: a factor without a type is linear, and rope.scale_linear is the factor's older name.
+        As in llama.cpp, a factor without a type is linear, and rope.scale_linear is the older name of the factor.
         """
         kind = self._field("rope.scaling.type", "linear", str)
         factor = float(self._field("rope.scaling.factor", self._field("rope.scale_linear", 0.0, float), float))
@@ -232,20 +232,20 @@ class Gguf:
         }
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows of a tensor, dequantised to float32 (or as they are, where they are not quantised)."""
+        """Rows of a tensor: quantised types as float32, others in their stored dtype."""
         tensor = self._stored[name]
         stored = tensor.stored
         permuted = self._file.fields["general.architecture"] == "llama" and ".self_attn." in name
         if permuted and (".q_proj." in name or ".k_proj." in name):
             heads = self.tree["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             whole = self._rows(tensor, 0, stored.shape[0])
-            # Stored as (head, pair, half); wanted as (head, half, pair).
+            # From (head, pair, half) as stored to (head, half, pair).
             apart = whole.reshape(heads, stored.shape[0] // heads // 2, 2, *stored.shape[1:])
             return np.swapaxes(apart, 1, 2).reshape(stored.shape)[start:stop]
         return self._rows(tensor, start, stop)
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """A tensor's bytes as they are stored, some megabytes at a time."""
+        """Yields a tensor's stored bytes in pieces of some megabytes."""
         file, stored, _, row = self._stored[name]
         return read_bytes(file, stored.offset, math.prod(stored.shape[:-1]) * row)
 
@@ -256,7 +256,7 @@ class Gguf:
         return self._dequantise(tensor, start, (stop - start, *stored.shape[1:]))
 
     def _dequantise(self, tensor: _Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
-        """The rows of a tensor from `start` on that fill an array of this shape."""
+        """Dequantises the rows from `start` on that fill an array of this shape."""
         count = math.prod(shape[:-1]) * tensor.row
         with open(tensor.file, "rb") as stream:
             stream.seek(tensor.stored.offset + start * tensor.row)
@@ -268,7 +268,7 @@ class Gguf:
 
 
 def _parts(path: Path) -> list[GgufFile]:
-    """The file, or all the parts of a split one in their order. InteropError names a part that is missing."""
+    """The file, or all parts of a split one in order. Raises InteropError that names a missing part."""
     file = GgufFile(path)
     count = file.fields.get("split.count", 1)
     if type(count) is not int or count < 2:

@@ -1,6 +1,6 @@
-"""config.json of Hugging Face to ModelConfig and back: Llama (and SmolLM2), Mistral, Qwen2, Qwen3.
+"""Converts config.json of Hugging Face to ModelConfig and back: Llama (and SmolLM2), Mistral, Qwen2, Qwen3.
 
-Everything that would change a forward pass is either taken over or refused by name; nothing is ignored in silence.
+A field that would change a forward pass is either supported or refused by name; no field is ignored silently.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from distill.errors import InteropError
 T = TypeVar("T")
 
 SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# Why a model cannot be had, by how the name of its architecture begins; the longest beginning that fits speaks.
+# Why an architecture is not supported, by the prefix of its name; the longest matching prefix applies.
 _REASONS = {
     "Gemma": "its norms, embedding scale and soft caps are others",
     "GPT2": "it has learned positions, LayerNorm and GELU",
@@ -73,7 +73,7 @@ _HARMLESS = {
     *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "generation_config"),
     *("transformers.js_config", "unsloth_version", "unsloth_fixed", "_commit_hash", "license", "base_model"),
 }
-# Keys that are harmless with one of these values only.
+# Keys that are harmless only with one of these values.
 _HARMLESS_AS: dict[str, tuple[object, ...]] = {
     "rope_interleaved": (False,),
     "is_encoder_decoder": (False,),
@@ -89,7 +89,7 @@ _ROPE = {
 
 
 class _RopeFields(TypedDict, total=False):
-    """The fields of ModelConfig that say how positions are rotated."""
+    """The fields of ModelConfig that describe the rotation of positions."""
 
     rope_base: float
     rope_scaling: Literal["none", "linear", "llama3"]
@@ -100,7 +100,7 @@ class _RopeFields(TypedDict, total=False):
 
 
 class _Reader:
-    """Fields of a config.json by name, with where they stand in every error."""
+    """Reads the fields of a config.json by name; errors name the file and the field."""
 
     def __init__(self, tree: Mapping[str, object], where: str):
         self.tree, self.where = tree, where
@@ -112,7 +112,7 @@ class _Reader:
     def get(self, name: str, kind: type[T], default: T | EllipsisType = ...) -> T: ...
 
     def get(self, name: str, kind: type, default: object = ...) -> object:
-        """A field's value; null counts as absent; no default: it must be there."""
+        """A field's value. Null counts as absent; a field without a default is required."""
         value = self.tree.get(name)
         if value is None:
             if default is ...:
@@ -125,14 +125,14 @@ class _Reader:
         return value
 
     def want(self, name: str, allowed: tuple[object, ...], why: str) -> None:
-        """Refuses a field that is present with another value than those allowed."""
+        """Raises InteropError where a field is present with a value that is not allowed."""
         value = self.tree.get(name)
         if value is not None and value not in allowed:
             raise InteropError(f"{self.where}: {name} is {value!r:.80}, wanted {allowed[0]!r}: {why}")
 
 
 def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
-    """The ModelConfig of a config.json. InteropError for whatever this model cannot express, saying why."""
+    """The ModelConfig of a config.json. Raises InteropError, with the reason, for anything this model lacks."""
     reader = _Reader(tree, where)
     names = tree.get("architectures")
     name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
@@ -157,7 +157,7 @@ def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
             n_layers=reader.get("num_hidden_layers", int),
             n_heads=heads,
             n_kv_heads=reader.get("num_key_value_heads", int, heads if family == "Llama" else ...),
-            # Where Qwen3's own default (128) is meant, its config may leave the field out.
+            # Qwen3 configs may omit the field where Qwen3's default (128) applies.
             d_head=reader.get("head_dim", int, 128 if family == "Qwen3" else 0),
             d_ff=reader.get("intermediate_size", int),
             tied=reader.get("tie_word_embeddings", bool, False),
@@ -174,7 +174,7 @@ def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
 
 
 def _refuse_unknown(tree: Mapping[str, object], where: str) -> None:
-    """InteropError for the first key that is neither read nor known to change nothing; null means nothing."""
+    """Raises InteropError for the first key that is neither read nor known to be harmless; null values are ignored."""
     for key, value in tree.items():
         known = key in _READ or key in _HARMLESS or value in _HARMLESS_AS.get(key, ())
         if value is not None and not known:
@@ -185,8 +185,8 @@ def _refuse_unknown(tree: Mapping[str, object], where: str) -> None:
 
 
 def _window(reader: _Reader, family: str) -> int:
-    """The sliding window where it can bind at all, else 0."""
-    # Mistral's own default where the field is absent; null says that there is none.
+    """The sliding window if it can take effect, else 0."""
+    # An absent field means Mistral's default; null means no window.
     window = (
         4096 if family == "Mistral" and "sliding_window" not in reader.tree else reader.get("sliding_window", int, 0)
     )
@@ -247,7 +247,7 @@ def _rope(reader: _Reader) -> _RopeFields:
 
 
 def _scaling(rope: Mapping[str, object]) -> dict[str, object]:
-    """What a rope object says, under one spelling and without the base, which has a place of its own."""
+    """The fields of a rope object with one spelling of each, without the base, which is read separately."""
     said = {key: value for key, value in rope.items() if key not in ("type", "rope_type", "rope_theta")}
     return {key: value for key, value in said.items() if value is not None} | {
         "rope_type": rope.get("rope_type", rope.get("type", "default"))
@@ -255,11 +255,11 @@ def _scaling(rope: Mapping[str, object]) -> dict[str, object]:
 
 
 def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, object]:
-    """The config.json of a model of this shape, under the name that fits it.
+    """The config.json of a model, under the supported architecture that fits it.
 
-    QK-norm is Qwen3, biases of queries, keys and values alone are Qwen2, a window is Mistral, the rest is Llama.
-    Raises InteropError for a mixture that no published architecture has, and for a scaled tied embedding, which has
-    to be untied first.
+    QK-norm gives Qwen3, biases of queries, keys and values alone give Qwen2, a window gives Mistral, the rest Llama.
+    Raises InteropError for a combination that no supported architecture has, and for a scaled tied embedding, which
+    must be untied first.
     """
     if model.tied and model.scaled_embedding:
         raise InteropError("a tied embedding that is scaled has no name there; untie it first (export.published)")
@@ -293,7 +293,7 @@ def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: i
         "rope_theta": model.rope_base,
         "rope_scaling": _rope_scaling(model),
         "dtype": dtype,
-        "torch_dtype": dtype,  # the same, for transformers before 4.56
+        "torch_dtype": dtype,  # the same field for transformers before 4.56
     }
     if family in ("Llama", "Qwen3"):
         tree["attention_bias"] = model.qkv_bias

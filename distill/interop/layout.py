@@ -1,8 +1,8 @@
-"""Our parameters and their names and shapes in a Hugging Face checkpoint: the one table.
+"""The table that maps our parameters to names and shapes in a Hugging Face checkpoint.
 
 Letters are those of distill/types.py. 'hk d' is a matrix whose rows run over heads and their channels and whose
-columns run over d; ours have the order that sharding.PARAM_SPECS writes behind a name. Layers are stacked here, apart
-there.
+columns run over d. Our dims have the order of sharding.PARAM_SPECS. Layers are stacked in our parameters and separate
+in a checkpoint.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from distill.config import ModelConfig
 from distill.interop.safetensors import Tensor
 
 _LAYER = "model.layers.{}."
-# parameter: (its name there, its dims there, our dims)
+# our parameter: (name in the checkpoint, dims in the checkpoint, our dims)
 _TABLE = {
     "embed": ("model.embed_tokens.weight", "v d", "vd"),
     "blocks.attention_norm": (_LAYER + "input_layernorm.weight", "d", "d"),
@@ -38,10 +38,10 @@ _TABLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One parameter: its name there, and how a tensor there becomes an array here."""
+    """One parameter: its name in the checkpoint, and how a checkpoint tensor becomes our array."""
 
-    name: str  # with {} for the layer where it is stacked
-    rows: str  # dims that make up the rows there
+    name: str  # with {} for the layer if the parameter is stacked
+    rows: str  # dims that form the rows of the checkpoint tensor
     columns: str
     ours: str
     sizes: dict[str, int]
@@ -52,19 +52,19 @@ class Layout:
 
     @property
     def there(self) -> tuple[int, ...]:
-        """The shape of a tensor there."""
+        """The shape of the checkpoint tensor."""
         groups = [group for group in (self.rows, self.columns) if group]
         return tuple(math.prod(self.sizes[letter] for letter in group) for group in groups)
 
     def row_range(self, index: tuple[slice, ...]) -> tuple[int, int]:
-        """The rows there that hold the part `index` of our dims (without the layer)."""
+        """The checkpoint rows that hold the part `index` of our dims (without the layer)."""
         first = self.rows[0]
         start, stop, _ = index[self.ours.index(first)].indices(self.sizes[first])
         inner = math.prod(self.sizes[letter] for letter in self.rows[1:])
         return start * inner, stop * inner
 
     def import_part(self, rows: Tensor, index: tuple[slice, ...]) -> Tensor:
-        """Our array's part `index` from the rows that `row_range` named."""
+        """The part `index` of our array, from the rows that `row_range` named."""
         letters = self.rows + self.columns
         inner = [self.sizes[letter] for letter in letters[1:]]
         split = rows.reshape(-1, *inner).transpose([letters.index(letter) for letter in self.ours])
@@ -72,13 +72,13 @@ class Layout:
         return split[rest]
 
     def export(self, array: Tensor) -> Tensor:
-        """The tensor there, from our array of one layer."""
+        """The checkpoint tensor, from our array of one layer."""
         letters = self.rows + self.columns
         return array.transpose([self.ours.index(letter) for letter in letters]).reshape(self.there)
 
 
 def layouts(config: ModelConfig) -> dict[str, Layout]:
-    """The layout of every parameter that a model of this config has, by our name ('blocks.query')."""
+    """The layout of every parameter of a model with this config, by our name ('blocks.query')."""
     sizes = {"v": config.vocab_size, "d": config.d_model, "f": config.ff_dim}
     sizes |= {"h": config.n_heads, "g": config.kv_heads, "k": config.head_dim}
     absent = {"head"} if config.tied else set()
@@ -97,7 +97,7 @@ def layouts(config: ModelConfig) -> dict[str, Layout]:
 
 
 def expected(config: ModelConfig) -> Iterator[tuple[str, str, int, tuple[int, ...]]]:
-    """(name there, our name, layer or 0, shape there) of every tensor of a checkpoint."""
+    """Yields (checkpoint name, our name, layer or 0, checkpoint shape) of every tensor of a checkpoint."""
     for ours, layout in layouts(config).items():
         for layer in range(config.n_layers if layout.stacked else 1):
             yield layout.name.format(layer), ours, layer, layout.there

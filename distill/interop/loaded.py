@@ -1,4 +1,4 @@
-"""A published model, loaded: config, parameters on the current mesh, tokenizer."""
+"""Loads a published model: config, parameters on the current mesh, tokenizer."""
 
 import dataclasses
 import functools
@@ -15,8 +15,8 @@ from distill.model.transformer import Transformer
 class LoadedModel:
     """A model from a Hugging Face directory or a GGUF file.
 
-    Its parameters are the published ones: no factor of muP is in this project's forward pass, which muP enters only
-    by initial scales and learning rates, so an imported model needs nothing folded in or out.
+    The parameters are the published ones. muP enters this project only by initial scales and learning rates, not by
+    factors in the forward pass, so an import rescales nothing.
     """
 
     source: ModelSource
@@ -25,24 +25,24 @@ class LoadedModel:
 
     @functools.cached_property
     def run(self) -> str:
-        """What names this model where a run of ours has its fingerprint."""
+        """The name of this model in the fingerprints of our runs."""
         return fingerprint(self.source, self.config)
 
     @property
     def context(self) -> int:
-        """Positions that the model was made for; 0: it does not say."""
+        """Number of positions that the model was made for; 0 if unknown."""
         return int(self.source.tree.get("max_position_embeddings") or 0)
 
     @functools.cached_property
     def tokenizer(self) -> SubwordTokenizer:
-        """The tokenizer that came with the model. Raises DataError where there is none that can be read."""
+        """The tokenizer of the model. Raises DataError where it is missing or unreadable."""
         return SubwordTokenizer(str(self.source.path))
 
 
 def load(path: str | Path, *, dtype: str = "float32", on_progress: parameters.OnTensor = lambda _: None) -> LoadedModel:
-    """The model at `path` on the current mesh, its parameters stored in `dtype`.
+    """Loads the model at `path` on the current mesh, with parameters stored in `dtype`.
 
-    Raises InteropError, naming tensor, got and wanted, before anything is allocated.
+    Raises InteropError, naming the tensor, the value found and the value wanted, before anything is allocated.
     """
     source, config = open_source(path)
     return LoadedModel(source, config, parameters.load(config, source, dtype, on_progress))

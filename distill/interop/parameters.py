@@ -1,8 +1,8 @@
-"""Tensors from disk straight into the sharded layout, one at a time.
+"""Loads tensors from disk into the sharded layout, one at a time.
 
-A layer's tensor is read, cut, sent and written into its place in the stacked array on the devices. So the host holds
-one tensor of the checkpoint and two parts of tensors, that on its way and that being cut: less than the tensor and one
-shard of what is stacked.
+Each layer's tensor is read, cut, transferred, and written to its index of the stacked array on the devices. The host
+therefore holds one tensor of the checkpoint and two parts of tensors (one in transfer, one being cut): less than the
+tensor and one shard of the stacked array.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Part = Callable[[tuple[slice, ...]], Tensor]  # the part of an array at these sl
 
 
 def abstract(config: ModelConfig, dtype: str = "float32") -> Transformer:
-    """The shapes and places of a model's parameters on the current mesh."""
+    """The shapes and shardings of a model's parameters on the current mesh."""
     shapes = jax.eval_shape(lambda key: Transformer(config, key), jax.random.key(0))
     place = jax.sharding.get_mesh()
     return jax.tree.map(
@@ -38,9 +38,9 @@ def abstract(config: ModelConfig, dtype: str = "float32") -> Transformer:
 def load(
     config: ModelConfig, source: ModelSource, dtype: str = "float32", on_tensor: OnTensor = lambda _: None
 ) -> Transformer:
-    """The parameters of a checked source on the current mesh, stored in `dtype`.
+    """Loads the parameters of a checked source on the current mesh, stored in `dtype`.
 
-    `on_tensor` is called with the number of values of each tensor that was loaded.
+    `on_tensor` is called with the number of values of each loaded tensor.
     Raises InteropError, naming the tensor, for values that are not finite.
     """
     table = layouts(config)
@@ -59,7 +59,7 @@ def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, 
     def read(name: str, shape: tuple[int, ...], spec: jax.P) -> jax.Array:
         def part(index: tuple[slice, ...]) -> Tensor:
             values = np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
-            # The extremes show any NaN or inf, and need no memory beside the values.
+            # The extremes reveal any NaN or inf without a second array of the same size.
             with np.errstate(invalid="ignore"):
                 extremes = np.array([values.min(), values.max()], np.float32)
             if not np.isfinite(extremes).all():
@@ -78,7 +78,7 @@ def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, 
     stacked = jnp.zeros(leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
     for i in range(count):
         layer = read(layout.name.format(i), tuple(shape), jax.P(*dims))
-        # Waiting bounds what is on its way to the devices to one layer.
+        # Waiting limits the transfers in flight to one layer.
         stacked = jax.block_until_ready(_write(stacked, layer, jnp.int32(i)))
     return stacked
 
@@ -86,17 +86,17 @@ def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, 
 def _assemble(
     shape: tuple[int, ...], sharding: jax.NamedSharding, part: Callable[[tuple[slice, ...]], Tensor]
 ) -> jax.Array:
-    """An array from its parts, each read once and sent to every device of this process that holds it."""
+    """Assembles an array: reads each part once and sends it to every device of this process that holds it."""
     holders: dict[tuple[tuple[int, int, int], ...], list[jax.Device]] = {}
     indices: dict[tuple[tuple[int, int, int], ...], tuple[slice, ...]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
-        assert index is not None  # every device of a named sharding holds a part
+        assert index is not None  # a NamedSharding gives every device a part
         key = tuple(piece.indices(size) for piece, size in zip(index, shape))
         holders.setdefault(key, []).append(device)
         indices[key] = index
     arrays = []
     for key, devices in holders.items():
-        # A part belongs to JAX from here on: one buffer for all of them would be written while it is still read.
+        # JAX owns a part from here on: a shared buffer would be overwritten while JAX still reads it.
         value = part(indices[key])
         arrays += jax.block_until_ready([jax.device_put(value, device) for device in devices])
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)

@@ -1,7 +1,7 @@
-"""safetensors files: a JSON head, checked before anything is allocated, and raw tensors, read by rows.
+"""safetensors files: a JSON header, checked before anything is allocated, and raw tensors, read by rows.
 
-The format is that of huggingface/safetensors: 8 bytes of length, the head, the tensors end to end. Written and read
-here because a reader must not allocate what a head claims, and a writer must not hold the model (and bfloat16).
+The format is that of huggingface/safetensors: 8 bytes of length, the header, the concatenated tensors. Implemented
+here for bfloat16, and because a reader must not allocate what a header claims, nor a writer hold the whole model.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from distill.errors import InteropError
 from distill.system.files import atomic_file, loads
 
 DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-# Rows or the whole of a tensor. bfloat16 is among its dtypes, though NumPy does not call it a float.
+# All or some rows of a tensor. bfloat16 is one of its dtypes, though NumPy does not class it as floating.
 Tensor = NDArray[np.floating]
 
 _PIECE = 1 << 24
-_LONGEST_HEAD = 100_000_000  # bytes; the bound of the format's own library
+_LONGEST_HEAD = 100_000_000  # bytes; the limit of the format's own library
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies."""
+    """The position of a tensor in its file."""
 
     file: Path
     dtype: str
@@ -37,7 +37,7 @@ class Entry:
 
 
 def read_head(file: Path) -> dict[str, Entry]:
-    """The tensors of one file. InteropError, naming the tensor, for a head that the file cannot bear out."""
+    """The tensors of one file. Raises InteropError, naming the tensor, where the header does not match the file."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as stream:
@@ -83,7 +83,7 @@ def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
 
 
 def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
-    """Rows start to stop of a tensor, as they are stored; nothing else of it is read."""
+    """Rows start to stop of a tensor in their stored dtype; reads no other bytes of it."""
     dtype = np.dtype(DTYPES[entry.dtype])
     shape = (stop - start, *entry.shape[1:])
     row = math.prod(entry.shape[1:])
@@ -96,7 +96,7 @@ def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
 
 
 def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:
-    """`size` bytes of a file from `offset` on, in pieces. InteropError where it ends before."""
+    """Yields `size` bytes of a file from `offset` on, in pieces. Raises InteropError where the file ends before."""
     with open(file, "rb") as stream:
         stream.seek(offset)
         while size:
@@ -110,9 +110,9 @@ def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:
 def write(
     file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str, read: Callable[[str], Tensor]
 ) -> Iterable[int]:
-    """Writes the tensors one after the other, so that one at a time is in memory; yields the bytes of each.
+    """Writes the tensors one by one, so that only one is in memory; yields the number of bytes of each.
 
-    The file appears under its name when it is whole.
+    The file appears under its name once complete.
     """
     width, at, head = np.dtype(DTYPES[dtype]).itemsize, 0, {}
     for name, shape in shapes.items():

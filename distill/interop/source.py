@@ -1,4 +1,4 @@
-"""A model on disk, as tensors by their Hugging Face names: a directory of safetensors or a GGUF file."""
+"""A model on disk as tensors by Hugging Face name: a directory of safetensors or a GGUF file."""
 
 import dataclasses
 import hashlib
@@ -18,12 +18,12 @@ from distill.interop.safetensors import Tensor
 from distill.system.files import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
-_COMPARED = 1 << 22  # values of the embedding and the head that are compared at a time
+_COMPARED = 1 << 22  # values of embedding and head that are compared at a time
 _log = logging.getLogger(__name__)
 
 
 class ModelSource(Protocol):
-    """What an import needs of a model: its config.json, the shapes of its tensors, and rows of them."""
+    """What an import reads of a model: its config.json, the shapes of its tensors, and rows of them."""
 
     path: Path
     tree: dict[str, Any]
@@ -36,13 +36,13 @@ class ModelSource(Protocol):
 
 
 class Directory:
-    """A Hugging Face directory: config.json, and model.safetensors or the shards that its index names."""
+    """A Hugging Face directory: config.json, and model.safetensors or the shards that its index lists."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.tree: dict[str, Any] = read_json(self.path / CONFIG)
         self._entries: dict[str, safetensors.Entry] = {}
-        # One file before an index, as transformers prefers them.
+        # Like transformers, prefer a single file to an index.
         if (self.path / SINGLE).exists():
             if (self.path / INDEX).exists():
                 _log.warning("%s: holds %s and %s; the first was read, as transformers does", path, SINGLE, INDEX)
@@ -73,18 +73,18 @@ class Directory:
                 raise InteropError(f"{self.path / file}: tensor {name!r} is not in it, though {INDEX} says so")
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows of a tensor in the dtype in which they are stored."""
+        """Rows of a tensor in their stored dtype."""
         return safetensors.read_rows(self._entries[name], start, stop)
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """A tensor's bytes as they are stored, some megabytes at a time."""
+        """Yields a tensor's stored bytes in pieces of some megabytes."""
         entry = self._entries[name]
         size = math.prod(entry.shape) * np.dtype(safetensors.DTYPES[entry.dtype]).itemsize
         return safetensors.read_bytes(entry.file, entry.offset, size)
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file; InteropError in a line where there is none."""
+    """Reads a JSON object from a file. Raises InteropError where there is none."""
     try:
         tree = loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -97,12 +97,12 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether a path names a published model: a GGUF file, or a directory with a config.json."""
+    """Whether a path is a published model: a GGUF file, or a directory with a config.json."""
     return Path(path).suffix == ".gguf" or (Path(path) / CONFIG).exists()
 
 
 def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
-    """The model at a path, all its heads read and its tensors compared with what its config says; no values yet."""
+    """Opens the model at a path: reads all headers and checks the tensors against the config; loads no parameters."""
     if not Path(path).exists():
         raise InteropError(f"{path}: there is no such file or directory")
     source: ModelSource = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
@@ -115,7 +115,7 @@ def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
 
 
 def _is_tied(source: ModelSource, config: ModelConfig) -> bool:
-    """Whether a model that says it is tied is: a head of its own, other than the embedding, counts for more."""
+    """Whether a model declared as tied is tied: a head that differs from the embedding takes precedence."""
     table = layouts(dataclasses.replace(config, tied=False))
     embed, head = table["embed"].name, table["head"].name
     if head not in source.shapes:
@@ -130,9 +130,9 @@ def _is_tied(source: ModelSource, config: ModelConfig) -> bool:
 
 
 def check(source: ModelSource, config: ModelConfig) -> None:
-    """Raises InteropError for the first tensor that is missing, has another shape, or is not known."""
+    """Raises InteropError for the first tensor that is missing, has another shape, or is unknown."""
     wanted = set()
-    for name, _, _, shape in expected(config):  # one by one: a config may claim any number of layers
+    for name, _, _, shape in expected(config):  # lazily: a config may claim any number of layers
         wanted.add(name)
         if name not in source.shapes:
             raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}")
@@ -140,7 +140,7 @@ def check(source: ModelSource, config: ModelConfig) -> None:
             got = list(source.shapes[name])
             raise InteropError(f"{source.path}: tensor {name!r} has shape {got}, but config.json wants {list(shape)}")
     for name in source.shapes:
-        # Old checkpoints keep the rotary frequencies, and some tied ones their head; transformers reads neither.
+        # Old checkpoints contain rotary frequencies, and some tied ones a head; transformers reads neither.
         known = name.endswith("rotary_emb.inv_freq") or (config.tied and name == "lm_head.weight")
         if name not in wanted and not known:
             got = list(source.shapes[name])
@@ -150,9 +150,9 @@ def check(source: ModelSource, config: ModelConfig) -> None:
 
 
 def fingerprint(source: ModelSource, config: ModelConfig) -> str:
-    """Twelve hex digits of the config and of every tensor's name, shape, dtype and bytes as they are stored.
+    """Twelve hex digits of a hash of the config and of every tensor's name, shape, dtype and stored bytes.
 
-    All of a model is read to name it, as it is to load it: 1.7 GB a second of SHA-256 on one core.
+    Reads the whole model, as loading does: 1.7 GB of SHA-256 per second on one core.
     """
     digest = hashlib.sha256(repr(config).encode())
     for name, _, _, shape in expected(config):

@@ -1,4 +1,4 @@
-"""What travels with a model besides its weights: the files of its tokenizer, and its chat template."""
+"""The tokenizer files and chat template that accompany a model's weights."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from distill.errors import InteropError
 from distill.interop.source import ModelSource
 
 TOKENIZER = "tokenizer.json"
-# Copied as they are from one directory to another.
+# Files that are copied unchanged from one directory to another.
 _KEPT = (
     *(TOKENIZER, TOKENIZER_CONFIG, "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
@@ -22,14 +22,14 @@ _END = "<|endoftext|>"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """Files by name, and the token that ends a document (-1: none is known)."""
+    """Files by name, and the token that ends a document (-1: unknown)."""
 
     files: Mapping[str, bytes]
     end_of_text: int = -1
 
 
 def of_source(source: ModelSource) -> TokenizerFiles:
-    """The tokenizer files of a published model; for GGUF, made from the fields in it."""
+    """The tokenizer files of a published model; for GGUF, made from its fields."""
     end = source.tree.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     known = end if isinstance(end, int) else -1
@@ -41,7 +41,7 @@ def of_source(source: ModelSource) -> TokenizerFiles:
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> TokenizerFiles:
-    """The files for a tokenizer of ours. InteropError for a generated language, whose symbols are no text."""
+    """The files of one of our tokenizers. Raises InteropError for a generated language, whose symbols are not text."""
     end = tokenizer.end_of_text
     if isinstance(tokenizer, SubwordTokenizer):
         name = tokenizer.token(end) if end >= 0 else ""
@@ -62,7 +62,7 @@ def _files(tokenizer_json: str, fields: Mapping[str, object]) -> dict[str, bytes
 
 
 def _bytes_json() -> str:
-    """A tokenizer.json whose ids are the bytes of UTF-8, and 0 the end of a document."""
+    """A tokenizer.json whose ids are UTF-8 bytes; 0 ends a document."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.processors import ByteLevel
 
@@ -77,7 +77,7 @@ def _bytes_json() -> str:
 
 
 def _byte_letters() -> dict[int, str]:
-    """GPT-2's letter for each byte: itself where it prints, else one from U+0100 on."""
+    """GPT-2's letter for each byte: the character itself if printable, else one from U+0100 on."""
     printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [i for i in range(256) if i not in printing]
     return {i: chr(i) for i in printing} | {i: chr(256 + n) for n, i in enumerate(others)}
