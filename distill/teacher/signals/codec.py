@@ -140,14 +140,14 @@ def split(payload: bytes, count: int) -> list[bytes]:
 
 
 def zip_bytes(symbols: NDArray[np.uint8]) -> bytes:
-    """Huffman-codes bytes, with a new code table every 8192 of them."""
+    """Huffman-codes bytes, with a new code table for every 8192 of them."""
     packer = zlib.compressobj(6, zlib.DEFLATED, -15, 7, zlib.Z_HUFFMAN_ONLY)
     return packer.compress(symbols.tobytes()) + packer.flush()
 
 
 def unzip_bytes(stream: bytes, count: int) -> NDArray[np.uint8]:
     try:
-        # One byte more than wanted is enough to see that a stream is too long, without unpacking all of it.
+        # Decompresses at most one byte more than wanted, which is enough to detect a stream that is too long.
         return _sized(np.frombuffer(zlib.decompressobj(-15).decompress(stream, count + 1), np.uint8), count)
     except zlib.error as error:
         raise SignalError(f"a stream cannot be unpacked ({error}): {_MISMATCH}") from None

@@ -63,7 +63,7 @@ def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Flo
 
 def of_logits(signal: SignalSpec, log_probs: Float[Array, "B S V"], uniform: Float[Array, "B S K"]) -> SparseSignal:
     """The sparse signal of a batch from its (unnormalised) log-probabilities; NaN where these are not finite."""
-    finite = jnp.isfinite(jnp.max(log_probs, axis=-1, keepdims=True))  # a NaN or inf anywhere is the largest
+    finite = jnp.isfinite(jnp.max(log_probs, axis=-1, keepdims=True))  # NaN and inf propagate to the maximum
     kept_signal = _sparse(signal, log_probs, uniform)
     return SparseSignal(ids=kept_signal.ids, log_probs=jnp.where(finite, kept_signal.log_probs, jnp.nan))
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from distill.types import LOG_ZERO, SparseSignal, TeacherSignal
 
-# The student whose gradients are compared is the teacher at this temperature: the right order, too little confidence.
+# Gradients are compared for a student that is the teacher at this temperature: same ranking, less confidence.
 STUDENT_TAU = 2.0
 
 
 class FidelityResult(TypedDict):
-    """The measures of `Fidelity`, as a store's manifest keeps them; None where a measure is infinite or undefined."""
+    """The measures of `Fidelity` in a store's manifest; None where a measure is infinite or undefined."""
 
     tokens: int
     kl: float | None

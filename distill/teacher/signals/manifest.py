@@ -1,4 +1,4 @@
-"""The manifest of a store of signals: what it holds, and whether it fits the data, tokenizer and teacher of a run.
+"""The manifest of a signal store: its content, and whether it fits the data, tokenizer and teacher of a run.
 
 manifest.json is written last: a folder without one is an unfinished store. Its first line is a seal: the sha256 of the
 whole text with zeros in place of the seal, so that an edit of any byte is detected.
@@ -27,7 +27,7 @@ _LARGEST = 1 << 24
 
 
 class RecipeTeacher(TypedDict):
-    """The teacher of a recipe: the fingerprint of its run, and a hash that names its very weights."""
+    """The teacher of a recipe: the fingerprint of its run, and a hash that identifies its weights."""
 
     run: str
     checkpoint: str
@@ -37,7 +37,7 @@ class RecipeTeacher(TypedDict):
 
 
 class RecipeData(TypedDict):
-    """What the windows of a store are windows of."""
+    """The data that the windows of a store come from."""
 
     store: str  # fingerprint of the token store
     tokenizer: str
@@ -77,7 +77,7 @@ class TeacherValidation(TypedDict):
 
 
 class TeacherEntry(TypedDict):
-    """What a student reports of its teacher, which need not be at hand: config, record, validation loss."""
+    """What a student reports about its teacher, which need not be available: config, record, validation loss."""
 
     config: str
     record: dict[str, Any]
@@ -105,7 +105,7 @@ class SignalManifest(TypedDict):
 
 
 def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> RecipeData:
-    """What a signal's windows are windows of; the config of a student of the store must give the same."""
+    """The data that a signal's windows come from; the config of a student of the store must give the same."""
     return {
         "store": store.fingerprint,
         "tokenizer": store.tokenizer_name,
@@ -175,7 +175,7 @@ def read(folder: Path) -> SignalManifest:
 
 
 def _checked(tree: SignalManifest) -> SignalManifest:
-    """The tree, typed. Raises ValueError or the like for impossible values: anyone can compute a valid seal."""
+    """The tree, typed. Raises ValueError or a similar error for impossible values: anyone can compute a valid seal."""
 
     def number(fields: Mapping[str, object], name: str, most: int = 2**62) -> None:
         value = fields[name]

@@ -26,14 +26,14 @@ from distill.types import LOG_ZERO, HiddenStates, SparseSignal, TeacherSignal
 
 
 class SignalStore:
-    """An open store of signals; `read` returns what a student's batch carries."""
+    """An open store of signals; `read` returns the signals of a student's batch."""
 
     def __init__(
         self, path: str | Path, objective: ObjectiveConfig | None = None, unwritten: SignalManifest | None = None
     ):
-        """Raises SignalError where the store is damaged, or does not hold what the objective's target reads.
+        """Raises SignalError where the store is damaged, or lacks what the objective's target reads.
 
-        `unwritten` is the manifest of a store that is being made, before it is written.
+        `unwritten` is the manifest of a store in preparation, before it is written.
         """
         self.path, self._remote = cloud.at(str(path)), cloud.remote(path)
         self.manifest: SignalManifest = manifest.read(self.path) if unwritten is None else unwritten
@@ -55,7 +55,7 @@ class SignalStore:
         self._ids: NDArray[np.int32] = np.frombuffer(order, "<u4").astype(np.int32)  # id of each rank
 
     def _check_files(self, shards: list[ShardEntry]) -> None:
-        """Checks that every shard exists with its size, by one listing: 10,000 stats take longer than all the rest."""
+        """Checks that every shard exists with its size, by one listing: 10,000 stat calls take longer than all else."""
         if isinstance(self.path, Path):
             with os.scandir(self.path) as entries:
                 sizes = {item.name: item.stat().st_size for item in entries}
@@ -92,7 +92,7 @@ class SignalStore:
         return content
 
     def missing(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Those of these windows that the store does not hold."""
+        """The given windows that the store does not hold."""
         wanted = np.unique(windows)
         return wanted[~self._holds(wanted)]
 
@@ -135,7 +135,7 @@ class SignalStore:
             if len(absent):
                 raise SignalError(f"{self.path}: holds no signal of window {absent[0]}; {self.extent}")
             parts.append((shard, rows, index_rows.tolist()))
-        # From a bucket all records are requested at once: one by one, each would wait for the network.
+        # All records are requested from a bucket at once: one by one, each would wait for the network.
         spans = [span for shard, _, records in parts for span in shard.spans(records)] if self._remote else []
         try:
             contents = iter(cloud.ranges(spans))
@@ -184,7 +184,7 @@ class SignalStore:
 
     @property
     def extent(self) -> str:
-        """Which windows the store holds and how to get others, as the end of an error message."""
+        """Which windows the store holds and how to get others, for the end of an error message."""
         extent = self.manifest["recipe"]["windows"]
         if extent["count"] == extent["of"]:
             return f"its data have {extent['of']} windows"

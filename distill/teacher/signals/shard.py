@@ -5,8 +5,8 @@
     index      window (i64), offset (u64), size (u32), most (u32) of each record
     footer     offset of the index (u64), records (u64), blake2b-128 of line and index
 
-A record's digest covers its window and its payload and is keyed by store and shard, so that a record or a file in the
-place of another is detected like a flipped bit. A shard grows under the name NAME.part; a killed writer leaves complete
+A record's digest covers its window and its payload and is keyed by store and shard, so that swapped records or files
+are detected like flipped bits. A shard grows under the name NAME.part; a killed writer leaves complete
 records and at most one incomplete one, which the next writer truncates.
 """
 
@@ -32,7 +32,7 @@ HOW = "the store is damaged: delete it and run launch.cache again"
 
 
 class ShardEntry(TypedDict):
-    """What a store's manifest keeps of a finished shard."""
+    """The manifest's entry of a finished shard."""
 
     file: str
     size: int  # bytes
@@ -105,7 +105,7 @@ class ShardWriter:
         self._file.write(_RECORD.pack(window, len(payload), most, digest) + payload)
 
     def flush(self) -> None:
-        """Hands everything to the operating system, which keeps it if this process dies."""
+        """Passes all data to the operating system, which keeps them if this process dies."""
         self._file.flush()
 
     def finish(self) -> ShardEntry:

@@ -24,7 +24,7 @@ Dtype = Literal["float16", "bfloat16", "float32"]
 
 
 class SpecFields(TypedDict, total=False):
-    """The fields of `SignalSpec`, any of them."""
+    """Any subset of the fields of `SignalSpec`."""
 
     kind: Kind
     top_k: int
@@ -75,7 +75,7 @@ class SignalSpec:
     def of(cls, objective: ObjectiveConfig, **overrides: Unpack[SpecFields]) -> "SignalSpec":
         """The signal that an objective's target reads, with these fields overridden.
 
-        Another kind than the target's takes no parameters from the objective.
+        A kind other than the target's takes no parameters from the objective.
         """
         kind: Kind = "hidden" if objective.target == "soft" else objective.target
         if overrides.get("kind", kind) != kind:
@@ -138,7 +138,7 @@ class SignalSpec:
     def select(
         self, ids: NDArray[np.integer], log_probs: NDArray[np.floating], objective: ObjectiveConfig | None
     ) -> tuple[NDArray[np.integer], NDArray[np.floating]]:
-        """The part of a sparse signal [..., K] that an objective's target reads; all of it where they match."""
+        """The part of a sparse signal [..., K] that an objective's target reads; the whole signal where they match."""
         target = objective.target if objective else self.kind
         if objective is None or target == "sampled" or self.kind == "argmax":
             return ids, log_probs

@@ -1,7 +1,7 @@
 """Writes the shards of a store: computation overlaps packing, and writing resumes after a kill.
 
 The recipe alone determines which window is in which shard: shard i holds the windows i n .. (i + 1) n - 1 of the rising
-list of those to store. So the files that exist say where to resume; they are checked, and not computed again.
+list of those to store. The existing files therefore determine where to resume; they are checked, not recomputed.
 """
 
 from collections.abc import Callable, Mapping
