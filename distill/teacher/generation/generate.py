@@ -34,7 +34,7 @@ JOURNAL, MANIFEST, STORE = "completions.jsonl", "manifest.json", "store"
 
 
 class Summary(TypedDict):
-    """Counts and FLOPs of a whole journal; the speed is that of this process, absent where it wrote nothing."""
+    """Counts and FLOPs of a whole journal, and the speed of this process, absent if it wrote nothing."""
 
     completions: int
     tokens: int  # generated
@@ -66,8 +66,8 @@ def generate(
 ) -> GenerationManifest:
     """Writes completions.jsonl, the token store and, last, manifest.json into `output`; returns the manifest.
 
-    Called again, it resumes; once finished, it only applies `keep` and min_log_prob again. `keep` decides for each
-    record (a line of the jsonl) whether it enters the store. Raises DistillError where `output` is of another
+    A second call resumes; after completion, it only reapplies `keep` and min_log_prob. `keep` decides for each
+    record (a line of the jsonl) whether it enters the store. Raises DistillError where `output` belongs to another
     generation, or teacher and prompts have different tokenizers.
     """
     output = Path(output)

@@ -32,12 +32,12 @@ class Record(TypedDict):
 
 
 class Journal:
-    """Appends batches of lines; an incomplete batch that a kill left is truncated when the file is opened again."""
+    """Appends batches of lines; opening truncates an incomplete batch that a kill left."""
 
     def __init__(self, path: Path, sizes: Sequence[int]):
         """`sizes`: the number of lines of every batch. `done` and `lines` count the complete batches and lines."""
         self.path, self.done, self.lines = path, 0, 0
-        self._file = open(path, "ab+")  # noqa: SIM115 - held as long as this
+        self._file = open(path, "ab+")  # noqa: SIM115 - open for the lifetime of this object
         self._file.seek(0)
         end = 0
         for size in sizes:
@@ -61,7 +61,7 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[Record]:
-    """The records of a whole file. Raises DistillError, naming the line, for one that cannot be read."""
+    """Yields the records of a whole file. Raises DistillError, naming the line, where one is invalid."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -27,7 +27,7 @@ class PromptPosition:
 class Prompts:
     """All prompts of a generation, numbered from 0; `left_out` counts those that were too long or empty.
 
-    Raises DataError where the store gives no prompt.
+    Raises DataError where the store yields no prompt.
     """
 
     def __init__(self, store: TokenStore, config: GenerationConfig):
@@ -103,7 +103,7 @@ def _before_completions(split: Split, begins: NDArray[np.int64], ends: NDArray[n
 def _starts(
     begins: NDArray[np.int64], ends: NDArray[np.int64], config: GenerationConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Document and first token of every prompt: at a document's beginning, then every `every` tokens where one fits."""
+    """Document and first token of every prompt: at a document's beginning, then every `every` tokens if one fits."""
     document, starts = [], []
     for i, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist())):
         last = max(end - config.prompt_tokens, begin) if config.every else begin

@@ -1,4 +1,4 @@
-"""Builds a token store from completions, in which only the completions have weight, for a student to train on."""
+"""Builds the token store of completions that a student trains on; only the completions have weight."""
 
 import hashlib
 import itertools
@@ -25,7 +25,7 @@ Filter = Callable[[Record], bool]
 
 
 class Maker(TypedDict):
-    """Who made the completions: the teacher's run, its N and D, and the FLOPs of the generation."""
+    """The origin of the completions: the teacher's run, its N and D, and the FLOPs of the generation."""
 
     teacher: str
     N: int
@@ -34,9 +34,9 @@ class Maker(TypedDict):
 
 
 class CompletionSource:
-    """The kept completions as a source of documents, after the validation text of the store that the prompts are from.
+    """A source of documents: the validation text of the prompts' store, then the kept completions.
 
-    A document is a prompt and its completion, token by token as they were drawn; only the completion has weight.
+    A document is a prompt and its completion with the token ids as drawn; only the completion has weight.
     Raises DistillError where no completion passes min_log_prob and the filter.
     """
 
@@ -97,14 +97,14 @@ def _passes(record: Record, least: float, keep: Filter | None, where: str) -> bo
         return True
     try:
         return bool(keep(record))
-    except Exception as error:  # the user's own function: say where it failed
+    except Exception as error:  # user code may raise anything: report where it failed
         raise DistillError(f"{where}: the filter raised {type(error).__name__}: {error}") from None
 
 
 def build(
     path: Path, completions: CompletionSource, prompts: TokenStore, on_progress: OnProgress = lambda _: None
 ) -> TokenStore:
-    """The token store of the completions at `path`; a store of other completions is replaced: it can be built again."""
+    """Builds the token store of the completions at `path`; replaces one of other completions, which can be rebuilt."""
     description = {
         "source": completions.describe(),
         "tokenizer": {"name": prompts.tokenizer_name, "hash": prompts.tokenizer_hash},
