@@ -43,7 +43,7 @@ def on_policy_spec(config: ExperimentConfig) -> OnPolicySpec | None:
     return OnPolicySpec(prompt_tokens=c.prompt_tokens, decode=decoding)
 
 
-def is_on_policy(hyper: Hyperparams, step: Int[Array, ""]) -> Bool[Array, ""]:
+def is_on_policy(hyper: Hyperparams, step: Int[Array, ""] | int) -> Bool[Array, ""]:
     """Whether the student writes the batch of `step`: with probability `on_policy.fraction` (their Algorithm 1)."""
     return jax.random.uniform(_key(hyper, step)) < hyper.on_policy
 
@@ -56,7 +56,7 @@ def student_batch(
     The draws do not depend on microbatches; over devices, they agree up to the rounding of the logits.
     """
 
-    def written(student: Transformer) -> tuple[Int[Array, "B S+1"], Float[Array, "B S"]]:
+    def written(student: Transformer) -> tuple[Int[Array, "B T"], Float[Array, "B S"]]:
         size, prompt = batch.tokens.shape[0], spec.prompt_tokens
         keys = jax.random.split(jax.random.fold_in(_key(hyper, step), 1), size)
         completions = decode.generate(spec.decode, student, batch.tokens[:, :prompt], keys)
@@ -68,5 +68,5 @@ def student_batch(
     return dataclasses.replace(batch, tokens=tokens, weight=weight)
 
 
-def _key(hyper: Hyperparams, step: Int[Array, ""]) -> PRNGKeyArray:
+def _key(hyper: Hyperparams, step: Int[Array, ""] | int) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(hyper.seed), _TAG), step)

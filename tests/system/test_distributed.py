@@ -251,9 +251,9 @@ def test_a_process_finds_its_place(cluster, given, environ, want):
     "cluster, given, message",
     [
         ("slurm", {}, "SLURM_STEP_NODELIST is not set here; start it with srun"),
-        ("jobset", {}, "PODS is not set here; take the manifest of launch.gke"),
+        ("jobset", {}, "PODS is not set here; "),
         ("mpi", {}, "--cluster=mpi: wanted one of slurm, jobset, tpu"),
-        ("tpu", {"process": "1"}, "the machine itself says"),
+        ("tpu", {"process": "1"}, "JAX reads the addresses from the machine"),
         ("", {"processes": "2"}, "--coordinator=: wanted HOST:PORT of process 0"),
         ("", {"coordinator": "h:1", "processes": "2", "process": "2"}, "--process=2: wanted 0 to 1 of --processes=2"),
         ("", {"coordinator": "h:1", "processes": "two", "process": "0"}, "--processes=two: wanted a number"),

@@ -268,11 +268,11 @@ def test_tokens_of_another_kind_are_refused(wanted, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ([], ["--output=... is missing"]),
+        ([], ["--out=... is missing"]),
         (["--output=o"], ["--teacher=... is missing"]),
         (["--output=o", "--teacher=nowhere"], ["nowhere", "no finished run"]),
         (["--output=o", "--teacher=t", "--decode.top_p=2"], ["top_p of sampling: got 2.0"]),
-        (["--output=o", "--teacher=t", "--per_promt=2"], ["Did you mean 'per_prompt'"]),
+        (["--output=o", "--teacher=t", "--per_promt=2"], ["Did you mean --per_prompt"]),
         (["--output=o", "--teacher=t", "--min_log_prob=1"], ["min_log_prob: got 1.0"]),
         (["--output=o", "--teacher=t", "--filter=math:sqroot"], ["math has no function 'sqroot'. Did you mean 'sqrt'"]),
         (["--output=o", "--teacher=t", "--filter=no.py:f"], ["--filter=no.py:f: FileNotFoundError"]),
