@@ -1,8 +1,8 @@
-"""Orbax checkpoints of pure trees: saved asynchronously, sealed, restored bit for bit on any mesh.
+"""Orbax checkpoints of pure trees: saved asynchronously, with checksums, restored bit for bit on any mesh.
 
-A checkpoint is one item for the parameters, one for the optimiser, and the resolved config as text, so that a teacher
-is read without its optimiser. Arrays are stored under the names of their paths. Orbax restores arrays with flipped
-bits without a word, so every item carries the hashes of its files, and what does not match them is not restored.
+A checkpoint has one item for the parameters, one for the optimiser, and the resolved config as text, so that a teacher
+loads without its optimiser. Arrays are stored under the names of their paths. Orbax silently restores arrays with
+flipped bits, so every item carries the hashes of its files, and an item that does not match them is not restored.
 """
 
 import contextlib
@@ -32,16 +32,16 @@ class _Shaped(Protocol):
 
 
 class CheckpointError(DistillError):
-    """A checkpoint that is missing, that does not fit what asks for it, or that could not be saved."""
+    """A checkpoint that is missing, that does not match the requested structure, or that could not be saved."""
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint whose files are not those that were saved."""
+    """A checkpoint whose files differ from those that were saved."""
 
 
 class _SealedArrays(ocp.StandardCheckpointHandler):
-    # Orbax finalises an item in its temporary directory, before the rename that makes the checkpoint visible: there is
-    # no moment at which a checkpoint is there and its hashes are not.
+    # Orbax finalises an item in its temporary directory, before the rename that makes the checkpoint visible: a visible
+    # checkpoint always has its hashes.
     def finalize(self, directory: epath.Path) -> None:
         super().finalize(directory)
         checksums.write_checksums(directory)
@@ -59,7 +59,7 @@ def _flat(tree: object) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-# Weights compress to nine tenths of their size: a saving into less room than this share of it is not tried.
+# Weights compress to nine tenths of their size: a save is not attempted if less than this share of it is free.
 _COMPRESSED = 0.8
 _FULL = re.compile("No space left|RESOURCE_EXHAUSTED|Disk quota exceeded")
 
@@ -72,16 +72,16 @@ def _size(count: float) -> str:
 ITEMS = ("params", "optimizer")
 
 
-# Runs of a pack save in turns, each to its end: orbax tells the savings of a process apart by one counter, and two
-# threads at once took each other's folders for abandoned ones (the error was loud, but the run failed).
+# Runs that train together save one after the other: orbax identifies the saves of a process by one counter, and two
+# concurrent threads took each other's folders for abandoned ones, which failed the run.
 _TURN = threading.Lock()
 
 
 class Checkpoints:
     """The checkpoints of one run (or trunk) in a directory of their own; a context manager.
 
-    keep: how many of the latest to keep; 0 keeps all. readonly: leaves another run's folder as it is, what that run
-    may be writing at this moment included.
+    keep: how many of the latest to keep; 0 keeps all. readonly: changes nothing in another run's folder, which that
+    run may be writing at the same time.
     """
 
     def __init__(self, directory: str | Path | epath.Path, *, keep: int = 2, readonly: bool = False):
@@ -107,28 +107,28 @@ class Checkpoints:
 
     def __exit__(self, _: object, error: object, __: object) -> None:
         if error is not None and distributed.several() and not isinstance(error, preemption.Preempted):
-            return  # what is being saved waits for processes that may be gone
+            return  # a save in progress waits for processes that may be gone
         try:
             self.wait()
         except CheckpointError:
-            if error is None:  # else the first error is the one to tell
+            if error is None:  # else the first error is the one to report
                 raise
         finally:
             self._manager.close()
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk; CheckpointError where that failed."""
+        """Blocks until all saves are on disk. Raises CheckpointError if one failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # orbax passes on whatever its writers raise
             raise self._failed(error) from error
 
     def steps(self) -> list[int]:
-        """Steps with a whole checkpoint, oldest first."""
+        """Steps with a complete checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, items: Mapping[str, object], config: str) -> None:
-        """Starts saving {item: tree}; the arrays may be donated at once. A step that is there is not saved again."""
+        """Starts saving {item: tree}; the arrays may be donated at once. A step that exists is not saved again."""
         if step in self.steps():
             return
         # On a CPU orbax would write straight from buffers that the next step is about to overwrite.
@@ -149,10 +149,10 @@ class Checkpoints:
                 self.wait()
 
     def restore(self, step: int, like: Mapping[str, T]) -> dict[str, T]:
-        """The items of `step` that `like` has, with its structure, dtypes and places, whichever mesh they came from.
+        """The items of `step` that `like` has, with its structure, dtypes and shardings, whichever mesh saved them.
 
-        Raises CheckpointError, naming the first array that differs, where the checkpoint holds another model, and
-        DamagedCheckpoint, naming the file, where it is not what was saved.
+        Raises CheckpointError, naming the first array that differs, if the checkpoint holds another model, and
+        DamagedCheckpoint, naming the file, if it differs from what was saved.
         """
         if step not in self.steps():
             raise CheckpointError(f"{self.directory}: there is no checkpoint of step {step}, only {self.steps()}")
@@ -175,11 +175,10 @@ class Checkpoints:
         }
 
     def newest(self, like: Mapping[str, T], before: int | None = None) -> tuple[int, dict[str, T]] | None:
-        """The last checkpoint that is whole, up to step `before`, as (step, items); None where there never was one.
+        """The last intact checkpoint, up to step `before`, as (step, items); None if there never was one.
 
-        A damaged one is named in the log, set aside in DIRECTORY-damaged (not where this is read-only), and the one
-        before it is taken. Raises DamagedCheckpoint where none is whole: starting again from nothing is for the user
-        to say.
+        A damaged one is logged, moved to DIRECTORY-damaged (unless read-only), and the one before it is tried. Raises
+        DamagedCheckpoint if none is intact: only the user may decide to start again from scratch.
         """
         steps = [step for step in self.steps() if before is None or step <= before]
         damaged: list[str] = []
@@ -222,7 +221,7 @@ class Checkpoints:
         return target
 
     def _room(self) -> int | None:
-        """Bytes that the file system of this directory has left; None where that is unknown (a bucket)."""
+        """Free bytes on the file system of this directory; None if unknown (a bucket)."""
         if cloud.remote(self.directory):
             return None
         try:
@@ -232,7 +231,7 @@ class Checkpoints:
         return status.f_bavail * status.f_frsize
 
     def _failed(self, error: Exception) -> CheckpointError:
-        """What a failed saving is told as: the file, and on a full disk the need and the room."""
+        """The error of a failed save: names the file and, on a full disk, the needed and the free bytes."""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         remedy, room = "mend this", self._room()
         if _FULL.search(str(error)) and room is not None:

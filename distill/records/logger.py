@@ -1,4 +1,4 @@
-"""What a run says while it trains: lines of metrics.jsonl, the same for TensorBoard and W&B, and how far it is."""
+"""A run's log while it trains: lines of metrics.jsonl, the same metrics for TensorBoard and W&B, and its progress."""
 
 import importlib
 import json
@@ -16,12 +16,12 @@ from distill.records.tensorboard import EventWriter
 from distill.system import files
 from distill.system.progress import Progress, Rate
 
-# Of a line: when and how fast, which no two runs of one config share.
+# Columns of time and speed, which differ between two runs of one config.
 CLOCK = ("time", "tokens_per_second", "seconds_left", "mfu")
 
 
 class _Run(Protocol):
-    """What is asked of a run of Weights & Biases."""
+    """The methods used of a Weights & Biases run."""
 
     def log(self, data: Mapping[str, object], step: int) -> object: ...
 
@@ -29,9 +29,9 @@ class _Run(Protocol):
 class MetricsLogger:
     """Averages the metrics of calls into lines of metrics.jsonl, one call behind the device.
 
-    Steps whose update was rejected (guard.py) are in no mean; a line counts them as `rejected`. A line has the speed
-    since the one before it, and `mfu` where the device's peak is known: model FLOPs (counts.py), `teacher_flops` a
-    token included, over that peak. Event files for TensorBoard lie in a folder beside the path.
+    Steps whose update was rejected (guard.py) are excluded from means; a line counts them as `rejected`. A line has the
+    speed since the previous one, and `mfu` if the device's peak is known: model FLOPs (counts.py), `teacher_flops` per
+    token included, over that peak. Event files for TensorBoard are in a folder beside the path.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class MetricsLogger:
         self._pending: tuple[int, int, Mapping[str, jax.Array]] | None = None
         self._sums: dict[str, float] = {}
         self._count, self._rate = 0, Rate()
-        self._first_call: tuple[float, int] | None = None  # when the first call of steps ended, and at which step
+        self._first_call: tuple[float, int] | None = None  # the time and step at which the first call of steps ended
         self.step, self.consecutive_rejections = done, 0  # as of the last metrics that were read
         self._tokens = config.batch_size * config.seq_len
-        # A killed run may have logged past its last checkpoint: those steps are about to be logged again.
+        # A killed run may have logged past its last checkpoint: those steps will be logged again.
         if jax.process_index() == 0:
             kept = [line for line in read_metrics(path) if line["step"] <= done]
             files.atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -120,7 +120,7 @@ class MetricsLogger:
 
 
 def _wandb(config: ExperimentConfig, workdir: Path) -> _Run:
-    """A run of Weights & Biases in the project `config.loop.wandb`, continued where the workdir has one."""
+    """A Weights & Biases run in the project `config.loop.wandb`; the workdir's own is continued."""
     try:
         wandb = importlib.import_module("wandb")
     except ImportError:
@@ -135,7 +135,7 @@ def _wandb(config: ExperimentConfig, workdir: Path) -> _Run:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl, in order; a torn last line is left out. Raises SeriesError."""
+    """The complete lines of a metrics.jsonl, in order; a torn last line is skipped. Raises MetricsError."""
     if not path.exists():
         return []
     content = path.read_bytes()

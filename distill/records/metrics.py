@@ -1,8 +1,8 @@
-"""A metrics.jsonl of any length as a curve: means and extremes over runs of its lines, none of which stays in memory.
+"""A metrics.jsonl of any length as curves: means and extremes over stretches of lines, none of which stays in memory.
 
-The file is cut into stretches of equal bytes, each of which becomes one point. Of a long stretch only the numbers that
-are asked for are looked for in its text, which is several times as fast as parsing every line; where that does not
-find one in every line, the lines are parsed.
+The file is cut into stretches of equal bytes, each of which becomes one point. In a long stretch the requested numbers
+are searched in the text, which is several times as fast as parsing every line; if the search does not find one in
+every line, the lines are parsed.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from numpy.typing import NDArray
 from distill.errors import DistillError
 from distill.system import process
 
-AT = ("step", "tokens", "time")  # what a point has of its last line
-_MANY = 1 << 28  # bytes from which on several processes read
+AT = ("step", "tokens", "time")  # fields that a point takes from its last line
+_MANY = 1 << 28  # bytes from which several processes read
 _FEW = 4096  # bytes a point, up to which the lines are counted
 _Point = tuple[int, dict[str, float], dict[str, tuple[float, float, float]]]
 
 
 class MetricsError(DistillError):
-    """A log of metrics that cannot be read: which file, where, what was wanted."""
+    """A metrics log that cannot be read: which file, where, what was wanted."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MetricCurves:
-    """Points [P] in the file's order: `lines` is how many each stands for, `at` is of the last of them.
+    """Points [P] in the file's order: `lines` is the number of lines of each, `at` holds fields of the last of them.
 
-    `mean`, `low` and `high` are of the finite values of a name among them, nan where there are none.
+    `mean`, `low` and `high` are over the finite values of a name in these lines, nan if there are none.
     """
 
     lines: NDArray[np.int64]
@@ -48,10 +48,10 @@ class MetricCurves:
 
 
 def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: int = 0) -> MetricCurves:
-    """The curves of some metrics; a line each where there are no more than `points` of them.
+    """The curves of some metrics, with one point per line if there are at most `points` lines.
 
-    A torn last line is left out; a file that is not there has no points. `workers` reads with that many processes (0:
-    one a core where the file is large). Raises SeriesError for a line that is no JSON object with a step.
+    A torn last line is skipped; a missing file has no points. `workers` reads with that many processes (0: one per core
+    if the file is large). Raises MetricsError for a line that is not a JSON object with a step.
     """
     path = Path(path)
     size = path.stat().st_size if path.exists() else 0
@@ -74,7 +74,7 @@ def read(path: str | Path, names: Sequence[str], points: int = 1000, workers: in
 
 
 def last(path: str | Path) -> dict[str, Any] | None:
-    """The last whole line of a log, read from its end; None where there is none."""
+    """The last complete line of a log, read from its end; None if there is none."""
     path = Path(path)
     size, length = path.stat().st_size if path.exists() else 0, 4096
     while size:
@@ -91,7 +91,7 @@ def last(path: str | Path) -> dict[str, Any] | None:
 
 
 def _cuts(path: Path, size: int, points: int) -> list[int]:
-    """Where the stretches begin, each at the beginning of a line, and the end of the last whole line."""
+    """The offsets at which the stretches begin, each at the start of a line, and the end of the last complete line."""
     cuts = [0]
     with open(path, "rb") as file:
         if size <= points * _FEW:  # perhaps no more lines than points
@@ -129,7 +129,7 @@ def _point(stretch: tuple[str, int, int, tuple[str, ...]]) -> _Point:
 
 
 def _search(text: bytes, name: str, lines: int) -> NDArray[np.float64] | None:
-    """The numbers behind a name, or None unless there is one in each of so many lines."""
+    """The numbers that follow a name in the text, or None unless there is one in each of the lines."""
     numbers = re.findall(b'"%s": ([^,}\\s]*)' % re.escape(name.encode()), text)
     try:
         return np.fromiter(map(float, numbers), np.float64, lines) if len(numbers) == lines else None
@@ -138,7 +138,7 @@ def _search(text: bytes, name: str, lines: int) -> NDArray[np.float64] | None:
 
 
 def lines(path: str | Path, begin: int, text: bytes) -> Iterator[dict[str, Any]]:
-    """The lines of a text that stands at byte `begin` of a log. Raises SeriesError for the first that is none."""
+    """The parsed lines of a text at byte `begin` of a log. Raises MetricsError for the first invalid one."""
     for line in text.splitlines(keepends=True):
         yield _parse(path, begin, line)
         begin += len(line)
@@ -155,7 +155,7 @@ def _parse(path: str | Path, at: int, line: bytes) -> dict[str, Any]:
 
 
 def _number(value: object) -> float:
-    # Through text, as _search does: a whole number beyond a float is infinite, not an error.
+    # Converted through text, as in _search: an integer beyond a float's range becomes infinite, not an error.
     return float(repr(value)) if type(value) in (int, float) else float("nan")
 
 

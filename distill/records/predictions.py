@@ -1,6 +1,6 @@
 """predictions.csv: the loss that a law predicted for each run, written before the run began.
 
-Once a study has a fitted law, it appends one PredictionRecord a run before that run starts, and never changes it.
+Once a study has a fitted law, it appends one PredictionRecord per run before that run starts, and never changes it.
 `coverage` counts how often the measured loss was inside the interval. Standard library only.
 """
 
@@ -39,7 +39,7 @@ class PredictionTable(RecordTable[PredictionRecord]):
         super().__init__(path, PredictionRecord)
 
     def add(self, predictions: Iterable[PredictionRecord]) -> None:
-        """Adds the predictions of runs that have none yet. Raises TableError for lower > upper."""
+        """Adds the predictions of runs that have none yet. Raises TableError if lower > upper."""
         known = self.by_run()
         new: dict[str, PredictionRecord] = {}
         for prediction in predictions:
@@ -65,7 +65,7 @@ class PredictionTable(RecordTable[PredictionRecord]):
 def settled(
     predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
 ) -> Iterator[tuple[PredictionRecord, RunRecord]]:
-    """Every prediction whose run has finished, with that run; one made after the run had started does not count."""
+    """Every prediction whose run has finished, with that run; predictions made after the run started are excluded."""
     finished = runs if isinstance(runs, Mapping) else {record.run: record for record in runs}
     seen: set[str] = set()
     for prediction in predictions:
@@ -79,7 +79,7 @@ def settled(
 def coverage(
     predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
 ) -> tuple[int, int]:
-    """(inside, total): finished runs whose loss fell inside their predicted interval, of all that were predicted."""
+    """(inside, total): finished runs whose loss fell inside their predicted interval, and all that were predicted."""
     hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs)]
     return sum(hits), len(hits)
 

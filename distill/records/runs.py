@@ -1,7 +1,7 @@
-"""The runs table: one atomic row a finished run, in a CSV that a spreadsheet opens.
+"""The runs table: one row per finished run, appended atomically, in a CSV that a spreadsheet opens.
 
-runs.csv holds RunRecords, curves.csv the losses along the way. Appending takes a lock, writes one line in one call
-and syncs it, and first cuts off a line that a killed writer left torn. Standard library only.
+runs.csv holds RunRecords, curves.csv the losses during training. Appending takes a lock, cuts off a line that a killed
+writer left torn, writes its own line in one call and syncs it. Standard library only.
 """
 
 import csv
@@ -32,9 +32,9 @@ class TableError(DistillError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A finished run. Losses are validation cross-entropies in nats per token; None where it does not apply.
+    """A finished run. Losses are validation cross-entropies in nats per token; None if not applicable.
 
-    The defaults are what is known of a published model: its size and tokenizer, but neither its data nor its losses.
+    The defaults suit a published model: its size and tokenizer are known, its data and losses are not.
     """
 
     run: str  # the config's fingerprint
@@ -67,13 +67,13 @@ class RunRecord:
 
 
 class RecordTable(Generic[R]):
-    """A CSV whose columns are the fields of a dataclass; a trailing underscore of a field is no part of its column."""
+    """A CSV whose columns are the fields of a dataclass, without a field's trailing underscore."""
 
     def __init__(self, path: str | Path, cls: type[R]):
         self.path, self._cls = Path(path), cls
         hints = {name: typing.get_args(hint) or (hint,) for name, hint in typing.get_type_hints(cls).items()}
         self.columns = [name.rstrip("_") for name in hints]
-        # Field, column, type, whether it may be empty.
+        # Field, column, type, whether a cell may be empty.
         self._cells = [(name, name.rstrip("_"), kinds[0], type(None) in kinds) for name, kinds in hints.items()]
 
     @contextmanager
@@ -84,7 +84,7 @@ class RecordTable(Generic[R]):
             yield file
 
     def append(self, rows: Sequence[R]) -> None:
-        """Adds all rows or, if killed, at worst a torn last line that the next append removes."""
+        """Adds all rows; if killed, it leaves at worst a torn last line that the next append removes."""
         with self._locked() as file:
             self._write(file, rows)
 
@@ -103,11 +103,11 @@ class RecordTable(Generic[R]):
         os.fsync(file.fileno())
 
     def load(self) -> list[R]:
-        """All whole rows. Raises TableError for columns or cells that do not fit."""
+        """All complete rows. Raises TableError for columns or cells that do not fit."""
         return self.parse(self.path.read_bytes()) if self.path.exists() else []
 
     def parse(self, content: bytes) -> list[R]:
-        """All whole rows of this table's file content; a line without its end is left out. Raises TableError."""
+        """All complete rows of this table's file content; an unterminated line is skipped. Raises TableError."""
         try:
             text = content.decode("utf-8")
             lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
@@ -139,13 +139,13 @@ class RecordTable(Generic[R]):
 
 
 class RunTable(RecordTable[RunRecord]):
-    """runs.csv: appended by any number of processes; a run that is there already is not added again."""
+    """runs.csv: any number of processes append to it; a run that it already has is not added again."""
 
     def __init__(self, path: str | Path):
         super().__init__(path, RunRecord)
 
     def add(self, record: RunRecord) -> None:
-        """Adds a finished run once, even where several processes finish it at the same moment."""
+        """Adds a finished run once, even if several processes finish it at the same time."""
         with self._locked() as file:
             if record.run not in self.runs():
                 self._write(file, [record])
@@ -157,7 +157,7 @@ class RunTable(RecordTable[RunRecord]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """A training loss on the way: the mean over the steps since the point before."""
+    """A training loss during the run: the mean over the steps since the previous point."""
 
     run: str
     step: int
@@ -183,7 +183,7 @@ def save_record(record: RunRecord, path: str | Path) -> None:
 
 
 def load_record(path: str | Path) -> RunRecord | None:
-    """The finished run of a result.json, or None where there is none."""
+    """The finished run of a result.json, or None if there is none."""
     path = Path(path)
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""runs.csv of a study, read once: what its laws, its predictions, its plan and its report draw on.
+"""A study's runs.csv, read once for its laws, predictions, plan and report.
 
 Standard library only.
 """
@@ -13,7 +13,7 @@ from distill.records.runs import RunRecord, RunTable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyTable:
-    """The finished runs of a table in the order of its rows, with the hash of the file that they were read from."""
+    """The finished runs of a table in the order of its rows, with the hash of its file."""
 
     path: Path
     runs: tuple[RunRecord, ...]
@@ -21,9 +21,9 @@ class StudyTable:
 
     @classmethod
     def read(cls, path: str | Path) -> "StudyTable":
-        """Reads WORKDIR/runs.csv, or another table of this kind; without a file it has no runs.
+        """Reads WORKDIR/runs.csv, or another table of this kind; a missing file is an empty table.
 
-        Raises TableError for a file that is not such a table.
+        Raises TableError if the file is not such a table.
         """
         path = Path(path)
         if not path.exists():

@@ -1,8 +1,8 @@
-"""Scalars as TensorBoard reads them: event files, beside metrics.jsonl.
+"""Writes scalars as TensorBoard event files, beside metrics.jsonl.
 
-Written by hand: a writer is forty lines, and the known ones import torch (tensorboardX, where torch is installed) or
-TensorFlow. A file is a sequence of records: length, its masked CRC-32C, an Event message, its
-masked CRC-32C (TFRecord); of Event (tensorflow/core/util/event.proto) four fields are used.
+Written by hand: a writer is forty lines, and the existing ones import torch (tensorboardX, if torch is installed) or
+TensorFlow. A file is a sequence of records: length, its masked CRC-32C, an Event message, its masked CRC-32C
+(TFRecord). Four fields of Event (tensorflow/core/util/event.proto) are used.
 tests/records/test_tensorboard.py reads the files with TensorBoard's own reader.
 """
 
@@ -18,7 +18,7 @@ VERSION = "brain.Event:2"  # the first record of every file
 
 
 class EventWriter:
-    """Appends scalars to a new event file in `folder`; a resumed run opens another one, as TensorBoard expects."""
+    """Appends scalars to a new event file in `folder`; a resumed run opens a new file, as TensorBoard expects."""
 
     def __init__(self, folder: str | Path):
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -28,21 +28,21 @@ class EventWriter:
         self._append(_event(time.time(), 0, {}, VERSION))
 
     def add(self, step: int, wall: float, scalars: Mapping[str, float]) -> None:
-        """Scalars of one step, at `wall` seconds since 1970."""
+        """Appends the scalars of one step, at `wall` seconds since 1970."""
         self._append(_event(wall, step, scalars))
 
     def _append(self, message: bytes) -> None:
         length = struct.pack("<Q", len(message))
-        with open(self._path, "ab") as file:  # a line of metrics a second at most: nothing is gained by keeping it open
+        with open(self._path, "ab") as file:  # at most one line a second: keeping the file open gains nothing
             file.write(length + _masked(length) + message + _masked(message))
 
 
 def _event(wall: float, step: int, scalars: Mapping[str, float], version: str = "") -> bytes:
-    """Event: wall_time = 1, step = 2, file_version = 3 or summary = 5."""
+    """An Event message. Field numbers: wall_time 1, step 2, file_version 3, summary 5."""
     message = b"\x09" + struct.pack("<d", wall) + b"\x10" + _varint(step)
     if version:
         return message + _field(3, version.encode())
-    # Summary.value = 1, of which tag = 1 and simple_value = 2.
+    # Field numbers: Summary.value 1, with tag 1 and simple_value 2.
     values = (
         _field(1, _field(1, name.encode()) + b"\x15" + struct.pack("<f", value)) for name, value in scalars.items()
     )
@@ -82,6 +82,6 @@ def crc32c(content: bytes) -> int:
 
 
 def _masked(content: bytes) -> bytes:
-    """As TFRecord stores a checksum: rotated and shifted, so that it is no checksum of itself."""
+    """A checksum as TFRecord stores it: rotated and shifted, because CRCs over embedded CRCs are unreliable."""
     crc = crc32c(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
