@@ -1,6 +1,6 @@
-"""What cannot be a table of runs, or may not mean what it seems to: one run twice, N in millions, losses in bits.
+"""Checks of a table of runs for duplicate runs, sizes in the wrong unit (N in millions) and losses in bits.
 
-An error where a fit would be wrong; a note, which the report prints, where a person has to judge.
+Raises an error if a fit would be wrong, and adds a note, which the report prints, if the user has to decide.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ _ADVICE = "Convert it ({}), or accept it as it is (--units=asis, units=False in 
 
 
 class Lines(Protocol):
-    """What this module reads of a table."""
+    """The part of a table that this module reads."""
 
     @property
     def source(self) -> str: ...
@@ -29,7 +29,7 @@ class Lines(Protocol):
 
 
 def refuse_duplicates(table: Lines, arrays: Mapping[str, np.ndarray], run: str | None) -> None:
-    """LawError for one run listed twice: equal in all that the law reads, or of one name in the column `run`."""
+    """Raises LawError for duplicates: rows equal in all that the law reads, or with the same name in column `run`."""
     advice = "keep one of them; if they are runs of their own, such as seeds, use --duplicates=mean or keep"
     pair = _repeated(table.lines, zip(*(array.tolist() for array in arrays.values())))
     if pair:
@@ -47,7 +47,7 @@ def refuse_duplicates(table: Lines, arrays: Mapping[str, np.ndarray], run: str |
 
 
 def _repeated(lines: np.ndarray, keys: Iterable[object]) -> tuple[int, int] | None:
-    """The lines of the first two rows of one key; keys that are empty or nan are no keys."""
+    """The lines of the first two rows with the same key; empty and nan keys are ignored."""
     seen: dict[object, int] = {}
     for line, key in zip(lines.tolist(), keys):
         if key in seen:
@@ -58,13 +58,13 @@ def _repeated(lines: np.ndarray, keys: Iterable[object]) -> tuple[int, int] | No
 
 
 def groups(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The number of the group of equal inputs that each row belongs to, in the order of first appearance: [rows]."""
+    """The index of each row's group of equal inputs, numbered by first appearance: [rows]."""
     numbers: dict[tuple, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*(a.tolist() for a in arrays))], np.int64)
 
 
 def repeats_note(inputs: Sequence[str], arrays: Sequence[np.ndarray], losses: np.ndarray) -> tuple[str, ...]:
-    """A note where several runs share all inputs: seeds, or a sweep of which only the best should be fitted."""
+    """A note if several runs share all inputs: seeds, or a sweep of which only the best should be fitted."""
     index = groups(arrays)
     counts = np.bincount(index, minlength=1)
     repeated = np.flatnonzero(counts > 1)
@@ -80,7 +80,7 @@ def repeats_note(inputs: Sequence[str], arrays: Sequence[np.ndarray], losses: np
 
 
 def refuse_units(table: Lines, words: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
-    """LawError for magnitudes that are no counts of parameters and tokens, or no loss in nats per token."""
+    """Raises LawError for implausible counts of parameters or tokens, and for losses that are not nats per token."""
     model = next((n for n in ("N", "N_S") if n in arrays), None)
     data = next((n for n in ("D", "D_S") if n in arrays), None)
     if model and data:

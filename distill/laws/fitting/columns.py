@@ -1,9 +1,9 @@
-"""Which column of a table holds what: the aliases of the law's names, and FLOPs in place of N or D.
+"""Finds the columns of a table that a law needs: the aliases of the law's names, and FLOPs in place of N or D.
 
-An alias is compared without case and with `_` for every `.`, `/`, `-` and blank, and may stand behind one of PREFIXES:
-"Train/Tokens", "summary.train-tokens" and "train_tokens" are one. The law's own names (N, D, L, L_T, ...) are compared
-as they are written: `n` and `d` are no sizes. A column that the user named (`columns=`) wins; two others that differ
-are an error, as is one that is missing.
+Aliases are compared case-insensitively, with `_` for every `.`, `/`, `-` and blank, and after any of PREFIXES:
+"Train/Tokens", "summary.train-tokens" and "train_tokens" are the same. The law's own names (N, D, L, L_T, ...) are
+compared exactly: `n` and `d` are not sizes. A column that the user named (`columns=`) takes precedence; a missing
+column is an error, and so are two candidates with different values.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _LOSS = (
     *("final_val_loss", "loss_eval", "loss_val", "validation_cross_entropy", "val_cross_entropy"),
     *("eval_cross_entropy", "cross_entropy", "nll", "val_nll", "eval_nll"),
 )
-# Read where no column of _LOSS is there, and before them with loss_unit="perplexity".
+# Used if no column of _LOSS exists, and before those with loss_unit="perplexity".
 _PERPLEXITY = ("perplexity", "ppl", "eval_perplexity", "eval_ppl", "val_perplexity", "val_ppl", "validation_perplexity")
 _FLOPS = (
     *("flops", "flop", "total_flops", "train_flops", "training_flops", "compute", "train_compute", "training_compute"),
@@ -62,16 +62,16 @@ ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "L_T": (("L_T",), (*_teacher(_LOSS), *_teacher(_PERPLEXITY))),
 }
 _KNOWN = frozenset(alias for _, aliases in ALIASES.values() for alias in aliases)
-# What trackers put before the names of a run's settings and results.
+# Prefixes that experiment trackers add to the names of settings and results.
 PREFIXES = ("metrics", "metric", "params", "param", "config", "summary", "hparams", "tags", "data")
-_TRAINING = ("train_loss", "training_loss", "loss_train")  # no loss of a law, but worth a word where none is found
+_TRAINING = ("train_loss", "training_loss", "loss_train")  # not a law's loss; an error mentions it if none is found
 RUN = ("run", "run_id", "run id", "Run ID", "ID")  # columns that tell one run from another
 _SOLVED = ("N", "D", "N_S", "D_S")  # names that C can stand for
 RULES = ("6ND", "F")
 
 
 class NamedColumns(Protocol):
-    """What this module reads of a table."""
+    """The part of a table that this module reads."""
 
     @property
     def source(self) -> str: ...
@@ -85,7 +85,7 @@ class NamedColumns(Protocol):
     def loss_unit(self) -> str: ...
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as float64; raises LawError for cells that are no finite numbers."""
+        """A column as float64. Raises LawError for cells that are not finite numbers."""
         ...
 
     def refuse(self, bad: np.ndarray, name: str, wanted: str) -> None:
@@ -95,15 +95,15 @@ class NamedColumns(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Columns by the law's names: values float64 [rows], and the words that say where each is from."""
+    """Columns by the law's names: values float64 [rows], and a text that says where each comes from."""
 
     values: dict[str, np.ndarray]
-    columns: dict[str, str]  # the table's column that holds it, or that of the FLOPs it follows from
+    columns: dict[str, str]  # the table's column that holds it, or that of the FLOPs it is computed from
     words: dict[str, str]
 
 
 def candidates(table: NamedColumns, name: str) -> list[str]:
-    """The columns that may hold what the law calls `name`; the one that the user named alone, where there is one."""
+    """The columns that may hold the law's `name`; only the one that the user named, if any."""
     exact, aliases = ALIASES.get(name, ((name,), ()))
     chosen = [known for known in exact if known in table.named]
     if chosen:
@@ -121,7 +121,7 @@ def is_perplexity(column: str) -> bool:
 
 
 def find(table: NamedColumns, name: str) -> str:
-    """The one column of a law's name. Raises LawError where there is none and where several differ."""
+    """The column of a law's name. Raises LawError if there is none, or if several differ."""
     columns = candidates(table, name)
     if not columns:
         raise LawError(f"{table.source}: {_missing(table, name)}.{_advice([name])}")
@@ -134,7 +134,7 @@ def loss_columns(table: NamedColumns) -> list[str]:
 
 
 def resolve(form: type[Law], table: NamedColumns) -> Resolved:
-    """The inputs and the output of a form as numbers. All that is missing is one LawError."""
+    """The inputs and the output of a form as numbers. One LawError lists all that is missing."""
     wanted = (*form.inputs, form.output)
     by_name = {name: candidates(table, name) for name in (*wanted, "C")}
     solved = [name for name in form.inputs if name in _SOLVED and not by_name[name]]
@@ -169,7 +169,7 @@ def described(form: type[Law], table: NamedColumns) -> str:
 def _from_flops(
     form: type[Law], table: NamedColumns, name: str, column: str, by_name: Mapping[str, list[str]]
 ) -> tuple[np.ndarray, str]:
-    """(values, words) of the size or the tokens that follow from compute C = 6 N D, or C = 3 F(N) D."""
+    """(values, text) of the size or the tokens, computed from compute C = 6 N D, or C = 3 F(N) D."""
     C = table.numbers(column)
     partner = {"N": "D", "D": "N", "N_S": "D_S", "D_S": "N_S"}[name]
     other = table.numbers(_only(table, partner, by_name[partner]))
@@ -189,7 +189,7 @@ def _from_flops(
 
 
 def _only(table: NamedColumns, name: str, named_alike: Sequence[str]) -> str:
-    """The first of the candidates, where all hold the same; LawError that names them where they differ."""
+    """The first of the candidates if all hold the same values. Raises LawError that names them if they differ."""
     first, *others = named_alike
     for other in others:
         if not _same(table.columns[first], table.columns[other]):
@@ -209,7 +209,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @functools.cache
 def _plain(column: str) -> str:
-    """A column's name as aliases are compared: lower case, `_` between words, no prefix of a tracker."""
+    """A column's name normalised for comparison: lower case, `_` between words, no tracker prefix."""
     plain = re.sub(r"[\s./\-:]+", "_", column.strip().lower()).strip("_")
     if plain in _KNOWN:
         return plain
@@ -218,7 +218,7 @@ def _plain(column: str) -> str:
 
 
 def _bare(column: str) -> str:
-    """A column's name without the prefix of a tracker: 'params.N' -> 'N'."""
+    """A column's name without a tracker's prefix: 'params.N' -> 'N'."""
     head, dot, tail = column.strip().partition(".")
     return tail if dot and head.lower() in PREFIXES else ""
 

@@ -5,12 +5,12 @@
     each     "not" each | "(" rule ")" | "has(" name ")" | name operator value
     operator <= >= == != < >
 
-A name is a column of the table, or one of the law's names (N, D, L, ...), which finds its column as a fit does. Names
-hold letters, digits and _ . / - and need quotes otherwise: "val loss" < 3. A value is a number (1e9, 1.3B, 7_000_000)
-or a text, in quotes where it holds blanks or parentheses: State == 'not finished'.
+A name is a column of the table, or one of the law's names (N, D, L, ...), which is resolved as in a fit. Names consist
+of letters, digits and _ . / - and need quotes otherwise: "val loss" < 3. A value is a number (1e9, 1.3B, 7_000_000)
+or a text, in quotes if it contains blanks or parentheses: State == 'not finished'.
 
-An empty cell compares false with every operator, != too. `has(L_T)` selects the filled cells, and so does
-`L_T != nan`; `not has(L_T)` selects the empty ones.
+Every comparison with an empty cell is false, != too. `has(L_T)` and `L_T != nan` select the filled cells,
+`not has(L_T)` the empty ones.
 """
 
 import operator
@@ -31,7 +31,7 @@ _EXAMPLE = "wanted such as 'L_S <= 2.3 and N_S > 1e9', 'has(L_T)' or \"State == 
 
 
 class RuleTable(Protocol):
-    """What a rule reads of a table."""
+    """The part of a table that a rule reads."""
 
     def __len__(self) -> int: ...
 
@@ -45,7 +45,7 @@ class RuleTable(Protocol):
 
 
 def matching(rule: str, columns: RuleTable) -> np.ndarray:
-    """The mask [rows] of a rule. Raises LawError for a rule that cannot be read and for a column that is not there."""
+    """The mask [rows] of a rule. Raises LawError for an invalid rule or an unknown column."""
     parser = _Parser(rule, columns)
     mask = parser.either(np.ones(len(columns), bool), 0)
     if parser.peek():
@@ -55,7 +55,7 @@ def matching(rule: str, columns: RuleTable) -> np.ndarray:
 
 class _Parser:
     """Recursive descent. Every method takes `open`, the rows that the rest of the rule has not decided yet: only
-    their cells must be readable, so that a crashed run's cells do no harm where another comparison excludes it."""
+    their cells must be readable, so that a crashed run's bad cells raise nothing if another comparison excludes it."""
 
     def __init__(self, rule: str, columns: RuleTable):
         self._rule, self._columns = rule, columns
@@ -142,7 +142,7 @@ class _Parser:
 
 
 def empty(cells: np.ndarray) -> np.ndarray:
-    """Where a column's cells hold nothing: [rows]."""
+    """The mask [rows] of a column's empty cells."""
     if cells.dtype.kind == "f":
         return np.isnan(cells)
     return np.array([is_empty(cell) for cell in cells], bool)

@@ -1,8 +1,8 @@
-"""Files of runs as cells: .csv, .tsv, .xlsx, .json, .jsonl, .parquet, and folders of finished runs.
+"""Reads files of runs as cells: .csv, .tsv, .xlsx, .json, .jsonl, .parquet, and folders of finished runs.
 
-Read as W&B, MLflow, pandas and Excel write them: byte order marks (UTF-8 and UTF-16), Excel's first line "sep=;",
-commas, semicolons or tabs between cells, decimal commas, comment lines (#), empty columns and rows at the end, nested
-JSON objects (their names joined by dots). Nothing is unpickled or executed.
+Accepts what W&B, MLflow, pandas and Excel write: byte order marks (UTF-8 and UTF-16), Excel's first line "sep=;",
+commas, semicolons or tabs between cells, decimal commas, comment lines (#), empty trailing columns and rows, nested
+JSON objects (names joined by dots). Nothing is unpickled or executed.
 """
 
 import codecs
@@ -23,8 +23,8 @@ from distill.laws.forms.law import LawError
 from distill.system.files import loads
 
 SHIPPED = ("apple", "micro")
-RUN = "result.json"  # what a finished run leaves in its folder
-RUNS = "runs.csv"  # what a study or a sweep leaves in its own
+RUN = "result.json"  # the file of a finished run
+RUNS = "runs.csv"  # the file of a study or a sweep
 _DELIMITERS = (",", ";", "\t")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?[kKmMbBtT]?")
@@ -32,7 +32,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?[kKmMbBtT]?")
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """A table as read: names [columns], rows of cells, the rows' numbers in the file, what to tell, the sha256."""
+    """A table as read: names [columns], rows of cells, the rows' line numbers in the file, notes, the sha256."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[Any]]
@@ -42,7 +42,7 @@ class Cells:
 
 
 def read(source: str) -> Cells:
-    """The cells of a table that ships, of a file, of a run's, sweep's or study's folder, or of a glob of them.
+    """The cells of a shipped table, a file, the folder of a run, sweep or study, or a glob of them.
 
     Raises LawError.
     """
@@ -60,7 +60,7 @@ def read(source: str) -> Cells:
 
 
 def shipped(name: str) -> Path:
-    """Where a table that ships with the package lies: "apple", the paper's runs, or "micro", our own."""
+    """The path of a table shipped with the package: "apple", the paper's runs, or "micro", our own."""
     return Path(str(resources.files("distill.laws"))) / "tables" / f"{name}.csv"
 
 
@@ -91,7 +91,7 @@ def _text(content: bytes, source: str, kind: str) -> str:
 def _read_csv(content: bytes, source: str, delimiter: str = "") -> Cells:
     text = _text(content, source, "CSV")
     first, _, rest = text.partition("\n")
-    declared = re.fullmatch(r'"?sep=(.)"?[\s,;]*', first)  # Excel's own line, which says what stands between cells
+    declared = re.fullmatch(r'"?sep=(.)"?[\s,;]*', first)  # Excel's line that declares the delimiter
     if declared:
         text, delimiter = rest, declared[1]
     delimiter = delimiter or _delimiter(text)
@@ -107,12 +107,12 @@ def _read_csv(content: bytes, source: str, delimiter: str = "") -> Cells:
         raise LawError(f"{source}: empty; wanted a header line and one line a run.")
     names, body = filled[0][1], filled[1:]
     commented = [comments[-1][0].strip().removeprefix("#"), *comments[-1][1:]] if comments else []
-    if len(commented) == len(names) > 1 and all(_is_number(cell) for cell in names):  # as numpy.savetxt writes it
+    if len(commented) == len(names) > 1 and all(_is_number(cell) for cell in names):  # numpy.savetxt's format
         names, body = commented, filled
     names = _names([name.strip() for name in names], source)
     rows = []
     for line, row in body:
-        whole = len(records[line - offset])  # with the empty cells at its end
+        whole = len(records[line - offset])  # with its trailing empty cells
         if len(row) > len(names) or whole < len(names):
             raise LawError(f"{source}: row {line} has {whole} cells, the header has {len(names)}.")
         rows.append([*row, *[""] * (len(names) - len(row))])
@@ -122,21 +122,21 @@ def _read_csv(content: bytes, source: str, delimiter: str = "") -> Cells:
 
 
 def _delimiter(text: str) -> str:
-    """The one of comma, semicolon and tab that the first line that is no comment holds most of."""
+    """The most frequent of comma, semicolon and tab in the first line that is not a comment."""
     lines = (line for line in io.StringIO(text) if line.strip() and not line.startswith("#"))
     header = re.sub(r'"[^"]*"', "", next(lines, ""))
     return max(_DELIMITERS, key=header.count)
 
 
 def _trimmed(row: list[str]) -> list[str]:
-    """A row without the empty cells at its end."""
+    """A row without its trailing empty cells."""
     while row and not row[-1].strip():
         row = row[:-1]
     return row
 
 
 def _is_comment(row: list[str]) -> bool:
-    """Whether a line is one: '# exported ...'. A column named '#' is none."""
+    """Whether a line is a comment: '# exported ...'. A column named '#' is not."""
     return row[0].lstrip().startswith("#") and not (row[0].strip() == "#" and len(row) > 1)
 
 
@@ -145,7 +145,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _with_decimal_points(rows: list[list[str]]) -> list[list[str]]:
-    """Cells such as 2,31 with a point, in columns whose commas cannot all part thousands (as 1,300 could)."""
+    """Writes 2,31 as 2.31 in columns whose commas cannot all be thousands separators (as in 1,300)."""
     for column in range(len(rows[0]) if rows else 0):
         commas = [row[column].strip() for row in rows if "," in row[column]]
         decimal = all(_DECIMAL_COMMA.fullmatch(cell) for cell in commas)
@@ -156,7 +156,7 @@ def _with_decimal_points(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _names(names: list[str], source: str) -> list[str]:
-    """The header's names; a column without one (the index of pandas) gets its number."""
+    """The header's names; an unnamed column (pandas' index) gets its number."""
     names = [name or f"column {i}" for i, name in enumerate(names, 1)]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -170,7 +170,7 @@ def _read_tsv(content: bytes, source: str) -> Cells:
 
 def _read_jsonl(content: bytes, source: str) -> Cells:
     objects, lines = [], []
-    # Only "\n" ends a line: a JSON text may hold U+2028 and its like as they are.
+    # Only "\n" ends a line: a JSON text may contain U+2028 and similar separators unescaped.
     for line, text in enumerate(_text(content, source, "JSON lines").split("\n"), 1):
         try:
             entry = loads(text) if text.strip() else None
@@ -185,7 +185,7 @@ def _read_jsonl(content: bytes, source: str) -> Cells:
 
 
 def _read_json(content: bytes, source: str) -> Cells:
-    """A list of objects, or what DataFrame.to_json writes with orient records, split, table, columns or list."""
+    """Reads a list of objects, or DataFrame.to_json's output with orient records, split, table, columns or list."""
     try:
         tree = loads(_text(content, source, "JSON"))
     except ValueError as error:
@@ -214,7 +214,7 @@ def _from_objects(objects: Iterable[dict[str, object]], lines: Sequence[int]) ->
 
 
 def _leaves(tree: dict[str, object], prefix: str = "", depth: int = 8) -> Iterable[tuple[str, object]]:
-    """(name, cell) of an object; those of the objects inside it by names joined with dots."""
+    """(name, cell) of an object; names of nested objects are joined with dots."""
     for name, value in tree.items():
         if isinstance(value, dict) and depth:
             yield from _leaves(value, f"{prefix}{name}.", depth - 1)
@@ -239,7 +239,7 @@ def _read_parquet(content: bytes, source: str) -> Cells:
 
 
 def _read_xlsx(content: bytes, source: str) -> Cells:
-    """The first sheet that holds cells; formulas count by the values that Excel saved."""
+    """The first sheet with cells; a formula counts as the value that Excel saved."""
     try:
         import openpyxl
     except ImportError as error:
@@ -247,7 +247,7 @@ def _read_xlsx(content: bytes, source: str) -> Cells:
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         sheets = [(sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]) for sheet in book.worksheets]
-    except Exception as error:  # openpyxl ends in errors of many kinds where a workbook is damaged
+    except Exception as error:  # openpyxl raises many kinds of errors for a damaged workbook
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise LawError(f"{source}: not a whole .xlsx workbook ({text:.200}).") from error
     full = [(title, rows) for title, rows in sheets if any(not is_empty(c) for r in rows for c in r)]
@@ -267,7 +267,7 @@ def _read_xlsx(content: bytes, source: str) -> Cells:
 
 
 def _read_folders(places: Sequence[Path], source: str) -> Cells:
-    """The rows of run folders, of the runs.csv of sweeps and studies, and of files of tables, each by its place."""
+    """The rows of run folders, of the runs.csv of sweeps and studies, and of table files, each labelled by its path."""
     objects: list[dict[str, Any]] = []
     digest = hashlib.sha256()
     unfinished = []
@@ -289,7 +289,7 @@ def _read_folders(places: Sequence[Path], source: str) -> Cells:
                 objects += [{"folder": str(place)} | dict(zip(cells.names, row)) for row in cells.rows]
                 if place == places[0] and place.is_dir() and str(place) == str(Path(source)):
                     digest.update(content)
-                    break  # a study's own folder: its table holds the runs below it
+                    break  # a study's folder: its table has the runs below it
             else:
                 if (place / "config.txt").exists() or (place / "metrics.jsonl").exists():
                     unfinished.append(str(place))

@@ -1,4 +1,4 @@
-"""Fitting one law to one table: many starts, the best solution, and a status that says whether it can be trusted."""
+"""Fits one law to one table: many starts, the best solution, and a status that says whether it can be trusted."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from distill.system.progress import counter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDEN = 30.0  # the factor of the first delta from random starts
+WIDEN = 30.0  # factor of the first delta for random starts
 _POLISHED = 8  # best solutions refined with exact Hessians if the best has not converged
 AGREE = 1e-6  # relative excess of the objective within which two starts reached the same optimum
 
@@ -30,8 +30,8 @@ SUSPECT = "suspect rows"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
-    """Whether a fit can be trusted: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some lie far
-    outside the residuals of the others), `message` says why."""
+    """Whether a fit can be trusted: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some residuals
+    lie far outside the others'), `message` says why."""
 
     kind: str
     message: str = ""
@@ -45,7 +45,7 @@ class Status:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Fit:
-    """A fitted law with all that was used to fit it.
+    """A fitted law with its table, options, residuals and diagnostics.
 
     `objective` is the minimum of the sum over rows; `residuals` are log Lhat - log L, [n]; `weights` are the rows'.
     `agreement` is the share of starts that reached the minimum, `decrement` the certificate of solver.Solutions, and
@@ -73,7 +73,7 @@ class Fit:
         return text.as_html(*self._summary())
 
     def _summary(self) -> tuple[str, dict[str, float], dict[str, str]]:
-        """What was fitted to what, the values of parameters and combinations, and notes by heading."""
+        """The title, the values of parameters and combinations, and notes by heading."""
         delta = f" delta {self.minimised.delta:g}" if self.minimised.kind == "huber" else ""
         title = f"{self.law.name}: {len(self.rows)} runs of {self.table.source}, {self.minimised.kind}{delta}"
         values = {name: float(getattr(self.law, name)) for name in (*self.law.parameters(), *self.law.combinations)}
@@ -91,16 +91,16 @@ class Fit:
 
     @property
     def error(self) -> tuple[float, float]:
-        """(mean, maximal) relative error of the predicted loss in the sample."""
+        """(mean, maximal) in-sample relative error of the predicted loss."""
         error = np.abs(np.expm1(self.residuals))
         return float(error.mean()), float(error.max())
 
     def directions(self) -> tuple[identifiability.Direction, ...]:
-        """What the rows fix, in log parameters, the least fixed direction first."""
+        """Which directions in log parameters the rows fix, the least fixed first."""
         return identifiability.directions(self.law, self.rows, self.residuals, self.weights)
 
     def to_dict(self) -> dict[str, object]:
-        """What a law file keeps of a fit beside the law itself."""
+        """The entries of a law file that describe the fit, beside the law itself."""
         mean, largest = self.error
         return {
             "status": {"kind": self.status.kind, "message": self.status.message},
@@ -118,7 +118,7 @@ class Fit:
 
 
 class FitOptions(TypedDict, total=False):
-    """The options of `fit` that `compare` and `holdout` pass on."""
+    """The options of `fit` that `compare` and `holdout` forward."""
 
     objective: Objective | str | None
     delta: float
@@ -144,9 +144,9 @@ def fit(
     """Fits a form to a table of runs: Huber on log losses with `delta`, or another Objective.
 
     `runs` is a Table, a path, a dict of columns or a data frame (table.as_table).
-    `supervised` is the law of Lsup for Eq. 8 and its kin (two stages, as in the paper); `weights` are of the rows, or
-    name a column of standard errors; `grid` adds the published starts to the random ones. Raises LawError for bad
-    input and for fewer rows than parameters; anything else that is wrong with the fit is in its status.
+    `supervised` is the law of Lsup for Eq. 8 and its variants (two stages, as in the paper); `weights` holds one per
+    row, or names a column of standard errors; `grid` adds the published starts to the random ones. Raises LawError for
+    bad input and for fewer rows than parameters; the fit's status reports every other problem.
     """
     cls = registry.get(form)
     measure = objective if isinstance(objective, Objective) else Objective(kind=objective or "huber", delta=delta)
@@ -182,7 +182,7 @@ def make_fit(
     solutions: solver.Solutions,
     seed: int,
 ) -> Fit:
-    """The Fit of the best among solutions of one problem."""
+    """The Fit of the best of several solutions of one problem."""
     values = np.where(np.isfinite(solutions.objective), solutions.objective, np.inf)
     near = values <= values.min() * (1 + 1e-9) + 1e-300
     best = (
@@ -214,18 +214,18 @@ def make_fit(
 
 
 def plain(law: Law) -> Law:
-    """The law with Python floats for parameters."""
+    """The law with its parameters as Python floats."""
     values = {name: float(value) for name, value in law.values().items()}
     return dataclasses.replace(law, **values)
 
 
 def solved_rows(rows: solver.Rows, measure: Objective) -> solver.Rows:
-    """The rows as the solver wants them: the target's logarithm unless residuals are raw."""
+    """The rows for the solver: the target is a logarithm unless residuals are raw."""
     return rows if measure.raw else dataclasses.replace(rows, target=np.log(rows.target))
 
 
 def row_weights(runs: Table, weights: np.ndarray | str | None, rows: solver.Rows, measure: Objective) -> np.ndarray:
-    """Weights of rows, with mean 1: given, or 1/se**2 of the residual from a column of standard errors of the loss."""
+    """Row weights of mean 1: as given, or 1/se**2 of the residual from a column of standard errors of the loss."""
     n = len(rows)
     if weights is None:
         return np.ones(n)
@@ -284,7 +284,7 @@ def _judge(
 
 
 def _with_outliers(status: Status, far: tuple[outliers.Outlier, ...]) -> Status:
-    """The status, preceded by the rows that look like mistakes."""
+    """The status with the rows that look like mistakes put first in its message."""
     if not far:
         return status
     rest = "" if status else f"; {status}"

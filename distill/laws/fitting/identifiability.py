@@ -1,9 +1,9 @@
-"""Identifiability: which directions in parameter space the rows fix, by finite differences of the law.
+"""Identifiability: which directions in parameter space the rows fix, from finite differences of the law.
 
 Near the fit the residuals are linear in the parameters, r + J dp, and the eigenvectors of the Gauss-Newton matrix
-J'J / noise**2 are the directions in parameter space that the rows fix, each with its standard error. Parameters count
-in logarithms (real-signed ones as they are), so a standard error of 1 means a factor of e. A direction with a larger
-one is open: parameters move along it together at no cost, and only what stays constant along it is identified.
+J'J / noise**2 are directions in parameter space, each with its standard error. Parameters enter as logarithms
+(those of any sign unchanged), so a standard error of 1 means a factor of e. A direction with a larger one is open:
+parameters move along it together at no cost, and only combinations that stay constant along it are identified.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from distill.laws.fitting.solver import Rows
 from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import FitSetting
 
-OPEN = 1.0  # standard error, in natural logarithms, from which a direction counts as not fixed
+OPEN = 1.0  # standard error, in natural logarithms, from which a direction counts as open
 _STEP = 1e-5
 _MAIN = 0.1  # weight from which a parameter is named in a direction
 
@@ -35,11 +35,11 @@ class Direction:
 
     @property
     def main(self) -> tuple[str, ...]:
-        """The parameters that it moves by at least a tenth of the most moved one."""
+        """The parameters whose weight is at least a tenth of the largest."""
         return tuple(name for name, weight in self.weights.items() if abs(weight) > _MAIN)
 
     def words(self) -> str:
-        """The direction in words: 'c1, d1 only through kappa' or 'A, alpha only together (A^1.00 alpha^0.09)'."""
+        """The direction as text: 'c1, d1 only through kappa' or 'A, alpha only together (A^1.00 alpha^0.09)'."""
         main = {name: self.weights[name] for name in self.main}
         names = ", ".join(main)
         if len(main) == 1:
@@ -55,7 +55,7 @@ def differences(
     low: float | np.ndarray = -np.inf,
     high: float | np.ndarray = np.inf,
 ) -> np.ndarray:
-    """Differences of a vector function, [values, len(at)]: central, or one-sided where a box ends."""
+    """Finite differences of a vector function, [values, len(at)]: central, or one-sided at the end of a box."""
     columns = []
     for i in range(len(at)):
         step = np.zeros(len(at))
@@ -79,7 +79,7 @@ def slopes(law: Law, rows: Rows) -> np.ndarray:
 
 
 def noise(residuals: np.ndarray, parameters: int) -> float:
-    """A robust standard deviation of residuals (1.4826 times the median absolute one), for the parameters spent."""
+    """A robust standard deviation of residuals: 1.4826 times the median absolute one, corrected for p parameters."""
     n = len(residuals)
     return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - parameters, 1))) or 1e-12
 
@@ -132,10 +132,10 @@ def coordinate_slopes(law: Law, rows: Rows, setting: FitSetting) -> np.ndarray:
 
 
 def free_directions(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray) -> tuple[Direction, ...]:
-    """Directions in the fit's own coordinates (sizes and slopes at the table's centre) that the rows leave open.
+    """Directions in the fit's coordinates (sizes and slopes at the table's centre) that the rows leave open.
 
-    A parameter such as A, the value of a term at N = 1, may be open although the law is well fixed where the data
-    lie; a direction that is open even at the centre means that this table cannot identify this form.
+    A parameter such as A, the value of a term at N = 1, may be open although the law is well determined in the range of
+    the data; a direction that is open even at the centre means that this table cannot identify this form.
     """
     names = list(law.parameters())
     J = coordinate_slopes(law, rows, rows.setting)

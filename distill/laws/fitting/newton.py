@@ -2,16 +2,16 @@
 
     minimise over theta   sum_i w_i rho_delta(log L(theta; x_i) - log y_i)
 
-A step solves (H + lambda G) s = -g, where H holds the curvature of rho at the rows (only those within delta have
-any), and G that of the reweighted least-squares bound, which is never smaller: at lambda = 0 the step is Newton's on
-the rows that a Huber fit leaves in its square part, at large lambda a short, always descending one. The rows' own
-second derivatives are left out at first: they enter with weights of at most delta and random signs, and cost p times
-as much. Where few rows lie within delta and the form has a flat direction they decide, and a search without them
-crawls; such problems are solved again with them (`exact`).
+A step solves (H + lambda G) s = -g, where H is the curvature of rho over the rows (nonzero only within delta), and G
+that of the reweighted least-squares bound, which is never smaller. At lambda = 0 it is Newton's step on the rows in
+the square part of Huber's rho; at large lambda it is a short descent step. The rows' own second derivatives are
+omitted at first: they enter with weights of at most delta and random signs, and cost p times as much. If few rows lie
+within delta and the form has a flat direction, they dominate, and a search without them converges very slowly; such
+problems are solved again with them (`exact`).
 
-Narrow deltas have local minima between rows, so a search may begin with a wider delta, which shrinks whenever the
-current problem is nearly solved. A loop steps a few slots at a time; a slot whose problem is solved takes the next one
-from a queue, so that a slow problem delays no other.
+Narrow deltas have local minima between rows, so a search may start with a wider delta, which shrinks whenever the
+current problem is nearly solved. The loop steps a few slots at a time; a slot whose problem is solved takes the next
+one from a queue, so that a slow problem delays no other.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from distill.laws.forms.arrays import Values
 from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import FitSetting, Parameter
 
-if TYPE_CHECKING:  # distill.laws runs with jax, numpy and scipy alone
+if TYPE_CHECKING:  # distill.laws needs only jax, numpy and scipy
     from jaxtyping import Bool, Float, Int
 
 TOLERANCE = 1e-13  # of the predicted decrease, relative to the objective, at which a search ends
@@ -38,7 +38,7 @@ _SHRINK = 0.2  # of delta, from one stage to the next
 _LONGEST = 2.0  # step in any coordinate, all of which are logs, logits or of order one
 FLOOR = 1e-24  # the objective of an exact fit, per unit of weight: rounding
 _LIMIT = 200  # iterations of one problem
-RESULTS = ("problem", "theta", "value", "width", "damping", "decrement", "turn")  # what is kept of a solved problem
+RESULTS = ("problem", "theta", "value", "width", "damping", "decrement", "turn")  # fields kept of a solved problem
 
 # Residuals [C, n] at a list of coordinates, [C] each; and gradient [C, p], H and G [C, p, p] of a damped Newton step.
 Residual: TypeAlias = Callable[[list[jax.Array]], jax.Array]
@@ -55,7 +55,7 @@ class HasLoss(Protocol):
 
 
 class Form(Protocol):
-    """What a search needs of a form: a class of laws, or the pair of two that are fitted jointly."""
+    """The interface of a form: a class of laws, or a pair of laws that are fitted jointly."""
 
     def parameters(self) -> dict[str, Parameter]:
         """The declared parameters, one a coordinate."""
@@ -67,7 +67,7 @@ class Form(Protocol):
 
 
 # Shapes: C slots, Q entries of the queue, n rows (with padding and the pull), p parameters.
-# The fields of both dataclasses stand in the order in which jax sorts the keys of a dict.
+# The fields of both dataclasses are in the order in which jax sorts the keys of a dict.
 
 
 @functools.partial(
@@ -77,7 +77,7 @@ class Form(Protocol):
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchProblem:
-    """What all problems of a batch share: the form, the rows' inputs, the box, the objective.
+    """The shared parts of all problems of a batch: the form, the rows' inputs, the box, the objective.
 
     `raw`: residuals are of losses, not of their logarithms. `pull`: the quantity of a last row of another kind
     (solver.Rows). `exact`: H holds the rows' own second derivatives. A pytree whose first four fields are static.
@@ -97,7 +97,7 @@ class SearchProblem:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Queue:
-    """Problems that wait for a slot: index, start, first delta, weights and targets of rows, laws inside the law."""
+    """Problems waiting for a slot: index, start, first delta, weights and targets of rows, nested laws."""
 
     given: dict[str, Law]  # leaves [Q]
     problem: "Int[np.ndarray, 'Q']"
@@ -110,7 +110,7 @@ class Queue:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slots:
-    """Problems at work: those of Queue with the state of their searches. `problem` is -1 in an idle slot."""
+    """Active problems: the fields of Queue and the state of each search. `problem` is -1 in an idle slot."""
 
     G: "Float[jax.Array, 'C p p']"
     H: "Float[jax.Array, 'C p p']"
@@ -129,8 +129,8 @@ class Slots:
 
 
 class _Verdict(NamedTuple):
-    """What the trial of a turn decides, by slot: the first turn, the last stage, little left to win, less than before,
-    the end of the search, the end of the stage."""
+    """The decisions of a trial step, by slot: the first turn, the last stage, little predicted decrease, a lower
+    value, the end of the search, the end of the stage."""
 
     first: "Bool[jax.Array, 'C']"
     final: "Bool[jax.Array, 'C']"
@@ -208,7 +208,7 @@ def _pin(
     G: "Float[jax.Array, 'C p p']",
     pinned: "Bool[jax.Array, 'C p']",
 ) -> System:
-    """The same system without the coordinates that are held at an end of their box."""
+    """The same system without the coordinates that are pinned to a bound of their box."""
     free = ~pinned
     both = free[:, :, None] & free[:, None, :]
     unit = jnp.where(pinned[:, :, None], jnp.eye(H.shape[-1])[None], 0.0)
@@ -218,7 +218,7 @@ def _pin(
 def bend(
     residual: Residual, theta: "Float[jax.Array, 'C p']", pulls: "Float[jax.Array, 'C n']"
 ) -> "Float[jax.Array, 'C p p']":
-    """The rows' own second derivatives, each times its pull (weight times psi), summed over rows."""
+    """The rows' own second derivatives, each times its weight times psi, summed over rows."""
     gradient = jax.grad(lambda at: (pulls * residual(at.T)).sum())
     directions = jnp.broadcast_to(jnp.eye(theta.shape[1])[:, None, :], (theta.shape[1], *theta.shape))
     second = jax.vmap(lambda along: jax.jvp(gradient, (theta,), (along,))[1], out_axes=-1)(directions)
@@ -235,7 +235,7 @@ def begin(queue: Queue) -> Slots:
     """The state in which the searches of a queue's problems begin."""
     count, p = queue.theta.shape
     identity = jnp.broadcast_to(jnp.eye(p)[None], (count, p, p))
-    # With a dtype: an array of Python's floats has a weak one, for which the same program is compiled once more.
+    # An explicit dtype: an array of Python floats has a weak one, for which the program would be compiled again.
     each = functools.partial(jnp.full, count, dtype=queue.theta.dtype)
     return Slots(
         **{field.name: getattr(queue, field.name) for field in dataclasses.fields(queue)},
@@ -254,7 +254,7 @@ def begin(queue: Queue) -> Slots:
 def run(
     problem: SearchProblem, slots: Slots, queue: Queue, count: int, drain: bool
 ) -> tuple[Slots, dict[str, jax.Array], jax.Array]:
-    """Steps the problems in the slots, and those of the queue's first `count` entries as slots come free.
+    """Steps the problems in the slots, and those of the queue's first `count` entries as slots become free.
 
     Returns the slots once the queue is empty (with `drain`, once they are idle too), the RESULTS of the problems that
     were solved, an entry each, and how many entries of them count.
@@ -263,7 +263,7 @@ def run(
     def exchange(
         s: Slots, head: jax.Array, solved: jax.Array, results: dict[str, jax.Array]
     ) -> tuple[Slots, jax.Array, jax.Array, dict[str, jax.Array]]:
-        """Records the results of the slots that are done, and gives them what the queue holds."""
+        """Records the results of finished slots and fills them from the queue."""
         full = s.done & (s.problem >= 0)
         place = jnp.where(full, solved + jnp.cumsum(full) - 1, len(results["problem"]))
         results = {key: results[key].at[place].set(getattr(s, key), mode="drop") for key in results}
@@ -294,7 +294,7 @@ def run(
 
 
 def _advance(problem: SearchProblem, s: Slots) -> Slots:
-    """One turn of every slot: a trial step, its value, and the state that follows from it."""
+    """One turn of every slot: a trial step, its value, and the resulting state."""
     weights, floor = s.weights, FLOOR * s.weights.sum(-1)
     given = jax.tree_util.tree_map(lambda leaf: leaf[:, None], s.given)
 
@@ -311,8 +311,8 @@ def _advance(problem: SearchProblem, s: Slots) -> Slots:
         return (weights * ob.rho(jnp, residual, _by_row(problem, width, weights.shape[1]))).sum(-1)
 
     trial, predicted, solvable = _propose(problem, s)
-    # Some slot is at work in all turns but the first: a branch is what keeps XLA from working the slopes out again
-    # inside each product of them, which took twice the time.
+    # Some slot is active in all turns but the first: the branch keeps XLA from recomputing the slopes inside each of
+    # their products, which took twice the time.
     residual, slopes = jax.lax.cond(~s.done.all(), linearised, nothing, trial)
     value = total(residual, s.width)
     verdict = _judge(problem, s, value, predicted, solvable, floor)
@@ -345,7 +345,7 @@ def _advance(problem: SearchProblem, s: Slots) -> Slots:
 
 
 def _by_row(problem: SearchProblem, width: "Float[jax.Array, 'C']", rows: int) -> "Float[jax.Array, 'C #n']":
-    """Delta by slot and row: a pull's rho is a square."""
+    """Delta by slot and row; infinite for a pull, whose rho is a square."""
     if problem.pull is None:
         return width[:, None]
     return jnp.where(jnp.arange(rows)[None] == rows - 1, jnp.inf, width[:, None])
@@ -354,7 +354,7 @@ def _by_row(problem: SearchProblem, width: "Float[jax.Array, 'C']", rows: int) -
 def _propose(
     problem: SearchProblem, s: Slots
 ) -> "tuple[Float[jax.Array, 'C p'], Float[jax.Array, 'C'], Bool[jax.Array, 'C']]":
-    """The trial coordinates, the decrease that the model predicts for them, and whether there was a step to take."""
+    """The trial coordinates, the decrease that the model predicts for them, and whether there is a step."""
     low, high = problem.low[None, :], problem.high[None, :]
     pinned = (s.theta <= low) & (s.gradient > 0) | (s.theta >= high) & (s.gradient < 0)
     step, predicted = _step(*_pin(s.gradient, s.H, s.G, pinned), s.damping)
@@ -365,16 +365,16 @@ def _propose(
 def _judge(
     problem: SearchProblem, s: Slots, value: jax.Array, predicted: jax.Array, solvable: jax.Array, floor: jax.Array
 ) -> _Verdict:
-    """What a trial of this value decides; all arguments but the first are by slot."""
+    """The decisions that a trial's value leads to; all arguments but the first are by slot."""
     first = s.turn == 0  # takes no step: it evaluates the start, so that the body is all there is to compile
     final = (s.width <= problem.delta) & ~first
     small = predicted <= TOLERANCE * s.value + floor
     better = solvable & (value < s.value)
-    # At the last digits a step may promise a little and change nothing.
+    # In the last digits a step may predict a small decrease and change nothing.
     stalled = (predicted <= 100 * TOLERANCE * s.value) & ~better
     stopped = (small | stalled) & final & solvable & (s.damping < 1e-3)
     done = s.done | stopped | (s.damping >= 1e10) | (s.turn > _LIMIT)
-    # A stage is over once little is left to win in it; the next one is narrower.
+    # A stage ends once its predicted decrease is small; the next one has a smaller delta.
     over = ~final & ~first & (better & (predicted <= _NEARLY * s.value) | small)
     return _Verdict(first, final, small, better, done, over)
 
@@ -383,6 +383,6 @@ def _next_damping(s: Slots, gain: jax.Array, sound: jax.Array, verdict: _Verdict
     """Less damping where the decrease was as predicted (`gain` is their ratio), more where the step is rejected."""
     eased = jnp.where(gain > 0.5, s.damping * 0.1, jnp.where(gain > 0.1, s.damping, s.damping * 3.0))
     damping = jnp.where(sound, eased, s.damping * 6.0)
-    # A short damped step proves nothing: only an undamped one that promises nothing ends the search.
+    # A short damped step proves nothing: only an undamped step with no predicted decrease ends the search.
     damping = jnp.where(verdict.small & verdict.final, jnp.minimum(damping, 1e-8), damping)
     return jnp.clip(damping, 1e-12, 1e12)

@@ -1,4 +1,4 @@
-"""Cells of a table as numbers: plain, with a suffix (1.3B), with separators (7_000_000; 1,300,000), or empty."""
+"""Parses cells as numbers: plain, with a suffix (1.3B), with separators (7_000_000; 1,300,000), or empty."""
 
 import re
 from typing import Any
@@ -10,12 +10,12 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?")
 
 
 def is_empty(cell: object) -> bool:
-    """Whether a cell holds nothing: None, nan, or a text that stands for them."""
+    """Whether a cell is empty: None, nan, or a text that means one of them."""
     return cell is None or str(cell).strip().lower() in _ABSENT
 
 
 def number(cell: Any) -> float:
-    """A cell as a float64; nan for an empty cell and for what is no number."""
+    """A cell as a float64; nan for an empty cell or an invalid number."""
     if isinstance(cell, bool):
         return float("nan")
     try:

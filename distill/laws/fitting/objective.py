@@ -1,13 +1,13 @@
-"""What a fit minimises: a sum over rows of weight * rho(residual), in log space or on the raw loss.
+"""A fit's objective: the sum over rows of weight * rho(residual), in log space or on the raw loss.
 
-The residual is log Lhat - log L (or Lhat - L for "mse"), and rho is Huber's function. All four objectives are one:
+The residual is log Lhat - log L (or Lhat - L for "mse"), and rho is Huber's function. All four objectives use it:
 
     huber    rho = r**2/2 within delta, delta (|r| - delta/2) beyond   (the paper: delta = 1e-4; Hoffmann et al.: 1e-3)
     log-mse  delta = infinity                                           (least squares on log loss)
     mse      the same on the raw loss
     lad      delta = 1e-7, small enough that the minimiser is that of sum |r|, reported divided by delta
 
-It is a sum, never a mean: a mean shrinks the objective below the tolerances of line searches, which then stop early.
+The objective is a sum: a mean would shrink it below the tolerances of line searches, which then stop early.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _LAD_DELTA = 1e-7
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss of a fit over residuals; `delta` matters to "huber" only."""
+    """The loss of a fit over residuals; only "huber" uses `delta`."""
 
     kind: str = "huber"
     delta: float = 1e-3
@@ -46,7 +46,7 @@ class Objective:
 
     @property
     def unit(self) -> float:
-        """What one unit of the minimised sum is worth in the reported objective (sum |r| for "lad")."""
+        """The factor from the minimised sum to the reported objective (sum |r| for "lad")."""
         return _LAD_DELTA if self.kind == "lad" else 1.0
 
 

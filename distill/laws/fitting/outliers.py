@@ -1,8 +1,8 @@
-"""Rows that a fitted law cannot mean: far outside the robust scale of the residuals, each with its likely cause.
+"""Outlying rows of a fit: far outside the robust scale of the residuals, each with its likely cause.
 
-A Huber fit passes such rows by without a word. Here they are named, with the change that would bring each back: a size
-or a token count in thousands, millions or billions, a loss in bits (a loss in nats / ln 2) or a perplexity, a row of
-totals; else a run that diverged or did not finish.
+A Huber fit silently ignores such rows. This module names them, with the change that would make each fit: a size or a
+token count in thousands, millions or billions, a loss in bits (a loss in nats / ln 2) or a perplexity, a row of totals;
+otherwise a run that diverged or did not finish.
 """
 
 import dataclasses
@@ -15,8 +15,8 @@ from distill.laws.forms.law import Law
 
 _FAR = 10.0  # robust standard deviations ...
 _LEAST = 0.05  # ... and at least this residual of log loss
-_NEAR = (4.0, 0.03)  # a change explains a row that comes within so many deviations, or within this residual
-_GAP = 300.0  # factor of nothing between a few rows' sizes and all others', which a unit would close
+_NEAR = (4.0, 0.03)  # a change explains a row if it brings it within so many deviations, or within this residual
+_GAP = 300.0  # the gap, as a factor, between a few rows' sizes and all others' that suggests another unit
 _NAMED = 5  # rows that a status names
 _TOTALS = ("total", "totals", "sum", "grand total", "average", "mean", "summe", "gesamt")
 
@@ -38,7 +38,7 @@ class Outlier:
 def outliers(
     law: Law, rows: Rows, residuals: np.ndarray, columns: Mapping[str, np.ndarray], labels: Sequence[str]
 ) -> tuple[Outlier, ...]:
-    """The outlying rows, the farthest first; residuals [n] are log Lhat - log L, `labels` name the rows in the file."""
+    """The outlying rows, the largest residual first; residuals [n] are log Lhat - log L, `labels` name the rows."""
     if not np.isfinite(residuals).all():
         return ()
     scale = _scale(residuals, len(law.parameters()))
@@ -66,16 +66,16 @@ def words(outlying: Sequence[Outlier]) -> str:
 
 
 def _scale(residuals: np.ndarray, parameters: int) -> float:
-    """The robust standard deviation: 1.48 of the median |r|, without as many of the least as the law has parameters.
+    """The robust standard deviation: 1.48 times the median |r|, without the p smallest for a law of p parameters.
 
-    An absolute-value fit passes through that many rows, so their residuals say nothing.
+    An absolute-value fit passes through p rows, so their residuals carry no information.
     """
     sizes = np.sort(np.abs(residuals))
     return 1.4826 * float(np.median(sizes[min(parameters, len(sizes) - 1) :]))
 
 
 def _totals(rows: Rows, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Rows that sum up the others: a text cell says so, or every size and count is the sum of all others', [n]."""
+    """The mask [n] of totals: a text cell says so, or every size and count is the sum of all others'."""
     sums_up = np.zeros(len(rows), bool)
     for column in columns.values():
         if column.dtype.kind == "U":
@@ -87,9 +87,9 @@ def _totals(rows: Rows, columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _other_units(law: Law, rows: Rows) -> dict[int, str]:
-    """Rows whose size or tokens lie far from all others and a unit would bring among them: {row: words}.
+    """Rows whose size or tokens lie far from all others and would not in another unit: {row: text}.
 
-    Such a row can pull the law to itself, so that its residual shows nothing.
+    Such a row can pull the law towards itself, so that its residual is small.
     """
     causes: dict[int, str] = {}
     for name, values in zip(law.inputs, rows.inputs):
@@ -111,7 +111,7 @@ def _other_units(law: Law, rows: Rows) -> dict[int, str]:
 
 
 def _cause(law: Law, rows: Rows, row: int, near: float) -> str:
-    """The change of one row that brings it nearest to the law, if any brings it near."""
+    """The change of one row that brings it closest to the law, if any brings it close enough."""
     inputs = {name: float(values[row]) for name, values in zip(law.inputs, rows.inputs)}
     loss = float(rows.target[row])
     tried = [(abs(_residual(law, changed, value)), text) for text, changed, value in _changes(inputs, loss)]
@@ -124,7 +124,7 @@ def _cause(law: Law, rows: Rows, row: int, near: float) -> str:
 
 
 def _changes(inputs: Mapping[str, float], loss: float) -> Iterator[tuple[str, dict[str, float], float]]:
-    """(words, inputs, loss) of the changes to try."""
+    """(text, inputs, loss) of the changes to try."""
     yield "loss in bits, / ln 2?", dict(inputs), loss * float(np.log(2))
     if loss > 1:
         yield "loss a perplexity, exp?", dict(inputs), float(np.log(loss))
@@ -138,7 +138,7 @@ def _changes(inputs: Mapping[str, float], loss: float) -> Iterator[tuple[str, di
 
 
 def _residual(law: Law, inputs: Mapping[str, float], loss: float) -> float:
-    """log Lhat - log L; infinite where either is no positive number."""
+    """log Lhat - log L; infinite if either is not a positive number."""
     with np.errstate(all="ignore"):
         predicted = float(law(**inputs))
         both = np.isfinite(predicted) and predicted > 0 and loss > 0

@@ -1,4 +1,4 @@
-"""From a table of runs to the rows of a law: which runs, which columns, checked."""
+"""Selects the runs and columns of a table that a law is fitted to, and checks them."""
 
 from collections.abc import Mapping
 
@@ -15,16 +15,16 @@ _KINDS = ("supervised", "distillation")  # of the column `kind` in this project'
 
 
 def default_form(runs: Runs) -> str:
-    """The law that a table asks for: Eq. 8 where runs have a teacher (a filled L_T), else the supervised one."""
+    """The default form of a table: Eq. 8 if runs have a teacher (a filled L_T), else the supervised law."""
     table = as_table(runs)
     return "distillation" if _taught(table).any() else "supervised"
 
 
 def select(form: type[Law], runs: Runs) -> Table:
-    """The runs that a form describes: of its kind, with a loss, the best or the mean of each group where asked.
+    """The runs that a form describes: of its kind, with a loss, and on request the best or the mean of each group.
 
-    A run with a teacher's loss is a student; so it is where the table has a column `kind`, which then decides. Runs
-    without a loss are counted, named in the notes and left out. Raises LawError.
+    A run with a teacher's loss is a student, unless the table has a column `kind`, which then decides. Runs without a
+    loss are excluded, and the notes count and name them. Raises LawError.
     """
     table = _of_kind(form, as_table(runs))
     table = _finished(form, table)
@@ -60,7 +60,7 @@ def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = Non
 
 
 def notes(form: type[Law], table: Table) -> list[str]:
-    """What a reader of a fit should know of its rows: columns, unit, what was left out, and repeated inputs."""
+    """The notes on a fit's rows: their columns, their unit, excluded runs, and repeated inputs."""
     arrays = naming.resolve(form, table).values
     unit = f"stated as {table.loss_unit}" if table.loss_unit else "assumed; else --loss-unit=bits or perplexity"
     lines = [f"{naming.described(form, table)}; losses in nats per token ({unit})", *table.notes]
@@ -70,7 +70,7 @@ def notes(form: type[Law], table: Table) -> list[str]:
 
 
 def _taught(table: Table) -> np.ndarray:
-    """Which rows have a teacher's loss, [rows]."""
+    """The mask [rows] of rows with a teacher's loss."""
     losses = naming.candidates(table, "L_T")
     taught = np.zeros(len(table), bool)
     for name in losses:
@@ -104,7 +104,7 @@ def _finished(form: type[Law], table: Table) -> Table:
     """The rows with a loss."""
     losses = naming.candidates(table, form.output)
     if not losses:
-        return table  # rows_of tells all that is missing
+        return table  # rows_of reports all that is missing
     bad = np.all([expressions.empty(table.columns[name]) for name in losses], axis=0)
     if not bad.any():
         return table
@@ -118,7 +118,7 @@ def _finished(form: type[Law], table: Table) -> Table:
 
 
 def _best(form: type[Law], table: Table) -> Table:
-    """The row of least loss for each combination of `best_of`."""
+    """The row of lowest loss for each combination of `best_of`."""
     resolved = naming.resolve(form, table)
     keys = []
     for name in table.best_of:
@@ -135,7 +135,7 @@ def _best(form: type[Law], table: Table) -> Table:
 
 
 def _averaged(form: type[Law], table: Table) -> Table:
-    """Rows of equal inputs as one, the first of them with the mean of their losses."""
+    """Merges rows of equal inputs: keeps the first of them, with the mean of their losses."""
     resolved = naming.resolve(form, table)
     index, losses = checks.groups([resolved.values[name] for name in form.inputs]), resolved.values[form.output]
     first = np.unique(index, return_index=True)[1]

@@ -1,9 +1,9 @@
 """Many small fits at once: every fit of this package is a batch of problems that share their rows.
 
 Starts, bootstrap resamples, folds, held-out rows and jackknives are the same problem with other row weights, so all of
-them run through one compiled loop (newton.py), a few at a time on each core. Rows are differentiated forward, one
-direction a parameter, so any form traceable by jax will do. All is float64 inside `jax.enable_x64`, whatever the
-process's configuration.
+them run through one compiled loop (newton.py), a few at a time on each core. Rows are differentiated in forward mode,
+one direction per parameter, so any form that jax can trace works. Everything is float64 inside `jax.enable_x64`,
+whatever the process's configuration.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ from distill.laws.fitting import objective as ob
 from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import FitSetting
 
-CERTIFIED = 1e-8  # of the objective: a search that promises no more is solved; far below what one run more changes
+CERTIFIED = 1e-8  # of the objective: the largest predicted decrease of a solved search; one more run changes far more
 _BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar size share a compiled program
 
 Progress = Callable[[int], None]
@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The rows that problems share: inputs are [n]; the target is [n], or [problems, n] where problems differ.
+    """The rows that problems share: inputs are [n]; the target is [n], or [problems, n] if problems differ.
 
     `given` holds the laws inside the fitted one (Lsup), their leaves scalar or [problems]. A `pull` is a last row of
     another kind, for profiles: its residual is log(pull(xp, law)) minus the last target, and rho there is a square.
@@ -49,8 +49,8 @@ class Rows:
 class Solutions:
     """One entry a problem: coordinates [R, p], objective, decrement (decrease still predicted / objective), iterations.
 
-    `converged` is the certificate: Newton's decrement, the gradient's norm in the metric of the curvature, promises
-    less than CERTIFIED of the objective (most end near 1e-14).
+    `converged` is the certificate: Newton's decrement, the gradient's norm in the metric of the curvature, is less than
+    CERTIFIED times the objective (most end near 1e-14).
     """
 
     theta: np.ndarray
@@ -67,7 +67,7 @@ class Solutions:
         return Solutions(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
     def improved(self, index: np.ndarray, other: "Solutions") -> "Solutions":
-        """These with those at `index` replaced where another is lower, or as low and certified where they are not."""
+        """These solutions, with those at `index` replaced where the other is lower, or equal and newly certified."""
         old = self.take(index)
         lower = other.objective < old.objective * (1 - 1e-9)
         as_low = other.converged & ~old.converged & (other.objective <= old.objective * (1 + 1e-9))
@@ -80,7 +80,7 @@ class Solutions:
 
 
 def slot_count(n: int, p: int) -> int:
-    """Problems stepped at once: few enough that their slopes and the products of those stay in a core's cache."""
+    """Problems stepped at once: few enough that their slopes and the slopes' products stay in a core's cache."""
     if jax.default_backend() != "cpu":
         return 4096
     return int(2 ** np.clip(np.round(np.log2(3e5 / (max(n, 1) * p**2))), 2, 9))
@@ -103,7 +103,7 @@ class _Batch:
     queue: int
 
     def entries(self, index: np.ndarray) -> newton.Queue:
-        """The problems at `index`, the last repeated, as a queue."""
+        """The problems at `index` as a queue, padded with the last one."""
         Q = self.queue
         index = np.resize(index, Q)
 
@@ -141,7 +141,7 @@ def solve(
     """
     batch = _batch(form, rows, np.asarray(starts, np.float64), weights, objective, widen, exact)
     state = _run_queues(batch, progress)
-    with np.errstate(invalid="ignore", over="ignore"):  # of searches that never saw a finite loss
+    with np.errstate(invalid="ignore", over="ignore"):  # from searches that never saw a finite loss
         left = state["decrement"] * state["value"]
         solved = left <= CERTIFIED * state["value"] + newton.FLOOR * batch.weights.sum(-1)
     return Solutions(
@@ -207,7 +207,7 @@ def _run_queues(batch: _Batch, progress: Progress | None) -> dict[str, np.ndarra
             return next(queues, None)
 
     def work() -> None:
-        """Takes queues until none is left; a slot that is at work when its queue ends continues under the next one."""
+        """Takes queues until none is left; a slot that is active when its queue ends continues with the next one."""
         index, slots = following(), None
         while index is not None:
             queue, ahead = batch.entries(index), following()
@@ -229,12 +229,12 @@ def _run_queues(batch: _Batch, progress: Progress | None) -> dict[str, np.ndarra
 
 
 def _padded(array: np.ndarray, count: int, tail: int, fill: float) -> np.ndarray:
-    """The array with `count` more rows before its last `tail` ones."""
+    """The array with `count` padding rows inserted before its last `tail` rows."""
     end = array.shape[-1] - tail
     more = np.full((*array.shape[:-1], count), fill, array.dtype)
     return np.concatenate([array[..., :end], more, array[..., end:]], axis=-1)
 
 
 def _workers() -> int:
-    """Threads that run queues: one a core, for small problems leave XLA's own threads nothing to share out."""
+    """The number of threads that run queues: one per core, since small problems do not use XLA's own threads."""
     return min(len(os.sched_getaffinity(0)), 16) if jax.default_backend() == "cpu" else 1

@@ -1,4 +1,4 @@
-"""Where searches start: random points anchored to the data, and the grids that papers published."""
+"""Start points of searches: random points anchored to the data, and the grids that papers published."""
 
 import itertools
 
@@ -43,13 +43,13 @@ _ZERO = 0.02
 
 
 def random(form: type[Law], setting: FitSetting, count: int, seed: int) -> np.ndarray:
-    """Coordinates [count, p] drawn uniformly between the starts that the form declares."""
+    """Coordinates [count, p] drawn uniformly from the start ranges that the form declares."""
     low, high = np.array([p.start(setting) for p in form.parameters().values()]).T
     return np.random.default_rng(seed).uniform(low, high, (count, len(low)))
 
 
 def published(form: type[Law], setting: FitSetting, count: int | None = None, seed: int = 0) -> np.ndarray:
-    """Coordinates of the published grid, or of `count` of its points at random. Raises LawError where none is known."""
+    """Coordinates of the published grid, or of `count` random points of it. Raises LawError if there is no grid."""
     if form.name not in PUBLISHED:
         raise LawError(f"no grid of starts was published for {form.name}; known: {', '.join(PUBLISHED)}.")
     points = np.array(list(itertools.product(*PUBLISHED[form.name])))

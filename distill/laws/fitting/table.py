@@ -2,8 +2,8 @@
 
     laws.load_table("wandb.csv", columns={"N": "n_params"}, scale={"D": 1e9}, loss_unit="bits")
 
-The parts: files.py reads, columns.py knows what the columns are called, expressions.py selects rows by a rule,
-checks.py refuses what cannot be a table of runs, and rows.py makes of a table the rows of a law.
+files.py reads files, columns.py knows the names of columns, expressions.py selects rows by a rule, checks.py refuses
+what cannot be a table of runs, and rows.py selects the rows that a law is fitted to.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ _SHOWN = 8  # rows of a table in a notebook
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Table:
-    """Columns by name (float64, nan where a cell is empty, or text), the file's row numbers, and its sha256.
+    """Columns by name (float64 with nan for empty cells, or text), the file's row numbers, and its sha256.
 
     `named` maps names that the user gave to the file's columns; both name the same cells in `columns`. `notes` say what
     was done to the rows and how their numbers were read. `duplicates` ("error", "mean", "keep"), `best_of` (names of
-    columns) and `flops` ("6ND" or "F") tell a fit what to make of the rows; `loss_unit` is the unit that the user
-    stated, "" for nats assumed. The cells are in nats whatever it is.
+    columns) and `flops` ("6ND" or "F") say how a fit uses the rows; `loss_unit` is the unit that the user stated, "" if
+    nats were assumed. The cells are in nats in either case.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -54,7 +54,7 @@ class Table:
         return len(self.lines)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The column of a name. Raises LawError with the nearest one."""
+        """The column of a name. Raises LawError with the nearest name."""
         if name not in self.columns:
             known = ", ".join(self.columns)
             raise LawError(f"{self.source}: no column {name!r}; it has {known}.{nearest(name, self.columns)}")
@@ -77,7 +77,7 @@ class Table:
         return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def column(self, name: str) -> np.ndarray:
-        """The cells of a column by the table's name for it, or by the law's (N, D, L, ...). Raises LawError."""
+        """The cells of a column, by the table's name or by the law's (N, D, L, ...). Raises LawError."""
         if name not in self.columns and name in naming.ALIASES and naming.candidates(self, name):
             name = naming.find(self, name)
         return self[name]
@@ -101,12 +101,12 @@ class Table:
             raise LawError(f"{self.source}: column {shown!r} in row {rows}{more}; wanted {wanted}.")
 
     def label(self, row: int) -> str:
-        """The number of a row in its file, and the folder of the run where it is from one."""
+        """The number of a row in its file, and its run's folder if it comes from one."""
         folder = self.columns.get("folder")
         return f"{self.lines[row]}" + (f" of {folder[row]}" if folder is not None else "")
 
     def labels(self) -> list[str]:
-        """The label of every row, with the run's name where the table has one."""
+        """The label of every row, with the run's name if the table has one."""
         run = next((self.columns[name] for name in naming.RUN if name in self.columns), None)
         named = [f", run {name}" if name else "" for name in run.astype(str)] if run is not None else [""] * len(self)
         return [self.label(i) + named[i] for i in range(len(self))]
@@ -126,12 +126,12 @@ class Table:
         return dataclasses.replace(self, columns={**self.columns, name: values})
 
     def with_notes(self, *notes: str) -> "Table":
-        """The table with notes that it does not have yet."""
+        """The table with these notes added, without repetition."""
         return dataclasses.replace(self, notes=(*self.notes, *(note for note in notes if note not in self.notes)))
 
 
 class DataFrame(Protocol):
-    """What is read of a data frame, as pandas and polars make them: its columns' names, and a column by its name."""
+    """The part of a data frame (pandas, polars) that is read: its columns' names, and a column by its name."""
 
     @property
     def columns(self) -> Iterable[str]: ...
@@ -154,7 +154,7 @@ class Reading(TypedDict, total=False):
 
 
 def load_table(path: str | os.PathLike, columns: Mapping[str, str] | None = None, **reading: Unpack[Reading]) -> Table:
-    """Reads a table of runs: one that ships ("apple", "micro"), a file, or a folder or a glob of run folders.
+    """Reads a table of runs: a shipped one ("apple", "micro"), a file, or a folder or a glob of run folders.
 
     `columns` maps the law's names to the file's: {"N": "params", "D": "tokens"}. Further options are those of
     `as_table`. Raises LawError.
@@ -175,11 +175,11 @@ def as_table(
     best_of: Sequence[str] = (),
     flops: str = "",
 ) -> Table:
-    """The table of a Table, a path, a dict of columns, or a data frame (pandas, polars), read as the options say.
+    """The Table of a Table, a path, a dict of columns, or a data frame (pandas, polars), read with these options.
 
     scale: factors of columns by name, {"N": 1e6}. loss_unit: "nats", "bits" or "perplexity" per token, converted to
-    nats. duplicates: "error", "mean" (runs of equal inputs become one of their mean loss) or "keep". best_of: fit the
-    run of least loss for each combination of these columns. flops: what C means where it stands for N or D, "6ND" or
+    nats. duplicates: "error", "mean" (runs of equal inputs become one with their mean loss) or "keep". best_of: fit the
+    run of lowest loss for each combination of these columns. flops: the definition of C if it replaces N or D, "6ND" or
     "F" for 3 F(N) D (Appendix H). Raises LawError.
     """
     if isinstance(runs, str | os.PathLike):
@@ -251,7 +251,7 @@ def _from_columns(columns: Columns, source: str) -> Table:
 
 
 def _from_frame(runs: Columns | Sequence[Mapping[str, object]] | DataFrame) -> Table:
-    """A dict of columns, a list of dicts, or whatever has `columns` and gives a column by its name."""
+    """Cells from a dict of columns, a list of dicts, or an object with `columns` that is indexed by their names."""
     if isinstance(runs, Mapping):
         return _from_columns(runs, "table")
     if isinstance(runs, list | tuple) and runs and all(isinstance(run, Mapping) for run in runs):
@@ -264,12 +264,12 @@ def _from_frame(runs: Columns | Sequence[Mapping[str, object]] | DataFrame) -> T
 
 
 def _plain(cell: object) -> object:
-    """A numpy scalar as Python's."""
+    """A numpy scalar as a Python scalar."""
     return cell.item() if isinstance(cell, np.generic) else cell
 
 
 def _column(cells: Sequence[object]) -> np.ndarray:
-    """float64 where every filled cell is a plain number, else text."""
+    """float64 if every filled cell is a plain number, else text."""
     values = [_plain_number(cell) for cell in cells]
     if any(value == value for value in values) and not any(
         value != value and not is_empty(cell) for value, cell in zip(values, cells)
@@ -279,7 +279,7 @@ def _column(cells: Sequence[object]) -> np.ndarray:
 
 
 def _plain_number(cell: Any) -> float:
-    """A number without a suffix: sizes such as 1.3B often name models, so they stay text until a law reads them."""
+    """Parses a number without a suffix: 1.3B often names a model, so it stays text until a law reads it."""
     if isinstance(cell, bool):
         return float("nan")
     try:
@@ -293,10 +293,10 @@ def _log(value: float) -> float:
 
 
 def _converted(table: Table, column: str, change: Callable[[float], float]) -> Table:
-    """A column with its numbers changed; cells that are none, such as those of crashed runs, stay as they are."""
+    """A column with its numbers converted; cells that are not numbers (crashed runs) stay unchanged."""
     numbers = [number(cell) for cell in table[column]]
     cells = [change(value) if value == value else cell for value, cell in zip(numbers, table[column].tolist())]
     values = _column(cells)
-    pairs = [pair for pair in table.named.items() if column in pair]  # both names of a column that the user named
+    pairs = [pair for pair in table.named.items() if column in pair]  # under both names of a column that the user named
     same = {column, *(name for pair in pairs for name in pair)}
     return dataclasses.replace(table, columns={**table.columns, **dict.fromkeys(same, values)})

@@ -12,7 +12,7 @@ _LINES = 3  # of one note, and of the values
 
 def brief(title: str, values: Mapping[str, float], notes: Mapping[str, str]) -> str:
     """The title, the parameters' values and the notes by heading: at most ten lines for two one-line notes and one
-    long one."""
+    long note."""
     text = "   ".join(f"{name}\xa0=\xa0{value:.6g}" for name, value in values.items())
     lines = [title, *(f"  {line}" for line in _wrapped(text, _WIDTH))]
     for heading, note in notes.items():

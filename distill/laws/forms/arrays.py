@@ -1,4 +1,4 @@
-"""Types of what a law computes with: the array module, and numbers that are Python's, numpy's or jax's."""
+"""Types of a law's arithmetic: the array module, and numbers of Python, numpy or jax."""
 
 from types import ModuleType
 from typing import TypeAlias

@@ -1,8 +1,8 @@
-"""The forms: one dataclass a law, its parameters declared in the paper's symbols, its formula in `loss`.
+"""The forms: one dataclass per law, its parameters declared in the paper's symbols, its formula in `loss`.
 
-Formulas are written through logarithms (A / N**alpha as exp(log A - alpha log N)), which neither overflow nor lose
-digits for the coefficients that fits meet. All losses are cross-entropies against data in nats per token; N counts
-non-embedding parameters and D tokens.
+Formulas use logarithms (A / N**alpha as exp(log A - alpha log N)), which neither overflow nor lose digits for the
+coefficients that occur in fits. All losses are cross-entropies against data in nats per token; N counts non-embedding
+parameters and D tokens.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from distill.laws.forms.parameters import (
     real,
 )
 
-# Starts of the exponents: everything published lies inside (0.03 for Kaplan's data exponent over its power, to 1.5).
+# Starts of the exponents: all published values lie inside (from 0.03, Kaplan's data exponent over its power, to 1.5).
 _EXPONENT = (0.05, 1.5)
 
 
@@ -86,10 +86,10 @@ def _mixed(start: tuple[float, float], box: tuple[float, float]) -> float:
 class _PowerSum(Law):
     """Forms with a term T = (A / N**alpha + B / D**beta)**gamma: five parameters with a curved ridge between them.
 
-    What runs fix of such a term, and nearly independently, is its size at the centre of the table and its two
-    elasticities there, -dlog T/dlog N and -dlog T/dlog D; how the bracket divides between its parts, and gamma, show
-    only in the curvature. So these are the coordinates: log T, log(N's part / D's part), the two log elasticities and
-    log gamma, all at the centre. In them the ridge is straight, and a bootstrap takes a fifth of the iterations.
+    Runs fix, nearly independently, the term's size at the centre of the table and its two elasticities there,
+    -dlog T/dlog N and -dlog T/dlog D; the ratio of the bracket's parts, and gamma, affect only the curvature. So the
+    coordinates are log T, log(N's part / D's part), the two log elasticities and log gamma, all at the centre. In them
+    the ridge is straight, and a bootstrap takes a fifth of the iterations.
     """
 
     @classmethod
@@ -167,7 +167,7 @@ class DataConstrained(Law):
 # strength for small (r/d1)**(1/f1), and hardly s = d1**(-1/f1): in terms of them the gate is
 # exp(-kappa log(1 + s r**(1/f1)) / s), smooth down to s = 0, where it is the limit form. So c1 is fitted as the gate's
 # position kappa**-f1, and d1 as log(1 + s/s0), a scale that is linear near 0 and ends at s = 1e-7 (c1 about 1e8):
-# real runs end there.
+# fits of real runs end there.
 _S0 = 0.1
 _LOWEST = 1e-6
 
@@ -203,7 +203,7 @@ def _decode_c1(xp: ArrayModule, u: Values, values: Mapping[str, Values]) -> Valu
 
 @dataclasses.dataclass(frozen=True)
 class _Student(_PowerSum):
-    """What Eq. 8 and its kin share: L_T**-c0 (A/N_S**alpha + B/D_S**beta)**gamma, and Lsup = supervised(N_S, D_S)."""
+    """The base of Eq. 8 and its variants: L_T**-c0 (A/N_S**alpha + B/D_S**beta)**gamma, Lsup = supervised(N_S, D_S)."""
 
     A: float = _mixed((-1.5, 3.0), (-8.0, 10.0))
     B: float = _mixed((-3.0, 3.0), (-12.0, 12.0))
@@ -240,7 +240,7 @@ class Distillation(_Student):
 
     @property
     def kappa(self) -> Values:
-        """c1 f1 d1**(-1/f1), the one combination of c1 and d1 that runs identify."""
+        """c1 f1 d1**(-1/f1), the only combination of c1 and d1 that runs identify."""
         return self.c1 * self.f1 * self.d1 ** (-1.0 / self.f1)
 
     def loss(self, xp: ArrayModule, N_S: Values, D_S: Values, L_T: Values) -> Values:
@@ -251,7 +251,7 @@ class Distillation(_Student):
 
 @dataclasses.dataclass(frozen=True)
 class DistillationLimit(_Student):
-    """Eq. 8 in the limit that real runs reach (c1, d1 -> infinity at fixed kappa), with one parameter fewer.
+    """Eq. 8 in the limit that fits of real runs reach (c1, d1 -> infinity at fixed kappa), with one parameter fewer.
 
     L_S = L_T + L_T**-c0 exp(-kappa (L_T/Lsup)**(1/f1)) (A/N_S**alpha + B/D_S**beta)**gamma.
     """
@@ -268,7 +268,7 @@ class DistillationLimit(_Student):
 
 @dataclasses.dataclass(frozen=True)
 class Overtaking(_Student):
-    """Eq. 8's limit form with one parameter more, so that a student may beat a weak teacher (L_S < L_T).
+    """Eq. 8's limit form with one more parameter, so that a student may beat a weak teacher (L_S < L_T).
 
     Where the gate has closed (L_T above Lsup) the floor is no longer L_T but L_T (Lsup/L_T)**w: w = 0 is the limit
     form, w = 1 a student that ignores such a teacher. Eq. 8 cannot express L_S < L_T for any parameters.
@@ -289,7 +289,7 @@ class Overtaking(_Student):
 class Additive(Law):
     """The sum that secondary articles give for Eq. 8: E + A/N_S**alpha + B/D_S**beta + g (L_T - E) (D_S/N_S)**-delta.
 
-    It is not the paper's law; it is here to be compared with it (docs/results/errors.md).
+    It is not the paper's law; it is included for comparison (docs/results/errors.md).
     """
 
     A: float = coefficient("N_S", exponent="alpha")

@@ -1,4 +1,4 @@
-"""The base of every law: a frozen dataclass that evaluates when called, traces under jax, and is stored as JSON.
+"""The base class of laws: a frozen dataclass that is called to evaluate it, traces under jax, and saves as JSON.
 
 A form is a subclass with declared parameters (parameters.py), its `inputs`, its `output` and one method:
 
@@ -13,7 +13,7 @@ A form is a subclass with declared parameters (parameters.py), its `inputs`, its
         def loss(self, xp, x):
             return self.E + self.A * x**-self.alpha
 
-`xp` is numpy or jax.numpy. Nothing else is needed: fit, bootstrap, compare and design work with it.
+`xp` is numpy or jax.numpy. Fit, bootstrap, compare and design need nothing else.
 A law is a jax pytree whose leaves are its parameters, so `jax.vmap` runs over a stack of laws (a bootstrap).
 """
 
@@ -47,14 +47,14 @@ class LawError(DistillError):
 class Law:
     """A scaling law: parameters are fields, calling it gives the loss in nats per token.
 
-    `inputs` names the arguments, `output` the loss that it predicts; both are columns of a table of runs.
-    A field annotated with a Law (`supervised` of Eq. 8) is given, not fitted.
+    `inputs` names the arguments, `output` the predicted loss; both are columns of a table of runs. A field annotated
+    with a Law (`supervised` of Eq. 8) is given, not fitted.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ()
     output: ClassVar[str] = "L"
     name: ClassVar[str] = ""
-    combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix where they do not fix parameters
+    combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix even if they do not fix the parameters
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,7 +94,7 @@ class Law:
 
     @classmethod
     def given(cls) -> tuple[str, ...]:
-        """Names of the fields that a fit takes as given: the laws inside this law."""
+        """Names of the fields that a fit does not change: the laws nested in this law."""
         return tuple(f.name for f in dataclasses.fields(cls) if KEY not in f.metadata)
 
     def values(self) -> dict[str, Values]:
@@ -121,7 +121,7 @@ class Law:
 
     @classmethod
     def _decode(cls, xp: ArrayModule, coordinates: dict[str, Values], setting: FitSetting) -> dict[str, Values]:
-        """Values of the parameters by name; a form whose coordinates mix its parameters overrides this and _encode."""
+        """Values of the parameters by name; a form whose coordinates mix parameters overrides this and _encode."""
         values: dict[str, Values] = {}
         for name in cls._order(list(coordinates)):
             values[name] = cls.parameters()[name].decode(xp, coordinates[name], values, setting)
@@ -144,12 +144,12 @@ class Law:
             left = [name for name in left if name not in ready]
 
     def to_dict(self) -> dict[str, object]:
-        """A JSON-ready description: {"form": name, "parameters": {...}, and the laws inside by field}."""
+        """A JSON-ready description: {"form": name, "parameters": {...}, and nested laws by field}."""
         tree: dict[str, object] = {"form": self.name, "parameters": {k: float(v) for k, v in self.values().items()}}
         return tree | {name: getattr(self, name).to_dict() for name in self.given()}
 
     def save(self, path: str | os.PathLike, **extra: object) -> None:
-        """Writes the law as JSON (whole or not at all); `extra` (status, intervals, options) is kept beside it."""
+        """Writes the law as JSON, atomically; `extra` (status, intervals, options) is added beside it."""
         write_json(path, {"format": FORMAT} | self.to_dict() | extra)
 
 
@@ -165,7 +165,7 @@ def _unflatten(cls: type[Law], aux: None, children: Iterable[object]) -> Law:
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Parses a JSON file; raises LawError when it is missing or malformed."""
+    """Parses a JSON file. Raises LawError if it is missing or malformed."""
     try:
         return loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -175,7 +175,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def write_json(path: str | os.PathLike, tree: object) -> None:
-    """Writes JSON, whole or not at all. Raises LawError where the file cannot be written."""
+    """Writes JSON, atomically. Raises LawError if the file cannot be written."""
     try:
         atomic_write(Path(path), json.dumps(tree, indent=1, allow_nan=False) + "\n")
     except OSError as error:

@@ -1,9 +1,9 @@
-"""How the parameters of a law are declared: their range, where a search starts, and the scale they are fitted on.
+"""Declarations of a law's parameters: their range, the start of a search, and the scale they are fitted on.
 
 A law is fitted in coordinates u, one per parameter. A declaration says how a parameter becomes its coordinate
-(`encode`), how it comes back (`decode`), between which values random starts are drawn, and the box that a fit stays
-in. Some parameters are better behaved together: the data fix a power-law term where the data lie, not its value at
-N = 1 that `A` is, so the coordinate of a `coefficient` is the logarithm of its whole term at the centre of the table.
+(`encode`) and back (`decode`), the range of random starts, and the box that a fit stays in. Some parameters need a
+joint coordinate: the data fix a power-law term at the runs' sizes, not at N = 1, where its value is `A`, so the
+coordinate of a `coefficient` is the logarithm of the whole term at the centre of the table.
 
 In a form, write one declaration per parameter:
 
@@ -24,15 +24,15 @@ import numpy as np
 from distill.laws.forms.arrays import ArrayModule, Values
 
 KEY = "parameter"
-_WIDE = 100.0  # how far a positive parameter may leave the range of its starts, as a factor
+_WIDE = 100.0  # factor by which a positive parameter may leave the range of its starts
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FitSetting:
-    """What a declaration may know of the table: the mean log of every input, and the size of the target.
+    """The properties of the table that a declaration may use: the mean log of every input, and the size of the target.
 
-    Traceable: `centre` and `typical` may be jax arrays; `smallest` serves starts alone.
+    Traceable: `centre` and `typical` may be jax arrays; only starts use `smallest`.
     """
 
     centre: Mapping[str, Values]
@@ -44,8 +44,8 @@ class FitSetting:
 class Parameter:
     """One declared parameter: `encode` and `decode` between its value and its coordinate.
 
-    Both take (xp, value or coordinate, values of the parameters in `needs`, Setting) and are traceable. `start` gives
-    (low, high) of the coordinate of a random start from the Setting; `box` the same for every solution.
+    Both take (xp, value or coordinate, values of the parameters in `needs`, FitSetting) and are traceable. `start`
+    returns (low, high) of the coordinate of a random start from the FitSetting; `box` the same for every solution.
     """
 
     encode: Callable[..., Values]
@@ -57,7 +57,7 @@ class Parameter:
 
 
 def declare(parameter: Parameter) -> float:
-    """The dataclass field of a parameter; its type is that of the value, as `dataclasses.field` has it."""
+    """The dataclass field of a parameter, typed as its value, like `dataclasses.field`."""
     return dataclasses.field(metadata={KEY: parameter})
 
 
@@ -76,7 +76,7 @@ def _same(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: Fit
 def positive(low: float = 0.1, high: float = 10.0, within: tuple[float, float] | None = None) -> float:
     """A positive parameter, fitted as its logarithm; starts are log-uniform in (low, high).
 
-    It stays `within` its range, by default a hundred times wider than the starts on either side.
+    It stays `within` a range, by default a hundred times wider than the starts on either side.
     """
     within = within or (low / _WIDE, high * _WIDE)
     start, box = (math.log(low), math.log(high)), (math.log(within[0]), math.log(within[1]))
@@ -84,19 +84,19 @@ def positive(low: float = 0.1, high: float = 10.0, within: tuple[float, float] |
 
 
 def real(low: float = -1.0, high: float = 1.0) -> float:
-    """A parameter of any sign, fitted as it is; starts are uniform in (low, high)."""
+    """A parameter of any sign, fitted without a transformation; starts are uniform in (low, high)."""
     return declare(Parameter(_same, _same, lambda setting: (low, high), sign="real"))
 
 
 def bounded(low: float, high: float) -> float:
-    """A parameter between low and high, where it may end up; starts cover the interval."""
+    """A parameter between low and high, both included; starts cover the interval."""
     return declare(Parameter(_same, _same, lambda setting: (low, high), (low, high), sign="real"))
 
 
 def floor() -> float:
-    """An irreducible loss, fitted as a share of the typical loss; starts below the smallest one.
+    """An irreducible loss, fitted as a share of the typical loss; starts lie below the smallest loss.
 
-    The scale is linear and ends just above zero, so that data without a floor say so by a bound, not by drifting off.
+    The scale is linear and ends just above zero, so that data without a floor reach a bound instead of diverging.
     """
 
     def start(setting: FitSetting) -> tuple[float, float]:

@@ -1,10 +1,10 @@
-"""Figures of fits, bootstraps and plans: the one place where laws load `distill.report`, when `.plot()` is called."""
+"""Figures of fits, bootstraps and plans: the only laws module that loads `distill.report`, when `.plot()` is called."""
 
 from types import ModuleType
 
 
 def figures() -> ModuleType:
-    """distill.report.law.plots. The rooms run the other way; the import graph lists this import as its exception."""
+    """Imports distill.report.law.plots, from a room above this one: the import graph lists it as an exception."""
     from distill.report.law import plots
 
     return plots

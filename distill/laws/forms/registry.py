@@ -8,12 +8,12 @@ import traceback
 from pathlib import Path
 
 from distill.config import DistillError, nearest
-from distill.laws.forms import forms as forms  # registers the forms that ship
+from distill.laws.forms import forms as forms  # registers the shipped forms
 from distill.laws.forms.law import FORMS, Law, LawError, read_json
 
 
 def get(form: str | type[Law]) -> type[Law]:
-    """The form of a name ("supervised"), or the class itself."""
+    """The form of a name ("supervised"); a class is returned unchanged."""
     if isinstance(form, type) and issubclass(form, Law):
         return form
     if form in FORMS:
@@ -25,18 +25,18 @@ def get(form: str | type[Law]) -> type[Law]:
 
 
 def import_forms(path: str | os.PathLike) -> list[str]:
-    """Runs a user's Python file whose dataclasses are forms, and returns the forms' names. Raises LawError."""
+    """Runs a user's Python file that defines forms as dataclasses, and returns their names. Raises LawError."""
     file = Path(path)
     spec = importlib.util.spec_from_file_location(f"forms_{file.stem}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise LawError(f"{path}: wanted a Python file (.py) with forms, subclasses of laws.Law.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for the names of annotations
+    sys.modules[spec.name] = module  # dataclasses look up annotations there
     try:
         spec.loader.exec_module(module)
     except DistillError:
         raise
-    except Exception as error:  # the user's own file: say where it went wrong
+    except Exception as error:  # the user's file: report where it failed
         where = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
         line = f"line {where[-1].lineno}" if where else "unreadable"
         raise LawError(f"{path}: {type(error).__name__}: {error} ({line}).") from None
@@ -47,7 +47,7 @@ def import_forms(path: str | os.PathLike) -> list[str]:
 
 
 def from_dict(tree: object, where: str = "law") -> Law:
-    """The law that `Law.to_dict` described; everything unknown beside it is ignored. Raises LawError."""
+    """The law that `Law.to_dict` described; unknown keys are ignored. Raises LawError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("form"), str):
         raise LawError(f"{where}: wanted an object with 'form' and 'parameters', got {_brief(tree)}.")
     try:

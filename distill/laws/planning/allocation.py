@@ -1,10 +1,10 @@
 """The best split of a budget between student and teacher: Eq. 9 minimised over N_T, D_T and D_S, batched, in float64.
 
-The constraint takes one variable away and each scenario leaves as few as it has:
+The constraint removes one variable; each scenario leaves one or two:
 - free teacher (best_case): only L_T matters, one variable; the cheapest teacher that reaches it is then reported;
-- only its forward passes paid (teacher_inference): D_T is free, so D_T or N_T is at a bound, one variable along
+- only its forward passes are paid (teacher_inference): D_T is free, so D_T or N_T is at a bound, one variable along
   that edge;
-- its training paid (teacher_pretraining, pretraining_and_inference): N_T and the share of compute spent on the
+- its training is paid (teacher_pretraining, pretraining_and_inference): N_T and the share of compute spent on the
   teacher's training, two variables.
 """
 
@@ -24,7 +24,7 @@ from distill.laws.planning.minimise import minimise
 from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 
-_CHUNK = 128  # cases solved in one call: one shape, so one compilation a scenario
+_CHUNK = 128  # cases solved in one call: one shape, so one compilation per scenario
 _BISECTIONS = 52
 _SLOPE_WIDTH = 1e-3  # of the central differences in logarithms
 
@@ -42,7 +42,7 @@ PAPER_BOUNDS = Bounds()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Allocation:
-    """Optimal splits: float64 arrays of one shape. `second_*` is the best point of another valley (inf: none)."""
+    """Optimal splits: float64 arrays of one shape. `second_*` is the second-best local minimum (inf: none)."""
 
     N_S: Floats
     D_S: Floats
@@ -67,7 +67,7 @@ def allocate(
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> Allocation:
-    """The split of `compute` FLOPs with the least L_S for students of N_S parameters (arrays broadcast).
+    """The split of `compute` FLOPs with the lowest L_S for students of N_S parameters (arrays broadcast).
 
     Laws may be stacks (leaves of shape [R], a bootstrap): the result then has a leading axis R.
     `unique` is the number of distinct tokens that student and teacher each have.
@@ -101,7 +101,7 @@ def cheapest_teacher(
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> tuple[Floats, Floats]:
-    """(N_T, D_T) of loss L_T at the least cost for D_S student tokens; training counts even where others pay it.
+    """(N_T, D_T) of loss L_T at the lowest cost for D_S student tokens; training counts even if others pay for it.
 
     Under a stack of laws [R], L_T and D_S [R, ...] hold the cases of each law.
     """
@@ -111,7 +111,7 @@ def cheapest_teacher(
 
 
 class _Limits(NamedTuple):
-    """Numbers that all cases share: the weights of Eq. 9 (Scenario), distinct tokens, the range of the search."""
+    """Numbers shared by all cases: the weights of Eq. 9 (Scenario), distinct tokens, the range of the search."""
 
     logits: float
     pretraining: float
@@ -132,7 +132,7 @@ def _run(
 ) -> dict[str, Floats]:
     """Solves every case under every law of a stack, in chunks on all cores; axes: [R, *cases].
 
-    paired: the cases have the axis R already, a row of them for every law.
+    paired: the cases already have the axis R, one row of cases per law.
     """
     leaves, structures = zip(*(_split(part) for part in parts))
     flat = [np.asarray(leaf, np.float64) for part in leaves for leaf in part]
@@ -163,7 +163,7 @@ _Structure: TypeAlias = "jax.tree_util.PyTreeDef | _Part"
 
 
 def _split(part: _Part) -> tuple[list[Values], _Structure]:
-    """A law's numbers and its structure; a plain function has no numbers and is its own structure."""
+    """A law's numbers and its structure; a plain function has no numbers and serves as its structure."""
     leaves, structure = jax.tree_util.tree_flatten(part)
     if all(isinstance(leaf, (int, float, np.ndarray, np.generic, jax.Array)) for leaf in leaves):
         return leaves, structure
@@ -181,7 +181,7 @@ def _join(structures: tuple[_Structure, ...], numbers: list[jax.Array]) -> tuple
     return tuple(parts)
 
 
-# Compiling costs more than solving: at the lowest level it takes half the time, and the solver runs half as fast.
+# Compiling costs more than solving: at the lowest level it takes half the time, while the solver runs half as fast.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0})
 def _batched(
     solve: _Solver, structures: tuple[_Structure, ...], n_cases: int, rows: list[jax.Array], limits: _Limits
@@ -252,7 +252,7 @@ def _solve(
 
 
 def _axes(kind: str, log_low: jax.Array, log_high: jax.Array, losses: Values) -> tuple[jax.Array, ...]:
-    """The grid of each variable that a scenario leaves; `losses`: how far L_T can rise above the best teacher's."""
+    """The grid of each variable that a scenario leaves; `losses`: how far L_T can exceed the best teacher's."""
     if kind == "loss":
         return (jnp.linspace(jnp.log(1e-8), jnp.log(losses), 640),)
     if kind == "edge":
@@ -261,7 +261,7 @@ def _axes(kind: str, log_low: jax.Array, log_high: jax.Array, losses: Values) ->
 
 
 def _slopes(function: Callable[[jax.Array, jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Both derivatives of a function of two variables at (0, 0), to fourth order, from one batch of values."""
+    """Both derivatives of a function of two variables at (0, 0), of fourth order, from one batch of values."""
     steps = _SLOPE_WIDTH * np.array([-2.0, -1.0, 1.0, 2.0])
     offsets = np.concatenate([np.stack([steps, 0 * steps], 1), np.stack([0 * steps, steps], 1)])
     values = jax.vmap(lambda offset: function(offset[0], offset[1]))(jnp.asarray(offsets)).reshape(2, 4)
@@ -283,8 +283,8 @@ def _polish(
 ) -> _Point:
     """(N_T, D_T, D_S, L_T) where the conditions of the optimum hold, by Newton from the second start, or the first.
 
-    Where the teacher costs next to nothing, losses hardly tell its size from its tokens. The conditions do: no cheaper
-    teacher of this loss, and nothing gained by moving compute between the teacher and the student.
+    If the teacher is very cheap, losses hardly separate its size from its tokens. The conditions do: no teacher of this
+    loss is cheaper, and moving compute between teacher and student gains nothing.
     """
     supervised, distillation, flops = parts
     N_S, compute = case
@@ -345,7 +345,7 @@ def _solve_supervised(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars,
 
 
 def _bisect(rises: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array) -> jax.Array:
-    """Where an increasing sign change lies between low and high (the bound itself where there is none)."""
+    """The position of an increasing sign change between low and high (a bound if there is none)."""
 
     def halve(_: int, bracket: _Scalars) -> _Scalars:
         middle = (bracket[0] + bracket[1]) / 2
@@ -359,7 +359,7 @@ def _bisect(rises: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.A
 def _solve_teacher(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, limits: _Limits) -> dict[str, Values]:
     """One case (L_T, D_S) of `cheapest_teacher`.
 
-    Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum: where its slope is zero.
+    Along the contour of L_T, cost = F(N) (logits D_S + 3 pretraining D) has one minimum, where its slope is zero.
     """
     (supervised, flops), (L_T, D_S) = parts, case
     logits, pretraining, unique, low, high = limits

@@ -1,11 +1,11 @@
-"""Budgets in people's units: accelerator-hours, money, or days on so many accelerators, as FLOPs.
+"""Converts budgets in accelerator-hours, money, or days on a number of accelerators to FLOPs.
 
     >>> prices = prices_of("h100", mfu=0.4)
     >>> budget(prices, gpu_hours=5000).compute
     7.1208e+21
 
-Compute = hours x peak x MFU. The peak is the maker's, the price a dated list price where one is known
-(config/chips.py), and the MFU an assumption that every text repeats.
+Compute = hours x peak x MFU. The peak is the vendor's, the price a dated list price if one is known
+(config/chips.py), and the MFU an assumption that every text states.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from distill.laws.planning.scenarios import PlanError, Prices
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-    """FLOPs, and the words that say what they are made of."""
+    """FLOPs, and a text that says how they were computed."""
 
     compute: float
     words: str
@@ -31,10 +31,10 @@ def prices_of(
     currency: str = "",
     accelerators: int | None = None,
 ) -> Prices:
-    """Prices of a chip by its name, or the defaults (an H100's peak, an assumed price); what is given wins.
+    """Prices of a chip by its name, or the defaults (an H100's peak, an assumed price); arguments take precedence.
 
-    `hourly` is money per accelerator-hour in `currency`; nan where a chip has no known price and none is given.
-    Raises PlanError, and ConfigError for a chip that is not in the table.
+    `hourly` is money per accelerator-hour in `currency`; nan if no price is known or given. Raises PlanError, and
+    ConfigError for a chip that is not in the table.
     """
     prices = Prices()
     if chip:
@@ -63,10 +63,10 @@ def prices_of(
 def budget(
     prices: Prices, *, gpu_hours: float | None = None, money: float | None = None, days: float | None = None
 ) -> Budget | None:
-    """The compute that one of them buys; None where none is given.
+    """The compute that one of the arguments buys; None if none is given.
 
-    gpu_hours: accelerator-hours in all. money: in the prices' currency. days: on all `prices.accelerators` at once.
-    Raises PlanError for two of them, for what is no positive number, and for money where no price is known.
+    gpu_hours: total accelerator-hours. money: in the prices' currency. days: on all `prices.accelerators` at once.
+    Raises PlanError for two of them, for a value that is not positive, and for money if no price is known.
     """
     given = {"gpu-hours": gpu_hours, "dollars": money, "days": days}
     named = {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Where supervised training catches up with distillation: in student tokens for one teacher, in compute for a plan."""
+"""Crossovers at which supervised training catches up with distillation: in student tokens or in total compute."""
 
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ def column(law: _AnyLaw) -> _AnyLaw:
 
 
 def last_catch_up(x: Floats, gain: Floats) -> tuple[Floats, Floats]:
-    """(low, high) of the last interval of x where gain = L_S - L falls behind: negative, then positive; nan: none."""
+    """(low, high) of the last interval of x in which gain = L_S - L turns from negative to positive; nan: none."""
     behind = (gain[..., :-1] < 0) & (gain[..., 1:] >= 0)
     last = behind.shape[-1] - 1 - np.argmax(behind[..., ::-1], axis=-1)
     some = behind.any(axis=-1)
@@ -28,7 +28,7 @@ def last_catch_up(x: Floats, gain: Floats) -> tuple[Floats, Floats]:
 
 
 def interpolate(x: Floats, gain: Floats) -> Floats:
-    """The last catch-up by linear interpolation of the gain in log x; nan where there is none. gain: [..., x]."""
+    """The last crossover, by linear interpolation of the gain in log x; nan if there is none. gain: [..., x]."""
     low, high = last_catch_up(x, gain)
     at = np.clip(np.searchsorted(x, np.nan_to_num(low, nan=x[0])), 0, len(x) - 2)
     g0 = np.take_along_axis(gain, at[..., None], -1)[..., 0]
@@ -45,7 +45,7 @@ def crossover_tokens(
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> Floats:
-    """D_S beyond which supervised training of N_S beats a student of a teacher of loss L_T; nan where it never does.
+    """D_S beyond which supervised training of N_S beats distillation from a teacher of loss L_T; nan if it never does.
 
     Laws may be stacks [R], with L_T [R]; the result then is [R].
     """
@@ -77,9 +77,9 @@ def crossover_compute(
     unique: float = UNLIMITED,
     bounds: Bounds = PAPER_BOUNDS,
 ) -> float:
-    """Total compute beyond which supervised training of N_S beats the best distillation of it; nan where it never does.
+    """Total compute beyond which supervised training of N_S beats its best distillation; nan if it never does.
 
-    Searched where the supervised student would see from `bounds.low` to a tenth of `bounds.high` tokens.
+    The search covers supervised budgets from `bounds.low` to a tenth of `bounds.high` tokens.
     """
     scale = 3 * float(flops(N_S))
     low, high = scale * bounds.low, scale * bounds.high / 10

@@ -1,4 +1,4 @@
-"""How sure a plan is: intervals and the probability of winning, from the resampled laws of a bootstrap."""
+"""The uncertainty of a plan: intervals and the probability of winning, from the resampled laws of a bootstrap."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from distill.laws.planning.scenarios import Bill
 from distill.laws.planning.signatures import ForwardFlops, SupervisedLaw
 
 LEVEL = 0.9  # of every interval
-_DRAWS = 512  # laws of a bootstrap that a plan uses
-_SCANNING_DRAWS = 64  # of them for the crossover in compute and the best N_S, which scan budgets and sizes for each
+_DRAWS = 512  # resampled laws that a plan uses
+_SCANNING_DRAWS = 64  # fewer for the crossover in compute and the best N_S, which scan budgets and sizes for each law
 _SIZES = 33  # student sizes of such a scan
 
 
@@ -53,7 +53,7 @@ def plan_intervals(
     cost: Bill,
     other: Alternative,
 ) -> tuple[dict[str, tuple[float, float]], float | None]:
-    """Intervals by name and the probability that this very plan beats supervised training at equal cost.
+    """Intervals by name, and the probability that this exact plan beats supervised training at equal cost.
 
     `best` is the plan's split, `other` the supervised alternative. Without a bootstrap: ({}, None).
     """
@@ -88,7 +88,7 @@ def plan_intervals(
 
 
 def _valley(x: Floats, values: Floats) -> Floats:
-    """The minimisers [R] of values [R, x] in log x: the least of the grid, moved to the vertex of its parabola."""
+    """The minimisers [R] of values [R, x] in log x: the lowest grid point, moved to the vertex of its parabola."""
     middle = np.clip(values.argmin(-1), 1, len(x) - 2)
     left, least, right = (values[np.arange(len(values)), middle + k] for k in (-1, 0, 1))
     bend = left - 2 * least + right
@@ -99,7 +99,7 @@ def _valley(x: Floats, values: Floats) -> Floats:
 def crossover_points(
     problem: Problem, best: Mapping[str, float], boot: ResampledLaws | None
 ) -> tuple[float | None, float | None, dict[str, tuple[float, float]]]:
-    """(compute, tokens) at which supervised training catches up, None where it never does, and their intervals."""
+    """(compute, tokens) at which supervised training catches up, None if it never does, and their intervals."""
     pair = problem.supervised, problem.distillation
     by_tokens = float(crossover_tokens(*pair, best["N_S"], best["L_T"], problem.unique, problem.bounds))
     by_compute = float("nan")
@@ -128,7 +128,7 @@ def crossover_points(
 
 
 class _Costs(TypedDict):
-    """What the searches for a crossover share."""
+    """Arguments shared by the searches for a crossover."""
 
     flops: ForwardFlops
     unique: float
@@ -136,7 +136,7 @@ class _Costs(TypedDict):
 
 
 def bootstrap_caveats(boot: ResampledLaws | None) -> list[str]:
-    """A warning where only the distillation law was resampled, as for tables without supervised runs."""
+    """A warning if only the distillation law was resampled, as for tables without supervised runs."""
     if boot is None or any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(supervised_inside(boot.kept))):
         return []
     return ["the supervised law is taken as known, so its error is in no interval and not in the probability"]

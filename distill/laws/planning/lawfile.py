@@ -1,4 +1,4 @@
-"""Law files: what a fit leaves on disk, and what a planner, a page or a figure reads from it.
+"""Law files: a fit writes them; planners, pages and figures read them.
 
 A law file is JSON: the law itself (`Law.to_dict`), the fit that made it (`Fit.to_dict`), and beside them
 
@@ -10,7 +10,7 @@ A law file is JSON: the law itself (`Law.to_dict`), the fit that made it (`Fit.t
     region          [least, most] of every variable in the fitted runs
     flops           [context, vocabulary] of F(N); the paper's closed form where a file has none
 
-Everything beside the law may be missing: a file of the law alone is a law file too.
+All keys except the law itself are optional.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
 
 DRAWS = 512  # resampled laws that a law file keeps
-_LARGEST = 1e12  # JSON has no infinity: a direction that nothing fixes has an infinite standard error
+_LARGEST = 1e12  # JSON has no infinity, and the standard error of an unconstrained direction is infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class StoredLaws:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LawFile:
-    """Laws and what is known about them; `boot`, `region` are None and `flops` Appendix H's where a file is silent."""
+    """Laws and their metadata; if the file lacks them, `boot` and `region` are None and `flops` is Appendix H's."""
 
     name: str
     supervised: Law
@@ -52,7 +52,7 @@ class LawFile:
     boot: ResampledLaws | None
     region: Region | None
     flops: Flops
-    borrowed: bool = False  # the law of students is the paper's, for the file holds a supervised law alone
+    borrowed: bool = False  # the law of students is the paper's, because the file has only a supervised law
 
 
 def write(
@@ -66,10 +66,10 @@ def write(
     region: Region | None = None,
     flops: Flops | None = None,
 ) -> None:
-    """Writes a fit and what is known about it as a law file, whole or not at all.
+    """Writes a fit and its metadata as a law file, atomically.
 
-    `first` is the fit of the supervised law inside, `held` the held-out runs, `level` that of the intervals; `region`
-    is by default that of the fitted runs. Raises LawError where the file cannot be written.
+    `first` is the fit of the nested supervised law, `held` the held-out runs, `level` that of the intervals; `region`
+    is by default that of the fitted runs. Raises LawError if the file cannot be written.
     """
     tree: dict[str, object] = {
         "open": [{"words": d.words(), "error": min(d.error, _LARGEST)} for d in fit.directions() if d.open]
@@ -94,11 +94,11 @@ def write(
 
 
 def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
-    """`paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law inside.
+    """Reads `paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law nested.
 
-    With `borrow` a file of a supervised law (inputs N, D) will do: the paper's law of students, with this law inside,
-    stands in for the one that is missing. Raises LawError for a file that is missing or damaged, or that holds another
-    kind of law.
+    With `borrow` a file of a supervised law (inputs N, D) is accepted, and the paper's law of students, with this law
+    nested, replaces the missing one. Raises LawError for a file that is missing or damaged, or that has another kind of
+    law.
     """
     if str(path) == "paper":
         supervised, distillation = paper()
@@ -142,7 +142,7 @@ def _borrowed(
     flops: Sequence[float] | None,
     where: str,
 ) -> LawFile:
-    """A supervised law, and around it the paper's law of students. Raises LawError for damaged draws or region."""
+    """A supervised law nested in the paper's law of students. Raises LawError for damaged draws or region."""
     students = lambda inside: dataclasses.replace(paper()[1], supervised=inside)
     try:
         stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
@@ -161,7 +161,7 @@ def _borrowed(
 
 
 def _draws(boot: Bootstrap) -> dict[str, object]:
-    """The first kept resamples by parameter; those of the supervised law inside under its own name."""
+    """The first kept resamples by parameter; those of the nested supervised law under its own name."""
     first: Law = jax.tree_util.tree_map(lambda leaf: leaf[:DRAWS] if np.ndim(leaf) else leaf, boot.kept)
     columns = lambda law: {name: np.asarray(values).tolist() for name, values in law.values().items()}
     inside = supervised_inside(first) if boot.supervised else None
@@ -169,7 +169,7 @@ def _draws(boot: Bootstrap) -> dict[str, object]:
 
 
 def _covered(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
-    """The least and most of each variable in the runs, and of N and D in those of the first stage as N_T and D_T."""
+    """The minimum and maximum of each variable in the runs, and of N and D of the first stage's runs as N_T and D_T."""
     columns = dict(zip(fit.law.inputs, fit.rows.inputs))
     if first:
         columns |= dict(zip(("N_T", "D_T"), first.rows.inputs))
@@ -177,7 +177,7 @@ def _covered(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
 
 
 def _stored(law: Law, supervised: Law, draws: Mapping[str, object] | None) -> StoredLaws | None:
-    """The stack of laws that a file's `draws` describe. Raises ValueError and its like for damaged ones."""
+    """The stack of laws that a file's `draws` describe. Raises ValueError or similar errors for damaged ones."""
     if not draws:
         return None
     below = draws.get("supervised", {})

@@ -1,9 +1,9 @@
-"""Global minimisation over a box in one or two variables: a grid, its two best valleys, damped Newton in each.
+"""Global minimisation over a box in one or two variables: a grid, its two best local minima, damped Newton in each.
 
-Traceable, so that `jax.vmap` solves thousands of problems at once. Made for the planner's objectives, smooth in
-logarithms and with valleys wide against the grid; run it in float64. Derivatives are fourth-order central
-differences: the compiled loop holds the law twice instead of the seven times of its autodiff Hessian, which compiles
-several times faster, and the planner's page runs the same arithmetic.
+Traceable, so that `jax.vmap` solves thousands of problems at once. It is made for the planner's objectives, which are
+smooth in logarithms with valleys wider than the grid; run it in float64. Derivatives are fourth-order central
+differences: the compiled loop contains the law twice, not seven times as with an autodiff Hessian, so it compiles
+several times faster, and the planner's page can run the same arithmetic.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _ITERATIONS = 60
 _FLAT = 1e-9  # curvature below which a direction counts as flat
 _WIDTH = 0.01  # of the difference stencil; the variables are logarithms
 _NEAR = 1e-3  # a Newton step shorter than this is always accepted: values no longer resolve it, slopes still do
-_DONE = 1e-8  # and one shorter than this is the last
+_DONE = 1e-8  # the search ends after a step shorter than this
 
 
 Cost: TypeAlias = Callable[[jax.Array], jax.Array]  # of a point [d], a scalar
@@ -31,7 +31,7 @@ _State: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, int]  # point, value,
 
 
 class Minimum(NamedTuple):
-    """The best point [d] and its value, and the best point of another valley (infinite where there is none)."""
+    """The best point [d] and its value, and the best point of another local minimum (infinite if there is none)."""
 
     z: jax.Array
     value: jax.Array
@@ -40,7 +40,7 @@ class Minimum(NamedTuple):
 
 
 def minimise(value: Cost, axes: tuple[jax.Array, ...]) -> Minimum:
-    """The least value over the box that `axes` (one increasing grid for each variable) span."""
+    """The minimum over the box that `axes` (one increasing grid per variable) span."""
     mesh = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1)
     points = mesh.reshape(-1, len(axes))
     values = jax.vmap(value)(points).reshape(mesh.shape[:-1])
@@ -55,7 +55,7 @@ def minimise(value: Cost, axes: tuple[jax.Array, ...]) -> Minimum:
 
 
 def _is_valley(values: jax.Array) -> jax.Array:
-    """Grid points that no neighbour along an axis or a diagonal lies below (the first of equals counts)."""
+    """Grid points with no lower neighbour along an axis or a diagonal (of equal points the first counts)."""
     padded = jnp.pad(values, 1, constant_values=jnp.inf)
     least = jnp.ones(values.shape, bool)
     offsets = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * values.ndim, indexing="ij"), -1).reshape(-1, values.ndim)
@@ -107,7 +107,7 @@ def _hold(hessian: _Hessian, free: jax.Array) -> _Hessian:
 
 
 def _descend(value: Cost, start: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Projected damped Newton; every iteration takes the best of 14 step lengths, and stops when none improves."""
+    """Projected damped Newton: every iteration takes the best of 14 step lengths, until none improves the value."""
     d = start.shape[0]
     offsets = jnp.asarray(_stencil(d), start.dtype)
     lengths = jnp.asarray(_STEPS, start.dtype)[:, None]

@@ -1,10 +1,10 @@
-"""Distil or pretrain, from which teacher, for how long, at what cost, and how sure are we?
+"""Plans a budget: distil or pretrain, from which teacher, for how long, at what cost, with what uncertainty.
 
     >>> from distill import laws
     >>> supervised, distillation = laws.paper()
     >>> laws.plan(supervised, distillation, N_S=1e9, compute=1e22, scenario="teacher_inference").sentence()
 
-Any two laws with the signatures (N, D) and (N_S, D_S, L_T) will do, and any F(N).
+Accepts any two laws with the signatures (N, D) and (N_S, D_S, L_T), and any F(N).
 """
 
 import dataclasses
@@ -51,10 +51,10 @@ _STANDS_OUT = 0.005  # report a second optimum when its L_S is within this share
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The best use of a budget, the supervised alternative, and how sure the law is of either.
+    """The best use of a budget, the supervised alternative, and the uncertainty of both.
 
     Losses in nats per token, compute in FLOPs. `interval` holds 90% bootstrap intervals by name: L_S and supervised_L
-    of this very plan; N_T, D_T, D_S, L_T of the optimum found anew under each resampled law, and N_S where a budget is
+    of this exact plan; N_T, D_T, D_S, L_T of the optimum recomputed under each resampled law, and N_S if a budget is
     given and N_S was chosen; the crossovers.
     """
 
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def distil(self) -> bool:
-        """Whether distillation is the better use: less loss, or less compute where the loss is given."""
+        """Whether distillation is the better use: a lower loss, or less compute if the loss is given."""
         if self.constraint == "loss":
             return self.bill.total < self.supervised.compute
         return self.L_S < self.supervised.L
@@ -154,12 +154,12 @@ def plan(
 ) -> Plan:
     """The best plan under one constraint: total `compute` (FLOPs), student `tokens`, or a target `loss`.
 
-    N_S: the student's size, or (least, most) to choose it from. boot: resampled laws for the intervals, such as a
-    Bootstrap or the `boot` of a law file. flops: F(N), forward FLOPs per token; Appendix H's closed form by default.
-    teachers: existing ones, whose training is already paid. students: how many share the teacher, and with `store`
-    its signals too. unique: distinct tokens of each of teacher and student. served: tokens that each student will
-    generate in its life, paid from the same compute. region: what the fitted runs cover, for warnings.
-    Raises PlanError for what is impossible or contradictory.
+    N_S: the student's size, or its range (least, most). boot: resampled laws for the intervals, such as a Bootstrap or
+    the `boot` of a law file. flops: F(N), forward FLOPs per token; Appendix H's closed form by default. teachers:
+    existing ones, whose training is already paid. students: how many share the teacher, and with `store` also its
+    signals. unique: distinct tokens of teacher and of student. served: tokens that each student will generate in its
+    life, paid from the same compute. region: the range of the fitted runs, for warnings.
+    Raises PlanError for an impossible or contradictory question.
     """
     question = Question(
         scenario=find(scenario),
@@ -191,7 +191,7 @@ def plan(
 
 
 def answer(question: Question, problem: Problem, boot: ResampledLaws | None, region: Region | None) -> Plan:
-    """The plan that a question has under one problem's laws and costs; `plan` with its arguments as values."""
+    """The plan for a question under one problem's laws and costs; the core of `plan`."""
     if question.compute is not None:
         require_room(problem, question.smallest, question.compute)
     size = _size(question, problem)
@@ -226,7 +226,7 @@ def answer(question: Question, problem: Problem, boot: ResampledLaws | None, reg
 
 
 def _size(question: Question, problem: Problem) -> float:
-    """The student's size: given, or the best in the range (least loss, or least compute for a given loss)."""
+    """The student's size: given, or the best in the range (lowest loss, or least compute for a given loss)."""
     if not isinstance(question.N_S, tuple):
         return float(question.N_S)
     if question.loss is not None:
@@ -248,7 +248,7 @@ def _budget(problem: Problem, size: float, loss: float) -> float:
 
 
 def _alternative(question: Question, problem: Problem, size: float) -> Alternative:
-    """Supervised training under the same constraint: of the same student, or of the best size in the range."""
+    """Supervised training under the same constraint, of the same student or of the best size in the range."""
     compute, loss = question.compute, question.loss
     if question.sizes is not None:
         if compute is not None:
@@ -299,7 +299,7 @@ def _warnings(question: Question, problem: Problem, best: Mapping[str, float]) -
 
 
 def _outside(problem: Problem, best: Mapping[str, float], other: Alternative, region: Region | None) -> list[str]:
-    """Where the plan leaves the region of the fitted runs."""
+    """Warnings about values of the plan outside the region of the fitted runs."""
     if region is None:
         return []
     measured = () if problem.teachers else ("N_T",) if _free_tokens(problem) else ("N_T", "D_T")

@@ -1,4 +1,4 @@
-"""The plan of a supervised law alone: which size and how many tokens for a budget or a loss, and how sure."""
+"""Plans from a supervised law alone: the best size and tokens for a budget or a loss, with intervals."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ from distill.laws.planning.text import Json
 from distill.system.numbers import si
 
 _BOUNDS = Bounds(low=1e3)
-_RANGE = (1e9, 1e32)  # FLOPs between which a target loss is looked for
+_RANGE = (1e9, 1e32)  # FLOPs between which a target loss is searched
 
 
 class _Options(TypedDict):
-    """How the optimum is searched."""
+    """Options of the search for the optimum."""
 
     flops: ForwardFlops
     unique: float
@@ -33,8 +33,8 @@ class _Options(TypedDict):
 class Pretraining:
     """The compute-optimal supervised model of `compute` FLOPs: N parameters on D tokens, loss L in nats per token.
 
-    `interval` holds 90% bootstrap intervals by name: L of this very model; N and D of the optimum found anew under each
-    resampled law.
+    `interval` holds 90% bootstrap intervals by name: L of this exact model; N and D of the optimum recomputed under
+    each resampled law.
     """
 
     constraint: str
@@ -46,7 +46,7 @@ class Pretraining:
     warnings: tuple[str, ...]
 
     def sentence(self) -> str:
-        """The advice in a few words."""
+        """The advice in one sentence."""
         low, high = self.interval.get("L", (np.nan, np.nan))
         within = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
         goal = ("for" if self.constraint == "compute" else "at least cost,") + f" {self.compute:.3g} FLOPs"
@@ -54,7 +54,7 @@ class Pretraining:
         return ". ".join([text, *(f"Warning: {w}" for w in self.warnings)]) + "."
 
     def describe(self) -> str:
-        """The sentence and one line a number with its 90% interval."""
+        """The sentence, and one line per number with its 90% interval."""
         rows = [
             ("parameters N", si(self.N), self._within("N", si)),
             ("tokens D", si(self.D), self._within("D", si)),
@@ -92,9 +92,9 @@ def pretraining(
     unique: float = UNLIMITED,
     region: Region | None = None,
 ) -> Pretraining:
-    """The best size and tokens for `compute` FLOPs, 3 F(N) D, or at least cost for a `loss`.
+    """The best size and tokens for `compute` FLOPs, 3 F(N) D, or at the lowest cost for a `loss`.
 
-    boot: resampled supervised laws, or resampled laws of students with supervised ones inside. Raises PlanError.
+    boot: resampled supervised laws, or resampled laws of students with supervised ones nested. Raises PlanError.
     """
     if (compute is None) == (loss is None):
         raise PlanError("constraint: wanted exactly one of compute and loss for a supervised law; tokens fix no size")
@@ -124,7 +124,7 @@ def pretraining(
 
 
 def _compute_for(supervised: Law, loss: float, options: _Options) -> float:
-    """The least compute that reaches a loss, by bisection of its logarithm; PlanError where none does."""
+    """The least compute that reaches a loss, by bisection of its logarithm. Raises PlanError if none does."""
     low, high = np.log(_RANGE)
     reached = lambda z: float(supervised_optimum(supervised, np.exp([z]), **options)["L"][0]) <= loss
     if not reached(high):
@@ -146,7 +146,7 @@ def _warnings(best: dict[str, float], region: Region | None) -> list[str]:
     for name in ("N", "D"):
         if not _BOUNDS.low * 1.01 < best[name] < _BOUNDS.high / 1.01:
             out.append(f"{name} stands at a bound of the search ({best[name]:.3g})")
-    if region is not None:  # which calls the supervised runs' variables N_T and D_T
+    if region is not None:  # a region names the supervised runs' variables N_T and D_T
         beyond = region.beyond({"N_T": best["N"], "D_T": best["D"]})
         out += [text.replace("N_T", "N", 1).replace("D_T", "D", 1) for text in beyond]
     return out

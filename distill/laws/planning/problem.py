@@ -13,7 +13,7 @@ from distill.laws.planning.scenarios import PlanError, Scenario, Teacher, effect
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 from distill.system.numbers import si
 
-# A size, a budget or many of them; what a method finds, by the field of Allocation, axes [n] or [R, n].
+# A size, a budget or an array of them; a method's result by the field of Allocation, axes [n] or [R, n].
 _Numbers: TypeAlias = Values | Sequence[float]
 Split: TypeAlias = dict[str, Floats]
 
@@ -33,7 +33,7 @@ class Alternative:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Laws, prices and limits; its methods broadcast over arrays, and over stacks of laws in a leading axis."""
+    """Laws, prices and limits; methods broadcast over arrays, and over stacks of laws in a leading axis."""
 
     supervised: SupervisedLaw
     distillation: StudentLaw
@@ -49,7 +49,7 @@ class Problem:
         return np.asarray(self.flops(np.asarray(N, np.float64)), np.float64)
 
     def training(self, N_S: Values, compute: Values) -> Floats:
-        """What serving leaves of the compute."""
+        """The compute that serving leaves for training."""
         return np.asarray(compute - self.F(N_S) * self.served, np.float64)
 
     def alone(self, N: Values, D: Values) -> Floats:
@@ -71,7 +71,7 @@ class Problem:
         return self.training(N, compute) / (3 * self.F(N))
 
     def by_compute(self, N_S: _Numbers, compute: _Numbers) -> Split:
-        """The best split of total compute, cases [n] -> [n] (or [R, n]); L_S is inf where serving takes all of it."""
+        """The best split of total compute, cases [n] -> [n] (or [R, n]); L_S is inf where serving uses all of it."""
         N_S, compute = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(compute, np.float64))
         left = self.training(N_S, compute)
         room = left > 3 * self.F(N_S)
@@ -94,7 +94,7 @@ class Problem:
         return out | {"L_S": np.where(room, out["L_S"], np.inf)}
 
     def by_tokens(self, N_S: _Numbers, D_S: _Numbers) -> Split:
-        """The best teacher for fixed student tokens: the best L_T, and the cheapest teacher that has it."""
+        """The best teacher for fixed student tokens: the best L_T, and the cheapest teacher of that loss."""
         N_S, D_S = np.broadcast_arrays(np.asarray(N_S, np.float64), np.asarray(D_S, np.float64))
         if self.teachers:
             return self._from_teachers(N_S, np.broadcast_to(D_S, (len(self.teachers), *D_S.shape)))
@@ -146,7 +146,7 @@ class Problem:
             z = np.where(at_low > 0, (low * at_high - high * at_low) / (at_high - at_low), low)
             value = excess(z)
             above = value > 0
-            # Illinois: the end that stays is halved, so that neither stays for long.
+            # Illinois method: the value at the retained end is halved, so that neither end is retained for long.
             at_low = np.where(above, value, at_low / 2)
             at_high = np.where(above, at_high / 2, value)
             low, high = np.where(above, z, low), np.where(above, high, z)
@@ -170,7 +170,7 @@ class Problem:
 
 
 def least(cost: Callable[[Floats], Floats], low: float, high: float) -> float:
-    """The minimiser of cost (vectorised) between low and high on a logarithmic scale: a grid, narrowed three times."""
+    """The minimiser of a vectorised cost between low and high on a logarithmic scale: a grid, refined three times."""
     best = low
     for _ in range(4):
         grid = np.geomspace(low, high, _SIZES)

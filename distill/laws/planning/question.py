@@ -1,4 +1,4 @@
-"""What a plan is asked: the student, one constraint, who pays for the teacher. Checked when it is made."""
+"""The question that a plan answers: the student, one constraint, who pays for the teacher. Checked when built."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ from distill.laws.planning.scenarios import UNLIMITED, PlanError, Scenario, Teac
 class Question:
     """One student, one constraint: total `compute` (FLOPs), student `tokens`, or a target `loss` (nats per token).
 
-    N_S is the student's size, or (least, most) to choose it from. `teachers` exist already. `students` share the
-    teacher, and with `store` its signals. `unique`: distinct tokens of each of teacher and student. `served`: tokens
-    that each student will generate in its life. Raises PlanError for what is impossible or contradictory.
+    N_S is the student's size, or its range (least, most). `teachers` exist already. `students` share the teacher, and
+    with `store` its signals. `unique`: distinct tokens of teacher and of student. `served`: tokens that each student
+    will generate in its life. Raises PlanError for an impossible or contradictory question.
     """
 
     scenario: Scenario
@@ -67,5 +67,5 @@ class Question:
 
     @property
     def smallest(self) -> float:
-        """The least size that the student may have."""
+        """The smallest size that the student may have."""
         return float(np.min(self.N_S))

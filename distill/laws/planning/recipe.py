@@ -1,6 +1,6 @@
-"""From a plan to configs that train: sizes snapped to a ladder, budgets to whole steps, and the loss that this costs.
+"""Turns a plan into configs that train: sizes snapped to a ladder, budgets to whole steps, and the loss this costs.
 
-The only bridge from the laws back to training, and it imports nothing but config and counts.
+The only link from the laws back to training; it imports only config and counts.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from distill.laws.planning.scenarios import Bill, PlanError, bill
 from distill.system.numbers import si
 
 TEACHER_WORKDIR = "runs/teacher"  # where an emitted student looks for its teacher
-_SAME = 1e-4  # of L_S: teachers that differ by less count as equally good, and the one cheapest to train is taken
+_SAME = 1e-4  # of L_S: teachers that differ by less count as equally good, and the cheapest to train is taken
 _TOKENS = np.geomspace(1e4, 1e15, 661)  # teacher tokens tried with every size of the ladder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """Model shapes in increasing size, and the recipe that they share."""
+    """Model shapes in increasing size, and their common training settings."""
 
     name: str
     experiment: ExperimentConfig
@@ -53,7 +53,7 @@ class Ladder:
         return self.experiment.batch_size * self.experiment.seq_len
 
     def nearest(self, N: float) -> int:
-        """The rung closest to N in ratio; PlanError where the closest is off by more than two."""
+        """The rung closest to N in ratio. Raises PlanError if it is off by a factor of more than two."""
         rung = int(np.argmin(np.abs(np.log(self.N / N))))
         if abs(np.log(self.N[rung] / N)) > np.log(2):
             raise PlanError(
@@ -64,7 +64,7 @@ class Ladder:
 
 
 def _paper() -> Ladder:
-    """103M to 12.6B at a context of 4096 (Appendix I); the batch of a million tokens is ours, the paper gives none."""
+    """103M to 12.6B at a context of 4096 (Appendix I); the batch of a million tokens is our choice, not the paper's."""
     optim = OptimConfig(schedule="cosine", warmup_steps=2000, base_width=256)
     experiment = ExperimentConfig(optim=optim, tokens=2**31, batch_size=256, seq_len=SEQ_LEN)
     return Ladder(name="paper", experiment=experiment, models=tuple(paper_model(name) for name in PAPER_LADDER))
@@ -83,7 +83,7 @@ LADDERS = {"paper": _paper, "micro": _micro}
 
 
 def ladder(name: str) -> Ladder:
-    """A ladder by name; PlanError names the nearest valid one."""
+    """A ladder by name. Raises PlanError that names the nearest valid one."""
     if name not in LADDERS:
         raise PlanError(f"ladder={name!r}: wanted one of {', '.join(LADDERS)}.{nearest(name, LADDERS)}")
     return LADDERS[name]()
@@ -91,7 +91,7 @@ def ladder(name: str) -> Ladder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Configs that carry a plan out, their exact bill, and L_S of the snapped plan minus that of the plan."""
+    """Configs that execute a plan, their exact bill, and L_S of the snapped plan minus that of the plan."""
 
     student: ExperimentConfig
     teacher: ExperimentConfig | None
@@ -102,11 +102,11 @@ class Recipe:
 
 
 def recipe(plan: Plan, rungs: Ladder, teacher_workdir: str = TEACHER_WORKDIR) -> Recipe:
-    """The plan on a ladder: the nearest student, then the best teacher and budgets anew, in whole steps.
+    """The plan on a ladder: the nearest student, then the best teacher and budgets recomputed, in whole steps.
 
     A plan that says pretrain gives one supervised config; an existing teacher is used unchanged. `teacher_workdir` is
-    where the student looks for its teacher.
-    Raises PlanError where the ladder does not reach or a budget is less than one step.
+    the teacher's folder in the student's config.
+    Raises PlanError if the ladder does not reach or a budget is less than one step.
     """
     student = rungs.models[rungs.nearest(plan.N_S if plan.distil else plan.supervised.N)]
     N_S = float(counts.non_embedding(student))
@@ -137,7 +137,7 @@ def recipe(plan: Plan, rungs: Ladder, teacher_workdir: str = TEACHER_WORKDIR) ->
 
 
 def _pretrain(plan: Plan, problem: Problem, model: ModelConfig, rungs: Ladder) -> Recipe:
-    """Supervised training on the same compute, or on the same tokens where those are what is given."""
+    """Supervised training with the same compute, or on the same tokens if the tokens are given."""
     N, D = float(counts.non_embedding(model)), plan.supervised.D
     if plan.constraint == "compute":
         D = float(problem.supervised_tokens(N, plan.supervised.compute))
@@ -180,13 +180,13 @@ def _whole_steps(D: float, rungs: Ladder, what: str) -> int:
 
 
 def free_workdir(path: str) -> str:
-    """`path`, or the first of path-2, path-3, ... that is not there yet or is an empty folder."""
+    """`path`, or the first of path-2, path-3, ... that does not exist or is an empty folder."""
     free = lambda name: not os.path.exists(name) or (os.path.isdir(name) and not os.listdir(name))
     return next(filter(free, itertools.chain([path], (f"{path}-{i}" for i in itertools.count(2)))))
 
 
 def snapped(recipe: Recipe, plan: Plan, rungs: Ladder) -> str:
-    """A table of what the ladder and whole steps change of a plan, and of what that costs."""
+    """A table of the changes that the ladder and whole steps make to a plan, and of their cost."""
     F = lambda flops, N, D: 3 * float(flops(N)) * D
     notes = [f"  what that costs: {recipe.paid:+.4f} nats per token of predicted loss"]
     if plan.distil:
@@ -217,7 +217,7 @@ def _size(config: ExperimentConfig) -> float:
 
 
 def write(recipe: Recipe, plan: Plan, folder: Path) -> str:
-    """Writes student.py and, where one is trained, teacher.py (or pretrain.py alone); returns the commands to run."""
+    """Writes student.py and, if a teacher is trained, teacher.py (or only pretrain.py); returns the commands to run."""
     advice = plan.sentence()
     if recipe.teacher is None and recipe.student.teacher.run == "" and not plan.teacher:
         files = {"pretrain.py": (recipe.student, "Supervised training")}

@@ -13,9 +13,9 @@ ANY = (0.0, 1e30)  # the range of a variable that the runs do not record
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Region:
-    """What the fitted runs cover, (least, most) of each variable; a plan outside it warns that it extrapolates.
+    """The range of the fitted runs, (least, most) of each variable; a plan outside it warns that it extrapolates.
 
-    A table of students alone does not hold its teachers' sizes and tokens.
+    A table of only students does not contain its teachers' sizes and tokens.
     """
 
     N_S: tuple[float, float]
@@ -32,7 +32,7 @@ class Region:
 
     @property
     def teachers(self) -> tuple[float, float]:
-        """The sizes of the teachers, or those of the students where nothing else is known."""
+        """The sizes of the teachers, or those of the students if the teachers' are unknown."""
         return self.N_S if self.N_T == ANY else self.N_T
 
     def beyond(self, values: Mapping[str, float]) -> list[str]:

@@ -1,7 +1,7 @@
 """Who pays for the teacher: the paper's four scenarios, F(N), Eq. 9, prices and stored signals.
 
-Units: compute in FLOPs, data in tokens, sizes in non-embedding parameters. Everything here is closed-form; the search
-for the best split is in `distill.laws.planning.allocation`.
+Units: compute in FLOPs, data in tokens, sizes in non-embedding parameters. Everything here is closed-form;
+`distill.laws.planning.allocation` searches for the best split.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ UNLIMITED = 1e30  # tokens; a finite "no limit" keeps gradients finite
 
 
 class PlanError(DistillError):
-    """A plan that cannot be made: what was asked, why it is impossible, what to change."""
+    """A plan that is impossible: what was asked, why it is impossible, what to change."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Scenario:
     pretraining: float
 
     def shared(self, students: int, stored: bool = False) -> "Scenario":
-        """The bill of one of `students` students that share a teacher; stored signals are computed once for all."""
+        """The scenario of one of `students` students that share a teacher; stored signals are computed once for all."""
         if students < 1:
             raise PlanError(f"students={students}: wanted at least 1")
         if students == 1:
@@ -59,7 +59,7 @@ SCENARIOS = {
 
 
 def find(name: str | Scenario) -> Scenario:
-    """One of the paper's four by name; PlanError names the nearest valid one."""
+    """One of the paper's four scenarios by name. Raises PlanError that names the nearest valid one."""
     if isinstance(name, Scenario):
         return name
     if name not in SCENARIOS:
@@ -73,7 +73,7 @@ class Flops:
     """F(N) = 2N (1 + context N^(-1/3) + vocabulary N^(-2/3)), forward FLOPs per token (Appendix H).
 
     `Flops.closed()` is the paper's ladder at a context of 4096; `Flops.through` fits the two numbers to a study's own
-    models, whose attention and logits weigh differently.
+    models, whose attention and logits take another share.
     """
 
     context: float
@@ -84,7 +84,7 @@ class Flops:
 
     @classmethod
     def closed(cls, n_ctx: int = 4096, n_vocab: int = 32768, rho: float = 128.0, omega: float = 12.0) -> "Flops":
-        """The two numbers of `counts.forward_flops_closed`, read off its value at N = 1 (each term is linear)."""
+        """The two numbers of `counts.forward_flops_closed`, from its value at N = 1 (each term is linear)."""
         context = counts.forward_flops_closed(1.0, n_ctx, 0, rho, omega) / 2 - 1
         vocabulary = counts.forward_flops_closed(1.0, 0, n_vocab, rho, omega) / 2 - 1
         return cls(context, vocabulary)
@@ -92,7 +92,7 @@ class Flops:
     @classmethod
     def through(cls, N: Iterable[float], F: Iterable[float]) -> "Flops":
         """Least relative squares through models of known N and F; non-negative, so that F stays increasing in N."""
-        from scipy.optimize import nnls  # 0.1 s to import: only a study's own models need it
+        from scipy.optimize import nnls  # takes 0.1 s to import, and only a study's own models need it
 
         n, f = np.asarray(list(N), float), np.asarray(list(F), float)
         scale = 2 * n / f
@@ -103,7 +103,7 @@ class Flops:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bill:
-    """FLOPs of one student by purpose (the terms of Eq. 9 under a scenario), plus serving it for life.
+    """FLOPs of one student by purpose (the terms of Eq. 9 under a scenario), plus those of serving it.
 
     Each term is a number, or an array where `bill` got arrays.
     """
@@ -121,7 +121,7 @@ class Bill:
 def bill(
     scenario: Scenario, flops: ForwardFlops, N_S: Values, D_S: Values, N_T: Values, D_T: Values, served: float = 0.0
 ) -> Bill:
-    """Eq. 9 by terms; arrays broadcast. A weight of zero makes its term zero whatever the teacher."""
+    """The terms of Eq. 9; arrays broadcast. A weight of zero makes its term zero for any teacher."""
     F_S, F_T = flops(N_S), flops(N_T)
     terms: dict[str, Values] = {
         "student": 3 * F_S * D_S,
@@ -133,7 +133,7 @@ def bill(
 
 
 def effective_tokens(D: Values, unique: Values, xp: ModuleType = np) -> Values:
-    """What D tokens are worth when only `unique` of them differ: U (1 + R (1 - exp(-(D/U - 1)/R))) beyond one epoch.
+    """The effective tokens of D tokens with only `unique` distinct: U (1 + R (1 - exp(-(D/U - 1)/R))) beyond one epoch.
 
     Muennighoff et al. 2023, Eq. 5, R = 15.39: four epochs are nearly as good as fresh text, forty are not.
     `xp` is numpy or jax.numpy.
@@ -153,11 +153,11 @@ class Teacher:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prices:
-    """From FLOPs to GPU-hours, days and money.
+    """Converts FLOPs to GPU-hours, days and money.
 
     peak_flops: of one accelerator in the training precision; mfu: the share of it that training reaches;
-    hourly: money per accelerator-hour in `currency` (nan: unknown); accelerators: how many work at once; chip: its
-    name, where one is meant; source: where the price is from.
+    hourly: money per accelerator-hour in `currency` (nan: unknown); accelerators: how many run at once; chip: its
+    name, if one was chosen; source: where the price is from.
     """
 
     peak_flops: float = CHIPS["h100"].flops
@@ -178,7 +178,7 @@ class Prices:
             )
 
     def flops(self, hours: float) -> float:
-        """What so many accelerator-hours train with."""
+        """The training FLOPs of this many accelerator-hours."""
         return hours * 3600 * self.peak_flops * self.mfu
 
     def hours(self, flops: float) -> float:

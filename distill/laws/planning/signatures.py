@@ -1,4 +1,4 @@
-"""What a plan asks of laws and costs: any callables with these arguments will do, `laws.Law`s among them."""
+"""The interfaces of laws and costs in a plan: any callables with these arguments, such as a `laws.Law`."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ class SupervisedLaw(Protocol):
 
 
 class StudentLaw(Protocol):
-    """L_S(N_S, D_S, L_T): the loss of a student of N_S parameters on D_S tokens of a teacher of loss L_T."""
+    """L_S(N_S, D_S, L_T): the loss of a student of N_S parameters on D_S tokens, from a teacher of loss L_T."""
 
     def __call__(self, N_S: Values, D_S: Values, L_T: Values, /) -> Values: ...
 

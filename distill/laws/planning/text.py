@@ -16,7 +16,7 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | bool | float | None"
 
 
 def describe(plan: Plan, prices: Prices | None = None) -> str:
-    """Several lines: the sentence of advice, one line a number with its 90% interval, the split, money and days."""
+    """Several lines: the sentence of advice, one line per number with its 90% interval, the split, money and days."""
     prices = prices or Prices()
     rows = [
         *plan.numbers(),
@@ -52,7 +52,7 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
 
 
 def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Json]:
-    """The plan as JSON-ready values, with its `cost` where prices are given; what is unknown or infinite is None."""
+    """The plan as JSON-ready values, with its `cost` if prices are given; unknown or infinite values are None."""
     fields = (field.name for field in dataclasses.fields(plan) if field.name != "problem")
     tree: dict[str, object] = {name: getattr(plan, name) for name in fields}
     tree["supervised"] = dataclasses.asdict(plan.supervised)

@@ -2,8 +2,8 @@
 
 1: the lower envelope of training curves; 2: minima of parabolas along IsoFLOPs; 3: the parametric law. The first two
 return, per budget, the best size and the power law N* ~ C**a through them; the third is `laws.fit("chinchilla", ...)`
-with the optimum of the law by its first-order condition. Parabolas are biased where an IsoFLOP is asymmetric or its
-sizes off-centre (2603.22339), and an envelope wherever schedules do not end at the envelope: compare all three.
+with the law's optimum from its first-order condition. Parabolas are biased if an IsoFLOP is asymmetric or its sizes
+are off-centre (2603.22339), and envelopes if schedules do not end at the envelope: compare all three.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ def _through(flops: np.ndarray, size: np.ndarray, loss: np.ndarray, source: str)
 
 
 def envelope(runs: Table, curves: Table, budgets: int = 200) -> Optima:
-    """Approach 1: over a grid of budgets the run whose training curve is lowest there; its size is the optimum.
+    """Approach 1: at each budget of a grid, the size of the run whose training curve is lowest.
 
-    `curves` has run, flops and loss, one row a point; `runs` has run and N. Curves are interpolated in log FLOPs.
+    `curves` has run, flops and loss, one row per point; `runs` has run and N. Curves are interpolated in log FLOPs.
     """
     sizes = dict(zip(runs["run"].astype(str), runs.numbers("N")))
     names = curves["run"].astype(str)
@@ -63,7 +63,7 @@ def isoflops(runs: Table, tolerance: float = 0.15) -> Optima:
     """Approach 2: groups of runs whose FLOPs agree within `tolerance`; a parabola in log N per group, its minimum.
 
     FLOPs are the column `flops_student`, or 6 N D. Groups of fewer than three sizes, and parabolas without a minimum
-    between their sizes, are left out.
+    between their sizes, are skipped.
     """
     N, loss = runs.numbers("N"), runs.numbers("L" if "L" in runs.columns else "loss")
     flops = runs.numbers("flops_student") if "flops_student" in runs.columns else 6 * N * runs.numbers("D")

@@ -1,12 +1,12 @@
-"""Bootstraps: how the fitted law would vary if the runs were repeated.
+"""Bootstraps: the variation of a fitted law if the runs were repeated.
 
 Three kinds of resampling: "pairs" draws rows with replacement; with `cluster`, whole groups of rows that share a
 trunk, a teacher or a model, which are not independent; "residual" keeps the design and redraws the residuals; "wild"
 flips their signs, by cluster where one is given. Of a pair of fits (supervised, distillation) both stages are
 resampled, and each resample of Eq. 8 takes Lsup from its own supervised law, so that its error is included.
 
-Resamples start from the fit. Those whose certificate fails are solved again from other resamples' solutions, and what
-still fails is counted and left out of the intervals.
+Resamples start from the fit. Those whose certificate fails are solved again from other resamples' solutions; those
+that still fail are counted and excluded from the intervals.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("pairs", "residual", "wild")
-_RETRIES = (1.0, 10.0, 10.0)  # first delta's factor: on from where the search stood, then from others' solutions
+_RETRIES = (1.0, 10.0, 10.0)  # factor of the first delta: continue the search once, then start from other solutions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ Prediction = PredictionInterval  # its public name until 0.1
 class Bootstrap:
     """Resampled laws of a fit: `laws` is one Law whose parameters are arrays [resamples], `failed` marks the bad ones.
 
-    `supervised` holds the first stage of a pair. Intervals and predictions leave the failed resamples out.
+    `supervised` holds the first stage of a pair. Intervals and predictions exclude the failed resamples.
     """
 
     fit: Fit
@@ -93,7 +93,7 @@ class Bootstrap:
 
     @functools.cached_property
     def kept(self) -> Law:
-        """The stack of the resamples that did not fail; all of them where all failed."""
+        """The stack of the resamples that did not fail; all of them if all failed."""
         good = ~self.failed if not self.failed.all() else np.ones(len(self), bool)
         return jax.tree_util.tree_map(lambda leaf: leaf[good] if np.ndim(leaf) else leaf, self.laws)
 
@@ -105,7 +105,7 @@ class Bootstrap:
         return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
     def predict(self, level: float = 0.9, noise: bool = True, **inputs: ArrayLike) -> PredictionInterval:
-        """The interval for new runs at inputs by name: the law's error and, with `noise`, that of a single run."""
+        """The interval for new runs at inputs by name: from the law's error and, with `noise`, that of a single run."""
         arrays = np.broadcast_arrays(*(np.asarray(inputs[k], np.float64) for k in self._names(inputs)))
         shape, flat = arrays[0].shape, [array.ravel() for array in arrays]
         log_losses = np.log(self.evaluate(*flat))
@@ -130,7 +130,7 @@ class Bootstrap:
         return wanted
 
     def to_dict(self, level: float = 0.9) -> dict[str, object]:
-        """What a law file keeps of it: how it was resampled, how many failed, and the intervals."""
+        """Its entries in a law file: how it was resampled, how many failed, and the intervals."""
         tree: dict[str, object] = {
             "kind": self.kind,
             "cluster": self.cluster,
@@ -174,7 +174,7 @@ def draw(
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Per fit the weights [R, n] (or [n]) and the shifts of log targets [R, n] (or None).
 
-    Clusters are drawn once for all fits, so that a trunk with runs in both tables comes and goes in both.
+    Clusters are drawn once for all fits, so that a trunk with runs in both tables is drawn in both or in neither.
     """
     generator = np.random.default_rng(seed)
     labels = [_labels(one, cluster) for one in fits]
@@ -210,7 +210,7 @@ def _labels(one: Fit, cluster: str | None) -> np.ndarray:
 
 
 def _weighted(counts: np.ndarray, one: Fit) -> np.ndarray:
-    """Counts times the fit's row weights, kept as small integers where those are all one."""
+    """Counts times the fit's row weights, kept as small integers if the weights are all one."""
     return counts if (one.weights == 1.0).all() else counts * one.weights
 
 
@@ -240,7 +240,7 @@ def _stage(
 def refit(
     one: Fit, rows: solver.Rows, weights: np.ndarray, count: int, generator: np.random.Generator
 ) -> solver.Solutions:
-    """Solves `count` variations of a fit (other weights, targets or given laws), and again those that fail."""
+    """Solves `count` variations of a fit (other weights, targets or given laws), and retries those that fail."""
     form, measure = type(one.law), one.minimised
     problem = solved_rows(rows, measure)
     with progress.counter(f"bootstrap {form.name}", count) as tick:

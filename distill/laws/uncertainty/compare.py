@@ -1,10 +1,9 @@
-"""Which form? Cross-validation, and a test of whether a larger form's extra parameters improve the fit.
+"""Compares forms: cross-validation, and a test of whether a larger form's extra parameters improve the fit.
 
-`compare` fits forms to the same rows and leaves every row out once, in folds of whole clusters where runs are not
-independent. `nested` asks of two forms, the smaller one contained in the larger: had the smaller one been true, how
-often would the larger one have gained as much? The answer is a bootstrap under the smaller law (its residuals
-redrawn around it, both forms fitted again), since chi-squared tables hold neither for Huber objectives nor where the
-extra parameter rests on a bound.
+`compare` fits forms to the same rows and leaves every row out once, in folds of whole clusters if runs are not
+independent. `nested` tests two forms, the smaller one contained in the larger: if the smaller one were true, how often
+would the larger one gain as much? It bootstraps under the smaller law (its residuals redrawn around it, both forms
+fitted again), because chi-squared tables are invalid for Huber objectives and for an extra parameter at a bound.
 """
 
 import dataclasses
@@ -33,7 +32,7 @@ class Compared:
 
     @property
     def standard_error(self) -> float:
-        """Of that mean."""
+        """The standard error of `error`."""
         return float(np.nanstd(self.left_out) / np.sqrt(max(np.isfinite(self.left_out).sum(), 1)))
 
 
@@ -79,7 +78,7 @@ def left_out(one: Fit, folds: int = 10, cluster: str | None = None, seed: int = 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Nested:
-    """A test of a smaller form against a larger one: the gain in the objective, and how often chance gives as much."""
+    """A test of a smaller form against a larger one: the gain in the objective, and how often chance gains as much."""
 
     smaller: str
     larger: str
@@ -89,7 +88,7 @@ class Nested:
 
 
 def nested(smaller: Fit, larger: Fit, *, resamples: int = 400, seed: int = 0) -> Nested:
-    """Tests whether the larger form's extra parameters pay off; both fits have the same rows and objective."""
+    """Tests whether the larger form's extra parameters improve the fit; both fits have the same rows and objective."""
     if len(smaller.rows) != len(larger.rows) or smaller.minimised != larger.minimised:
         raise LawError("a nested test takes two fits of the same rows with the same objective.")
     if len(smaller.law.parameters()) >= len(larger.law.parameters()):

@@ -1,15 +1,15 @@
-"""Which runs next? Those that most narrow the predictions a plan rests on, per FLOP spent.
+"""Chooses the next runs: those that most reduce the variance of the predictions a plan needs, per FLOP spent.
 
 Near a fit the law is linear in its coordinates, log L(x) = f(x) + J(x) u, with a known covariance of u. But no law is
-exact: near any point all runs share an error that the law cannot follow. So log losses are taken as a Gaussian process,
+exact: near any point all runs share an error that the law cannot fit. So log losses are modelled as a Gaussian process,
 
     cov(x, x') = J(x) P J(x')' + misfit**2 k(x, x')      (P: the prior of the coordinates, k: near inputs are alike)
 
-observed with the noise of a run. What a run at x would take off the variance at the targets is then known before it
-is made: cov(t, x)**2 / (noise**2 + var(x)), given all runs so far. `design` picks the run with the largest fall per
-cost, again and again. Without the misfit this is classical optimal design for predictions, which trusts the law fully,
-picks far corners, and does no better than chance on real runs. With it, runs near the targets count too.
-D-optimality maximises what is known of the coordinates instead, ridges that no prediction needs among them.
+observed with the noise of a run. The variance at the targets that a run at x would remove is then known in advance:
+cov(t, x)**2 / (noise**2 + var(x)), given all runs so far. `design` repeatedly picks the run with the largest reduction
+per cost. Without the misfit this is classical optimal design for predictions, which trusts the law fully, picks far
+corners, and does no better than chance on real runs. With it, runs near the targets count too. D-optimality instead
+maximises the information on all coordinates, including ridges that no prediction needs.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def design(
     misfit: float = 1.0,
     reach: float = 1.0,
 ) -> Design:
-    """Chooses `count` candidates one by one. Candidates and targets need the law's inputs (and any positive output).
+    """Chooses `count` candidates greedily. Candidates and targets need the law's inputs (and any positive output).
 
     `cost` [candidates] is each run's price (all equal by default). `misfit` is the law's own error as a multiple of a
     run's noise, shared by runs whose log inputs lie within about `reach` of their spread over the candidates.
@@ -64,7 +64,7 @@ def design(
     logs = logs / np.maximum(logs[done:end].std(0), 1e-3)
     apart = ((logs[:, None] - logs[None]) ** 2).sum(-1)
     joint = PRIOR**2 * J @ J.T + (misfit * noise) ** 2 * np.exp(-apart / (2 * reach**2))
-    # Given the runs that are there already.
+    # Condition on the existing runs.
     seen = joint[:done, :done] + noise**2 * np.eye(done)
     joint = joint - joint[:, :done] @ np.linalg.solve(seen, joint[:done])
     among, across = joint[done:end, done:end], joint[end:, done:end]

@@ -1,7 +1,7 @@
-"""Extrapolation as an experiment: fit on the weak runs, predict the strong ones, count how often intervals hold.
+"""Tests extrapolation: fit the weak runs, predict the strong ones, count how often intervals contain the loss.
 
 `holdout` takes a rule ("L_S <= 2.3") or a mask; `roll_forward` orders the runs by compute and predicts each share of
-them from all that came before. Interpolation errors are small for every form; these are not.
+them from all that came before. Unlike interpolation errors, these are not small for every form.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Holdout:
 
 
 class HoldoutOptions(FitOptions, total=False):
-    """The options of `holdout` that `roll_forward` passes on."""
+    """The options of `holdout` that `roll_forward` forwards."""
 
     supervised: Law | Fit | None
     resamples: int
@@ -66,7 +66,7 @@ def holdout(
 ) -> Holdout:
     """Fits on the rows outside `rule` and predicts those inside it. Further options are those of `fit`.
 
-    Where `supervised` is a Fit, its runs are resampled too.
+    If `supervised` is a Fit, its runs are resampled too.
     """
     cls = registry.get(form)
     selected = select(cls, runs)

@@ -1,8 +1,8 @@
-"""Both laws in one fit: supervised runs and students weigh on Lsup together.
+"""Fits both laws together: supervised runs and students both constrain Lsup.
 
 The paper fits in two stages: the supervised law first, then Eq. 8 with Lsup taken from it. A joint fit minimises the
-sum over the rows of both kinds, so that students too constrain the supervised law. Where the two stages agree with
-it, the simpler way loses little; where they do not, the students contradict the first stage.
+sum over the rows of both kinds, so that students also constrain the supervised law. If it agrees with the two stages,
+the simpler method loses little; if it does not, the students contradict the first stage.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class _Pair:
 
 @dataclasses.dataclass(frozen=True)
 class _PairForm:
-    """What the solver needs of a form: the parameters of both laws, one after the other."""
+    """The form that the solver fits: the parameters of both laws, concatenated."""
 
     supervised: type[Law]
     student: type[Law]

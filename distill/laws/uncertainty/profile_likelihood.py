@@ -1,11 +1,11 @@
 """Profile likelihood: how far a quantity can move before the other parameters can no longer compensate.
 
-The quantity is a parameter, a combination such as kappa, or any function of the law, a prediction too. For each of a
-range of values all parameters are fitted again with the quantity pulled towards that value; wherever it comes to rest,
-the fit there is the best one with that value. The interval holds the values whose objective stays below the minimum
-times 1 + t**2/(n - p), the likelihood-ratio region of least squares with Student's quantile t. For Huber objectives,
-whose noise scale is as free, it is an approximation, and the bootstrap the reference. A side on which the profile never
-rises that far has no end: the data do not bound the quantity there.
+The quantity is a parameter, a combination such as kappa, or any function of the law, such as a prediction. For each of
+a range of values all parameters are fitted again with the quantity pulled towards that value; the result is the best
+fit at the value that the quantity reaches. The interval contains the values whose objective stays below the minimum
+times 1 + t**2/(n - p), the likelihood-ratio region of least squares with Student's quantile t. For Huber objectives it
+is an approximation, and the bootstrap is the reference. A side on which the profile never rises that far is unbounded:
+the data do not bound the quantity there.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from distill.laws.forms.law import Law, LawError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The least objective [points] against the quantity's `values` [points], ascending; ends may be 0 or infinite."""
+    """The minimal objective [points] at the quantity's ascending `values` [points]; ends may be 0 or infinite."""
 
     values: np.ndarray
     objective: np.ndarray
@@ -80,7 +80,7 @@ def _end(values: np.ndarray, objective: np.ndarray, limit: float, open_end: floa
 
 @functools.cache
 def named(form: type[Law], name: str) -> Quantity:
-    """The quantity of a name, as a function; the same object each time, so that it compiles once."""
+    """The named quantity as a function; the same object each time, so that it compiles once."""
     known = [*form.parameters(), *form.combinations]
     if name not in known:
         raise LawError(f"{form.name} has no {name!r}; it has {', '.join(known)}.{nearest(name, known)}")

@@ -1,4 +1,4 @@
-"""A fit as text: estimates with intervals, the status, errors in and out of the sample, and the path of deltas."""
+"""Reports of a fit as text: estimates with intervals, the status, errors in and out of sample, the path of deltas."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from distill.laws.uncertainty.holdout import Holdout
 def report(
     fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None, first: Fit | None = None, level: float = 0.9
 ) -> str:
-    """Estimates with intervals, the status, what the runs fix, and the errors in and out of the sample."""
+    """Estimates with intervals, the status, what the runs identify, and the errors in and out of sample."""
     mean, largest = fit.error
     measure = fit.minimised.kind + (f" delta {fit.minimised.delta:g}" if fit.minimised.kind == "huber" else "")
     lines = [f"{fit.law.name}: {len(fit.rows)} runs of {fit.table.source}, {measure}"]
@@ -47,7 +47,7 @@ def report(
 
 
 def path(fits: Sequence[tuple[Fit, Holdout | None]]) -> str:
-    """One column a delta: what the law becomes between a median regression (small deltas) and least squares (large)."""
+    """One column per delta: the fitted law from median regression (small deltas) to least squares (large)."""
     laws, names = [fit.law for fit, _ in fits], (*fits[0][0].law.parameters(), *fits[0][0].law.combinations)
     rows = {name: [f"{getattr(law, name):.6g}" for law in laws] for name in names}
     rows["objective"] = [f"{fit.objective:.9g}" for fit, _ in fits]
@@ -70,7 +70,7 @@ def _factor(error: float) -> str:
 
 def _estimates(fit: Fit, boot: Bootstrap | None, level: float, prefix: str = "") -> list[str]:
     intervals = boot.interval(level) if boot else {}
-    # Where only a combination is fixed, the interval of a part shows where the search was stopped: say so instead.
+    # If only a combination is identified, the interval of a part only shows the search's bound: say so instead.
     through = {name: d.keeps for d in fit.directions() if d.open and d.keeps for name in d.main}
     names = [*fit.law.parameters(), *fit.law.combinations]
     width = max(len(prefix + name) for name in names) + 2
