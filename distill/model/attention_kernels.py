@@ -1,8 +1,8 @@
-"""Attention by a kernel that never writes its scores: Splash on a TPU, cuDNN's on an NVIDIA GPU, one call for both.
+"""Attention kernels that never write the scores to memory: Splash on a TPU, cuDNN's on an NVIDIA GPU, one interface.
 
 These are JAX's kernels (jax.experimental.pallas.ops.tpu.splash_attention, jax.nn.dot_product_attention), run on each
-device of the mesh by itself, since attention crosses neither rows nor heads. Without the device of the chosen kernel,
-Splash is interpreted and cuDNN's call is computed by XLA: slow, with the same numbers, for tests.
+device of the mesh separately, since attention mixes neither rows nor heads. On another device, Splash is interpreted
+and cuDNN's call is computed by XLA: slow, but with the same numbers, for tests.
 """
 
 import functools
@@ -15,7 +15,7 @@ from distill.config import ConfigError, ModelConfig
 from distill.model import sharding
 
 MIN_BLOCK = 128  # positions in one block of the TPU's kernel
-MAX_BLOCK = 512  # a length that this does not divide takes smaller blocks
+MAX_BLOCK = 512  # a length that this does not divide uses smaller blocks
 
 
 def platform() -> str:
@@ -27,7 +27,7 @@ def platform() -> str:
 def chosen(config: ModelConfig, length: int) -> str:
     """The implementation for S = `length` keys: 'xla' (distill/model/layers.py), 'splash' or 'cudnn'.
 
-    'auto' is Splash on a TPU, else XLA. Raises ConfigError where the config's kernel does not support this model.
+    'auto' is Splash on a TPU, else XLA. Raises ConfigError if the config's kernel does not support this model.
     """
     fits = length % MIN_BLOCK == 0
     if config.attention == "auto":
@@ -50,9 +50,9 @@ def attention(
     segment: Int[Array, "B S"] | None,
     window: int,
 ) -> Float[Array, "B S H K"]:
-    """softmax(q k') v over the keys up to a query's own, in its segment and within `window` (0: all of them).
+    """softmax(q k') v over the keys up to a query's position, in its segment and within `window` (0: no limit).
 
-    q is scaled already. Softmax is in float32.
+    q is already scaled. Softmax is in float32.
     """
     local = functools.partial(_splash if kind == "splash" else _cudnn, window)
     heads, ids = sharding.ACT_BSHK, sharding.TOKENS_BS

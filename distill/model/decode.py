@@ -41,8 +41,8 @@ class Completions:
     log_probs: Float[Array, "B N"]
 
 
-# Of a batch so far: tokens, weights and log-probabilities; and with the next column, the last tokens, which sequences
-# have stopped, and the cache.
+# A batch so far: tokens, weights and log-probabilities; and with them the next column, the last tokens, which
+# sequences have stopped, and the cache.
 Out = tuple[Int[Array, "B N"], Float[Array, "B N"], Float[Array, "B N"]]
 Loop = tuple[Int[Array, ""], Int[Array, " B"], Bool[Array, " B"], Cache, Out]
 
@@ -63,7 +63,7 @@ def extend(
 ) -> tuple[Float[Array, "B S D"], Cache]:
     """The last hidden states of tokens that follow `start` cached positions, and the cache with their keys and values.
 
-    The first `skip` columns of a row are not part of its sequence, which counts its positions from there.
+    The first `skip` columns of a row are padding: its sequence starts after them, at position 0.
     """
     c = model.config
     queries, columns = start + jnp.arange(tokens.shape[1]), jnp.arange(cache.keys.shape[2])
@@ -88,7 +88,7 @@ def extend(
 
 
 def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
-    """One token for each sequence, from whole rows of logits, each with a key of its own."""
+    """Samples one token for each sequence from whole rows of logits, each with its own key."""
     if config.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / config.temperature
@@ -102,7 +102,7 @@ def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: Key[Array, " B
 
 
 def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array, "B V"]:
-    """Whole rows of float32 logits, over tokens only, without padding columns."""
+    """Whole rows of float32 logits, without padding columns."""
     c = model.config
     weight = jax.sharding.reshard(model.head_vd.astype(c.dtype), P("tensor", None))
     logits = jnp.einsum(
@@ -112,7 +112,7 @@ def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array,
 
 
 def _cast(model: Transformer) -> Transformer:
-    """The weights in the compute dtype, cast once and not at every token; gains stay float32, as rms_norm needs."""
+    """The weights in the compute dtype, cast once instead of at every token; gains stay float32, as rms_norm needs."""
 
     def one(path: KeyPath, leaf: Array) -> Array:
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
@@ -122,7 +122,7 @@ def _cast(model: Transformer) -> Transformer:
 
 
 def _take(rows: Shaped[Array, "B V"], column: Int[Array, " B"]) -> Shaped[Array, " B"]:
-    """One value of each row; a masked sum, because a gather from sharded rows has no known sharding."""
+    """Selects one value of each row, by a masked sum: a gather from sharded rows has no known sharding."""
     here = column[:, None] == jnp.arange(rows.shape[-1])[None]
     return jnp.sum(jnp.where(here, rows, 0), axis=-1)
 
@@ -135,10 +135,10 @@ def generate(
     keys: Key[Array, " B"],
     lengths: Int[Array, " B"] | None = None,
 ) -> Completions:
-    """Up to `config.new_tokens` tokens after each prompt, until all have stopped. Compiled once a config and shape.
+    """Up to `config.new_tokens` tokens after each prompt, until all have stopped. Compiled once per config and shape.
 
-    A prompt shorter than P is at the end of its row, and `lengths` gives its length. A sequence's draws depend on its
-    own key alone, not on the rest of the batch.
+    A prompt shorter than P is right-aligned in its row, and `lengths` gives its length. A sequence's draws depend only
+    on its own key, not on the rest of the batch.
     """
     (batch, width), model = prompts.shape, _cast(model)
     row = P(sharding.BATCH)

@@ -1,9 +1,9 @@
-"""The two products that a step spends its time in, with backward passes of their own: linear maps and attention.
+"""The two operations that dominate a step, linear maps and attention, with hand-written backward passes.
 
-Automatic differentiation gives the same numbers. The gain is that no gradient is computed in a transposed layout and
-that softmax is differentiated by rows: docs/results/speed.md has the profile before and after (measured with
-`python -m launch.bench step`). Letters of the shapes: distill/types.py; I inputs, O outputs; R queries that share a
-key-value head; T keys.
+Automatic differentiation gives the same numbers, but it computes gradients in transposed layouts and does not
+differentiate softmax by rows: docs/results/speed.md has the profile before and after (measured with `python -m
+launch.bench step`). Letters of the shapes: distill/types.py; I inputs, O outputs; R queries that share a key-value
+head; T keys.
 """
 
 import functools
@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# From this many positions on, queries go in two halves, of which the first skips the later keys: a quarter of all
-# scores less. Four quarters save more scores and were slower at S = 128, for their products are too small.
+# From this many positions on, queries are processed in two halves, and the first half skips the later keys, which
+# saves a quarter of all scores. Four quarters save more, but were slower at S = 128: their products are too small.
 HALVES_FROM = 64
 
 
@@ -25,7 +25,7 @@ HALVES_FROM = 64
 def linear(
     x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P, dtype: DTypeLike | None = None
 ) -> Float[Array, "B S O"]:
-    """x w, laid out as `place`, in `dtype` (x's own unless given)."""
+    """x w, sharded as `place`, in `dtype` (by default x's)."""
     return lax.dot_general(x, w, (((2,), (0,)), ((), ())), preferred_element_type=dtype or x.dtype, out_sharding=place)
 
 
@@ -43,15 +43,15 @@ def _linear_backward(
 ) -> tuple[Float[Array, "B S I"], Float[Array, "I O"]]:
     x, w = kept
     dy = dy.astype(x.dtype)
-    if place[1] is not None:  # of a residual stream that is split along the sequence (sharding.residual)
+    if place[1] is not None:  # the residual stream is split along the sequence (sharding.residual)
         dy = jax.sharding.reshard(dy, P(place[0], None, place[2]))
     dx = lax.dot_general(dy, w, (((2,), (1,)), ((), ())), out_sharding=_spec(x))
-    # The first operand is the one that is transposed, so it is the smaller one. The barrier keeps XLA from folding what
-    # follows into the product and transposing the larger one after all: an Eigen product twice as slow.
+    # The first operand is transposed, so the smaller one comes first. The barrier keeps XLA from fusing later
+    # operations into the product and transposing the larger operand after all: an Eigen product twice as slow.
     tokens, (inputs, outputs) = (((0, 1), (0, 1)), ((), ())), _spec(w).partitions
-    # The gradient of a gathered weight is scattered where the weight came from (sharding.gather_for_use).
+    # The gradient of a gathered weight is scattered back to the weight's shards (sharding.gather_for_use).
     sums = {"unreduced": _spec(w).reduced}
-    # Of a square map, the dimension that fsdp scatters comes first, for that is what the TPU compiler can do.
+    # For a square map, the dimension that fsdp scatters comes first: the TPU compiler supports only that.
     scattered = inputs == "tensor" and jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
     if w.shape[0] + scattered <= w.shape[1]:
         return dx, lax.optimization_barrier(lax.dot_general(x, dy, tokens, out_sharding=P(inputs, outputs, **sums)))
@@ -68,15 +68,15 @@ def _spec(x: Array) -> P:
 Query: TypeAlias = Float[Array, "B G R S K"]
 Key: TypeAlias = Float[Array, "B G T K"]
 Bias: TypeAlias = Float[Array, "#B 1 1 S T"]
-# Of each span of queries: the softmax before its division [B, G, R, s, t], and 1 / its sums [B, G, R, s, 1].
+# For each span of queries: the unnormalised softmax [B, G, R, s, t], and 1 / its sums [B, G, R, s, 1].
 Weights: TypeAlias = list[tuple[Float[Array, "B G R _ _"], Float[Array, "B G R _ 1"]]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attention(q: Query, k: Key, v: Key, bias: Bias, causal: bool) -> Query:
-    """softmax(q k' + bias) v, softmax in float32: R queries to each of k and v.
+    """softmax(q k' + bias) v, softmax in float32: R query heads share each head of k and v.
 
-    bias is not differentiated. `causal` promises that it hides every key after its query (S = T).
+    bias is not differentiated. `causal` asserts that it hides every key after its query (S = T).
     The gradient is that of FlashAttention (Dao et al. 2205.14135, B.2): with P the weights and O the output,
     dS = P (dO v' - rowsum(dO O)).
     """
@@ -84,7 +84,7 @@ def attention(q: Query, k: Key, v: Key, bias: Bias, causal: bool) -> Query:
 
 
 def _spans(causal: bool, length: int, keys: int) -> list[tuple[slice, slice]]:
-    """Blocks of queries, and the keys that they may see."""
+    """Blocks of queries and the keys that they attend to."""
     half = length // 2
     if not causal or length < HALVES_FROM or length % 2:
         return [(slice(0, length), slice(0, keys))]
@@ -124,7 +124,7 @@ def _attention_backward(
     exact, length = jnp.promote_types(q.dtype, jnp.float32), k.shape[2]
     b, g, r, length_q, width = q.shape
     flat = P(*_spec(q)[:2], None, None)
-    # Summed in four dimensions: in five, XLA's YNN took 215 us for what takes it 20 us (4 x 4 x 128 x 16).
+    # Summed in four dimensions: in five, XLA's YNN took 215 us instead of 20 us (4 x 4 x 128 x 16).
     product = lax.reshape(dout.astype(exact) * out.astype(exact), (b, g, r * length_q, width), out_sharding=flat)
     rowsum = lax.reshape(jnp.sum(product, axis=-1), (b, g, r, length_q, 1), out_sharding=P(*flat, None))
     dq, dk, dv = [], [], []

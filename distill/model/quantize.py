@@ -1,8 +1,8 @@
 """A teacher's weights in bfloat16, or in int8 with a scale for each output channel.
 
 A teacher is never trained, so its linear maps may be rounded once, when it is loaded. int8 is weight-only: the largest
-weight of a channel becomes 127, the others are rounded to the nearest step, and a map is converted to the compute dtype
-where it is used, one layer at a time. Under int8, embedding and head are bfloat16; gains and biases are unchanged.
+weight of a channel becomes 127, the others are rounded to the nearest step, and each layer's maps are converted to the
+compute dtype when they are used. Under int8, embedding and head are bfloat16; gains and biases are unchanged.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from distill.model.transformer import Block, Transformer
 Precision = Literal["float32", "bfloat16", "int8"]
 Module = TypeVar("Module", bound=nnx.Module)
 
-# The linear maps of a layer, and which of their dims (counting the layer's) are summed over.
+# The linear maps of a layer, and which of their dims (including the layer axis) are summed over.
 SUMMED = {"query": (1,), "key": (1,), "value": (1,), "out": (1, 2), "gate": (1,), "up": (1,), "down": (1,)}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class QuantisedWeight:
-    """Weights as integer steps of one scale per channel; takes the place of an array in a Param."""
+    """Weights as integer multiples of one scale per channel; replaces the array in a Param."""
 
     steps: Int8[Array, "..."]
     scale: Float[Array, "..."]
@@ -37,12 +37,12 @@ class QuantisedWeight:
         return self
 
     def astype(self, dtype: DTypeLike) -> Array:
-        """The weights in `dtype`; the product is in float32: bfloat16 has too few digits for a step and its scale."""
+        """The weights in `dtype`; steps times scale is computed in float32, because bfloat16 has too few digits."""
         return (self.steps.astype(jnp.float32) * self.scale).astype(dtype)
 
 
 def cast(model: Transformer, precision: Precision) -> Transformer:
-    """The model with its weights in another precision, on the same mesh; float32 returns the model itself."""
+    """The model with its weights in another precision, on the same mesh; float32 returns the model unchanged."""
     if precision == "float32":
         return model
     names = ["embed", *(["head"] if not model.config.tied else [])]

@@ -1,8 +1,8 @@
-"""One mesh, three axes, and the one table of how every array is sharded.
+"""The mesh with its three axes, and the table of every array's sharding.
 
 data and fsdp split the batch; fsdp also splits what a step stores (parameters and optimiser); tensor splits heads,
-feed-forward and vocabulary. Axes are Explicit: the sharding of a value is part of its type, and an operation whose
-result could be sharded in several ways takes `out_sharding`.
+feed-forward and vocabulary. Axes are Explicit: the sharding of a value is part of its type, and an operation with
+several possible shardings of its result takes `out_sharding`.
 """
 
 import math
@@ -22,7 +22,7 @@ from distill.config import ConfigError, MeshConfig, ModelConfig
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
-# Parameters as they are stored, by role and dims; a stacked layer axis comes in front and is never split.
+# Stored parameters, by role and dims; a stacked layer axis comes first and is never split.
 PARAM_SPECS = {
     "embed_vd": P("tensor", "fsdp"),
     "head_vd": P("tensor", "fsdp"),
@@ -57,10 +57,10 @@ def without_fsdp(spec: P) -> P:
 def gather_for_use(weight: Array, name: str) -> Array:
     """A stored parameter gathered over fsdp for use, as a matrix; it stays split over tensor.
 
-    Its type says that it is reduced over the batch axes, so its gradient leaves the matmul unreduced and takes the
-    weight's way back: one reduce-scatter over fsdp, one all-reduce of the pieces over data. After a plain reshard the
-    whole gradient would be summed on every device and then sliced. Heads and their width become one dimension, because
-    the TPU compiler scatters pieces that do not fill a tile in two dimensions, but not in three.
+    Its type marks it as reduced over the batch axes, so its gradient leaves the matmul unreduced and is then reduced by
+    one reduce-scatter over fsdp and one all-reduce of the pieces over data. After a plain reshard the whole gradient
+    would be summed on every device and then sliced. Heads and their width become one dimension, because the TPU
+    compiler scatters pieces that do not fill a tile in two dimensions, but not in three.
     """
     spec = PARAM_SPECS[name]
     if "fsdp" not in spec:
@@ -80,23 +80,23 @@ def residual(model: ModelConfig, length: int) -> P:
 
     With `model.sequence` it is split over tensor along S, as are the norms and additions on it: memory and work are
     divided by the number of devices, and an all-gather before a block's products and a reduce-scatter after them
-    replace one all-reduce (Korthikanti et al. 2205.05198). A length that does not divide is not split: one decoded
-    token, for example.
+    replace one all-reduce (Korthikanti et al. 2205.05198). A length that does not divide evenly is not split, such as
+    one decoded token.
     """
     split = model.sequence and length % jax.sharding.get_abstract_mesh().shape.get("tensor", 1) == 0
     return ACT_SEQUENCE if split else ACT_BSD
 
 
 def save_all_but_gathered(primitive: Primitive, *_: object, **__: object) -> bool:
-    """A policy of jax.checkpoint: the backward pass keeps everything but gathered weights, which it gathers again."""
+    """A policy of jax.checkpoint: saves everything except gathered weights, which the backward pass gathers again."""
     return primitive.name != "reshard"
 
 
 def gather_rows(piece: Array) -> Array:
-    """Inside a shard_map: this device's rows [V, D] of an embedding or a head, of which it holds some columns.
+    """Inside a shard_map: this device's rows [V, D] of an embedding or a head, of which it stores some columns.
 
-    Pieces are exchanged first, so that gathering and scattering go by rows: columns are too few to fill a TPU's tiles,
-    and its compiler would all-reduce the whole gradient. Rows that do not divide evenly go by columns.
+    Pieces are exchanged first, so that gather and scatter run over rows: columns are too few to fill a TPU's tiles, and
+    its compiler would all-reduce the whole gradient. If the rows do not divide evenly, columns are gathered.
     """
     if piece.shape[0] % lax.axis_size("fsdp"):
         return lax.all_gather(piece, "fsdp", axis=1, tiled=True)
@@ -121,7 +121,7 @@ def rows(table: Array, tokens: Array) -> Array:
 
 
 def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices, or over those given. Raises ConfigError where the axes do not multiply to them."""
+    """The mesh over all devices, or over those given. Raises ConfigError if the axes' product is another number."""
     devices = list(jax.devices() if devices is None else devices)
     fixed = config.fsdp * config.tensor
     data = len(devices) // fixed if config.data == -1 else config.data
@@ -135,12 +135,12 @@ def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mes
 
 
 def abstract(config: MeshConfig) -> AbstractMesh:
-    """The same mesh without devices: enough to lower a pod's step on a laptop. Every axis must be given."""
+    """The mesh without devices, to lower a pod's step on a laptop. Every axis must be given."""
     return AbstractMesh((config.data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
 def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ConfigError, naming field and axis, where a dimension does not divide over the mesh."""
+    """Raises ConfigError, naming field and axis, if a dimension does not divide over the mesh."""
     size = dict(mesh.shape)
     split = {
         "batch_size": (batch_size, math.prod(size[axis] for axis in BATCH), "data x fsdp"),
@@ -155,7 +155,7 @@ def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> Non
 
 
 def place(tree: PyTree, mesh: Mesh, leading: int = 0) -> PyTree:
-    """Host arrays as arrays on the mesh, with the batch on axis `leading` split over data and fsdp.
+    """Puts host arrays on the mesh, with the batch on axis `leading` split over data and fsdp.
 
     Each process passes its own slice of the batch; axes before and after the batch are not split.
     """

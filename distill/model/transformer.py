@@ -30,9 +30,9 @@ Carry = TypeVar("Carry")
 
 
 def fan_in(config: ModelConfig) -> dict[str, int]:
-    """Inputs of every linear map, which its initial scale (1/sqrt) and its learning rate under muP depend on.
+    """The number of inputs of every linear map, which sets its initial scale (1/sqrt) and its muP learning rate.
 
-    An untied embedding is a table, not a linear map, and is absent; a tied one counts as the head.
+    An untied embedding is a table, not a linear map, and is omitted; a tied one counts as the head.
     """
     maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk", "gate_df", "up_df"), config.d_model)
     maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
@@ -49,7 +49,7 @@ def _constant(name: str, shape: tuple[int, ...], value: float) -> nnx.Param:
 
 
 def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
-    """x over its root mean square, times a gain; computed in float32, returned in x's dtype."""
+    """x divided by its root mean square, times a gain; computed in float32, returned in x's dtype."""
     y = x.astype(jnp.float32)
     y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return (y * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
@@ -58,8 +58,8 @@ def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> F
 def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
     """Radians per position, base^(-2i/K), scaled by config.rope_scaling.
 
-    linear divides all by the factor (Chen et al. 2306.15595). llama3 divides those that make fewer than rope_low turns
-    within rope_context, keeps those that make more than rope_high, and interpolates linearly in between (Llama 3.1).
+    linear divides all by the factor (Chen et al. 2306.15595). llama3 divides frequencies with fewer than rope_low turns
+    within rope_context, keeps those with more than rope_high, and interpolates linearly in between (Llama 3.1).
     """
     half = config.head_dim // 2
     frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -80,7 +80,7 @@ def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> Rope:
 
 
 def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig) -> Bool[Array, "S T"]:
-    """Which keys a query may see by their places in the row: those up to its own, within the window."""
+    """Whether a query may attend to a key, by position in the row: keys up to its own, within the window."""
     distance = query[:, None] - key[None]
     return (distance >= 0) & (distance < config.window) if config.window else distance >= 0
 
@@ -88,7 +88,7 @@ def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig)
 def attention_mask(
     config: ModelConfig, length: int, segment: Int[Array, "B S"] | None
 ) -> Bool[Array, "_ 1 1 S S"] | Int[Array, "B S"] | None:
-    """Which keys a row's queries see: a mask [1 or B, 1, 1, S, S], or for a kernel the segments themselves."""
+    """The keys that queries attend to: a mask [1 or B, 1, 1, S, S], or for a kernel the segments themselves."""
     if attention_kernels.chosen(config, length) != "xla":
         return segment
     mask = visible(jnp.arange(length), jnp.arange(length), config)[None, None, None]
@@ -103,7 +103,7 @@ def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Arra
 
 
 def _gather_sequence(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-    """All positions on every device of tensor, as a block's products need them."""
+    """Gathers all positions on every device of the tensor axis, as a block's products need them."""
     return jax.sharding.reshard(x, sharding.ACT_BSD)
 
 
@@ -164,11 +164,11 @@ class Block(nnx.Module):
     ) -> Float[Array, "B S D"]:
         """The attention output over T keys, projected; softmax in float32.
 
-        `causal` promises that the mask hides every key after its query.
+        `causal` asserts that the mask hides every key after its query.
         """
         c = self.config
         q = jnp.swapaxes(q / math.sqrt(c.head_dim), 1, 2)
-        # Query heads sit beside the key-value head that serves them: [B, G, H/G, S, K].
+        # Query heads are grouped by their key-value head: [B, G, H/G, S, K].
         grouped = P(sharding.BATCH, "tensor", None, None, None)
         shape = (q.shape[0], c.kv_heads, c.n_heads // c.kv_heads, *q.shape[2:])
         q = lax.reshape(q, shape, out_sharding=grouped)
@@ -230,8 +230,8 @@ class Transformer(nnx.Module):
         embed, blocks, head = jax.random.split(key, 3)
         shape = (config.vocab_size, config.d_model)
         self.config = config
-        # A tied embedding is initialised at the head's scale and multiplied by sqrt(D) when it is read, so that the
-        # residual stream starts at unit variance either way (unless scaled_embedding is off).
+        # A tied embedding is initialised at the head's scale and multiplied by sqrt(D) at lookup, so that the residual
+        # stream starts at unit variance in both cases (unless scaled_embedding is off).
         self.embed = _normal(embed, "embed_vd", shape, 1 / math.sqrt(config.d_model) if config.tied else 1.0)
         self.blocks = jax.vmap(lambda k: Block(config, k))(jax.random.split(blocks, config.n_layers))
         self.last_norm = _constant("gain_d", (config.d_model,), 1.0)
@@ -244,7 +244,7 @@ class Transformer(nnx.Module):
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
     ) -> Float[Array, "B S D"]:
-        """The last normalised hidden states. With `segment`, attention stays inside equal segment ids."""
+        """The last hidden states, normalised. With `segment`, attention stays within equal segment ids."""
         return self.states((), tokens, segment, position)[0]
 
     def states(
@@ -288,7 +288,7 @@ class Transformer(nnx.Module):
 
     @property
     def head_vd(self) -> Float[Array, "V D"]:
-        """The head's weights as they are stored; the embedding's where it is tied."""
+        """The head's stored weights; the embedding's if they are tied."""
         return (self.embed if self.config.tied else self.head)[...]
 
     def logits(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S V"]:

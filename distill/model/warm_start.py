@@ -1,8 +1,8 @@
 """A student initialised from another model's weights: all of them, some layers, or slices of its width.
 
-A slice keeps the leading parts: the first channels, feed-forward units and key-value heads, and of each of these the
-first query heads. A linear map that loses inputs is scaled by sqrt(old / new), so that its outputs start at the
-variance that they had. That a slice is a good start is not claimed here: compare it with random weights.
+A slice keeps the leading parts: the first channels, feed-forward units and key-value heads, and the first query heads
+of each key-value head. A linear map that loses inputs is scaled by sqrt(old / new), so that its outputs keep their
+variance. A slice is not always a better start than random weights: compare the two.
 """
 
 import math
@@ -21,7 +21,7 @@ _DIMS = {
     "key_norm": "k", "query": "dhk", "key": "dgk", "value": "dgk", "query_bias": "hk", "key_bias": "gk",
     "value_bias": "gk", "out": "hkd", "out_bias": "d", "gate": "df", "up": "df", "down": "fd",
 }  # fmt: skip
-# Settings of the forward pass, which source and student must share: no slice can change them.
+# Settings of the forward pass that source and student must share: no slice can change them.
 _FORWARD = (
     *("qk_norm", "qkv_bias", "out_bias", "scaled_embedding", "window", "norm_eps", "head_dim"),
     *("rope_base", "rope_scaling", "rope_factor", "rope_low", "rope_high", "rope_context"),
@@ -29,7 +29,7 @@ _FORWARD = (
 
 
 def check(config: InitConfig, student: ModelConfig, source: ModelConfig) -> None:
-    """Raises ConfigError, naming the field, where a model of `student` cannot start from weights of `source`."""
+    """Raises ConfigError, naming the field, if a model of `student` cannot start from weights of `source`."""
 
     def refuse(name: str, want: str) -> None:
         raise ConfigError(
@@ -58,14 +58,14 @@ def check(config: InitConfig, student: ModelConfig, source: ModelConfig) -> None
 
 
 def layers(config: InitConfig, student: int, source: int) -> list[int]:
-    """The layers of the source that become the student's: with 'every' evenly spread, with 'first' the first ones."""
+    """The source's layers that become the student's: evenly spaced with 'every', the first ones with 'first'."""
     return [i * source // student if config.layers == "every" else i for i in range(student)]
 
 
 def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> Transformer:
-    """The parameters of a model of `model`, from those of `source`, on the current mesh.
+    """The parameters of a model of config `model`, from those of `source`, on the current mesh.
 
-    Raises ConfigError where the shapes forbid it.
+    Raises ConfigError if the shapes do not allow it.
     """
     check(config, model, source.config)
     chosen = np.array(layers(config, model.n_layers, source.config.n_layers))
@@ -81,7 +81,7 @@ def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> T
             array = array[chosen]
         for axis, letter in enumerate(_DIMS[short], start=stacked):
             array = _slice(array, axis, letter, model, source.config)
-        # The embedding is a table, not summed over, even where it serves as a tied head: not scaled.
+        # The embedding is a table, so it is not scaled, even if it is also a tied head.
         array = array * (1.0 if short == "embed" or name not in arrays else scale.get(short, 1.0))
         return jax.sharding.reshard(array.astype(jnp.float32), like.sharding.spec)
 
@@ -90,7 +90,7 @@ def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> T
 
 
 def _slice(array: Array, axis: int, letter: str, student: ModelConfig, source: ModelConfig) -> Array:
-    """The leading part of an axis; of query heads, the first that each of the first key-value heads serves."""
+    """The leading part of an axis; of query heads, the first ones of each kept key-value head."""
     size = {
         "v": student.vocab_size,
         "d": student.d_model,
@@ -106,6 +106,6 @@ def _slice(array: Array, axis: int, letter: str, student: ModelConfig, source: M
 
 
 def _named(model: PyTree) -> list[tuple[str, PyTree]]:
-    """Every parameter by its name."""
+    """All parameters by name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return [(parameter_name(path), leaf) for path, leaf in leaves]
