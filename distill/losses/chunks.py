@@ -1,4 +1,4 @@
-"""What the fused losses compute for one chunk of tokens and columns: logits, sums over columns, gradients by logits.
+"""The fused losses' arithmetic for one chunk of tokens and columns: logits, sums over columns, gradients by logits.
 
 With z the student's logits, q(tau) its probabilities and d_v = d terms_v / d log q_v, the gradients are
     d logsumexp(z / tau) / d z_v = q_v / tau      d divergence / d z_v = (d_v - q_v sum_u d_u) / tau
@@ -21,7 +21,7 @@ from distill.losses import divergences
 from distill.model import sharding
 from distill.types import LOG_ZERO
 
-# Logits of one chunk: enough to keep a matmul busy, few enough for its cache (measured: docs/results/objectives.md).
+# Logits of one chunk: enough for an efficient matmul, few enough for the cache (measured: docs/results/objectives.md).
 CHUNK_LOGITS = 2**20
 CHUNK_TOKENS = 2048
 MIN_COLUMNS = 128
@@ -29,21 +29,21 @@ MIN_COLUMNS = 128
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusedSpec:
-    """What is compiled in. divergence '' asks for none; tokens: columns of the heads that are tokens."""
+    """Static options. divergence '' computes none; tokens: columns of the heads that are tokens."""
 
     divergence: str
     tempered: bool
     tokens: int
     chunk_logits: int = CHUNK_LOGITS
     chunk_tokens: int = CHUNK_TOKENS
-    one_device: bool = False  # no shard_map then, for even collectives over one device copy the heads
+    one_device: bool = False  # then without shard_map: even collectives over one device copy the heads
 
 
 class TeacherArrays(NamedTuple):
-    """A teacher's signal as arrays: those split by tokens, and heads.
+    """A teacher's signal as arrays: arrays split by tokens, and heads.
 
-    Either log-probabilities without a head; or, for each teacher, hidden states and a head and, in a mixture, an offset
-    (after all hidden states).
+    Either log-probabilities without a head; or hidden states and a head for each teacher and, in a mixture, an offset
+    each (after all hidden states).
     """
 
     by_token: PyTree
@@ -51,10 +51,10 @@ class TeacherArrays(NamedTuple):
 
 
 class PartialSums(NamedTuple):
-    """What one device knows of each token after some columns: sums of exponentials below a running maximum.
+    """One device's partial sums of each token over the columns so far: exponentials relative to a running maximum.
 
-    `expected` is the sum of the exponentials (the teacher's in forward, the student's in reverse) times what the
-    divergence is the mean of. The teacher's sums have the suffix _t.
+    `expected` sums the exponentials (the teacher's in forward, the student's in reverse) times the quantity whose mean
+    is the divergence. The teacher's sums have the suffix _t.
     """
 
     peak: Float[Array, "*C n"]
@@ -86,12 +86,12 @@ class Cotangents(NamedTuple):
 
 
 def vary(spec: FusedSpec, x: Array, *axes: str) -> Array:
-    """x as a value that may differ along these mesh axes too (default: all); the transpose sums gradients over them."""
+    """Marks x as varying along these mesh axes too (default: all); the transpose sums gradients over them."""
     return x if spec.one_device else lax.pcast(x, axes or sharding.AXES, to="varying")
 
 
 class Chunks:
-    """How a device walks through its N tokens and its V columns, n tokens and v columns at a time.
+    """A device's iteration over its N tokens and its V columns, n tokens and v columns at a time.
 
     `exact` is the dtype of sums: float32 at least. A temperature of 1 is compiled in.
     """
@@ -122,11 +122,11 @@ class Chunks:
         return x.reshape(self.parts, self.tokens, *x.shape[1:])
 
     def start(self, i: Int[Array, ""]) -> Int[Array, ""]:
-        """The first column of chunk i; the last chunk overlaps the one before where v does not divide V."""
+        """The first column of chunk i; the last chunk overlaps the previous one if v does not divide V."""
         return i * self.columns if self.divides else jnp.minimum(i * self.columns, self.rows - self.columns)
 
     def is_new(self, i: Int[Array, ""]) -> Bool[Array, " v"]:
-        """Which columns of chunk i were in no chunk before and are not padding."""
+        """Which columns of chunk i were in no earlier chunk and are not padding."""
         column = self.start(i) + jnp.arange(self.columns)
         return (column >= i * self.columns) & (column + self.offset < self.valid)
 
@@ -151,7 +151,7 @@ class Chunks:
         return jnp.where(self.is_new(i)[None], jnp.maximum(part, LOG_ZERO), LOG_ZERO)
 
     def locate(self, i: Int[Array, ""], ids: Int[Array, "n K"]) -> tuple[Int[Array, "n K"], Bool[Array, "n K"]]:
-        """The column of chunk i that each id is in, and whether it is in this chunk at all."""
+        """The column of each id in chunk i, and whether it is in this chunk at all."""
         column = ids - self.offset - self.start(i)
         inside = (column >= i * self.columns - self.start(i)) & (column < self.columns)
         return jnp.clip(column, 0, self.columns - 1), inside

@@ -1,7 +1,7 @@
 """Losses per token, [B, S] in nats: the terms of the paper's objective (section 6; Eqs. 5-7).
 
-Logits are float32 and may be split along the vocabulary, so a label's logit is a masked sum, never a gather.
-Weights, sums and the one division are the caller's. p is the teacher, q the student.
+Logits are float32 and may be split along the vocabulary, so a label's logit is a masked sum, never a gather. The
+caller applies weights, sums and the final division. p is the teacher, q the student.
 """
 
 import jax
@@ -23,9 +23,9 @@ def gather_label(logits: Float[Array, "B S V"], labels: Int[Array, "B S"]) -> Fl
 
 
 def argmax_token(logits: Float[Array, "*B V"]) -> Int[Array, "*B"]:
-    """The token of the highest logit, the first of equal ones: argmax of finite numbers, by two plain reductions.
+    """The token of the highest logit, the first in a tie: argmax of finite numbers by two plain reductions.
 
-    XLA's argmax reduces pairs, which a CPU takes one by one: 2.3 ms against 0.33 for [16, 128, 256] on one core.
+    XLA's argmax reduces pairs, which a CPU does not vectorise: 2.3 ms against 0.33 for [16, 128, 256] on one core.
     """
     column = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     best = logits == jnp.max(logits, axis=-1, keepdims=True)
@@ -62,7 +62,7 @@ def terms(
     log_q: Float[Array, "*B V"],
     beta: float | Float[Array, ""] = 0.5,
 ) -> Float[Array, "*B V"]:
-    """The terms of a divergence, elementwise over the vocabulary: the one definition that every implementation uses.
+    """The terms of a divergence, elementwise over the vocabulary: the only definition, shared by all implementations.
 
     forward           -p log q                            KL(p || q), less the entropy of p
     reverse           q log(q / p)                        KL(q || p)
@@ -107,10 +107,10 @@ def sparse_divergence(
     temperature: float | Float[Array, ""] = 1.0,
     beta: float | Float[Array, ""] = 0.5,
 ) -> Float[Array, "B S"]:
-    """tau^2 times a divergence from K tokens of the teacher, by its row of the exactness table (config/exactness.py).
+    """tau^2 times a divergence from K tokens of the teacher, by row of the exactness table (config/exactness.py).
 
     `log_q` are the student's log-probabilities of these tokens at tau, normalised over the whole vocabulary.
-    truncated: over the K tokens and one more outcome, all others (tau = 1). renormalised: the K tokens have all of the
+    truncated: over the K tokens and one outcome for all others (tau = 1). renormalised: the K tokens have all of the
     teacher's mass. sampled: the cross-entropy under the weights of the draws (tau = 1). argmax: renormalised, K = 1.
     """
     kept = signal.log_probs > LOG_ZERO / 2
@@ -130,6 +130,6 @@ def sparse_divergence(
 
 
 def _log_rest(log_probs: Float[Array, "B S K"]) -> Float[Array, "B S"]:
-    """log(1 - sum of the probabilities), at least the rounding error of that sum."""
+    """log(1 - sum of the probabilities), with the difference at least the rounding error of that sum."""
     eps = float(jnp.finfo(log_probs.dtype).eps)
     return jnp.log(jnp.maximum(1 - jnp.sum(jnp.exp(log_probs), axis=-1), eps))

@@ -6,9 +6,9 @@ states are first scaled to a root mean square of 1 over their width, as every la
     mse       the mean over the teacher's width of (W h_S - h_T)^2: 1 is what a projection to zero costs
     cosine    1 - cos(W h_S, h_T)
 
-each one number per token, the mean over the pairs. Under muP a projection is an ordinary linear map: it starts at
-1 / sqrt(D_S) and trains at base_width / D_S of the rate. Both losses are means over the teacher's width, so their
-derivative by a coordinate of the student's state falls with width as that of its logits does.
+Each is one number per token, the mean over the pairs. Under muP a projection is an ordinary linear map: its initial
+scale is 1 / sqrt(D_S) and its rate is base_width / D_S times the learning rate. Both losses are means over the
+teacher's width, so their derivative by a coordinate of the student's state falls with width like that of its logits.
 """
 
 import math
@@ -30,7 +30,7 @@ _STATES = P(None, sharding.BATCH, None, "tensor")
 
 
 class Projector(nnx.Module):
-    """One linear map for each pair of layers. Trained with the student but not part of it: not exported, not in N."""
+    """One linear map per pair of layers, trained with the student but not part of it: not exported, not in N."""
 
     def __init__(self, pairs: int, width: int, teacher_width: int, key: PRNGKeyArray):
         values = jax.random.truncated_normal(key, -3, 3, (pairs, width, teacher_width), jnp.float32)
@@ -39,7 +39,7 @@ class Projector(nnx.Module):
 
 
 def fan_in(projector: Projector) -> dict[str, int]:
-    """The inputs of the projections, as transformer.fan_in."""
+    """The number of inputs of the projections, like transformer.fan_in."""
     return {"project_de": projector.project.shape[1]}
 
 
@@ -65,6 +65,6 @@ def distance(
 
 
 def _unit(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-    """x over its root mean square, in x's dtype."""
+    """x divided by its root mean square, in x's dtype."""
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPS)).astype(x.dtype)

@@ -1,9 +1,9 @@
-"""The losses of divergences.py from hidden states and heads: [B, S, V] never exists, for student or teacher.
+"""The losses of divergences.py from hidden states and heads, without logits [B, S, V] of student or teacher.
 
-Logits are computed for a chunk of tokens and a chunk of the vocabulary at a time (chunks.py), reduced, and dropped; the
-backward pass computes them again. Everything happens inside one shard_map, batch over (data, fsdp) and vocabulary over
-tensor. Its collectives are before and after the loops: the head is gathered over fsdp (so its gradient comes back
-scattered), and each token's normaliser is summed over tensor once.
+Logits are computed for a chunk of tokens and a chunk of the vocabulary at a time (chunks.py), reduced, and discarded;
+the backward pass recomputes them. Everything runs inside one shard_map, batch over (data, fsdp) and vocabulary over
+tensor. Its collectives are before and after the loops: the head is gathered over fsdp (so its gradient is scattered),
+and each token's normaliser is summed over tensor once.
 
 Letters: N tokens and V columns of one device, n those of one chunk; D width; K ids a token.
 """
@@ -28,10 +28,10 @@ from distill.types import HiddenSignal, MixedSignal, TeacherSignal
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FusedLosses:
-    """Of every token: logsumexp of the logits at tau = 1 and of logits / tau, the logits of some ids, the divergence.
+    """For every token: logsumexp of the logits at tau = 1 and of logits / tau, the logits of some ids, the divergence.
 
-    Where tau is 1, `log_z` carries the gradient and `log_z_tau` none. The divergence is between distributions softened
-    by tau, without the factor tau^2; it is zero where none was asked for.
+    If tau is 1, `log_z` carries the gradient and `log_z_tau` none. The divergence is between distributions softened by
+    tau, without the factor tau^2; it is zero if none was requested.
     """
 
     log_z: Float[Array, "B S"]
@@ -51,9 +51,9 @@ def fused_losses(
 ) -> FusedLosses:
     """The losses of the student's logits hidden @ head.T, differentiable by `hidden` and `head`.
 
-    `head` comes as it is stored (over tensor and fsdp) and is used in hidden's dtype. The teacher, stop-gradient, may
-    be given by its hidden states and head, as a mixture of several, or by its log-probabilities; its columns match
-    the student's.
+    `head` has its stored sharding (over tensor and fsdp) and is used in hidden's dtype. The teacher, stop-gradient, is
+    given by its hidden states and head, as a mixture of several, or by its log-probabilities; its columns match the
+    student's.
     """
     reshard = jax.sharding.reshard
     teacher, teacher_specs = _teacher_arrays(signal)
@@ -95,7 +95,7 @@ def _on_device(
     beta: Float[Array, ""],
     teacher: TeacherArrays,
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S"], Float[Array, "B S K"], Float[Array, "B S"]]:
-    """The shard of one device: flattens its tokens, gathers the heads, and restores the batch."""
+    """The computation of one device: flattens its tokens, gathers the heads, and restores the batch."""
     batch = hidden.shape[:2]
     flat = lambda x: x.reshape(-1, x.shape[-1])
     weight = _gather(spec, head, hidden.dtype)
@@ -110,9 +110,9 @@ def _on_device(
 
 
 def _gather(spec: FusedSpec, head: Float[Array, "V _"], dtype: DTypeLike) -> Float[Array, "V D"]:
-    """This device's rows of the head with all their columns, in `dtype` (that of the hidden states) for the transfer.
+    """Gathers this device's rows of the head with all columns, in `dtype` (that of the hidden states) for the transfer.
 
-    On one device nothing is transferred, and each chunk is cast where it is used, which saves a second copy.
+    On one device nothing is transferred, and each chunk is cast when it is used, which saves a second copy.
     """
     if spec.one_device:
         return head
@@ -137,7 +137,7 @@ def _losses(
 
 
 class _Residuals(NamedTuple):
-    """What the backward pass needs: the inputs, and five numbers a token."""
+    """The backward pass's residuals: the inputs, and five numbers per token."""
 
     hidden: Float[Array, "N D"]
     head: Float[Array, "V D"]
@@ -163,7 +163,7 @@ def _losses_forward(
     partial = lax.map(chunks.reduce, (chunks.split(hidden), chunks.split(ids), by_token))
     peak, mass, mass_tau, id_logits, peak_t, mass_t, expected = map(join, partial)
 
-    # The only collectives: a token's sums over the vocabulary, once.
+    # The only collectives: each token's sums over the vocabulary, once.
     total = lambda x: x if spec.one_device else lax.psum(x, "tensor")
     most = lambda x: x if spec.one_device else lax.pmax(x, "tensor")
     top, top_t = most(peak), most(peak_t)
@@ -182,7 +182,7 @@ def _losses_forward(
         known = chunks.split(hidden), by_token, chunks.split(log_z_tau), chunks.split(log_z_t)
         value, d = lax.map(chunks.compare, known)
         divergence, d_sum = total(join(value)), total(join(d))
-    # Equal on every device of tensor, which JAX cannot see after the division by a varying tau.
+    # Equal on every device of tensor, which JAX cannot infer after the division by a varying tau.
     log_z_tau, divergence = most((log_z_tau, divergence))
     sums = TokenSums(log_z, log_z_tau, divergence, log_z_t, d_sum)
     residuals = _Residuals(hidden, head, ids, temperature, beta, teacher, sums)
@@ -213,7 +213,7 @@ def _losses_backward(
         (by_hidden, by_head), _ = lax.scan(columns, (zero, by_head), jnp.arange(chunks.count))
         return by_head, by_hidden.astype(hidden.dtype)
 
-    # Every row is written once unless there are several chunks of tokens, so only then does it need float32.
+    # Rows accumulate only over several chunks of tokens, so only then do they need float32.
     zero = vary(spec, jnp.zeros(head.shape, head.dtype if chunks.parts == 1 else exact))
     parts = jax.tree.map(chunks.split, (hidden, ids, teacher.by_token, sums, Cotangents(*cotangents)))
     by_head, by_hidden = lax.scan(tokens, zero, parts)

@@ -1,4 +1,4 @@
-"""Weighted sums that merge exactly: one division by the total weight, at the end, and never a mean of means."""
+"""Weighted sums that merge exactly: one division by the total weight at the end, never a mean of means."""
 
 import dataclasses
 
@@ -24,5 +24,5 @@ class WeightedSum:
 
 
 def weighted_sum(values: Float[Array, "B S"], weight: Float[Array, "B S"]) -> WeightedSum:
-    """The sum over all tokens. A value of zero weight never counts, not even one that is not finite."""
+    """The sum over all tokens. A value of zero weight is ignored, even if it is not finite."""
     return WeightedSum(jnp.sum(jnp.where(weight == 0, 0, values * weight)), jnp.sum(weight))

@@ -1,4 +1,4 @@
-"""Sparse targets of a teacher's whole distribution: its most likely tokens, a nucleus, draws, or one label."""
+"""Sparse targets from a teacher's whole distribution: its most likely tokens, a nucleus, draws, or one label."""
 
 import dataclasses
 import functools
@@ -15,15 +15,15 @@ from distill.losses import divergences
 from distill.model import sharding
 from distill.types import LOG_ZERO, Batch, HiddenSignal, MixedSignal, SparseSignal, TeacherSignal
 
-# Positions of the sequence whose teacher's logits exist at once, where a target is computed from hidden states.
+# Positions whose teacher logits exist at once when a target is computed from hidden states.
 POSITIONS = 16
 
 
 def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S {size}"]:
     """The teacher's log-probabilities over the student's `size` columns, of which the first `tokens` are common tokens.
 
-    Heads of one tokenizer are often padded to different sizes; columns beyond the tokens become LOG_ZERO. Rows in which
-    such columns had probability are no longer normalised.
+    Heads of the same tokenizer are often padded to different sizes; columns beyond the tokens become LOG_ZERO. Rows
+    with probability in such columns are no longer normalised.
     """
     have = log_probs.shape[-1]
     if have == size == tokens:
@@ -35,7 +35,7 @@ def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Arr
 
 
 def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "{size} D"]:
-    """The teacher's head cut or padded to the student's `size` rows; rows beyond the tokens are not read."""
+    """The teacher's head truncated or padded to the student's `size` rows; rows beyond the tokens are not read."""
     have = head.shape[0]
     if have == size:
         return head
@@ -54,7 +54,7 @@ def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal |
 
 
 def whole_signal(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
-    """The teacher's logits, in place of log-probabilities: every reader of whole distributions normalises them."""
+    """The teacher's logits instead of log-probabilities: all code that reads whole distributions normalises them."""
     if isinstance(signal, MixedSignal):
         each = [whole_signal(part).log_probs + offset for part, offset in zip(signal.parts, signal.offsets)]
         return TeacherSignal(log_probs=functools.reduce(jnp.logaddexp, each))
@@ -71,7 +71,7 @@ def by_positions(
     uniform: Float[Array, "B S K"],
     tokens: int,
 ) -> SparseSignal:
-    """`target` of the teacher's distribution, from its hidden states, POSITIONS at a time: whole logits never exist.
+    """`target` of the teacher's distribution from its hidden states, POSITIONS at a time, without all logits at once.
 
     The teacher is not differentiated. `tokens` columns of its head are tokens.
     """
@@ -110,15 +110,15 @@ def top_p(log_probs: Float[Array, "B S V"], p: float, k: int) -> SparseSignal:
 
 
 def argmax(log_probs: Float[Array, "B S V"]) -> SparseSignal:
-    """The most likely token, with all of the mass."""
+    """The most likely token, with weight 1."""
     ids = divergences.argmax_token(jax.sharding.reshard(log_probs, sharding.ACT_BSD))[..., None]
     return SparseSignal(ids=ids, log_probs=jnp.zeros_like(ids, jnp.float32))
 
 
 def sample(log_probs: Float[Array, "B S V"], draws: int, uniform: Float[Array, "B S K"]) -> SparseSignal:
-    """`draws` tokens of each position, from as many uniform numbers, by inverting the cumulative distribution."""
+    """`draws` tokens per position, from as many uniform numbers, by inverting the cumulative distribution."""
     cumulative = jnp.cumsum(jnp.exp(_normalised(log_probs)), axis=-1)
-    # A sum that rounds below 1 must not leave the last uniform numbers without a token.
+    # If the sum rounds below 1, the largest uniform numbers must still select a token.
     cumulative = cumulative / cumulative[..., -1:]
     one = lambda u: jnp.sum(cumulative <= u[..., None], axis=-1)
     ids = jnp.stack([one(uniform[..., i]) for i in range(draws)], axis=-1)
@@ -154,6 +154,6 @@ def _mix(x: Array) -> Array:
 
 
 def _normalised(log_probs: Float[Array, "B S V"]) -> Float[Array, "B S V"]:
-    """Whole rows of the vocabulary, in float32 at least: sorting and summing up need both."""
+    """Whole rows of the vocabulary, normalised, in float32 at least, as sorting and cumulative sums need."""
     whole = jax.sharding.reshard(log_probs, sharding.ACT_BSD)
     return jax.nn.log_softmax(whole.astype(jnp.promote_types(whole.dtype, jnp.float32)), axis=-1)
