@@ -1,7 +1,8 @@
-"""A self-contained HTML page out of headings, paragraphs, tables and figures; every text is escaped here.
+"""Builds a self-contained HTML page of headings, paragraphs, tables and figures, and escapes every text.
 
-Nothing is fetched: styles and images are inside, a content policy forbids the rest. It follows the reader's light or
-dark preference, fits a phone, prints, and reads well aloud (table headers with scope, alternative texts, one h1).
+The page fetches nothing: styles and images are inline, and a content policy forbids requests. It follows the reader's
+light or dark preference, fits a phone, prints, and suits screen readers (table headers with scope, alternative texts,
+one h1).
 """
 
 import base64
@@ -57,7 +58,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); }
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableCell:
-    """A table cell: its text, and a tone ('good' or 'bad') that sets its colour; the text must say it too."""
+    """A table cell: its text, and a tone ('good' or 'bad') that sets its colour; the text must express it too."""
 
     text: str
     tone: str = ""
@@ -114,7 +115,7 @@ def answers(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str | TableCell]]) -> str:
-    """A table that scrolls by itself where the screen is narrow; the first cell of a row is its header."""
+    """A table that scrolls horizontally on a narrow screen; the first cell of a row is its header."""
     head = "".join(f'<th scope="col"{_class("text" if c.text else "")}>{escape(c.name)}</th>' for c in columns)
     body = []
     for row in rows:
@@ -134,13 +135,13 @@ def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[str |
 
 
 def details(summary: str, *parts: str) -> str:
-    """Parts that open on demand."""
+    """Content that opens on demand."""
     inside = "\n".join(parts)
     return f"<details><summary>{escape(summary)}</summary>\n{inside}\n</details>"
 
 
 def figure(light: bytes, dark: bytes, alt: str, caption: str) -> str:
-    """A PNG for either preference, with its alternative text and a caption."""
+    """A light and a dark PNG of a figure, with its alternative text and a caption."""
     light_uri, dark_uri = (f"data:image/png;base64,{base64.b64encode(b).decode()}" for b in (light, dark))
     return (
         '<figure><div class="scroll" role="region" tabindex="0" aria-label="figure">'

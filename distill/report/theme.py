@@ -1,7 +1,7 @@
-"""The look of all figures: a light and a dark theme, colours that colour-blind readers tell apart, panels, PNG bytes.
+"""The style of all figures: a light and a dark theme, colour-blind-safe colours, panels, PNG bytes.
 
-Ordered things (tokens, teachers) take shades of viridis and differ in their marker too; kinds take colours near those
-of Okabe and Ito, dark or light enough for the ground. Figures are made without pyplot, so nothing global changes.
+Ordered series (tokens, teachers) use shades of viridis and different markers; kinds use colours near those of Okabe and
+Ito, with enough contrast to the background. Figures are made without pyplot, so no global state changes.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _DPI = 144
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Theme:
-    """Colours of one theme. `ramp` is the part of viridis with enough contrast against the ground."""
+    """Colours of one theme. `ramp` is the part of viridis with enough contrast to the background."""
 
     name: str
     ground: str
@@ -49,7 +49,7 @@ class Theme:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The colours of unordered kinds, in the order in which figures take them."""
+        """The colours of unordered kinds, in the order in which figures use them."""
         return self.blue, self.orange, self.green, self.purple
 
     def shades(self, n: int) -> list[Colour]:
@@ -59,7 +59,7 @@ class Theme:
 
     @contextmanager
     def applied(self, changes: Mapping[str, object] = MappingProxyType({})) -> Iterator[None]:
-        """The theme as matplotlib's settings, some of them changed, inside the with statement alone."""
+        """Applies the theme, with optional changes, to matplotlib's settings within the with statement."""
         settings: Any = {
             "figure.facecolor": self.ground, "axes.facecolor": self.ground, "savefig.facecolor": self.ground,
             "axes.edgecolor": self.soft, "axes.labelcolor": self.ink, "text.color": self.ink,
@@ -123,13 +123,13 @@ def legend(figure: Figure, handles: Sequence[Artist], columns: int = 4, title: s
 
 
 def count_axis(axis: Axis) -> None:
-    """Tick labels such as 125K and 1M on an axis of sizes or tokens."""
+    """Sets tick labels such as 125K and 1M on an axis of sizes or tokens."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: si(value) if value else "0"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def count_ticks(axis: Axis, values: Sequence[float], most: int = 6) -> None:
-    """Ticks at the study's own budgets where they are few and apart, else at powers of ten."""
+    """Sets ticks at the study's budgets if they are few and well separated, else at powers of ten."""
     values = sorted(set(values))
     span = math.log10(values[-1] / values[0]) if len(values) > 1 else 0.0
     if len(values) <= most and all(b / a > 10 ** (span / 8) for a, b in zip(values, values[1:])):
@@ -137,7 +137,7 @@ def count_ticks(axis: Axis, values: Sequence[float], most: int = 6) -> None:
         axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0) if span < 1.7 else (1.0,)))
-        # Nine minor ticks a decade were a third of the time that a figure of twenty panels took.
+        # Nine minor ticks per decade took a third of the time of a figure of twenty panels.
         axis.set_minor_locator(NullLocator() if span < 1.7 else LogLocator(10, subs=(2.0, 5.0)))
     count_axis(axis)
 

@@ -1,4 +1,4 @@
-"""One page about a fit: how well it fits, what is left over, how far each parameter is known, and its widest ridge."""
+"""A figure of a fit: predicted against observed losses, residuals, parameter intervals, and the widest ridge."""
 
 import os
 import textwrap
@@ -17,7 +17,7 @@ from distill.system.files import atomic_write
 
 
 def draw(path: str | os.PathLike, fit: Fit, boot: Bootstrap | None = None, held: Holdout | None = None) -> None:
-    """Writes a PNG of four panels: fit, residuals, intervals, ridge (whole or not at all). Raises LawError."""
+    """Writes a PNG of four panels (fit, residuals, intervals, ridge), atomically. Raises LawError."""
     with LIGHT.applied():
         image = png(figure(fit, boot, held))
     try:
@@ -64,7 +64,7 @@ def _residuals(axis: Axes, fit: Fit, held: Holdout | None) -> None:
     if held:
         error = 100 * np.log(held.observed / held.predicted)
         low, high = 100 * np.log(held.observed / held.high), 100 * np.log(held.observed / held.low)
-        # Percentiles need not hold the estimate; a bar cannot be negative.
+        # Percentile intervals need not contain the estimate; a bar cannot be negative.
         bars = np.maximum([error - low, high - error], 0.0)
         axis.errorbar(held.predicted, error, bars, fmt="x", color=LIGHT.orange, linewidth=0.6, markersize=4)
     axis.set(xlabel="predicted loss", ylabel="observed over predicted, %", title="residuals")
@@ -85,7 +85,7 @@ def _intervals(axis: Axes, fit: Fit, boot: Bootstrap, level: float = 0.9) -> Non
 
 
 def _ridge(axis: Axes, fit: Fit, boot: Bootstrap) -> None:
-    """The two parameters that the least fixed direction moves most, over the resamples."""
+    """Scatter over the resamples of the two parameters that the least fixed direction moves most."""
     widest = fit.directions()[0]
     names = sorted(widest.weights, key=lambda name: -abs(widest.weights[name]))[:2]
     if len(names) < 2:

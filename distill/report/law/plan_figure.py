@@ -9,7 +9,7 @@ from distill.report.theme import LIGHT, new_figure
 from distill.system.numbers import flops, si
 
 _BUDGETS = 25
-_REACH = 30.0  # budgets from the plan's over this to the plan's times this
+_REACH = 30.0  # budgets from the plan's divided by this to the plan's times this
 _PURPOSES = {"student": "student", "logits": "teacher's logits", "teacher": "teacher's training", "serving": "serving"}
 
 

@@ -1,7 +1,7 @@
-"""One self-contained page on which a person plays with a law: `python -m launch.plan --page=planner.html`.
+"""A self-contained interactive page of a law: `python -m launch.plan --page=planner.html`.
 
-The page computes in the browser what `distill.laws.planning.planner` computes here, with the same arithmetic; the law,
-its region and F(N) are put into the template as JSON, and a Content-Security-Policy forbids any request.
+The browser computes what `distill.laws.planning.planner` computes, with the same arithmetic; the law, its region and
+F(N) are inserted into the template as JSON, and a Content-Security-Policy forbids any request.
 """
 
 import html
@@ -26,7 +26,7 @@ FORMS = {
 
 
 def page(law: LawFile) -> str:
-    """The page of a law, HTML. Raises LawError for a form that the page does not know."""
+    """The page of a law, HTML. Raises LawError for a form that the page does not support."""
     for role, forms in FORMS.items():
         got = getattr(law, role).name
         if got not in forms:
@@ -37,7 +37,7 @@ def page(law: LawFile) -> str:
 
 
 def write(law: LawFile, path: Path) -> None:
-    """Writes the page, whole or not at all. Raises LawError, or PlanError where the file cannot be written."""
+    """Writes the page, atomically. Raises LawError, or PlanError if the file cannot be written."""
     text = page(law)
     try:
         atomic_write(path, text)
@@ -51,7 +51,7 @@ def frame(law: LawFile, height: int = 1150) -> str:
 
 
 def data(law: LawFile) -> dict[str, object]:
-    """What the page needs: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
+    """The page's data: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
     region = law.region
     sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
     if region is not None and law.name != "paper":
@@ -82,7 +82,7 @@ def data(law: LawFile) -> dict[str, object]:
 
 
 def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
-    """The first resampled laws by parameter, to six digits; a law that was not resampled repeats itself."""
+    """The first resampled laws by parameter, to six digits; a law that was not resampled is repeated."""
     if law.boot is None:
         return None
     count = max(np.size(values) for values in law.boot.kept.values().values())
@@ -97,6 +97,6 @@ def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
 
 
 def _middle(span: np.ndarray) -> list[float]:
-    """[least, most, start] of a slider, its start a third of the way."""
+    """[minimum, maximum, start] of a slider, which starts at a third of its range."""
     low, high = (round(float(x), 2) for x in span)
     return [low, high, round(low + (high - low) / 3, 2)]

@@ -1,4 +1,4 @@
-"""What `.plot()` of a fit, a bootstrap and a plan draws: matplotlib figures, made without pyplot."""
+"""The figures of `.plot()` of a fit, a bootstrap and a plan: matplotlib, without pyplot."""
 
 from matplotlib.figure import Figure
 

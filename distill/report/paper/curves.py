@@ -1,4 +1,4 @@
-"""The numbers behind Figures 8, 9 and 17 to 34: every optimum of every student size, budget and scenario."""
+"""The data of Figures 8, 9 and 17 to 34: the optimum of every student size, budget and scenario."""
 
 import concurrent.futures
 import dataclasses
@@ -18,7 +18,7 @@ BUDGETS = np.geomspace(1e20, 1e26, 61)  # FLOPs
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Optima [sizes, budgets] by scenario, and supervised training of the same student on the same compute."""
+    """Optima [sizes, budgets] by scenario, and supervised training of the same student with the same compute."""
 
     sizes: np.ndarray
     budgets: np.ndarray
@@ -36,9 +36,9 @@ def curves(
     budgets: ArrayLike = BUDGETS,
     scenarios: Sequence[str] = tuple(SCENARIOS),
 ) -> Curves:
-    """Optima of all scenarios, in two threads: compiling and solving release the lock.
+    """Optima of all scenarios, in two threads: compiling and solving release the GIL.
 
-    The two scenarios that pay for the teacher's training share one compiled solver, so one thread takes both.
+    The two scenarios that pay for the teacher's training share one compiled solver, so one thread runs both.
     """
     flops = Flops.closed() if flops is None else flops
     N_S, C = np.asarray(sizes, np.float64)[:, None], np.asarray(budgets, np.float64)[None, :]

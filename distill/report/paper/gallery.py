@@ -54,12 +54,12 @@ FIGURES: dict[str, Callable[[Scene], Figure]] = {
     "40": surfaces.figure_40,
     "41": protocols.figure_41,
 }
-MAPPING = {"11": mapping.figure_11, "12": mapping.figure_12}  # these take minutes, so they are drawn on request
+MAPPING = {"11": mapping.figure_11, "12": mapping.figure_12}  # take minutes, so they are drawn only on request
 _APPLE_ONLY, _APPLE_N = ("1",), 1e9  # points of the paper's own runs: drawn for laws that reach their scale
 
 
 def choose(only: Iterable[str]) -> list[str]:
-    """The wanted numbers; PlanError names the nearest valid one."""
+    """The requested figure numbers. Raises PlanError that names the nearest valid one."""
     known = [*FIGURES, *MAPPING]
     for number in only:
         if number not in known:
@@ -90,7 +90,7 @@ def draw(scene: Scene, out: Path, only: Iterable[str] = (), with_mapping: bool =
 
 
 def _mapping_results(out: Path) -> mapping.Results:
-    """The results of the MLP experiment, run once and kept beside the figures."""
+    """The results of the MLP experiment, computed once and saved beside the figures."""
     path = out / "mapping.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))

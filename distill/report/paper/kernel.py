@@ -13,7 +13,7 @@ def errors(a: np.ndarray, m: int, n: int, T: float = TEACHER_NORM, D: float = ST
     """(teacher's, student's) error: a target of coefficients a, a teacher of m of them, a student of n <= m or m.
 
     Each can only represent functions of norm at most T or D: the teacher scales its first m coefficients by C, the
-    student fits what the teacher shows of the first k = min(m, n) and scales it by Q.
+    student fits the teacher's first k = min(m, n) coefficients and scales them by Q.
     """
     k = min(m, n)
     squares = a**2

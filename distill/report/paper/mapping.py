@@ -1,8 +1,8 @@
 """Figures 11 and 12: the capacity gap on the mapping problem, with small MLPs (the paper's synthetic demonstration).
 
 The input is a context of K digits, two 1s, two 2s and zeros elsewhere, and a one-hot index i; the label is i where
-context[i] = 0, else the other index that holds the same digit. Data are drawn afresh at every step, so nothing here
-overfits: what limits a student is its capacity and its number of steps.
+context[i] = 0, else the other index with the same digit. Data are drawn anew at every step, so nothing overfits: a
+student is limited by its capacity and its number of steps.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def logits(net: Net, x: jax.Array) -> jax.Array:
 
 
 def _loss(net: Net, teacher: Net | None, x: jax.Array, label: jax.Array) -> jax.Array:
-    """Cross-entropy against the label, or against the teacher's distribution where there is a teacher."""
+    """Cross-entropy against the label or, with a teacher, against the teacher's distribution."""
     log_p = jax.nn.log_softmax(logits(net, x))
     if teacher is None:
         return -jnp.mean(jnp.take_along_axis(log_p, label[:, None], 1))
@@ -134,7 +134,7 @@ def evaluate(config: Mapping, nets: Net, teachers: Net) -> dict[str, jax.Array]:
 
 
 def run(config: Mapping, report: Callable[[str], None] = lambda line: None) -> Results:
-    """{'width': rows, 'steps': rows}: a row a teacher, with per-seed lists of its loss and of its student's."""
+    """{'width': rows, 'steps': rows}: one row per teacher, with per-seed lists of its loss and of its student's."""
 
     def distilled(x: int, teachers: Net, stream: int) -> Row:
         students, _ = train(config, config.student_width, config.student_steps, stream, teachers)

@@ -162,7 +162,7 @@ def _column(scene: Scene) -> np.ndarray:
 
 
 def _supervised_tokens(scene: Scene, loss: np.ndarray) -> np.ndarray:
-    """D with L(N_S, D) = loss, by bisection; nan where supervised training never gets there."""
+    """D with L(N_S, D) = loss, by bisection; nan if supervised training never reaches it."""
     low, high = np.full(loss.shape, 0.0), np.full(loss.shape, 120.0)
     N = _column(scene)
     reachable = np.asarray(scene.supervised(N, np.exp(high))) <= loss

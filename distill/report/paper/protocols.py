@@ -1,4 +1,4 @@
-"""Figures 1 to 5, 36 to 39 and 41: the law along the paper's protocols, and beside the runs where there are any."""
+"""Figures 1 to 5, 36 to 39 and 41: the law along the paper's protocols, with the runs if there are any."""
 
 from collections.abc import Sequence
 

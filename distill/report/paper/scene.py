@@ -1,4 +1,4 @@
-"""What a figure is drawn from: a law, the ranges of its axes, and the optima that several figures share."""
+"""The inputs of a figure: a law, the ranges of its axes, and the optima that several figures share."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ _BAND_BUDGETS = 13
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
-    """A law with the ranges of its figures: the paper's own, or around the fitted runs of a user's law."""
+    """A law with the ranges of its figures: the paper's, or ranges around the fitted runs of a user's law."""
 
     law: LawFile
     sizes: tuple[float, ...]  # N_S of the line figures
@@ -83,7 +83,7 @@ class Scene:
 
 
 def scene(law: LawFile) -> Scene:
-    """The paper's axes for the paper's law; for another, axes around its fitted runs, reaching beyond them."""
+    """The paper's axes for the paper's law; for another law, axes that reach somewhat beyond its fitted runs."""
     if law.name == "paper" or law.region is None:
         return Scene(
             law=law,

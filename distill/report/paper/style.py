@@ -1,4 +1,4 @@
-"""What the figures of the paper share: panels, lines, contours and their files, in the theme of all figures."""
+"""Helpers of the paper's figures: panels, lines, contours and their files, in the theme of all figures."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from distill.report.theme import LIGHT, MARKERS
 from distill.system.files import atomic_file, atomic_write
 from distill.system.numbers import si
 
-# A colour and a line style for each scenario, so that they differ in grey print too.
+# A colour and a line style for each scenario, so that they also differ in greyscale print.
 SCENARIO_STYLE: dict[str, dict[str, Any]] = {
     "best_case": {"color": LIGHT.blue, "linestyle": "-"},
     "teacher_inference": {"color": LIGHT.orange, "linestyle": "--"},
@@ -30,7 +30,7 @@ SCENARIO_LABEL = {
     "pretraining_and_inference": "pretraining + inference",
     "supervised": "supervised",
 }
-# What the figures of the paper change of the theme: many small panels need smaller text.
+# Changes to the theme for the paper's figures: many small panels need smaller text.
 SMALL_TEXT = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -50,7 +50,7 @@ def panels(
 
 
 def legend(figure: Figure, ax: Axes) -> None:
-    """One legend for the whole figure, beside the panels, where it hides nothing."""
+    """One legend for the whole figure, beside the panels."""
     handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
 
@@ -73,7 +73,7 @@ def lines(
     labels: Sequence[str],
     bands: NDArray[np.float64] | None = None,
 ) -> None:
-    """An ordered family of curves that differ in shade and marker; bands [2, series, x] are drawn behind them."""
+    """An ordered family of curves with different shades and markers; bands [2, series, x] are drawn behind them."""
     for i, (y, label, color) in enumerate(zip(series, labels, LIGHT.shades(len(series)))):
         spaced = max(len(np.ravel(y)) // 6, 1)
         ax.plot(x, y, color=color, label=label, marker=marker(i), markersize=3.5, markevery=(i % spaced, spaced))
@@ -107,13 +107,13 @@ def sizes_label(sizes: Sequence[float] | NDArray[np.float64], symbol: str = "N_S
 
 
 def save(figure: Figure, path: Path, dots: int = 90) -> None:
-    """PNG, whole or not at all."""
+    """Writes a PNG, atomically."""
     with _writing(path), atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dots, metadata={"Software": None})
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text, atomically."""
     with _writing(path):
         atomic_write(path, text)
 

@@ -31,13 +31,13 @@ _NAMES = tuple(name for names, _ in _PANELS.values() for name in names)
 
 
 def is_run(workdir: str | Path) -> bool:
-    """Whether a folder is that of one run, and not of a study."""
+    """Whether a folder belongs to one run, not to a study."""
     folder = Path(workdir)
     return (folder / "metrics.jsonl").exists() and not (folder / "runs.csv").exists()
 
 
 def write(workdir: str | Path, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
-    """Writes the page and returns its path. Raises ReportError where there is nothing to report yet."""
+    """Writes the page and returns its path. Raises ReportError if there is nothing to report yet."""
     folder = Path(workdir)
     curves = metrics.read(folder / "metrics.jsonl", _NAMES)
     if not len(curves):
@@ -101,7 +101,7 @@ def _table(caption: str, values: Mapping[str, object]) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    """A value as people read it: times in UTC, durations in units, numbers with six digits."""
+    """A value as text: times in UTC, durations in units, numbers with six digits."""
     if name == "time" and isinstance(value, int | float):
         return f"{utc(value)} UTC"
     if name == "seconds_left" and isinstance(value, int | float):

@@ -16,11 +16,11 @@ from distill.records.runs import RunRecord, load_record
 from distill.report.theme import LIGHT, LOSS, Theme, count_ticks, new_figure, png
 from distill.system.files import atomic_write
 
-_SMOOTH = 60  # points a curve
+_SMOOTH = 60  # points per curve
 
 
 def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
-    """Writes OUT.png (next-token and distillation loss) and OUT.csv (a row a run); returns their paths.
+    """Writes OUT.png (next-token and distillation loss) and OUT.csv (one row per run); returns their paths.
 
     Curves are training losses; the dots at their ends are validation losses.
     Raises ReportError for a folder without metrics.
@@ -44,10 +44,10 @@ def figure(
     records: Sequence[RunRecord | None],
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Next-token loss over tokens and, where a run has a teacher, the distillation loss `kd` that it trains on.
+    """Next-token loss over tokens and, if a run has a teacher, the distillation loss `kd` that it trains on.
 
-    `kd` is whatever config.objective asks for: with the forward divergence a cross-entropy, which holds the teacher's
-    entropy besides the KL divergence. The KL of a finished run, on validation text, stands in the legend.
+    `kd` depends on config.objective: with the forward divergence it is a cross-entropy, which includes the teacher's
+    entropy besides the KL divergence. The legend has the KL of a finished run on validation text.
     """
     taught = any(np.isfinite(curve.mean["kd"]).any() for curve in curves)
     panels = {"ntp": "next-token " + LOSS} | ({"kd": "distillation " + LOSS} if taught else {})
@@ -68,7 +68,7 @@ def figure(
 
 
 def _rows(folders: Sequence[Path], records: Sequence[RunRecord | None]) -> str:
-    """The result of every run, as CSV; one that is not finished has its name alone."""
+    """The result of every run, as CSV; an unfinished run has only its name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in dataclasses.fields(RunRecord)]

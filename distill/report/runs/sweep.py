@@ -1,4 +1,4 @@
-"""Sweeps in one picture: the loss over one field, a line for every value of another, the best of each line marked."""
+"""A figure of sweeps: the loss over one field, a line for every value of another, the best of each line marked."""
 
 import csv
 import io
@@ -14,13 +14,13 @@ from distill.errors import ReportError
 from distill.report.theme import LIGHT, LOSS, MARKERS, label, legend, panels, png
 from distill.system.files import atomic_write
 
-_TICKS = 5  # a panel
+_TICKS = 5  # per panel
 
 Lines = dict[str, dict[float, float]]  # value of `by` -> value of `x` -> loss, the mean of equal settings
 
 
 def write(workdirs: Sequence[str], x: str, by: str, out: str | Path) -> list[Path]:
-    """Writes OUT.png (a panel a sweep) and OUT.csv (the best x of every line); returns their paths.
+    """Writes OUT.png (one panel per sweep) and OUT.csv (the best x of every line); returns their paths.
 
     Raises ReportError for a folder without sweep.csv, or a field that the sweep did not vary.
     """

@@ -1,6 +1,6 @@
-"""Live curves of what runs: a run, a sweep or a study, from the files of its folder alone; nothing is trained.
+"""Live curves of a run, a sweep or a study, read only from the files of its folder.
 
-Curves come from metrics.jsonl, names from study.json, and whether a run goes on from result.json, error.txt and lock.
+Curves come from metrics.jsonl, names from study.json, and a run's state from result.json, error.txt and lock.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from distill.system.numbers import duration
 _NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_second", "seconds_left", "mfu")
 _BARS = " ▁▂▃▄▅▆▇█"
 _Numbers = Sequence[float] | NDArray[np.float64]
-_WIDEST = 28  # of a run's name
-_MOST = 12  # runs that are drawn; the latest ones
+_WIDEST = 28  # characters of a run's name
+_MOST = 12  # runs that are shown: the latest ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunLog:
-    """What metrics.jsonl holds of a run: its curves and last line; its name in its study, and what became of it."""
+    """A run's curves and last line from metrics.jsonl, its name in its study, and its state."""
 
     name: str
     curves: metrics.MetricCurves
@@ -40,7 +40,7 @@ class RunLog:
     finished: bool
     changed: float  # when its log was last written
     failed: bool = False
-    gone: int | None = None  # the process that trained it, where that has ended on this machine
+    gone: int | None = None  # the process that trained it, if it ended on this machine
 
 
 def find(workdir: str | Path) -> list[Path]:
@@ -59,7 +59,7 @@ def find(workdir: str | Path) -> list[Path]:
 def read(path: Path, points: int = 120) -> RunLog:
     """One run's log."""
     folder, changed = path.parent, path.stat().st_mtime
-    error = folder / "error.txt"  # of the last try; a new one writes newer lines
+    error = folder / "error.txt"  # of the last attempt; a new attempt writes newer lines
     return RunLog(
         name=_planned_name(folder),
         curves=metrics.read(path, _NAMES, points=points, workers=1),
@@ -72,7 +72,7 @@ def read(path: Path, points: int = 120) -> RunLog:
 
 
 def _planned_name(folder: Path) -> str:
-    """The name of a run in the study or sweep that it belongs to, as study.json has it; else the folder's own."""
+    """The name of a run in its study or sweep, from study.json; else the folder's name."""
     folder = folder.absolute()
     for above in folder.parents[:2]:  # DIR/RUN and DIR/runs/RUN
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -81,7 +81,7 @@ def _planned_name(folder: Path) -> str:
 
 
 def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float | None = None) -> RenderableType:
-    """The curve of the run that was written last, and a table with a line for each run."""
+    """The curve of the most recently written run, and a table with one line per run."""
     paths = find(workdir)
     now = time.time() if now is None else now
     runs = [read(path) for path in paths[:_MOST]]
@@ -127,7 +127,7 @@ def _numbers(line: dict[str, float]) -> str:
 
 
 def spark(values: _Numbers, width: int) -> str:
-    """A curve in one line; a gap where nothing is known."""
+    """A curve in one line of text, with gaps for missing values."""
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return ""
@@ -142,7 +142,7 @@ def _curve(title: str, values: _Numbers, steps: _Numbers, width: int, height: in
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return Text(f"{title}: nothing finite yet")
-    # The first points of a run would leave no room for the rest.
+    # The steep first points of a run would flatten the rest.
     low, high = min(known), sorted(known)[max(math.ceil(0.98 * len(known)) - 1, 0)]
     columns = min(width - 10, len(values))
     picked = [values[i * len(values) // columns] for i in range(columns)]

@@ -1,7 +1,7 @@
 """Settings of the objective compared, one field at a time: numbers with their seed noise, CSV, figure, section.
 
-A student under a setting is compared with the same student of the same seed as the study has it, so the noise of a
-difference is that between pairs.
+A student under a setting is compared with the unchanged student of the same seed, so the noise of a difference is that
+between pairs.
 """
 
 import csv
@@ -27,11 +27,11 @@ _TITLES = ("student's $L_S$ (nats per token)", "KL(teacher, student)", "ECE of t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComparedSetting:
-    """One student under one value of a field: its runs, and what they differ by in loss from the student as it is."""
+    """One student under one value of a field: its runs, and their differences in loss from the unchanged student."""
 
     base: str
     value: str
-    plain: bool  # whether this is the student as it is
+    plain: bool  # whether this is the unchanged student
     runs: tuple[RunRecord, ...]
     differences: tuple[float, ...]
 
@@ -45,7 +45,7 @@ class ComparedSetting:
 
     @property
     def difference(self) -> tuple[float, float]:
-        """Mean difference from the student as it is, and its standard error over pairs of one seed."""
+        """Mean difference from the unchanged student, and its standard error over pairs of one seed."""
         n = len(self.differences)
         error = statistics.stdev(self.differences) / math.sqrt(n) if n > 1 else math.nan
         return (statistics.fmean(self.differences) if n else math.nan), error
@@ -80,7 +80,7 @@ def compare(study: Results, field: str) -> list[ComparedSetting]:
 
 
 def table(study: Results, field: str) -> str:
-    """CSV, a row a run: student, value, seed, losses, KL, agreement and ECE of student and teacher."""
+    """CSV, one row per run: student, value, seed, losses, KL, agreement and ECE of student and teacher."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     own = ("loss", "loss_se", "kl", "agreement", "ece")
@@ -109,7 +109,7 @@ def figure(study: Results, field: str, theme: Theme) -> Figure:
             for place, setting in zip(x, group):
                 own = [getattr(run, measure) for run in setting.runs]
                 ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
-            line = "-" if all(map(_is_number, values)) else ""  # only numbers have something between them
+            line = "-" if all(map(_is_number, values)) else ""  # a line only between numbers
             ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
             taught_by = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
             if taught_by and measure != "kl":
@@ -127,7 +127,7 @@ def figure(study: Results, field: str, theme: Theme) -> Figure:
 
 
 def section(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    """The part of the page: a sentence, a figure and a table for every field."""
+    """The section of the page: a sentence, a figure and a table for every field."""
     return "".join(_field(study, field, pictures) for field in fields(study))
 
 
@@ -160,7 +160,7 @@ def _field(study: Results, field: str, pictures: dict[str, tuple[bytes, bytes]])
 
 
 def verdict(name: str, settings: Sequence[ComparedSetting]) -> str:
-    """For every student, the best value and whether it beats the student as it is by two standard errors."""
+    """For every student, the best value and whether it beats the unchanged student by two standard errors."""
     parts = []
     for base in dict.fromkeys(setting.base for setting in settings):
         group = [setting for setting in settings if setting.base == base]

@@ -1,4 +1,4 @@
-"""What the rows of a study show: pairs with supervised training, better and worse teachers, noise, costs."""
+"""The findings in a study's rows: pairs with supervised training, better and worse teachers, noise, costs."""
 
 import dataclasses
 import datetime
@@ -15,17 +15,17 @@ from distill.report.study.results import FittedLaw, Results
 
 K = TypeVar("K")
 
-_TWO_SIDED = 2.0  # standard deviations from which a difference is called larger than noise
-_FREEDOM = 4  # repetitions from which a standard deviation over seeds is worth reporting
+_TWO_SIDED = 2.0  # standard deviations beyond which a difference counts as larger than noise
+_FREEDOM = 4  # least repetitions for which a standard deviation over seeds is reported
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How far two equal runs end apart: a relative standard deviation of the loss, and where it comes from."""
+    """The noise between equal runs: a relative standard deviation of the loss, and its source."""
 
     relative: float
     source: Literal["seeds", "law", "validation"]
-    cells: int  # groups of runs that differ in nothing but the seed
+    cells: int  # groups of runs that differ only in the seed
 
     def exceeded(self, difference: float, loss: float, others: int = 1) -> bool:
         """Whether a run differs from the mean of `others` runs by more than noise explains."""
@@ -43,7 +43,7 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """L_S minus the supervised loss: negative where distillation wins."""
+        """L_S minus the supervised loss: negative if distillation wins."""
         return self.student.loss - self.alone
 
 
@@ -60,7 +60,7 @@ class Tally:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudentGroup:
-    """Students that differ in their teacher alone: (L_T, L_S) from the weakest teacher to the strongest."""
+    """Students that differ only in their teacher: (L_T, L_S) from the weakest teacher to the strongest."""
 
     N: int
     D: int
@@ -69,12 +69,12 @@ class StudentGroup:
 
     @property
     def best(self) -> int:
-        """The index of the lowest student."""
+        """The index of the student of lowest loss."""
         return int(np.argmin([run.loss for run in self.students]))
 
     @property
     def gap(self) -> float:
-        """What the strongest teacher costs against the best one: L_S of its student minus the lowest L_S."""
+        """The cost of the strongest teacher: L_S of its student minus the lowest L_S."""
         return self.students[-1].loss - self.students[self.best].loss
 
 
@@ -89,15 +89,15 @@ class Ordering:
     clear_agree: int
     gaps: int  # cells whose lowest student is not the strongest teacher's
     clear_gaps: int
-    cost: float  # mean of what the strongest teacher costs in those cells, nats per token
+    cost: float  # mean cost of the strongest teacher in those cells, nats per token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
     """FLOPs as if every run had been trained from its first step, and the time that the runs took.
 
-    seconds: wall-clock time in which at least one run was under way; a pause between two calls of a study is not
-    part of it. run_seconds: the sum over runs.
+    seconds: wall-clock time in which at least one run was active, without pauses between two calls of a study.
+    run_seconds: the sum over runs.
     """
 
     student: float
@@ -111,7 +111,7 @@ class Costs:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Predictions made before their runs began: how many came true, how many the level promises, the mean error."""
+    """Predictions made before their runs began: how many held, how many are expected at the level, the mean error."""
 
     inside: int
     total: int
@@ -128,13 +128,13 @@ class Findings:
     pairs: tuple[Pair, ...]
     by_tokens: dict[int, tuple[Tally, Tally]]  # D -> of all teachers, of the strongest
     ordering: Ordering | None
-    beaten: tuple[int, int]  # students that end below their own teacher: all, and beyond noise
+    beaten: tuple[int, int]  # students with a lower loss than their teacher: all, and beyond noise
     ledger: Ledger | None
     costs: Costs
 
 
 def find(results: Results) -> Findings:
-    """Counts everything that the report says, once."""
+    """Computes everything that the report states."""
     noise = seed_noise(results)
     paired = pair(results.runs)
     tokens = sorted({p.student.D for p in paired})
@@ -156,7 +156,7 @@ def find(results: Results) -> Findings:
 
 
 def seed_noise(results: Results) -> Noise:
-    """From runs that differ in their seed alone; else from the laws' residuals; else the validation set's own error."""
+    """From runs that differ only in the seed; else from the laws' residuals; else the validation set's error."""
     teachers = {run.teacher for run in results.runs}
     groups = _grouped(results.runs, lambda run: (*recipe(run), run.run in teachers))
     logs = [np.log([run.loss for run in group]) for group in groups.values() if len({run.seed for run in group}) > 1]
@@ -172,7 +172,7 @@ def seed_noise(results: Results) -> Noise:
 
 
 def _spread(law: FittedLaw) -> float:
-    """The standard deviation of a law's errors, for the parameters spent on them."""
+    """The standard deviation of a law's errors, corrected for its fitted parameters."""
     rows, parameters = law.rows or 0, len(law.law.values())
     spent = rows / max(rows - parameters, 1) if rows else 1.0
     # The standard deviation of a normal error is sqrt(pi/2) times its mean absolute value.
@@ -185,7 +185,7 @@ def recipe(run: RunRecord) -> tuple[object, ...]:
 
 
 def baselines(runs: Iterable[RunRecord]) -> dict[tuple[int, int], list[RunRecord]]:
-    """Supervised runs by (N, D). A teacher, trained on other text, stands in only where there is no other run."""
+    """Supervised runs by (N, D). A teacher, trained on other text, is used only if there is no other run."""
     runs = list(runs)
     teachers = {run.teacher for run in runs}
     groups = _grouped([run for run in runs if run.kind == "supervised"], lambda run: (run.N, run.D))
@@ -193,7 +193,7 @@ def baselines(runs: Iterable[RunRecord]) -> dict[tuple[int, int], list[RunRecord
 
 
 def pair(runs: Iterable[RunRecord]) -> tuple[Pair, ...]:
-    """Every student beside supervised training of its N and D, where the table has that; by N, D and falling L_T."""
+    """Every student with supervised training of its N and D, if the table has it; by N, D and falling L_T."""
     runs = list(runs)
     alone = baselines(runs)
     strongest = {group.students[-1].run for group in student_groups(run for run in runs if run.kind == "distillation")}
@@ -228,7 +228,7 @@ def student_groups(students: Iterable[RunRecord]) -> tuple[StudentGroup, ...]:
 
 
 def order(groups: Sequence[StudentGroup], noise: Noise) -> Ordering | None:
-    """Counts pairs of teachers; None where no group has two."""
+    """Counts pairs of teachers; None if no group has two."""
     groups = [group for group in groups if len(group.students) > 1]
     if not groups:
         return None
@@ -270,7 +270,7 @@ def costs(runs: Sequence[RunRecord]) -> Costs:
 
 
 def _covered(spans: Sequence[tuple[datetime.datetime, datetime.datetime]]) -> float:
-    """Seconds in which at least one of the (start, end) spans was under way."""
+    """Seconds covered by at least one of the (start, end) spans."""
     total, until = datetime.timedelta(), None
     for start, end in sorted(spans):
         start = start if until is None else max(start, until)

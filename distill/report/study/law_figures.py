@@ -20,7 +20,7 @@ from distill.report.study.results import FittedLaw, Results
 from distill.report.theme import Theme, legend, new_figure, padded, panels
 from distill.system.numbers import number, si
 
-# How far the axis of intervals goes either way, as a factor, and its ticks above 1.
+# The extent of the axis of intervals on either side, as a factor, and its ticks above 1.
 _REACHES = {2.0: (1.5, 2.0), 5.0: (2.0, 5.0), 10.0: (2.0, 5.0, 10.0), 100.0: (2.0, 10.0, 100.0)}
 _DRAWS = 256  # resampled laws behind a band
 _BUDGETS = 49
@@ -99,7 +99,7 @@ def plan(results: Results, theme: Theme, curves: "PlanCurves | None") -> Figure 
     ax = axes[0]
     colors = dict(zip(["supervised", *curves.distilled], [theme.ink, theme.blue, theme.orange, theme.green]))
     handles: list[Any] = []
-    # The third line of distillation is green, which some take for blue: its dashes tell it apart.
+    # The third line of distillation is green, which some readers cannot tell from blue: it is dashed.
     styles: dict[str, Any] = dict(zip(colors, [(0, (4, 3)), "-", "-", "-."]))
     for name, (middle, low, high) in {"supervised": curves.supervised, **curves.distilled}.items():
         style = styles[name]
@@ -126,7 +126,7 @@ def plan(results: Results, theme: Theme, curves: "PlanCurves | None") -> Figure 
         ax.axvspan(beyond, curves.compute[-1], color=theme.soft, alpha=0.1, lw=0)
         ax.text(beyond, 0.985, " beyond all runs", color=theme.soft, fontsize=8.5, va="top",
                 transform=ax.get_xaxis_transform())  # fmt: skip
-    # A band may be wide where there are no runs; it must not flatten the rest.
+    # A band may be wide away from the runs; it must not flatten the rest.
     middles = np.concatenate([curves.supervised[0], *(band[0] for band in curves.distilled.values())])
     measured = [run.loss for run in results.runs if curves.N == run.N]
     ax.set(xscale="log", xlim=(curves.compute[0], curves.compute[-1]), xlabel="compute (FLOPs)")
@@ -149,11 +149,11 @@ class PlanCurves:
 
 
 def plan_curves(results: Results) -> PlanCurves | None:
-    """What the laws expect of the plan's student (or the largest one) over budgets; None without both laws.
+    """The laws' predictions for the plan's student (or the largest one) over budgets; None without both laws.
 
-    Distilled from the study's own teachers, the best for each budget, with their logits free and paid; and, where the
-    plan trains a teacher of its own, with the best split of the budget under its scenario. A band keeps the choices
-    of the fitted law and asks each resampled law what they yield.
+    Distilled from the study's teachers, the best for each budget, with their logits free and paid; and, if the plan
+    trains a teacher, with the best split of the budget under its scenario. A band keeps the choices of the fitted law
+    and evaluates them under each resampled law.
     """
     fitted = results.law(True)
     if fitted is None or not results.distilled or "supervised" not in fitted.law.given():
@@ -206,14 +206,14 @@ def _forward(results: Results) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _thinned(laws: Law) -> Law:
-    """At most _DRAWS of a stack of laws, each parameter [draws, 1] so that it meets a row of budgets."""
+    """At most _DRAWS of a stack of laws, each parameter [draws, 1] so that it broadcasts over budgets."""
     return jax.tree_util.tree_map(
         lambda leaf: np.asarray(leaf)[:_DRAWS, None] if np.ndim(leaf) else np.asarray(leaf), laws
     )
 
 
 def _reach(laws: list[FittedLaw]) -> float:
-    """The nearest reach that holds five of six interval ends."""
+    """The smallest axis extent that contains five of six interval ends."""
     ends = [
         abs(np.log(end / estimate)) if end / estimate > 0 else np.inf
         for law in laws

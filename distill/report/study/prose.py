@@ -7,11 +7,11 @@ from distill.report.study.findings import Costs, Findings, Noise, Ordering
 from distill.report.study.results import Results
 from distill.system.numbers import duration, flops, plural, si, signed
 
-_ENOUGH = 5  # pairs beyond noise from which they alone give the verdict
+_ENOUGH = 5  # with so many pairs beyond noise, only they give the verdict
 
 
 def headline(results: Results, findings: Findings) -> str:
-    """The planner's advice where a plan was made, else what distillation did for the smallest budget."""
+    """The planner's advice if there is a plan, else the effect of distillation at the smallest budget."""
     if results.plan:
         return results.plan.sentence
     answer = small_budget(findings)
@@ -32,7 +32,7 @@ def ordering(findings: Findings) -> tuple[str, str] | None:
     o = findings.ordering
     if o is None or not o.pairs:
         return None
-    # Pairs within noise are coin flips: they decide only where there is nothing better.
+    # Pairs within noise are coin flips: they decide only if there are no others.
     clear = o.clear_pairs >= _ENOUGH
     share = o.clear_agree / o.clear_pairs if clear else o.agree / o.pairs
     verdict = "Yes" if share >= 0.9 else "Mostly" if share >= 0.7 else "Not clearly" if share >= 0.5 else "No"
@@ -84,7 +84,7 @@ def small_budget(findings: Findings) -> tuple[str, str] | None:
 
 
 def lessons(findings: Findings) -> list[str]:
-    """What the study taught, for a reader who is new to it: at most two sentences, of teachers and of text."""
+    """The study's lessons for a new reader: at most two sentences, about teachers and about text."""
     sentences, o = [], findings.ordering
     if o is not None and o.pairs:
         clear = o.clear_pairs >= _ENOUGH
@@ -105,7 +105,7 @@ def lessons(findings: Findings) -> list[str]:
 
 
 def not_identified(results: Results) -> str:
-    """What the status "not identified" means for a reader; '' where no law of the study has it."""
+    """The meaning of the status "not identified" for a reader; '' if no law of the study has it."""
     named = [law.title for law in results.laws if law.status.startswith(NOT_IDENTIFIED)]
     if not named:
         return ""
@@ -116,7 +116,7 @@ def not_identified(results: Results) -> str:
 
 
 def noise_sentence(noise: Noise) -> str:
-    """Where the noise comes from, and what it does not cover."""
+    """The source of the noise, and what it does not cover."""
     size = f"{noise.relative:.2%} of the loss"
     if noise.source == "seeds":
         text = f"Noise: {size} (standard deviation), from {noise.cells} settings that were run with several seeds."
@@ -134,7 +134,7 @@ def noise_sentence(noise: Noise) -> str:
 
 
 def ledger(findings: Findings) -> str | None:
-    """How often the law's predictions came true."""
+    """How often the law's predictions held."""
     book = findings.ledger
     if book is None:
         return None

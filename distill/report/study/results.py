@@ -1,7 +1,7 @@
 """The results of a study, read from its workdir and checked once: runs, curves, laws, predictions, plan, missing runs.
 
-Only runs.csv must be there. Read besides, where present: curves.csv, laws/*.json, laws/plan.json, predictions.csv,
-study.json ({"command": the command line, "planned": {fingerprint: name}}) and runs/*/error.txt.
+Only runs.csv is required. Optional files: curves.csv, laws/*.json, laws/plan.json, predictions.csv, study.json
+({"command": the command line, "planned": {fingerprint: name}}) and runs/*/error.txt.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from distill.system.files import loads
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedLaw:
-    """A law file: the law, its status, errors and intervals (empty where the file has none)."""
+    """A law file: the law, its status, errors and intervals (empty if the file has none)."""
 
     name: str  # the file's stem
     path: Path
@@ -58,32 +58,32 @@ class FittedLaw:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanSummary:
-    """What a report needs of a plan: the sentence, the student, who pays, the expected losses, the bill (FLOPs)."""
+    """The parts of a plan that a report needs: sentence, student, who pays, expected losses, bill (FLOPs)."""
 
     sentence: str
     scenario: str
-    teacher: str  # '' where the plan trains its own
+    teacher: str  # '' if the plan trains its own
     N_S: float
     L_S: float
     compute: float
     supervised_L: float
     supervised_compute: float
-    distil: bool  # what it advises
+    distil: bool  # the plan's advice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedRun:
-    """A student of an ablation: which student it varies, and the (field, value) pairs that it stands for."""
+    """A student of an ablation: which student it varies, and its (field, value) pairs."""
 
     base: str
     run: RunRecord
     settings: tuple[tuple[str, str], ...]
-    plain: bool  # whether it is the student as the study has it
+    plain: bool  # whether it is the unchanged student
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
-    """Everything that a report of a study needs. Students under other objectives are in `ablated` only."""
+    """Everything that a study's report needs. Students under other objectives are only in `ablated`."""
 
     workdir: Path
     runs: tuple[RunRecord, ...]
@@ -112,19 +112,19 @@ class Results:
         return tuple(run for run in self.runs if run.kind == "supervised")
 
     def name(self, run: RunRecord) -> str:
-        """What the study calls a run; its model and tokens where that is not on record."""
+        """The study's name of a run; its model and tokens if no name is recorded."""
         return self.planned.get(run.run, f"{run.model} on {run.D:,d}" + (f" of {run.teacher}" if run.teacher else ""))
 
     def law(self, distilled: bool) -> FittedLaw | None:
-        """The law of students, or that of supervised runs; the first by file name where there are several."""
+        """The law of students, or that of supervised runs; the first by file name if there are several."""
         return next((law for law in self.laws if law.distilled == distilled), None)
 
 
 def load(source: str | Path | StudyTable) -> Results:
-    """Reads what a study left: `source` is its workdir, its table read already, or a table alone.
+    """Reads a study's results: `source` is its workdir, its loaded table, or only a table file.
 
-    A table alone is a file, such as `laws.shipped("micro")`. Raises ReportError without finished runs, DistillError
-    for a damaged file.
+    A table file is for example `laws.shipped("micro")`. Raises ReportError without finished runs, DistillError for a
+    damaged file.
     """
     alone = not isinstance(source, StudyTable) and Path(source).is_file()
     if isinstance(source, StudyTable):
@@ -175,7 +175,7 @@ def _refuse_nonsense(path: Path, runs: tuple[RunRecord, ...]) -> None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A JSON object, {} where there is no such file."""
+    """A JSON object, {} if there is no such file."""
     if not path.exists():
         return {}
     try:
@@ -211,12 +211,12 @@ def _plan(path: Path) -> PlanSummary | None:
 
 
 def _finite_or_inf(value: float | None) -> float:
-    """A number of a plan; JSON has null for one that is infinite."""
+    """A number of a plan; null in JSON means infinite."""
     return math.inf if value is None else float(value)
 
 
 def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> tuple[AblatedRun, ...]:
-    """The finished students of an ablation, by the study's own note."""
+    """The finished students of an ablation, from the study's note."""
     known = note.get("ablated", {})
     try:
         return tuple(
@@ -234,7 +234,7 @@ def _ablated(path: Path, note: dict[str, Any], runs: tuple[RunRecord, ...]) -> t
 
 
 def _values(note: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """The values of every varied field, in the order in which the study's lines give them."""
+    """The values of every varied field, in the order of the study's lines."""
     fields = note.get("values", {})
     if not isinstance(fields, dict):
         return {}
@@ -252,7 +252,7 @@ def _laws(workdir: Path) -> tuple[FittedLaw, ...]:
 
 
 def _law(path: Path) -> FittedLaw | None:
-    """The law of a file; None for JSON that holds none (a plan, say)."""
+    """The law of a file; None for JSON without one (such as a plan)."""
     tree = _object(path)
     if "form" not in tree:
         return None
@@ -281,14 +281,14 @@ def _law(path: Path) -> FittedLaw | None:
 
 
 def _missing(workdir: Path, finished: set[str], planned: Mapping[str, str]) -> dict[str, str]:
-    """Runs that were planned or begun and are not in the table, by name, with the first line of their error."""
+    """Runs that were planned or started and are not in the table, by name, with one line of their error."""
     begun = {folder.parent.name for folder in workdir.glob("runs/*/config.txt")}
     reasons = {}
     for run in [*planned, *sorted(begun - set(planned))]:
         if run in finished:
             continue
         error = workdir / "runs" / run / "error.txt"
-        if run.isalnum() and len(run) < 100 and error.exists():  # a name, and no path to somewhere else
+        if run.isalnum() and len(run) < 100 and error.exists():  # a plain name, not a path to another folder
             # A traceback says what happened on its last line.
             lines = error.read_text("utf-8", "replace").strip().splitlines() or ["failed"]
             why = lines[-1] if lines[0].startswith("Traceback") else lines[0]

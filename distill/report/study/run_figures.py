@@ -1,4 +1,4 @@
-"""The figures of the rows themselves: students against teachers, loss against tokens, learning curves."""
+"""The figures of a study's runs: students against teachers, loss against tokens, learning curves."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from distill.report.theme import LOSS, MARKERS, Theme, count_ticks, label, legen
 from distill.system.numbers import si
 
 T = TypeVar("T")
-_NAMED, _PANELS = 18, 12  # most teachers in a legend, most sizes in a figure: more could not be read
+_NAMED, _PANELS = 18, 12  # most teachers in a legend, most sizes in a figure: more would be unreadable
 
 
 def students(results: Results, theme: Theme) -> Figure | None:
-    """L_S against L_T: a panel a student size, a line a budget, supervised training dashed, the teacher dotted."""
+    """L_S against L_T: a panel per student size, a line per budget, supervised training dashed, the teacher dotted."""
     runs = results.distilled
     if not runs:
         return None
@@ -70,9 +70,9 @@ def students(results: Results, theme: Theme) -> Figure | None:
 
 
 def tokens(results: Results, theme: Theme) -> Figure:
-    """Loss against D: a panel a size, supervised training in black, a line a teacher."""
+    """Loss against D: a panel per size, supervised training in black, a line per teacher."""
     teaching = {run.teacher for run in results.runs}
-    # A size that only teaches has nothing beside it to compare.
+    # A size that only teaches has nothing to compare with.
     sizes, title = _panels(
         {run.N for run in results.runs if run.run not in teaching} or {run.N for run in results.runs}
     )
@@ -108,7 +108,7 @@ def tokens(results: Results, theme: Theme) -> Figure:
 
 
 def learning(results: Results, theme: Theme) -> Figure | None:
-    """Training loss against tokens: a panel a size, supervised runs in black, students in their teacher's shade."""
+    """Training loss against tokens: a panel per size, supervised runs in black, students in their teacher's shade."""
     curved = [run for run in results.runs if len(results.curves.get(run.run, ())) > 1]
     if not curved:
         return None
@@ -135,7 +135,7 @@ def learning(results: Results, theme: Theme) -> Figure | None:
 
 
 def _curves(ax: Axes, results: Results, runs: Sequence[RunRecord], **style: Any) -> None:
-    """Training losses as one artist: of two thousand, the figure took 6.1 s in both themes, as lines 7.6."""
+    """Training losses as one artist: with two thousand, the figure took 6.1 s in both themes, as lines 7.6."""
     lines = [[(p.tokens, p.loss) for p in results.curves[run.run]] for run in runs]
     ax.add_collection(LineCollection(lines, **style))
 
@@ -145,7 +145,7 @@ def _losses(runs: Sequence[RunRecord]) -> list[float]:
 
 
 def _settled(losses: Sequence[float]) -> Sequence[float]:
-    """A curve without its first fifth, whose fall from the start would squeeze all else."""
+    """A curve without its first fifth, whose steep fall would flatten the rest."""
     return losses[len(losses) // 5 :]
 
 
@@ -170,18 +170,18 @@ def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], 
 
 
 def _some(kinds: dict[tuple[int | None, int | None], float]) -> list[tuple[int | None, int | None]]:
-    """Teachers for a legend: all, or from the weakest to the strongest so many that it can be read (and drawn)."""
+    """Teachers for a legend: all, or evenly from the weakest to the strongest as many as fit."""
     return _spread(list(kinds), _NAMED)
 
 
 def _panels(sizes: set[int]) -> tuple[list[int], str | None]:
-    """The sizes that get a panel: all, or from the smallest to the largest so many; and what to say of it."""
+    """The sizes that get a panel: all, or evenly from the smallest to the largest as many as fit; and a note on it."""
     shown = _spread(sorted(sizes), _PANELS)
     return shown, f"{len(shown)} of {len(sizes)} sizes" if len(shown) < len(sizes) else None
 
 
 def _spread(values: list[T], most: int) -> list[T]:
-    """At most so many of the values, evenly, the first and the last among them."""
+    """At most so many of the values, evenly spaced, including the first and the last."""
     return [values[i] for i in np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)]
 
 

@@ -1,4 +1,4 @@
-"""The sections of a study's page: findings, tables and figures in the order in which they are read."""
+"""The sections of a study's page: findings, tables and figures in reading order."""
 
 import shlex
 
@@ -129,7 +129,7 @@ _TEXTS = {
 
 
 def _reading(study: Results, name: str) -> str:
-    """The one number that a reader of the figure would take away."""
+    """The main number of the figure, for its caption."""
     if name in ("students", "tokens"):
         lowest = min(study.distilled or study.runs, key=lambda run: run.loss)
         taught = f" under a teacher of {lowest.L_T:.3f}" if lowest.L_T is not None else ""
@@ -220,7 +220,7 @@ def _provenance(study: Results, findings: Findings) -> str:
 
 
 def _workdir(study: Results) -> str:
-    """The folder as the study's own command named it; without a command, the folder that was read."""
+    """The folder as the study's command named it; without a command, the folder that was read."""
     flags = shlex.split(study.command) if study.command else []
     named = [flag.partition("=")[2] for flag in flags if flag.startswith("--workdir=")]
     return shlex.quote(named[-1] if named else str(study.workdir))

@@ -1,4 +1,4 @@
-"""The short form of a report for a terminal: the table, the laws, one sentence of advice; and how a study ends."""
+"""The short report for a terminal: the table, the laws, one sentence of advice; and a study's closing lines."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,7 +55,7 @@ def summary(source: str | Path | Results | Iterable[RunRecord], *, limit: int = 
 
 
 def ending(study: Results) -> Group:
-    """What was learnt, and what "not identified" means for the reader where a law of the study is that."""
+    """The lessons, and the meaning of "not identified" if a law of the study has that status."""
     parts: list[RenderableType] = []
     if learnt := prose.lessons(findings.find(study)):
         parts += [Text.assemble(("What was learnt: ", "bold"), " ".join(learnt)), Text()]
@@ -65,7 +65,7 @@ def ending(study: Results) -> Group:
 
 
 def students(counted: Findings, limit: int = _ROWS) -> Table:
-    """Students beside supervised training of the same N and D; a star where the difference exceeds noise."""
+    """Students beside supervised training of the same N and D; a star marks a difference beyond noise."""
     table = Table(title="students, and supervised training of the same N and D", title_justify="left", box=SIMPLE_HEAD)
     for name in ("N", "D", "L_T", "L_S", "supervised", "difference"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -1,6 +1,6 @@
-"""The page of a study: workdir -> workdir/report/index.html and its figures as PNG files beside it.
+"""Writes the page of a study: workdir -> workdir/report/index.html, with its figures as PNG files beside it.
 
-Written from what lies in the workdir alone, so it can be made again at any time (python -m launch.report).
+It reads only the workdir, so the page can be written again at any time (python -m launch.report).
 """
 
 import contextlib
@@ -20,11 +20,11 @@ Draw = Callable[[Theme], Figure | None]
 
 
 def write(source: str | Path | Results, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
-    """Writes the report of a workdir, or of its results read already, and returns the page's path.
+    """Writes the report of a workdir, or of its loaded results, and returns the page's path.
 
     Calls `on_progress` before every figure.
 
-    Raises ReportError where there is nothing to report or the folder cannot be written.
+    Raises ReportError if there is nothing to report or the folder cannot be written.
     """
     study = source if isinstance(source, Results) else results.load(source)
     counted = findings.find(study)
@@ -84,7 +84,7 @@ def _file(name: str, theme: Theme) -> str:
 
 
 def _remove(folder: Path, name: str) -> None:
-    """No figure of an earlier state stays beside a page that has none."""
+    """Removes figures of an earlier state that the new page does not have."""
     for theme in THEMES:
         with contextlib.suppress(FileNotFoundError):
             (folder / _file(name, theme)).unlink()
