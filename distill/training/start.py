@@ -56,6 +56,8 @@ def claim(workdir: cloud.Workdir, config: ExperimentConfig, comments: str = "") 
                 f"{workdir}: this workdir belongs to another run: {changes}; use the old values to continue it, or "
                 f"another --workdir, which may begin where this one is: --fork={workdir}"
             )
+        if (workdir.path / "result.json").exists():
+            return  # nothing of a finished run is written again
     if distributed.first():
         files.atomic_write(path, f"# run {run}\n{comments}{text}")
         workdir.push("config.txt")

@@ -82,8 +82,8 @@ def test_work_saves_itself_when_its_terminal_is_closed(tmp_path):
     primary, secondary = pty.openpty()
     opened = ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(secondary), sys.executable, "-c", CLOSED]
     process = subprocess.Popen([*opened, str(tmp_path / "saved")], start_new_session=True, stdin=subprocess.DEVNULL)
-    os.close(secondary)
     assert b"ready" in os.read(primary, 100)
+    os.close(secondary)  # not before the child has opened it: a terminal that nobody has open cannot be read
     os.close(primary)
     assert process.wait(60) == 0 and (tmp_path / "saved").read_text() == "SIGHUP"
 

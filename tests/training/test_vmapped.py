@@ -141,15 +141,15 @@ def test_a_sweep_in_packs_is_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # workers with one device each
     config = build(ExperimentConfig, TINY | {"data": {"cache": str(tmp_path / "data")}})
     axes = [sweep.axis("seed=0,1"), sweep.axis("optim.learning_rate=1e-2,3e-3"), sweep.axis("tokens=4096,8192")]
-    assert sweep.run(config, axes, tmp_path / "alone", n_workers=1) == 0
+    assert sweep.run(config, axes, tmp_path / "alone", sweep.SweepOptions(n_workers=1)) == 0
     first = sweep.expand(config, axes, tmp_path / "packed", "")[-1]
     broken = tmp_path / "packed" / "runs" / first.run / "config.txt"
     broken.parent.mkdir(parents=True)
     broken.write_text("seed = nonsense\n")
-    assert sweep.run(config, axes, tmp_path / "packed", n_workers=1, pack=3) == 1
+    assert sweep.run(config, axes, tmp_path / "packed", sweep.SweepOptions(n_workers=1, pack=3)) == 1
     assert (broken.parent / "error.txt").read_text()
     broken.unlink()
-    assert sweep.run(config, axes, tmp_path / "packed", n_workers=1, pack=3) == 0
+    assert sweep.run(config, axes, tmp_path / "packed", sweep.SweepOptions(n_workers=1, pack=3)) == 0
     alone, packed = (RunTable(tmp_path / name / "runs.csv").runs() for name in ("alone", "packed"))
     assert alone.keys() == packed.keys() and len(alone) == 8
     for run in alone:
