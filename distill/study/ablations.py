@@ -1,6 +1,6 @@
-"""Lines of study.ablations, 'field = values': one field of the objective at a time, everything else as it is.
+"""Parses the lines of study.ablations, 'field = values': each varies one field of the objective, all else unchanged.
 
-A number behind a value goes to the field that the value needs: 'topk:4' is target=topk with top_k=4.
+A number after a value sets the field that the value needs: 'topk:4' is target=topk with top_k=4.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ _NEEDS = {"topk": "top_k", "topp": "top_p", "sampled": "draws", "jensen_shannon"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblationSetting:
-    """One value of one field, as it was written, and the objective that it makes."""
+    """One value of one field, as written, and the resulting objective."""
 
     field: str
     value: str
@@ -21,7 +21,7 @@ class AblationSetting:
 
 
 def settings(config: StudyExperimentConfig) -> list[AblationSetting]:
-    """Every setting in the order of the lines. Raises ConfigError, naming the line and what the objective refuses."""
+    """Every setting in the order of the lines. Raises ConfigError, naming the line and the objective's error."""
     return [setting for line in config.study.ablations for setting in _line(config.objective, line)]
 
 

@@ -1,4 +1,4 @@
-"""From a study's table to its laws, its predictions and its plan."""
+"""Fits a study's laws to its table, and makes its predictions and its plan from them."""
 
 import dataclasses
 import datetime
@@ -28,7 +28,7 @@ DELTA = 1e-2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyLaws:
-    """Both laws of a study with the bootstrap by trunk; None where the table is too small, and `reasons` why."""
+    """Both laws of a study with the bootstrap by trunk; None if the table is too small, with the `reasons`."""
 
     supervised: laws.Fit | None = None
     distillation: laws.Fit | None = None
@@ -40,7 +40,7 @@ class StudyLaws:
 def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
     """Fits Eq. 1, then Eq. 8 on top of it, to the runs of the table; saves both to WORKDIR/laws.
 
-    A law that the table is too small for is left out, with the reason.
+    If the table is too small for a law, the law is None and the reason is given.
     """
     if config.study.ablations:
         return StudyLaws(reasons=("this study varies the objective, and a law is of one objective",))
@@ -77,14 +77,14 @@ def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
 
 
 def law_table(table: StudyTable) -> laws.Table:
-    """The columns that laws are fitted to; equal to `laws.load_table` of the same file."""
+    """The columns that laws are fitted to; the same as `laws.load_table` of the file."""
     rows = [dataclasses.astuple(run) for run in table.runs]
     names = RunTable(table.path).columns
     return make_table(names, rows, str(table.path), table.sha256, lines=range(2, 2 + len(rows)))
 
 
 def flops_of(config: StudyExperimentConfig) -> laws.Flops:
-    """F(N) through the study's own models: at micro scale neither 2N nor the paper's closed form holds."""
+    """F(N) fitted to the study's models: at micro scale neither 2N nor the paper's closed form holds."""
     sizes = models(config).values()
     return laws.Flops.through(
         [counts.non_embedding(m) for m in sizes], [counts.forward_flops(m, config.seq_len) for m in sizes]
@@ -92,7 +92,7 @@ def flops_of(config: StudyExperimentConfig) -> laws.Flops:
 
 
 def region_of(table: StudyTable) -> laws.Region:
-    """What the finished runs cover."""
+    """The region that the finished runs cover."""
     return laws.Region.of(
         N=[run.N for run in table.supervised],
         D=[run.D for run in table.supervised],
@@ -105,7 +105,7 @@ def region_of(table: StudyTable) -> laws.Region:
 def predict(fitted: StudyLaws, tasks: Sequence[PlannedRun], table: StudyTable) -> int:
     """Records, before they start, the losses that the laws predict for these runs; returns the number of predictions.
 
-    `table` gives the losses of their teachers. A run for which there is no law yet is not predicted.
+    `table` gives the losses of their teachers. Runs without a fitted law are not predicted.
     """
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     predictions = [_predict(fitted, task, table, made) for task in tasks]
@@ -128,7 +128,7 @@ def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) 
     if boot is None:
         return None
     interval = boot.predict(level=LEVEL, **inputs)
-    # An interval of percentiles need not contain the estimate itself; predictions.csv requires it.
+    # A percentile interval need not contain the estimate; predictions.csv requires it.
     estimate = float(interval.estimate)
     return PredictionRecord(
         run=task.run,
@@ -155,10 +155,10 @@ def entropy_sentence(config: StudyExperimentConfig, fitted: Sequence[FittedLaw])
 
 
 def next_commands(workdir: Path, results: Results) -> list[str]:
-    """What to try after a study: look at its curves; ask its law for a plan with four times the text and the study's
-    own teachers; fit the law again, with more resamples.
+    """Commands to try after a study: show its curves; plan with its law for four times the text and the study's own
+    teachers; fit the law again with more resamples.
 
-    Without a law of students there is no plan: the page is written again, and the supervised law is fitted.
+    Without a law of students the plan is replaced by writing the page again, and the supervised law is fitted.
     Without any law there is no fit either.
     """
     place = _shown(workdir)
@@ -182,25 +182,25 @@ def _command(name: str, *arguments: str) -> str:
 
 
 def _shown(path: Path) -> str:
-    """A path as a person here would write it: from the current folder where it lies inside."""
+    """A path relative to the current folder if it is inside, else unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def is_up_to_date(table: StudyTable) -> bool:
-    """Whether the saved laws and plan were made from this very table."""
+    """Whether the saved laws and plan were made from exactly this table."""
     plan, law = table.workdir / "laws" / "plan.json", table.workdir / "laws" / "distillation.json"
     if not plan.exists() or not law.exists():
         return False
     try:
         return bool(loads(law.read_text("utf-8"))["table"]["sha256"] == table.sha256)
     except (ValueError, KeyError, TypeError):
-        return False  # a damaged law file: it is written again
+        return False  # a damaged law file is written again
 
 
 def advise(config: StudyExperimentConfig, fitted: StudyLaws, table: StudyTable) -> str:
-    """One sentence: the best teacher and budget for the asked student, from the study's own laws and teachers.
+    """One sentence: the best teacher and budget for the requested student, from the study's laws and teachers.
 
-    Also writes WORKDIR/laws/plan.json. Raises DistillError where study.ask_model is not among study.models.
+    Also writes WORKDIR/laws/plan.json. Raises DistillError if study.ask_model is not among study.models.
     """
     if fitted.supervised is None or fitted.distillation is None:
         return "No advice: " + " ".join(fitted.reasons)

@@ -1,4 +1,4 @@
-"""What a study and a sweep share: running the tasks that are left on workers, and reporting those that failed."""
+"""Shared by studies and sweeps: runs the remaining tasks on workers and reports those that failed."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +23,8 @@ def execute(
 ) -> scheduler.Outcome:
     """Runs the tasks that are not finished yet; the arguments are those of `scheduler.run_all`.
 
-    Writes study.json first: `note`, and the name of every task by its fingerprint, so that a report can tell what is
-    missing. Raises Preempted when the system, or Ctrl-C, asks this process to end.
+    First writes study.json: `note`, and the name of every task by its fingerprint, so that a report can list missing
+    runs. Raises Preempted when the system or Ctrl-C asks this process to stop.
     """
     planned = {task.run: task.name for task in tasks}
     atomic_write(workdir / "study.json", json.dumps({**note, "planned": planned}, indent=1) + "\n")
@@ -35,7 +35,7 @@ def execute(
 
 
 def print_failures(outcome: scheduler.Outcome, console: Console) -> int:
-    """A line for each failed run; returns the exit status: 1 where runs failed, else 0."""
+    """Prints a line for each failed run; returns the exit status: 1 if runs failed, else 0."""
     for name, line in outcome.failed.items():
         console.print(f"[red]failed[/] {name}: {line}; run the same command to try it again", highlight=False)
     return 1 if outcome.failed else 0

@@ -1,4 +1,4 @@
-"""A study's lines, expanded into runs: which models, on which budgets, of which teachers, in which order."""
+"""Expands a study's lines into runs: their models, budgets, teachers and order."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from distill.study import ablations
 
 Split = Literal["teacher", "student"]
 
-# The stage of the students of the largest budget: all other runs end before they start.
+# The stage of the students of the largest budget: they start after all other runs have ended.
 LAST_STAGE = 2
 
 
@@ -31,8 +31,7 @@ LAST_STAGE = 2
 class PlannedRun:
     """One run of a study. Its `stage`: 0 without a teacher, 1 students, LAST students of the largest budget.
 
-    In an ablation, `base` names the student that is varied and `settings` the (field, value) pairs that this run
-    stands for.
+    In an ablation, `base` names the student that is varied and `settings` are the (field, value) pairs of this run.
     """
 
     name: str
@@ -45,11 +44,11 @@ class PlannedRun:
 
     @property
     def flops(self) -> float:
-        """The student's training FLOPs: what a scheduler weighs runs by."""
+        """The student's training FLOPs, by which a scheduler orders runs."""
         return counts.run_flops(self.config).student
 
 
-@functools.lru_cache(maxsize=8)  # every run asks for them
+@functools.lru_cache(maxsize=8)  # called for every run
 def models(config: StudyExperimentConfig) -> Mapping[str, ModelConfig]:
     """The named sizes 'name = width x layers'; heads follow from model.d_head, the rest from `config.model`."""
     models_by_name = {}
@@ -64,9 +63,9 @@ def models(config: StudyExperimentConfig) -> Mapping[str, ModelConfig]:
 
 
 def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
-    """Every run of the study once, teachers first. Raises ConfigError, naming the line, where the matrix is wrong."""
-    models(config)  # a wrong size is an error even where no line uses it
-    ablations.settings(config)  # and so is a wrong setting
+    """Every run of the study once, teachers first. Raises ConfigError, naming the line, if the matrix is invalid."""
+    models(config)  # an invalid size is an error even if no line uses it
+    ablations.settings(config)  # and so is an invalid setting
     planned_runs: dict[str, PlannedRun] = {}
     lines = {field: _seeded(config, field) for field in ("teachers", "supervised", "distilled")}
     for seed in sorted({seed for seeded in lines.values() for _, seeds in seeded for seed in seeds}):
@@ -83,7 +82,7 @@ def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
 
 
 def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The lines of a field, each with the seeds behind its '#', or those of the study."""
+    """The lines of a field, each with the seeds after its '#', or those of the study."""
     seeded = []
     for line in getattr(config.study, field):
         text, separator, seeds = line.partition("#")
@@ -125,7 +124,7 @@ def _students(
                     f"{nearest(label, teachers)}"
                 )
             teacher = teachers[label]
-            # A study keeps its runs in one folder, so a teacher's place follows from its name.
+            # A study keeps its runs in one folder, so a teacher's path follows from its name.
             source = str(workdir / "runs" / teacher.run)
             taught_by = dataclasses.replace(config.teacher, run=teacher.run, source=source)
             for name, budget in _product(config, "distilled", line, names, budgets):
@@ -140,7 +139,7 @@ def _students(
 
 
 def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[PlannedRun]:
-    """The student as it is and under every setting; settings that make the same run are one."""
+    """The unchanged student and the student under every setting; settings with the same run are merged."""
     plain = _plan(student, run, stage=1)
     students = {plain.run: dataclasses.replace(plain, base=student)}
     for setting in ablations.settings(config):
@@ -163,7 +162,7 @@ def _largest(config: StudyExperimentConfig) -> int:
 
 
 def _tokens(config: StudyExperimentConfig, field: str, name: str, budget: str) -> int:
-    """A budget in tokens: '250K' of them, '20N' a non-embedding parameter, or what 'C1e12' FLOPs of training pay."""
+    """A budget in tokens: '250K', '20N' (20 per non-embedding parameter), or the tokens that 'C1e12' FLOPs train."""
     model = models(config)[name]
     try:
         if budget[-1:] == "N":

@@ -1,4 +1,4 @@
-"""A study from its config to its report, in one call that may be killed and repeated at any moment."""
+"""Runs a study from its config to its report, in one call that may be killed and repeated at any moment."""
 
 import dataclasses
 import time
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False, command: str = "") -> int:
-    """Runs what is left of a study, fits its laws and writes its report; returns 1 where runs failed, else 0.
+    """Runs the remaining runs of a study, fits its laws and writes its report; returns 1 if runs failed, else 0.
 
-    Before the largest students start, the laws fitted so far predict them (predictions.csv). Leaves config.txt, data/,
+    Before the largest students start, the laws fitted so far predict them (predictions.csv). Writes config.txt, data/,
     runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`, and study.json: the
     `command` that was given and the names of all planned runs. Raises ConfigError for a matrix without a run.
     """
@@ -44,7 +44,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
     began = time.monotonic()
     store = data.open_store(config.data, config.data.cache or workdir / "data")
     config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
-    tasks = matrix.expand(config, workdir)  # again: the fingerprint of outside text is part of a run's
+    tasks = matrix.expand(config, workdir)  # again: a run's fingerprint includes that of outside text
     files.atomic_write(workdir / "config.txt", configs.to_text(config))
     outcome = execute(
         tasks,
@@ -63,7 +63,7 @@ def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Co
 
 
 def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun]) -> dict[str, object]:
-    """What a report of an ablation needs: what every run stands for, and the values of every field in their order."""
+    """The note for an ablation's report: the settings of every run, and the values of every field in their order."""
     varied = ablations.settings(config)
     return {
         "ablated": {
@@ -76,11 +76,11 @@ def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.Planned
 
 
 class _Predictor:
-    """Predicts runs just before they start, so that nothing of a run can be in its prediction.
+    """Predicts runs just before they start, so that a prediction cannot depend on its run.
 
-    The last stage is predicted from all other runs, when its first run starts. Runs that are added to a study that has
-    a law already are predicted from the runs that were finished when this call began. A run that has begun in an
-    earlier call is not predicted.
+    The last stage is predicted from all other runs, when its first run starts. Runs added to a study that already has a
+    law are predicted from the runs that were finished when this call began. A run that started in an earlier call is
+    not predicted.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class _Predictor:
 
 
 def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> "Results | None":
-    """Laws, plan and report of the finished runs, made anew where the table has changed; prints their short form.
+    """Makes laws, plan and report of the finished runs if the table has changed; prints their short form.
 
-    Returns what the report is of; None where no run is finished.
+    Returns the results of the report; None if no run is finished.
     """
     from distill.report.study import results, terminal, write
     from distill.study import analysis
@@ -138,7 +138,7 @@ def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> 
 
 
 def _end(study: "Results", workdir: Path, console: Console) -> None:
-    """Prints what was learnt, and the commands to try next."""
+    """Prints the lessons and the commands to try next."""
     from distill.report.study import terminal
     from distill.study import analysis
 
@@ -146,7 +146,7 @@ def _end(study: "Results", workdir: Path, console: Console) -> None:
     console.print(terminal.ending(study))
     console.print("[bold]To try next:[/]")
     for command in analysis.next_commands(workdir, study):
-        # Not wrapped, for it is there to be copied.
+        # Not wrapped, so that it can be copied.
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,10 +1,9 @@
-"""Runs the runs of a study or a sweep on worker processes, in an order that respects what each run needs.
+"""Executes the runs of a study or a sweep on worker processes, in an order that respects their dependencies.
 
 A run waits for its teacher and for the shorter runs of its trunk, whose state it continues; students of the largest
 budget wait for all others, from which they are predicted. Among the runs that may start, a worker prefers, in this
 order: a teacher that others wait for; the teacher that it already holds (or none, as before); a teacher that no other
-worker holds; the trunk with the most FLOPs left, so that no long one is left for the end; a program that it has
-compiled.
+worker holds; the trunk with the most remaining FLOPs, so that long ones start early; a program that it has compiled.
 """
 
 import dataclasses
@@ -40,10 +39,10 @@ def run_all(
     pack: int = 1,
     before_start: Callable[[Sequence[PlannedRun]], None] = lambda _: None,
 ) -> Outcome:
-    """Runs what is not `done` yet on `n_workers` processes; `before_start` gets the runs that are about to start.
+    """Runs all that are not `done` on `n_workers` processes; `before_start` gets the runs that are about to start.
 
-    A worker trains up to `pack` runs of one shape together. A failed run leaves its error.txt; the others go on,
-    except those that need it. Raises Preempted when the system, or Ctrl-C, asks this process to end.
+    A worker trains up to `pack` runs of one shape together. A failed run writes its error.txt; the others continue,
+    except those that depend on it. Raises Preempted when the system or Ctrl-C asks this process to stop.
     """
     queue = _Queue(tasks, done)
     if not queue.waiting:
@@ -81,7 +80,7 @@ def run_all(
 
 
 class _Queue:
-    """The runs of a study: those that wait, in their given order, and what became of the others."""
+    """The runs of a study: those that wait, in the given order, and the outcome of the others."""
 
     def __init__(self, tasks: Sequence[PlannedRun], done: set[str]):
         self.waiting = [task for task in tasks if task.run not in done]
@@ -93,7 +92,7 @@ class _Queue:
             self.waiting.remove(task)
 
     def fail(self, task: PlannedRun, line: str) -> None:
-        """Marks a run as failed, and the waiting runs that need it as not run."""
+        """Marks a run as failed, and the waiting runs that depend on it as not run."""
         self.failed[task.name] = line
         for orphan in [other for other in self.waiting if other.config.teacher.run == task.run]:
             self.waiting.remove(orphan)
@@ -117,11 +116,11 @@ class _Team:
         return [worker for worker in self.workers if not worker.tasks]
 
     def running(self) -> list[PlannedRun]:
-        """The runs under way."""
+        """The active runs."""
         return [task for worker in self.workers for task in worker.tasks.values()]
 
     def ended(self) -> Iterator[tuple[PlannedRun, FinishedMessage | FailedMessage]]:
-        """Reads what the workers have sent, waiting a moment for it: yields the runs that ended, keeps progress."""
+        """Reads the workers' messages, waiting briefly for them: yields the runs that ended, stores progress."""
         pipes = {worker.pipe: worker for worker in self.workers if worker.tasks}
         for pipe in wait(list(pipes), timeout=0.2):
             worker = pipes[cast(Connection, pipe)]
@@ -137,7 +136,7 @@ class _Team:
                 self.workers[i] = Worker(self._cores[i], self._workdir)
 
     def stop(self) -> None:
-        """Asks all workers to end, and then waits for each: their runs save themselves side by side."""
+        """Asks all workers to stop, and then waits for each: their runs save themselves concurrently."""
         for worker in self.workers:
             worker.process.terminate()
         for worker in self.workers:
@@ -145,10 +144,10 @@ class _Team:
 
 
 def pick_next(waiting: list[PlannedRun], worker: Worker, busy: list[PlannedRun], pack: int = 1) -> list[PlannedRun]:
-    """The best run that may start now on this worker, then up to `pack` - 1 more that can be trained with it."""
+    """The best run that may start now on this worker, and up to `pack` - 1 more that can be trained with it."""
     if not waiting:
         return []
-    left: dict[str, float] = {}  # FLOPs by trunk, as if each run were trained from its start: enough for an order
+    left: dict[str, float] = {}  # FLOPs by trunk, as if each run were trained from its start: exact enough for an order
     for task in waiting:
         left[task.trunk] = left.get(task.trunk, 0.0) + task.flops
     teachers = {task.config.teacher.run for task in waiting}
@@ -170,9 +169,9 @@ def pick_next(waiting: list[PlannedRun], worker: Worker, busy: list[PlannedRun],
 
 
 def _startable(waiting: list[PlannedRun], busy: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs whose teacher, and the shorter runs of whose trunk, are finished."""
+    """The runs whose teacher and whose trunk's shorter runs are finished."""
     trunks = {task.trunk for task in busy}
-    # A teacher from elsewhere, as a sweep may have one, is not among the runs to wait for.
+    # A teacher from outside, as in some sweeps, is not among the runs to wait for.
     unfinished = {task.run for task in (*waiting, *busy)}
     only_last = all(task.stage == LAST_STAGE for task in (*waiting, *busy))
     shortest: dict[str, int] = {}

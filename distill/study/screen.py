@@ -1,4 +1,4 @@
-"""How a study goes, on a terminal: a bar over all runs with the time left, and a line for each run under way."""
+"""A study's progress on a terminal: a bar over all runs with the time left, and a line for each active run."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from distill.system.progress import Bar, Progress
 
 
 class StudyScreen:
-    """A bar and a line for each run under way; without a terminal, only a line for each run that ends."""
+    """A bar and a line for each active run; without a terminal, only a line for each run that ends."""
 
     def __init__(self, tasks: Sequence[PlannedRun], done: set[str], console: Console):
         self._console = console
@@ -54,7 +54,7 @@ class StudyScreen:
         self._console.print(f"[red]failed[/] {task.name}: {message.line}")
 
     def show(self, workers: Sequence[Worker]) -> None:
-        """Redraws the lines of the runs under way."""
+        """Redraws the lines of the active runs."""
         running = [(task, worker.progress.get(run)) for worker in workers for run, task in worker.tasks.items()]
         for task, _ in running:
             self._began.setdefault(task.run, time.monotonic())

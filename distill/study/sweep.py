@@ -1,4 +1,4 @@
-"""A sweep: one config, some fields that take several values, and a run for every combination."""
+"""A sweep: one config, some fields with several values, and a run for every combination."""
 
 import csv
 import dataclasses
@@ -32,7 +32,7 @@ _SPACES: dict[str, Callable[..., np.ndarray]] = {"linspace": np.linspace, "logsp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Fields that change together: `rows` holds their values, as texts, one row a choice."""
+    """Fields that change together: `rows` holds their values, as texts, one row per choice."""
 
     fields: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -41,8 +41,8 @@ class Axis:
 def axis(line: str) -> Axis:
     """One axis from 'FIELD=VALUES', or several fields in step: 'FIELD=VALUES;FIELD=VALUES'.
 
-    VALUES is a comma-separated list of values, of range(start,stop[,step]) as Python's, and of linspace(from,to,n) and
-    logspace(from,to,n): n values from one to the other, evenly apart or by equal factors. Raises ConfigError.
+    VALUES is a comma-separated list of values, of range(start,stop[,step]) as in Python, and of linspace(from,to,n) and
+    logspace(from,to,n): n values from one to the other with equal differences or equal ratios. Raises ConfigError.
     """
     columns = {}
     for part in line.split(";"):
@@ -60,7 +60,7 @@ def axis(line: str) -> Axis:
 
 
 def _values(field: str, item: str) -> list[str]:
-    """The texts that an item of a list stands for, each of the field's own type."""
+    """The texts that an item of a list expands to, each valid for the field's type."""
     call = re.fullmatch(r"(range|linspace|logspace)\((.*)\)", item)
     if not call:
         tree.parse(ExperimentConfig, field, item)
@@ -86,7 +86,7 @@ def _number(text: str) -> float:
 
 
 def _text(field: str, value: float) -> str:
-    """A number as the field takes it: whole where it is, or where only whole ones will do."""
+    """A number as text for the field: an integer if it is whole, or if the field needs one."""
     text = str(round(value)) if np.isclose(value, round(value), rtol=1e-12, atol=0) else f"{value:.6g}"
     try:
         tree.parse(ExperimentConfig, field, text)
@@ -99,7 +99,7 @@ def _text(field: str, value: float) -> str:
 def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where: str = "") -> list[PlannedRun]:
     """Every combination once, the last axis fastest; `where` is a rule over N, D, C (FLOPs) and the swept fields.
 
-    Raises ConfigError where a value is impossible, naming the combination, and where no combination is left.
+    Raises ConfigError for an impossible value, naming the combination, and if no combination is left.
     """
     names = _short_names([field for each in axes for field in each.fields])
     planned: dict[str, PlannedRun] = {}
@@ -126,7 +126,7 @@ def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where:
 
 
 def _short_names(fields: list[str]) -> dict[str, str]:
-    """Every swept field's last part, without a trailing underscore, or the whole field where two would be equal."""
+    """The last part of every swept field, without a trailing underscore, or the whole field if two would be equal."""
     if repeated := [field for field in fields if fields.count(field) > 1]:
         raise ConfigError(f"sweep: {repeated[0]} is swept twice")
     short = {field: field.rpartition(".")[2].rstrip("_") for field in fields}
@@ -150,13 +150,13 @@ def _matching(tasks: list[PlannedRun], names: dict[str, str], where: str) -> lis
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """How a sweep is run.
+    """Options of a sweep.
 
     where: a rule over N, D, C (FLOPs) and the swept fields that a combination must meet. n_workers: processes (0: one
-    a core). pack: runs of one shape that a worker trains together. rate: FLOPs a second of a worker, for the listing
-    (0: as the finished runs had). price: of an hour of a worker, in any currency. source, overrides: the config file
-    and the flags of the config, for the commands of other backends. slurm: flags of `slurm_script`, which submits an
-    array of commands.
+    per core). pack: runs of one shape that a worker trains together. rate: FLOPs per second of a worker, for the
+    listing (0: that of the finished runs). price: of one worker-hour, in any currency. source, overrides: the config
+    file and the flags of the config, for the commands of other backends. slurm: flags of `slurm_script`, which submits
+    an array of commands.
     """
 
     where: str = ""
@@ -175,9 +175,9 @@ class SweepOptions:
 def run(
     config: ExperimentConfig, axes: Sequence[Axis], workdir: str | Path, options: SweepOptions = SweepOptions()
 ) -> int:
-    """Runs what is left of a sweep and tabulates it: runs/, runs.csv, curves.csv and sweep.csv in `workdir`.
+    """Runs the remaining runs of a sweep and tabulates it: runs/, runs.csv, curves.csv and sweep.csv in `workdir`.
 
-    Returns 1 where runs failed, else 0; the same call tries them again. Raises ConfigError for an impossible value.
+    Returns 1 if runs failed, else 0; the same call retries them. Raises ConfigError for an impossible value.
     """
     console, workdir = Console(), Path(workdir).resolve()
     tasks = expand(config, axes, workdir, options.where)
@@ -202,7 +202,7 @@ def run(
 
 
 def _submit(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> int:
-    """Prints a command for each run that is left, or submits them to Slurm as one array."""
+    """Prints a command for each remaining run, or submits them to Slurm as one array."""
     left = [task for task in tasks if runs.load_record(workdir / "runs" / task.run / "result.json") is None]
     lines = [shlex.join(command(task, workdir, options)) for task in left]
     if options.backend == "print" or not lines:
@@ -217,7 +217,7 @@ def _submit(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -
 
 
 def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]:
-    """The launch.train of one run, with the folder in which the sweep will look for it."""
+    """The launch.train command of one run, with the folder in which the sweep will look for it."""
     folder = workdir / "runs" / task.run
     flags = [*options.overrides, *(f"--config.{field}={text}" for field, text in task.settings)]
     if not task.config.data.cache:
@@ -226,7 +226,7 @@ def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]
 
 
 def listing(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> Table:
-    """What would run, how long a worker takes and what it costs; '-' where no rate is known."""
+    """The runs that would start, their time on one worker and their cost; '-' if no rate is known."""
     finished = StudyTable.read(workdir / "runs.csv")
     known, price, n_workers = finished.by_fingerprint, options.price, max(options.n_workers, 1)
     rate = options.rate or _rate(finished.runs)
@@ -250,14 +250,14 @@ def listing(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -
 
 
 def _rate(records: Sequence[runs.RunRecord]) -> float:
-    """FLOPs a second of the finished runs, by their start and end; 0 where there are none."""
+    """FLOPs per second of the finished runs, from their start and end; 0 if there are none."""
     spans = [(np.datetime64(r.end[:19]) - np.datetime64(r.start[:19])) / np.timedelta64(1, "s") for r in records]
     rates = [r.flops_student / span for r, span in zip(records, spans) if span > 0]
     return float(np.median(rates)) if rates else 0.0
 
 
 def _tabulate(tasks: Sequence[PlannedRun], workdir: Path) -> Table | None:
-    """The finished runs by their settings, lowest loss first, on screen and as sweep.csv."""
+    """Prints the finished runs by their settings, lowest loss first, and writes sweep.csv."""
     records = StudyTable.read(workdir / "runs.csv").by_fingerprint
     finished = sorted((t for t in tasks if t.run in records), key=lambda task: records[task.run].loss)
     if not finished:

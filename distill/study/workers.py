@@ -1,7 +1,7 @@
-"""Worker processes of a study, each on its own cores: at small sizes two on a core each beat one on both.
+"""Worker processes of a study, each on its own cores: at small sizes two with a core each beat one with both.
 
 A worker trains one run at a time, or several together (distill/training/vmapped.py). It sends its progress, writes
-finished runs into the tables itself, and keeps what later runs may need: the token store, compiled steps, and the
+finished runs into the tables itself, and caches what later runs may need: the token store, compiled steps, and the
 signals of its teachers up to `teacher.memory_gib`.
 """
 
@@ -21,20 +21,20 @@ from distill.study.matrix import PlannedRun
 from distill.system import preemption, process
 from distill.system.progress import Progress
 
-if TYPE_CHECKING:  # JAX may start only after a worker has been held to its cores
+if TYPE_CHECKING:  # JAX may start only after a worker has been pinned to its cores
     from distill.data import Mixture, TokenStore
     from distill.training.teachers import TeacherSource
     from distill.training.vmapped import VmappedRuns
 
     Store = TokenStore | Mixture
 
-# Seconds that a run has to save its state when its study is asked to end.
+# Seconds that a run has to save its state when its study is asked to stop.
 GRACE = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgressMessage:
-    """How far a run has come."""
+    """The progress of a run."""
 
     run: str
     progress: Progress
@@ -50,7 +50,7 @@ class FinishedMessage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FailedMessage:
-    """A run that ended with an error: one line for the screen, the whole text for error.txt."""
+    """A run that failed: one line for the screen, the whole text for error.txt."""
 
     run: str
     line: str
@@ -61,7 +61,7 @@ Message = ProgressMessage | FinishedMessage | FailedMessage
 
 
 class Worker:
-    """A process that takes runs through a pipe; `compiled` holds the compile keys of what it has trained."""
+    """A process that receives runs through a pipe; `compiled` holds the compile keys of the runs it has trained."""
 
     def __init__(self, cores: list[int], workdir: Path):
         context = process.worker_context()
@@ -69,7 +69,7 @@ class Worker:
         self.process = context.Process(target=_serve, args=(far_end, cores, workdir), daemon=True)
         self.process.start()
         far_end.close()
-        self.tasks: dict[str, PlannedRun] = {}  # under way, by fingerprint
+        self.tasks: dict[str, PlannedRun] = {}  # active, by fingerprint
         self.progress: dict[str, ProgressMessage] = {}
         self.teacher = ""
         self.compiled: set[Hashable] = set()
@@ -81,7 +81,7 @@ class Worker:
         self.pipe.send(list(tasks))
 
     def receive(self) -> list[Message]:
-        """The next message; where the process has died, a FailedMessage for each of its runs. Blocks until then."""
+        """The next message, or a FailedMessage for each run of a process that has died. Blocks until there is one."""
         try:
             return [self.pipe.recv()]
         except (EOFError, ConnectionError):
@@ -90,7 +90,7 @@ class Worker:
             return [FailedMessage(run=run, line=line, detail=line) for run in self.tasks]
 
     def stop(self) -> None:
-        """Ends the process; a run under way saves itself first, for which it has GRACE seconds."""
+        """Ends the process; an active run first saves its state, for which it has GRACE seconds."""
         self.process.terminate()
         self.process.join(GRACE)
         if self.process.is_alive():
@@ -98,24 +98,24 @@ class Worker:
 
 
 def compile_key(task: PlannedRun) -> Hashable:
-    """What decides which program a run compiles: runs of equal keys share it within a worker."""
+    """The key of the program that a run compiles: runs of equal keys share it within a worker."""
     c = task.config
     return c.model, bool(c.teacher.run), c.objective.divergence, c.objective.target, c.objective.tempered
 
 
 def vmap_key(task: PlannedRun) -> Hashable:
-    """What runs that train together must share: everything compiled, and the lengths of their calls of steps."""
+    """The key that runs trained together must share: everything compiled, and the lengths of their calls of steps."""
     from distill.training import step
 
     c = task.config
-    # A signal in memory comes with the batch; for any other all must share the teacher.
+    # A signal in memory comes with the batch; for any other signal all must share the teacher.
     teacher = dataclasses.replace(c.teacher, source="", run="") if c.teacher.signal == "memory" else c.teacher
     lengths = c.batch_size, c.seq_len, c.steps, c.stable_steps, c.loop
     return step.step_spec(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
 
 
 def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
-    """The main function of a worker process: trains what comes through the pipe until it closes."""
+    """The main function of a worker process: trains the runs that arrive through the pipe until it closes."""
     process.die_with_parent()
     process.pin_to_cores(cores)
     process.use_fast_cpu_compilation()
@@ -123,7 +123,7 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
     trainer, lock = _Trainer(workdir), threading.Lock()
 
     def send(message: Message) -> None:
-        with lock:  # runs that train together send from threads of their own
+        with lock:  # runs that train together send from their own threads
             pipe.send(message)
 
     while True:
@@ -138,7 +138,7 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
 
 
 class _Trainer:
-    """Trains the runs of one worker process and keeps what the next ones can use: token stores and teachers."""
+    """Trains the runs of one worker process and caches token stores and teachers for the next ones."""
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
@@ -147,8 +147,8 @@ class _Trainer:
         self._lock = threading.Lock()
 
     def train(self, tasks: Sequence[PlannedRun], send: Callable[[Message], None]) -> None:
-        """Trains one run, or several together, and sends the result of each. Raises Preempted when asked to end."""
-        # Imported here, after the process has been held to its cores.
+        """Trains one run, or several together, and sends the result of each. Raises Preempted when asked to stop."""
+        # Imported here, after the process has been pinned to its cores.
         from distill.training.vmapped import VmappedRuns
 
         if len(tasks) == 1:
@@ -183,7 +183,7 @@ class _Trainer:
             raise
         except DistillError as error:
             send(FailedMessage(run=task.run, line=str(error), detail=str(error)))
-        except Exception as error:  # whatever fails inside a run, the study goes on
+        except Exception as error:  # an error inside a run must not stop the study
             line = f"{type(error).__name__}: {error}".splitlines()[0]
             send(FailedMessage(run=task.run, line=line, detail=traceback.format_exc()))
         finally:
@@ -191,7 +191,7 @@ class _Trainer:
                 pack.leave()
 
     def _shared(self, config: ExperimentConfig) -> "tuple[Store, TeacherSource | None]":
-        """The token store and the teacher that runs of this process share; None where a run opens its own teacher."""
+        """The token store and the teacher that runs of this process share; None if a run opens its own teacher."""
         from distill.training import inputs
 
         key = dataclasses.replace(config.data, split="student")
@@ -203,7 +203,7 @@ class _Trainer:
         return store, self._teacher(config, store) if shared else None
 
     def _teacher(self, config: ExperimentConfig, store: "Store") -> "TeacherSource":
-        # What an open teacher depends on; a student's size, rate and objective are not part of it.
+        # The fields that an open teacher depends on; a student's size, rate and objective are not among them.
         key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
         if key not in self._teachers:
             self._teachers[key] = open_teacher(config, store)
@@ -215,7 +215,7 @@ class _Trainer:
 
 
 def open_teacher(config: ExperimentConfig, store: "Store") -> "TeacherSource":
-    """The teacher of a config that has one, for several runs on the mesh that they all make."""
+    """The teacher of a config, for several runs on the mesh that they share."""
     import jax
 
     from distill.model import sharding
@@ -228,7 +228,7 @@ def open_teacher(config: ExperimentConfig, store: "Store") -> "TeacherSource":
 
 
 def collect(workdir: Path, tasks: Sequence[PlannedRun]) -> set[str]:
-    """The fingerprints of the finished runs, by their result.json; adds the rows that a killed worker did not write."""
+    """The fingerprints of the finished runs, from their result.json; adds rows that a killed worker did not write."""
     known = RunTable(workdir / "runs.csv").runs()
     for task in tasks:
         record = load_record(workdir / "runs" / task.run / "result.json")
