@@ -1,8 +1,8 @@
-"""The rooms of this package as its own imports show them: floors, arrows, and what runs back up.
+"""Checks the rooms of this package by its imports: floors, arrows, imports that run up, circles.
 
     python -m distill.diagnostics.imports
 
-Read as text with `ast`: nothing is imported. `FLOORS` is the plan that tests/test_floors.py holds the code to.
+Files are parsed with `ast`, never imported. tests/test_floors.py checks the code against `FLOORS`.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import distill
 
-# A room imports only from rooms on lines above its own. `errors` and `types` are the two loose modules.
+# A room imports only from rooms on lines above its own. `errors` and `types` are modules outside any room.
 FLOORS = (
     ("errors", "types"),
     ("system",),
@@ -25,7 +25,7 @@ FLOORS = (
     ("study", "diagnostics"),
     ("bench",),
 )
-# The only import that runs up: `.plot()` of a fit, a bootstrap and a plan loads the pictures when it is called.
+# The only upward import: `.plot()` of a fit, a bootstrap and a plan loads the figures when it is called.
 EXCEPTIONS = frozenset({("distill.laws.forms.plots", "distill.report.law.plots")})
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PACKAGE = Path(distill.__file__).parent
@@ -89,12 +89,12 @@ def subroom(module: str) -> str:
 
 
 def _ruled(arrows: list[Import]) -> list[Import]:
-    """The arrows that the rules are for."""
+    """The imports that the rules apply to."""
     return [arrow for arrow in arrows if (arrow.importer, arrow.imported) not in EXCEPTIONS]
 
 
 def back_runs(arrows: list[Import]) -> list[Import]:
-    """Imports from a room on the same floor or a higher one, EXCEPTIONS left out."""
+    """Imports from a room on the same floor or a higher one, without EXCEPTIONS."""
     between = [arrow for arrow in _ruled(arrows) if room(arrow.importer) != room(arrow.imported)]
     inside = [arrow for arrow in between if {room(arrow.importer), room(arrow.imported)} <= set(FLOOR)]
     return [arrow for arrow in inside if FLOOR[room(arrow.imported)] >= FLOOR[room(arrow.importer)]]
@@ -122,10 +122,10 @@ def circle(edges: set[tuple[str, str]]) -> list[str]:
 
 
 def circles(arrows: list[Import]) -> list[list[str]]:
-    """A circle among modules, and one among sub-rooms (packages inside a room); [] where there is none."""
+    """A circle among modules, and one among sub-rooms (packages inside a room); [] if there is none."""
     by_module = {(arrow.importer, arrow.imported) for arrow in _ruled(arrows)}
     by_subroom = {(subroom(start), subroom(end)) for start, end in by_module if subroom(start) != subroom(end)}
-    # A package's own __init__ stands for its public names, which load on first use.
+    # A package's own __init__ only declares its public names, which load on first use.
     return [met for edges in (by_module, by_subroom) if (met := circle(edges))]
 
 

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace, and the compiled operations by what they take."""
+"""Profiles a training step: a trace, and the time of each compiled operation."""
 
 import re
 import statistics
@@ -19,17 +19,17 @@ from distill.types import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """A compiled operation: its time (microseconds a step, the median of its runs), and what it came from."""
+    """A compiled operation: its time (microseconds per step, the median of its runs), and its source."""
 
     name: str
     shape: str
-    source: str  # the operation of the program, as 'attention/dot_general'; 'backward' in front where it is a gradient
+    source: str  # the operation of the program, as 'attention/dot_general'; with a prefix 'backward' for a gradient
     microseconds: float
-    count: float  # runs a step
+    count: float  # runs per step
 
 
 def random_batches(config: ExperimentConfig, count: int) -> Batch:
-    """Random tokens for `count` steps of this config, placed on the current mesh: what a speed is measured on."""
+    """Random tokens for `count` steps of this config, placed on the current mesh, for measuring speed."""
     tokens = np.random.default_rng(0).integers(
         0, config.model.tokens, (count, config.batch_size, config.seq_len + 1), np.int32
     )
@@ -38,10 +38,10 @@ def random_batches(config: ExperimentConfig, count: int) -> Batch:
 
 
 def profile(config: ExperimentConfig, folder: str | Path, calls: int = 6) -> list[Operation]:
-    """Traces `calls` calls of `train_steps` on random tokens into `folder`; returns its operations, costliest first.
+    """Traces `calls` calls of `train_steps` on random tokens into `folder`; returns its operations, slowest first.
 
-    The trace opens in TensorBoard's profile plugin, XProf or Perfetto. A step is supervised, whatever the config says
-    of teachers. Raises ConfigError where the trace contains no operation of the step.
+    The trace opens in TensorBoard's profile plugin, XProf or Perfetto. The step is supervised, even if the config has a
+    teacher. Raises ConfigError if the trace contains no operation of the step.
     """
     size = config.loop.steps_per_call
     with jax.set_mesh(sharding.make(config.mesh)):
@@ -66,13 +66,13 @@ def _events(path: Path) -> Iterable[tuple[str, float]]:
         for line in plane.lines:
             for event in line.events:
                 name: Any = event.name
-                if plane.name.startswith("/device:GPU"):  # a kernel's own name says little
+                if plane.name.startswith("/device:GPU"):  # a kernel's own name is not informative
                     name = dict(event.stats).get("hlo_op", name)
                 yield str(name), event.duration_ns
 
 
 def operations(hlo: str, events: Iterable[tuple[str, float]], steps: int) -> list[Operation]:
-    """The operations of a compiled program by their time; a loop is not counted beside what it runs."""
+    """The operations of a compiled program by their time; a loop is not counted in addition to its body."""
     times: dict[str, list[float]] = defaultdict(list)
     for name, nanoseconds in events:
         times[name].append(nanoseconds)

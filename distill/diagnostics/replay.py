@@ -1,4 +1,4 @@
-"""One step of a run again, exactly as it was: which of its sequences and which parameters are out of the ordinary."""
+"""Replays one step of a run exactly, to find the sequences and parameters that are out of the ordinary."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from distill.types import Batch, Head
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sequence:
-    """A row of the step's batch on its own: its mean loss (nats per token) and the norm of its gradient."""
+    """One row of the step's batch: its mean loss (nats per token) and the norm of its gradient."""
 
     window: int
     loss: float
@@ -37,19 +37,19 @@ class Sequence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Replay:
-    """A step (from 0) as it was: its means, its sequences, and {parameter: (its norm, its gradient's norm)}."""
+    """A replayed step (from 0): its means, its sequences, and {parameter: (its norm, its gradient's norm)}."""
 
     step: int
-    start: int  # the checkpoint from which the steps before it were computed again; 0: the beginning
+    start: int  # the checkpoint from which the earlier steps were recomputed; 0: the beginning
     means: dict[str, float]
     sequences: tuple[Sequence, ...]
     parameters: dict[str, tuple[float, float]]
 
 
 def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], None] = lambda _: None) -> Replay:
-    """Goes from the last whole checkpoint before `step` to it, and through it sequence by sequence; writes nothing.
+    """Recomputes from the last intact checkpoint to `step`, and then the step sequence by sequence; writes nothing.
 
-    Raises ConfigError where there is no such run or step.
+    Raises ConfigError if there is no such run or step.
     """
     workdir = Path(workdir)
     path = workdir / "config.txt"

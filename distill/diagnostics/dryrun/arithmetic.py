@@ -1,7 +1,7 @@
-"""What a step should cost by its shapes alone: the least that FSDP must send, and a model of its memory.
+"""Estimates a step's cost from its shapes: the least traffic of FSDP, and a model of its memory.
 
-Standard library only. Weights travel in the dtype of the activations. Letters as in distill/types.py; t are the tokens
-of one device in one microbatch.
+Standard library only. Weights are sent in the dtype of the activations. Letters as in distill/types.py; t is the number
+of tokens of one device in one microbatch.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ class Shape:
     mesh: MeshConfig
     chips: int
     tokens: int  # of one device in one microbatch
-    rows: int  # sequences of the same
+    rows: int  # sequences of the same microbatch
     microbatches: int
 
 
 def shape(config: ExperimentConfig) -> Shape:
-    """The sizes of a config whose mesh is given whole."""
+    """The sizes of a config whose mesh has no open axis."""
     m = config.mesh
     rows = config.batch_size // config.microbatches // (m.data * m.fsdp)
     return Shape(
@@ -47,11 +47,11 @@ def _matrices(model: ModelConfig) -> int:
 
 
 def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> dict[str, float]:
-    """The least that one device sends a step for its weights, by kind; ring algorithms.
+    """The least bytes that one device sends per step for its weights, by kind; ring algorithms.
 
-    Layers: gathered once forward and once backward, reduce-scattered once, each microbatch. Embedding and head: each
-    gathered once, for the loss differentiates itself in one place. The teacher: gathered once. Pieces of gradients are
-    then all-reduced over data.
+    Layers: gathered once forward and once backward, reduce-scattered once, per microbatch. Embedding and head: each
+    gathered once, because the loss computes its gradient in the same place. The teacher: gathered once. Pieces of
+    gradients are then all-reduced over data.
     """
     s = shape(config)
     n, t, d, g = s.mesh.fsdp, s.mesh.tensor, s.mesh.data, s.microbatches
@@ -70,9 +70,9 @@ def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
 
 
 def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:
-    """What one device sends a step so that heads and feed-forward can be split over tensor: all-reduces of [t, D].
+    """Bytes that one device sends per step to split heads and feed-forward over tensor: all-reduces of [t, D].
 
-    Two a layer forward, and two in each of recomputation and backward; two a layer of the teacher.
+    Two per layer forward, two each in recomputation and backward; two per layer of the teacher.
     """
     s = shape(config)
     share = 2 * (s.mesh.tensor - 1) / s.mesh.tensor
@@ -85,17 +85,17 @@ def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Bytes of one device while a step runs, beside what it holds between steps."""
+    """Bytes of one device while a step runs, beyond those it holds between steps."""
 
     activations: float  # kept from the forward to the backward pass
     temporaries: float
 
 
 def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memory:
-    """A model of what the compiler needs, for chips whose compiler is not here.
+    """A model of the compiler's memory, for chips whose compiler is not available.
 
-    Kept: the input of each layer (remat 'full'), and all that a layer computes otherwise. Temporaries: the gradients,
-    and the largest of one layer backward, one layer of the teacher, and the loss with both heads.
+    Kept: the input of each layer (remat 'full'), or else all intermediate values of a layer. Temporaries: the
+    gradients, and the largest of one layer backward, one layer of the teacher, and the loss with both heads.
     """
     s, model = shape(config), config.model
     kept = float(s.tokens * model.d_model * _width(model))
@@ -122,5 +122,5 @@ def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
 
 
 def state_bytes(config: ExperimentConfig) -> float:
-    """Parameters and optimiser of a device, to the byte but for what is not split."""
+    """Bytes of parameters and optimiser on a device, exact except for arrays that are not split."""
     return STATE_BYTES * counts.total(config.model) / math.prod((config.mesh.fsdp, config.mesh.tensor))

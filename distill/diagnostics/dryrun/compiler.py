@@ -1,4 +1,4 @@
-"""The real TPU compiler, which needs no TPU: bytes of one chip, and the program that it would run."""
+"""The real TPU compiler, which needs no TPU: memory of one chip, and the program that it would run."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ HOW = "pip install -e '.[tpu-compiler]' (or set TPU_LIBRARY_PATH to a libtpu.so)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """Bytes of one chip as the compiler says, and the collectives of its program."""
+    """Bytes of one chip as the compiler reports them, and the collectives of its program."""
 
     arguments: float
     temporaries: float
@@ -34,7 +34,7 @@ class Compiled:
 
 
 def environment(chip: Chip, count: int) -> dict[str, str]:
-    """What must be set before JAX is loaded, so that libtpu looks for no TPU."""
+    """Variables to set before JAX is loaded, so that libtpu does not look for a TPU."""
     kind = {"v5e": f"v5litepod-{count}", "v5p": f"v5p-{2 * count}"}[chip.name]
     fixed = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     fixed["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is opened, so dry runs need no lock between them
@@ -42,7 +42,7 @@ def environment(chip: Chip, count: int) -> dict[str, str]:
 
 
 def check() -> None:
-    """Raises ConfigError, saying how to install it, where there is no libtpu."""
+    """Raises ConfigError, saying how to install it, if libtpu is missing."""
     path = os.environ.get("TPU_LIBRARY_PATH")
     if path and not os.path.isfile(path):
         raise ConfigError(f"TPU_LIBRARY_PATH={path}: there is no such file; unset it, or {HOW}")
@@ -59,7 +59,7 @@ def devices(chip: Chip, count: int) -> Sequence[jax.Device]:
     with _quiet():
         try:
             return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-        except Exception as error:  # whatever libtpu says, in one line
+        except Exception as error:  # any error of libtpu, in one line
             raise ConfigError(f"the TPU compiler has no slice {name}: {str(error).splitlines()[0]}") from None
 
 
@@ -69,7 +69,7 @@ def compile_step(config: ExperimentConfig, teacher: ModelConfig | None, chip: Ch
     made = sharding.make(config.mesh, devices(chip, count))
     traced = program.trace(config, teacher, made).traced
     with jax.set_mesh(made), tempfile.TemporaryDirectory() as folder, _quiet():
-        # libtpu writes its program down itself: JAX cannot always read one back (v5p's async collectives).
+        # libtpu dumps its program itself: JAX cannot always read one back (v5p's async collectives).
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
             done = traced.lower(lowering_platforms=("tpu",)).compile(compiler_options=options)
@@ -90,12 +90,12 @@ def compile_step(config: ExperimentConfig, teacher: ModelConfig | None, chip: Ch
 
 
 class DoesNotFit(ConfigError):
-    """The compiler's own word that a step needs more memory than the chip has."""
+    """The compiler's error that a step needs more memory than the chip has."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """libtpu warns on stderr of the TPU that is not there; what it says of real errors is in its exceptions."""
+    """Hides libtpu's warnings on stderr about the missing TPU; real errors are in its exceptions."""
     old, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

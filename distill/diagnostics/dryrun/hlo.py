@@ -2,7 +2,7 @@
 
 Bodies of loops count as often as they run; a loop whose length is known only at run time (the steps of one call)
 counts once. The TPU compiler writes an asynchronous collective several times (start, steps, done) under one channel,
-and a reduce-scatter as a fusion of an all-reduce and a slice: both are counted as what they are.
+and a reduce-scatter as a fusion of an all-reduce and a slice: each is counted as one collective of its true kind.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _NAMES = re.compile(r"%?([\w.\-]+)")
 class Collective:
     """One collective of the program of one device.
 
-    `bytes` is the array as it is outside of the pieces: gathered, reduced, or scattered from.
+    `bytes` is the size of the whole array: gathered, reduced, or before scattering.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Collective:
 
     @property
     def wire(self) -> float:
-        """Bytes that a device sends a step, by the ring algorithm."""
+        """Bytes that a device sends per step, with the ring algorithm."""
         share = (self.group - 1) / self.group
         factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
         return factor * self.bytes * self.times
@@ -80,7 +80,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def bytes_by_kind(collectives: list[Collective]) -> dict[str, float]:
-    """Bytes that a device sends a step, by kind."""
+    """Bytes that a device sends per step, by kind."""
     total = {kind: float(sum(one.wire for one in collectives if one.kind == kind)) for kind in KINDS}
     return {kind: wire for kind, wire in total.items() if wire}
 
@@ -117,7 +117,7 @@ class _Program:
                 self._walk(one.attribute("to_apply"), times)
 
     def inlined(self, name: str) -> list[str]:
-        """A computation and those that its fusions and asynchronous starts hold."""
+        """A computation and those inside its fusions and asynchronous starts."""
         names = [name]
         for one in self.computations[name]:
             if one.op in ("fusion", "async-start") and (inside := one.attribute("calls")) in self.computations:
@@ -125,7 +125,7 @@ class _Program:
         return names
 
     def _length(self, loop: _Instruction) -> int:
-        """How often a loop runs, from what the compiler noted or from `counter < constant` in its condition; else 1."""
+        """A loop's trip count, from the compiler's annotation or from `counter < constant` in its condition; else 1."""
         if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(noted[1])
         condition = {one.name: one for one in self.computations[loop.attribute("condition")]}
@@ -148,7 +148,7 @@ class _Program:
         if kind not in KINDS:
             return None
         arrays = [_size(*array) for array in _ARRAY.findall(one.type)]
-        # A start returns its operands as well, and sometimes counters: the result is half of what is large.
+        # A start also returns its operands, and sometimes counters: the result is half of the large arrays.
         whole = max(arrays) if one.op.endswith("-start") and kind != "all-reduce" else sum(arrays)
         group = _group(one.rest)
         if kind == "reduce-scatter":
@@ -159,7 +159,7 @@ class _Program:
         return Collective(kind=kind, bytes=whole, group=group, times=times, source=source[1] if source else "")
 
     def _is_scattered(self, reduced: _Instruction, inside: str) -> bool:
-        """Whether all that is left of an all-reduce is a slice of it, in one fusion: the TPU's reduce-scatter."""
+        """Whether only a slice of an all-reduce is used, in one fusion: the TPU's reduce-scatter."""
         if inside in self.runs:
             return False
         names, users = {reduced.name}, []
@@ -179,7 +179,7 @@ def _size(kind: str, dims: str) -> float:
 
 
 def _group(rest: str) -> int:
-    """How many devices one replica group has, in any of the notations."""
+    """The number of devices in a replica group, in any of the notations."""
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(match[1].split(","))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):

@@ -1,4 +1,4 @@
-"""The step that would run, traced for a mesh of devices that need not exist, and the FLOPs that it holds."""
+"""The step that would run, traced for a mesh of devices that need not exist, and its FLOPs."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ STACKED = 2  # batches in the one call that is compiled; a step's cost does not 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced step and the shapes of what it is given, each with its place on the mesh."""
+    """A traced step and the shapes and shardings of its arguments."""
 
     traced: jax.stages.Traced
     state: step.TrainState
@@ -38,7 +38,7 @@ def trace(
 ) -> Program:
     """`train_steps` of a config on a mesh, abstract or of a compiler's devices. Nothing is allocated.
 
-    Raises ConfigError where a dimension does not divide over the mesh.
+    Raises ConfigError if a dimension does not divide over the mesh.
     """
     if config.on_policy.fraction or config.objective.features:
         raise ConfigError("a dry run knows neither on_policy.fraction nor objective.features; set them to 0 and ()")
@@ -72,21 +72,21 @@ def trace(
 
 
 def held(tree: object) -> float:
-    """Bytes of a tree of placed shapes on one device."""
+    """Bytes of a tree of sharded shapes on one device."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.ShapeDtypeStruct)]
     return float(sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves))
 
 
 @dataclasses.dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of the products of one step over all devices: those with weights, and those of attention."""
+    """FLOPs of one step's matrix products over all devices: those with weights, and those of attention."""
 
     linear: float
     attention: float
 
 
 def flops(program: Program) -> StepFlops:
-    """Every product of the traced step as often as it runs, recomputation included; a loop over steps counts once."""
+    """FLOPs of all products of the traced step, recomputation included; a loop over steps counts once."""
     return StepFlops(*_count(program.traced.jaxpr.jaxpr, 1, program.devices))
 
 
@@ -103,7 +103,7 @@ def _count(jaxpr: Jaxpr, times: float, size: int) -> tuple[float, float]:
         if equation.primitive.name == "scan":
             again *= equation.params["length"]
         elif equation.primitive.name == "shard_map":
-            again, many = times * size, 1  # its body is what one device does
+            again, many = times * size, 1  # its body is the program of one device
         inner = [_count(inside, again, many) for inside in _inside(equation)]
         if equation.primitive.name == "cond":
             inner = [max(inner)]

@@ -13,7 +13,7 @@ from distill.model import sharding
 class Report:
     """One step on one chip of many: bytes, FLOPs, seconds.
 
-    `source` says whose word memory and collectives are: the TPU compiler's, or a model's. `wire` is what a chip sends a
+    `source` is the origin of memory and collectives: the TPU compiler, or a model. `wire` is the bytes a chip sends per
     step, by kind; `bound` the least that fully sharded weights need. `seconds` are those of each part alone, at the
     chip's peaks: the step takes at least the longest and at most their sum.
     """
@@ -43,14 +43,14 @@ class Report:
 
     @property
     def mfu(self) -> float:
-        """The most that the roofline allows: the model's FLOPs over the chip's peak, were nothing to overlap."""
+        """The MFU that the roofline allows if nothing overlaps: the model's FLOPs over the chip's peak."""
         return self.seconds["model"] / max(self.seconds["products"], self.seconds["network"], self.seconds["memory"])
 
 
 def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -> Report:
-    """The report of a step. The mesh must be given whole; minutes where a TPU's compiler is asked."""
+    """The report of a step. The mesh must have no open axis; takes minutes with a TPU's compiler."""
     s = arithmetic.shape(config)
-    # A kernel's products are not in the trace: those of our own attention are counted in their place.
+    # A kernel's products are not in the trace: those of our own attention are counted instead.
     own = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
     plain = teacher and dataclasses.replace(teacher, attention="xla")
     traced = program.trace(own, plain, sharding.abstract(config.mesh))
@@ -77,7 +77,7 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
         model_flops += counts.forward_flops(teacher, config.seq_len) * tokens
     ran = program.flops(traced)
     program_flops = ran.linear + ran.attention
-    # Read: state and gradient of the update, and every gathered weight as often as it was gathered.
+    # Memory reads: state and gradient of the update, and every gathered weight as often as it is gathered.
     moved = 2 * (parameters + optimizer) + parameters + wire.get("all-gather", 0.0)
     return Report(
         chip=chip.name,
@@ -107,7 +107,7 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
 
 
 def rows(r: Report) -> list[tuple[str, str]]:
-    """(what, how much) in the order to be read."""
+    """(quantity, value) in reading order."""
     gib = lambda n: f"{n / GIB:,.2f} GiB"
     verdict = "fits" if r.fits else "DOES NOT FIT"
     lines = [
@@ -131,7 +131,7 @@ def rows(r: Report) -> list[tuple[str, str]]:
 
 
 def write_config(config: ExperimentConfig, path: Path, taught: bool) -> None:
-    """A config file with every field that differs from its default, D given as whole steps; written whole or not."""
+    """Writes a config file with every field that differs from its default, D in whole steps, atomically."""
     config = dataclasses.replace(config, tokens=counts.training_tokens(config))
     m = config.mesh
     sizes = f"N = {counts.non_embedding(config.model):,d}, D = {config.tokens:,d}"
