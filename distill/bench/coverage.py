@@ -26,8 +26,8 @@ SUPERVISED = laws.Supervised(A=3355.0, B=18186.0, E=1.22, alpha=0.408, beta=0.43
 STUDENT = laws.DistillationLimit(
     A=3379.0, B=25305.0, alpha=0.351, beta=0.423, gamma=0.707, c0=2.306, kappa=2.3, f1=0.104, supervised=SUPERVISED
 )
-NOISE = 0.008  # of one run, relative
-TRUNK_NOISE = 0.008  # shared by the runs of a trunk, where a case has trunks
+NOISE = 0.008  # relative, of one run
+TRUNK_NOISE = 0.008  # shared by the runs of a trunk, in cases with trunks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def _noisy(case: Case, generator: np.random.Generator, truth: laws.Law, trunk: n
 
 
 def repeat(case: Case, seed: int, resamples: int) -> tuple[dict[str, bool], int]:
-    """One repetition: whether each interval holds the truth, by name, and the number of failed resamples."""
+    """One repetition: whether each interval contains the truth, by name, and the number of failed resamples."""
     generator = np.random.default_rng((7, seed))
     if case.form in ("chinchilla", "supervised"):
         truth: laws.Law = SUPERVISED
@@ -127,7 +127,7 @@ def campaign(name: str, repetitions: int, resamples: int, folder: Path, say: Cal
     case, path = CASES[name], folder / f"coverage-{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     done = {json.loads(line)["seed"] for line in lines[1:] if line.endswith("}")}
-    if lines:  # a log is of one number of resamples
+    if lines:  # all lines of a log have the same number of resamples
         resamples = json.loads(lines[0])["resamples"]
     else:
         header = {"case": name, **dataclasses.asdict(case), "level": LEVEL, "resamples": resamples, "noise": NOISE}

@@ -31,7 +31,7 @@ _PROBES = {"inside": 1.0, "four times the budget": 4.0}
 
 
 def tables(seed: int, tail: float) -> tuple[laws.Table, laws.Table]:
-    """(16 supervised runs, 30 students), each loss with its own noise; a teacher's loss is the one it came out with.
+    """(16 supervised runs, 30 students), each loss with its own noise; a teacher's loss is its noisy one.
 
     Noise is Student's t with `tail` degrees of freedom, scaled to a standard deviation of NOISE; inf: normal.
     """
@@ -55,7 +55,7 @@ def tables(seed: int, tail: float) -> tuple[laws.Table, laws.Table]:
 
 
 def repeat(seed: int, objective: laws.Objective, resamples: int, tail: float = np.inf) -> dict[str, list[float]]:
-    """(relative error of the fitted law, whether its interval holds the truth) by probe; of all students there."""
+    """(relative error of the fitted law, whether its interval contains the truth) by probe, of all students there."""
     alone, taught = tables(seed, tail)
     first = laws.fit("supervised", alone, objective=objective, seed=seed, start_count=64)
     second = laws.fit("distillation", taught, supervised=first.law, objective=objective, seed=seed, start_count=64)

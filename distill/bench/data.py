@@ -78,7 +78,7 @@ def tokenizing(folder: Path, megabytes: float, vocab_size: int, repeats: int, wo
 
 
 def _texts(size: int) -> Iterator[str]:
-    """Paragraph-sized documents from the embedded corpus; a pass after the first starts each with its number."""
+    """Paragraph-sized documents from the embedded corpus; later passes prefix each document with the pass's number."""
     sentences = [text for address in embedded.addresses() for text in address.text.split(". ")]
     done, turn = 0, 0
     while done < size:
@@ -90,7 +90,7 @@ def _texts(size: int) -> Iterator[str]:
 
 
 def loading(folder: Path) -> None:
-    """Million tokens a second out of a memory map that is in the page cache, one thread."""
+    """Million tokens per second from a memory map in the page cache, one thread."""
     store = data.open_store(DataConfig(), folder / "embedded")
     store.verify()
     print("loader, embedded corpus, bytes, one thread:")
@@ -161,7 +161,7 @@ def sparse_store(path: Path, tokens: int) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Of this process with its threads, and of its children that have ended."""
+    """CPU seconds of this process with its threads, and of its children that have ended."""
     usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

@@ -33,7 +33,7 @@ SHAPES = {
     ),
 }
 
-Route = Callable[[int], None]  # writes so many new tokens
+Route = Callable[[int], None]  # generates so many new tokens
 
 
 def ours(model: Transformer, prompts: jax.Array) -> Route:
@@ -43,7 +43,7 @@ def ours(model: Transformer, prompts: jax.Array) -> Route:
 
 
 def again(model: Transformer, prompts: jax.Array, new: int) -> Route:
-    """The whole forward pass for each token, over a row that is as long as the longest text, and one compilation."""
+    """The whole forward pass for each token, over a row of the longest text's length, so it compiles once."""
     batch, length = prompts.shape
     rows = jnp.pad(prompts, ((0, 0), (0, new)))
 
@@ -65,7 +65,7 @@ def again(model: Transformer, prompts: jax.Array, new: int) -> Route:
 
 
 def peer(config: ModelConfig, prompts: np.ndarray) -> Route:
-    """generate of transformers. Raises ConfigError where it is not installed."""
+    """generate of transformers. Raises ConfigError if it is not installed."""
     try:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -98,14 +98,14 @@ def peer(config: ModelConfig, prompts: np.ndarray) -> Route:
 
 @dataclasses.dataclass
 class Times:
-    """Seconds of one route, a value a repeat: to the first token, and for each token after it."""
+    """Seconds of one route, one value per repeat: to the first token, and for each token after it."""
 
     first: list[float] = dataclasses.field(default_factory=list)
     token: list[float] = dataclasses.field(default_factory=list)
 
 
 def measure(routes: dict[str, Route], new: int, repeats: int) -> dict[str, Times]:
-    """The times of all routes, which take turns."""
+    """The times of all routes, alternated."""
 
     def seconds(run: Route) -> tuple[float, float]:
         begin = time.perf_counter()
@@ -135,7 +135,7 @@ def bandwidth() -> float:
 
 
 def report(name: str, batch: int, prompt: int, new: int, repeats: int, transformers: bool) -> None:
-    """One line a route."""
+    """Prints one line per route."""
     config = SHAPES[name]
     model = jax.jit(lambda key: Transformer(config, key))(jax.random.key(0))
     prompts = np.random.default_rng(0).integers(0, config.vocab_size, (batch, prompt), np.int32)

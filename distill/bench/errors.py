@@ -22,10 +22,10 @@ def additive_formula() -> tuple[float, float]:
 
 
 def padded_vocabulary(vocabulary: int = 32_000, padded: int = 32_768) -> dict[float, float]:
-    """By the mean of the real logits: cross-entropy gained (nats) when padding columns enter the softmax with logit 0.
+    """By the mean of the real logits: the added cross-entropy (nats) if padding columns enter the softmax with logit 0.
 
-    A softmax does not see a constant added to all real logits, so training leaves their mean anywhere; columns that
-    are padded with zeros see it.
+    A softmax is invariant to a constant added to all real logits, so training does not fix their mean; with columns
+    padded with zeros it is not invariant.
     """
     generator = np.random.default_rng(0)
     logits = 2.5 * generator.standard_normal((64, vocabulary))
@@ -39,8 +39,8 @@ def padded_vocabulary(vocabulary: int = 32_000, padded: int = 32_768) -> dict[fl
 def divided_by_length(longest: int = 2048, documents: int = 100_000) -> tuple[float, float, float]:
     """(mean fill, factor by which sum/longest misstates the mean KL per token, effective lambda for lambda = .5).
 
-    Documents have log-normal lengths around 500 tokens, cut at the longest. The factor hits the distillation term
-    alone where the other loss is a mean over tokens, so the mixture is another one than the config says.
+    Documents have log-normal lengths around 500 tokens, cut at the longest. The factor applies only to the distillation
+    term if the other loss is a mean over tokens, so the mixture differs from the config's.
     """
     lengths = np.exp(np.random.default_rng(0).normal(np.log(500.0), 1.0, documents)).clip(1, longest)
     fill = float(lengths.mean() / longest)

@@ -104,7 +104,7 @@ def _load() -> str:
 
 
 def _again(form: type[Law], rows: solver.Rows, counts: np.ndarray, found: solver.Solutions) -> None:
-    """Every resample solved once more, from another resample's solution and a delta 30 times wider: was it lower?"""
+    """Solves every resample again, from another resample's solution and a delta 30 times wider: was it lower?"""
     others = np.random.default_rng(1).permutation(found.theta)
     other = solver.solve(form, rows, others, counts, laws.Objective(), widen=30.0)
     above = found.objective / np.minimum(found.objective, other.objective) - 1
@@ -123,7 +123,7 @@ def _ends(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 
 
 def students(resamples: int, sample: int) -> None:
-    """Eq. 8 on the 354 runs, the stubborn resamples solved again, beside scipy's L-BFGS-B."""
+    """Eq. 8 on the 354 runs, with unconverged resamples solved again, beside scipy's L-BFGS-B."""
     table = laws.load_table("apple")
     began = time.perf_counter()
     fit = laws.fit("distillation", table, supervised=laws.paper()[0])

@@ -39,7 +39,7 @@ def huber_objective(log_N: np.ndarray, log_D: np.ndarray, log_L: np.ndarray, del
 
 
 def bfgs_numpy(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
-    """Objectives [R] of one BFGS run a resample, from one warm start, with the hand-written gradient."""
+    """Objectives [R] of one BFGS run per resample, from one warm start, with the hand-written gradient."""
     from scipy.optimize import minimize
 
     log_N, log_D, log_L = (np.log(column) for column in table)
@@ -48,7 +48,7 @@ def bfgs_numpy(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.nda
 
 
 def bfgs_autograd(table: tuple[np.ndarray, ...], start: np.ndarray, weights: np.ndarray, delta: float) -> np.ndarray:
-    """The same with gradients by the `autograd` package where it is installed, as in the replication."""
+    """The same with gradients by the `autograd` package if it is installed, as in the replication."""
     import autograd
     import autograd.numpy as anp
     from autograd.scipy.special import logsumexp

@@ -135,7 +135,7 @@ def compare(flags: argparse.Namespace, parts: list[str]) -> None:
 
 
 def report(title: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, tokens: int) -> None:
-    """Prints the times of both, which take turns: once to warm up and then `repeats` times."""
+    """Prints the times of both, alternated: once to warm up and then `repeats` times."""
     times = turns.take_turns({"ours": turns.timed(ours), "theirs": turns.timed(theirs)}, repeats)
     each = [f"{name} {_spread(t)}, {tokens / statistics.median(t):,.0f} tokens/s" for name, t in times.items()]
     ratio = turns.spread(turns.ratios(times["ours"], times["theirs"]))

@@ -36,7 +36,7 @@ PARTS = ("loader", "loop", "checkpoint", "start")
 
 
 def _config(shape: str, seconds: float = 4.0, rate: float = 1e4) -> ExperimentConfig:
-    """A run of the corpus that ships, of about so many seconds at `rate` tokens/s."""
+    """A run on the shipped corpus of about so many seconds at `rate` tokens/s."""
     model, batch, length = SHAPES[shape]
     steps = CALL * max(4, round(seconds * rate / (CALL * batch * length)))
     return ExperimentConfig(
@@ -45,7 +45,7 @@ def _config(shape: str, seconds: float = 4.0, rate: float = 1e4) -> ExperimentCo
 
 
 def _bare(config: ExperimentConfig) -> tuple[Callable[[], float], list[float]]:
-    """A turn of bare steps that gives its tokens/s, and what dispatching took in each (ms)."""
+    """A function that runs bare steps and returns their tokens/s, and the dispatch time of each call (ms)."""
     import jax
 
     from distill.diagnostics import profile
@@ -127,7 +127,7 @@ def checkpoint(shape: str, rounds: int) -> None:
 
 
 def _seconds(flags: list[str], workdir: Path, cache: Path, after: int) -> float:
-    """Seconds from the command to the first logged call past step `after`; the run is then asked to end, and does."""
+    """Seconds from the command to the first logged call past step `after`; the run is then stopped."""
     lines = workdir / "metrics.jsonl"
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         begin = time.perf_counter()
@@ -147,7 +147,7 @@ def _seconds(flags: list[str], workdir: Path, cache: Path, after: int) -> float:
 
 
 def _step(lines: Path) -> int:
-    """The last whole line's step; -1 where there is none."""
+    """The step of the last complete line; -1 if there is none."""
     text = lines.read_text("utf-8") if lines.exists() else ""
     whole = text[: text.rfind("\n") + 1].splitlines()
     return json.loads(whole[-1])["step"] if whole else -1
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.rounds < 1:
         raise ConfigError(f"--rounds={flags.rounds}: wanted 1 or more")
     print(f"load {os.getloadavg()[0]:.1f} before", flush=True)
-    if "start" in flags.parts.split(","):  # in processes of their own, on all cores
+    if "start" in flags.parts.split(","):  # in separate processes, on all cores
         for shape in flags.shapes.split(","):
             start(shape, flags.rounds)
     process.pin_to_cores(process.cores()[:1])

@@ -86,9 +86,9 @@ def look_at_runs(workdir: Path) -> dict[str, float]:
 
 
 def make_store(folder: Path, shards: int = 10_000) -> None:
-    """A whole store of one window of 16 tokens a shard."""
+    """Writes a complete store with one window of 16 tokens per shard."""
     chance = np.random.default_rng(0)
-    ranks = chance.integers(1, 50, (64, 16, 8)).cumsum(2)  # rising, no rank twice
+    ranks = chance.integers(1, 50, (64, 16, 8)).cumsum(2)  # increasing, no rank twice
     packed = [codec.pack(codec.Ragged(np.full(16, 8), r, np.full(r.shape, 7), np.full(16, 3))) for r in ranks]
     signal = SignalSpec(kind="topk", top_k=8)
     recipe = {
@@ -166,7 +166,7 @@ _PARTS: dict[str, tuple[Callable[[Path], None], Callable[[Path], dict[str, float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the seconds of each part beside its goal; returns 1 where one was missed."""
+    """Prints the seconds of each part beside its goal; returns 1 if one was missed."""
     parser = Parser("bench load", __doc__)
     parser.add_argument("--part", default="runs,store,metrics")
     parser.add_argument("--folder", default="", help="where things are made; kept, and taken as they are if there")

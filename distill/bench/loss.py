@@ -32,7 +32,7 @@ from distill.types import HiddenSignal
 # The loss sum of (hidden, head, ids, teacher's hidden, teacher's head).
 Route = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
-MOST_LOGITS = 2**28  # of a dense array that is run, not only compiled
+MOST_LOGITS = 2**28  # largest dense array that is run, not only compiled
 
 
 def routes(vocab: int, divergence: str) -> dict[str, Route]:
@@ -59,7 +59,7 @@ def routes(vocab: int, divergence: str) -> dict[str, Route]:
 
 
 def shapes(vocab: int, tokens: int, width: int, dtype: str) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """The arguments without their values, placed on the current mesh; heads are float32, as they are stored."""
+    """The arguments' shapes, sharded on the current mesh; heads are float32, as stored."""
     hidden, head, ids = ((1, tokens, width), dtype), ((vocab, width), "float32"), ((1, tokens, 1), "int32")
     specs = (
         sharding.ACT_BSD,
@@ -95,7 +95,7 @@ def fill(arguments: Sequence[jax.ShapeDtypeStruct], vocab: int) -> list[jax.Arra
 
 
 def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, repeats: int, seconds: float) -> None:
-    """One line: memory of both routes, and their times where the dense logits fit."""
+    """Prints one line: memory of both routes, and their times if the dense logits fit."""
     arguments = shapes(vocab, tokens, width, dtype)
     compiled = {name: compile_route(route, arguments) for name, route in routes(vocab, divergence).items()}
     memory: dict[str, Any] = {name: run.memory_analysis() for name, run in compiled.items()}
@@ -126,20 +126,20 @@ def report(vocab: int, tokens: int, width: int, dtype: str, divergence: str, rep
 
 
 def tpu_mesh(topology: str) -> jax.sharding.Mesh:
-    """An explicit mesh of one chip of 'v5p:2x2x1' or the like, compiled for without being there."""
+    """An explicit mesh of one chip of a topology such as 'v5p:2x2x1', which need not be present."""
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
         described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except Exception as error:  # libtpu raises whatever it likes
+    except Exception as error:  # libtpu raises many kinds of errors
         raise ConfigError(f"--topology={topology}: {error}; it needs libtpu (pip install libtpu)") from error
     return sharding.make(MeshConfig(data=1), described.devices[:1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line a vocabulary."""
+    """Prints one line per vocabulary."""
     parser = Parser("bench loss", __doc__)
     parser.add_argument("--vocab", default="256,32768,128256,151936", help="sizes, separated by commas")
     parser.add_argument("--tokens", type=int, default=2048)

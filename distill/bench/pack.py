@@ -21,7 +21,7 @@ from distill.system import process
 
 
 def _prepare(shape: str, size: int) -> Callable[[], object]:
-    """A compiled call of CALL steps of `size` runs, whose answer can be waited for."""
+    """A compiled call of CALL steps of `size` runs, which returns a value to block on."""
     import jax
 
     from distill.diagnostics import profile
@@ -45,7 +45,7 @@ def _prepare(shape: str, size: int) -> Callable[[], object]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a line a shape and size."""
+    """Prints one line per shape and size."""
     parser = Parser("bench pack", __doc__)
     parser.add_argument("--shapes", default="micro-7K,micro-25K,micro-100K")
     parser.add_argument("--sizes", default="2,4,8")

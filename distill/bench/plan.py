@@ -30,7 +30,7 @@ def slsqp(
     starts: int,
     seed: int,
 ) -> float:
-    """The least L_S over `starts` random starts in log N_T, log D_S, log D_T; inf where none ends feasible."""
+    """The lowest L_S over `starts` random starts in log N_T, log D_S, log D_T; inf if no end point is feasible."""
     from scipy.optimize import minimize
 
     random = np.random.default_rng(seed)

@@ -45,7 +45,7 @@ def divergences(
 
 
 def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
-    """Seconds of a step on data, and the ratios to it of a step on a batch that the student writes: micro shapes."""
+    """Seconds of a step on data, and the relative time of a step on a batch that the student samples: micro shapes."""
     model = ModelConfig(d_model=32, n_layers=2, d_head=16, d_ff_multiple=16, tied=False)
     batches = profile.random_batches(ExperimentConfig(model=model), steps)
     teacher = step.init_state(ExperimentConfig(model=model, seed=1)).params
@@ -62,7 +62,7 @@ def cost(repeats: int = 5, steps: int = 16) -> tuple[float, list[float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line a student."""
+    """Prints one line per student."""
     parser = Parser("bench policy", __doc__)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--students", required=True, help="workdirs, separated by commas")

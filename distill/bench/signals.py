@@ -71,7 +71,7 @@ def experiment(folder: Path, tokens: int) -> ExperimentConfig:
 
 
 def run(folder: Path, tokens: int, teacher_tokens: int, seeds: int) -> list[Row]:
-    """A row for each route and seed: name, seed, loss, KL to the teacher, bytes a token, seconds of CPU."""
+    """A row for each route and seed: name, seed, loss, KL to the teacher, bytes per token, seconds of CPU."""
     base = experiment(folder, tokens)
     teacher = dataclasses.replace(
         base,

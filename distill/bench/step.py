@@ -107,7 +107,7 @@ class Contender:
         raise ConfigError(f"{self.kind}: the worker said {last!r}")
 
     def turn(self, seconds: float) -> None:
-        """All of its processes at once."""
+        """Runs all of its processes at the same time."""
         for worker in self._workers:
             self._send(worker, str(seconds))
         answers = [self._hear(worker) for worker in self._workers]
@@ -123,7 +123,7 @@ class Contender:
 def compete(
     kinds: Sequence[str], shape: str, layout: str, rounds: int, seconds: float, microbatches: int = 1
 ) -> dict[str, Contender]:
-    """The rates of all kinds, in turns; one that cannot be prepared is left out with a word."""
+    """The rates of all kinds, alternated; one that cannot be prepared is skipped with a message."""
     teams: dict[str, Contender] = {}
     try:
         for kind in kinds:
@@ -140,13 +140,13 @@ def compete(
 
 
 def flops(kind: str, shape: str) -> float:
-    """Model FLOPs a token: 3 F, and F more of a teacher of the same shape."""
+    """Model FLOPs per token: 3 F, plus F for a teacher of the same shape."""
     model, _, length = SHAPES[shape]
     return (4 if kind == "distilled" else 3) * counts.forward_flops(model, length)
 
 
 def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
-    """A line a contender."""
+    """Prints one line per contender."""
     model, batch, length = SHAPES[shape]
     ceiling = statistics.median(teams["matmul"].rates)
     load = os.getloadavg()[0]
@@ -176,7 +176,7 @@ def report(shape: str, layout: str, teams: dict[str, Contender]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a block a shape and layout."""
+    """Prints one block per shape and layout."""
     parser = Parser("bench step", __doc__)
     parser.add_argument("--shapes", default="micro-25K,micro-200K,micro-1.2M,micro-200K-32,micro-1.2M-32")
     parser.add_argument("--peers", default="eager,compiled")

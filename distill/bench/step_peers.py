@@ -24,7 +24,7 @@ CALL = 16  # our steps in one call, as in launch.train
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one worker does, and on which cores."""
+    """The work of one worker, and its cores."""
 
     kind: str  # ours, distilled, eager, compiled or matmul
     cores: tuple[int, ...]
@@ -44,7 +44,7 @@ class Job:
 
 
 def main() -> int:
-    """Serves the job of the first line of the standard input."""
+    """Executes the job in the first line of standard input."""
     request = json.loads(sys.stdin.readline())
     job = Job(**(request | {"model": ModelConfig(**request["model"]), "cores": tuple(request["cores"])}))
     process.die_with_parent()
@@ -69,7 +69,7 @@ def _say(found: dict[str, float]) -> None:
 
 
 def _tokens(job: Job, count: int) -> NDArray[np.int32]:
-    """Those of `profiling.random_batches`, in a process that has no use for JAX."""
+    """The tokens of `profile.random_batches`, in a process without JAX."""
     random = np.random.default_rng(0)
     return random.integers(0, job.model.vocab_size, (count, job.batch_size, job.seq_len + 1), np.int32)
 
@@ -103,7 +103,7 @@ def _ours(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
         taken.append(time.perf_counter() - begin)
 
     def turn() -> float:
-        # Waited for, or the first call of a turn would be counted and not timed.
+        # Blocks here, or the first call of a turn would be counted but not timed.
         jax.block_until_ready(call(CALL))
         return CALL * job.batch_size * job.seq_len
 
@@ -141,7 +141,7 @@ def _torch(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
 
 
 def _matmul(job: Job) -> tuple[Callable[[], float], dict[str, float]]:
-    """A float32 product of 1024 x 1024 by XLA: what this machine can do, in FLOPs."""
+    """A float32 product of 1024 x 1024 by XLA, which measures this machine's ceiling in FLOPs."""
     import jax
     import jax.numpy as jnp
 

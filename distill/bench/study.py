@@ -61,7 +61,7 @@ def process(workdir: Path, seeds: int) -> None:
 
 
 def commands(workdir: Path, seeds: int) -> None:
-    """A launch.train for every row, and runs.csv of their results."""
+    """Runs launch.train for every row, and writes runs.csv of the results."""
     from distill.records.runs import load_record
     from distill.training import inputs
 
@@ -81,7 +81,7 @@ def commands(workdir: Path, seeds: int) -> None:
 
 
 def study(workdir: Path, seeds: int) -> None:
-    """The study itself."""
+    """Runs the study itself."""
     from distill.study import run as study
 
     study.run(_config(seeds), workdir)

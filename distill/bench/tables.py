@@ -88,7 +88,7 @@ def _best(cells: Sequence[Mapping[str, str]], N: str, D: str, loss: str) -> laws
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line a form and table."""
+    """Prints one line per form and table."""
     parser = Parser("bench tables", __doc__)
     parser.add_argument("--part", default="apple", help="apple or others")
     flags = parser.parse_args(argv)

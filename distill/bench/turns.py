@@ -12,9 +12,9 @@ T = TypeVar("T")
 def take_turns(
     contenders: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: bool = True, seconds: float = math.inf
 ) -> dict[str, list[T]]:
-    """What each contender returned in each round, in order; every other round runs them in reverse.
+    """The values of each contender in each round, in order; every other round runs them in reverse.
 
-    A first round, which compiles, is not counted where `warm_up`. No round begins later than `seconds` after the start,
+    With `warm_up` a first round, which compiles, is not counted. No round starts later than `seconds` after the start,
     but there is always one.
     """
     values: dict[str, list[T]] = {name: [] for name in contenders}
@@ -41,7 +41,7 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Round by round, so that what slows a whole round cancels."""
+    """Ratios round by round, so that a slowdown of a whole round cancels."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
