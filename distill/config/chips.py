@@ -62,9 +62,14 @@ def _book(hourly: float) -> Price:
     return Price(hourly=hourly, currency="USD", date="2025-02", source="How to Scale Your Model, part 8")
 
 
+def _rented(hourly: float, date: str, source: str) -> Price:
+    return Price(hourly=hourly, currency="USD", date=date, source=source)
+
+
 _HOPPER = {"bfloat16": 989e12, "float8": 1979e12, "int8": 1979e12}
 
-# A100, H200 and B200 have no price here: their list prices differ severalfold between providers.
+# GPUs: the public rate cards of two providers that rent GPUs alone. Large clouds list an H100 at up to three times as
+# much, marketplaces at two thirds: a plan in money names its source, and `--hourly` replaces it.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -78,13 +83,17 @@ CHIPS = {
         Chip(name="v4", kinds=("TPU v4",), peak={"bfloat16": 275e12, "int8": 275e12},
              memory=32 * GIB, bandwidth=1200e9, link=90e9),
         Chip(name="a100", kinds=("A100",), peak={"bfloat16": 312e12, "int8": 624e12},
-             memory=80e9, bandwidth=2039e9, link=300e9, node=8, beyond=25e9),
+             memory=80e9, bandwidth=2039e9, link=300e9, node=8, beyond=25e9,
+             price=_rented(2.79, "2026-09", "Lambda, eight A100 SXM 80 GB on demand")),
         Chip(name="h100", kinds=("H100",), peak=_HOPPER,
-             memory=80e9, bandwidth=3350e9, link=450e9, node=8, beyond=50e9, price=_book(10.8)),
+             memory=80e9, bandwidth=3350e9, link=450e9, node=8, beyond=50e9,
+             price=_rented(3.99, "2026-09", "Lambda, eight H100 SXM on demand")),
         Chip(name="h200", kinds=("H200",), peak=_HOPPER,
-             memory=141e9, bandwidth=4800e9, link=450e9, node=8, beyond=50e9),
+             memory=141e9, bandwidth=4800e9, link=450e9, node=8, beyond=50e9,
+             price=_rented(3.99, "2026-08", "Hyperstack, H200 SXM on demand")),
         Chip(name="b200", kinds=("B200",), peak={"bfloat16": 2250e12, "float8": 4500e12, "int8": 4500e12},
-             memory=180e9, bandwidth=8000e9, link=900e9, node=8, beyond=50e9),
+             memory=180e9, bandwidth=8000e9, link=900e9, node=8, beyond=50e9,
+             price=_rented(6.69, "2026-09", "Lambda, eight B200 on demand")),
     )
 }  # fmt: skip
 

@@ -43,6 +43,9 @@ def test_every_chip_is_whole_and_every_price_says_what_and_when():
         )
         if chip.price:
             assert chip.price.hourly > 0 and chip.price.currency == "USD" and chip.price.date and chip.price.source
+    assert [name for name, chip in chips.CHIPS.items() if not chip.price] == [
+        "v4"
+    ]  # money works for all that people rent
 
 
 def test_an_unknown_chip_names_the_nearest():

@@ -365,13 +365,13 @@ class TestCommand:
         out = self.run(capsys, "--N_S=1B", "--dollars=9000", "--chip=a100", "--hourly=1.5", "--currency=EUR")[1]
         assert out.startswith("budget: 9,000 EUR = 6,000 accelerator-hours = 2.7e+21 FLOPs (a100, 312 TFLOP/s peak")
         assert "MFU 40% assumed; 1.5 EUR an accelerator-hour (as given)" in out and "9,000 EUR" in out.splitlines()[-2]
-        out = self.run(capsys, "--N_S=1B", "--gpu-hours=100", "--chip=a100")[1]
+        out = self.run(capsys, "--N_S=1B", "--gpu-hours=100", "--chip=v4")[1]
         assert "price unknown (no list price known, give --hourly)" in out and "at an unknown price" in out
 
     @pytest.mark.parametrize(
         "flags, message",
         [
-            (["--dollars=100", "--chip=a100"], "no list price of a100; give what an accelerator-hour costs"),
+            (["--dollars=100", "--chip=v4"], "no list price of v4; give what an accelerator-hour costs"),
             (["--dollars=100", "--days=3"], "got --dollars and --days; wanted one"),
             (["--gpu-hours=100", "--compute=1e21"], "wanted exactly one of --compute, --tokens, --loss, --gpu-hours"),
             (["--gpu-hours=-5"], "--gpu-hours=-5: wanted a positive number"),

@@ -95,7 +95,7 @@ def budget(
 
 
 def rate(prices: Prices) -> str:
-    """'h100, 989T FLOP/s peak, 40% of it used (assumed), 10.8 USD an accelerator-hour (list price of ...)'."""
+    """'h100, 989T FLOP/s peak, 40% of it used (assumed), 3.99 USD an accelerator-hour (list price of ...)'."""
     money = f"{prices.hourly:g} {prices.currency} an accelerator-hour" if prices.hourly >= 0 else "price unknown"
     source = f" ({prices.source})" if prices.source else ""
     chip = f"{prices.chip}, " if prices.chip else ""
