@@ -33,6 +33,7 @@ from distill.model import sharding
 from distill.system import process
 from distill.training import step
 from distill.types import Batch
+from tests import cost
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The suite compiles the same small programs again and again: across tests, processes and runs.
@@ -41,6 +42,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(cost)
 
 
 def pytest_addoption(parser):
