@@ -237,7 +237,7 @@ def test_campaigns_table():
 
     path = Path(terminal.ROOT) / "docs" / "campaigns" / "interrupts.jsonl"
     rows = [json.loads(row) for row in path.read_text("utf-8").splitlines()]
-    assert len(rows) >= 80
+    assert len(rows) >= 100 and {row["scenario"] for row in rows} == {*campaign.SCENARIOS}
     assert {row["code"] for row in rows if row["ready"]} <= {0, interrupts.CODE, preemption.REQUEUE}
     assert {row["signal"] for row in rows} == {signal.Signals.SIGINT.name, signal.Signals.SIGHUP.name}
     assert sum(row["after"] < 5 for row in rows) >= 50

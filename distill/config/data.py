@@ -132,6 +132,8 @@ class DataConfig:
     packing: Literal["windows", "segments", "documents"] = "windows"  # how documents become rows
     completions_only: bool = False  # only replies and completions are predicted
     seed: int = 0  # of the order of windows
+    # draw from at most so many tokens of the split (a random choice of windows), as often as it takes; 0: all [tokens]
+    unique: int = 0
     store: str = ""  # the store's own fingerprint, filled in where the config alone does not say what the text is
     cache: str = dataclasses.field(default="", metadata=Identity.excluded)  # folder of built stores; '': WORKDIR/data
 

@@ -38,23 +38,29 @@ class Loader:
         process: tuple[int, int] = (0, 1),
         packing: str = "windows",
         completions_only: bool = False,
+        unique: int = 0,
     ):
         """batch_size is the global batch size; `process` is (index of this process, number of processes).
 
-        Raises DataError where the split or the sizes are invalid.
+        `unique` > 0 draws from at most so many tokens of each store of the split, a random choice of windows by `seed`.
+        Raises DataError where the split or the sizes are invalid, or where `unique` is less than a batch.
         """
         process_index, process_count = process
         if batch_size % process_count:
             raise DataError(f"batch_size={batch_size} is not a multiple of the {process_count} processes that share it")
         self._views = store.views(split, seq_len, packing=packing, completions_only=completions_only)
-        self._order = Order([view.count for view in self._views], store.weights, seed)
+        if unique and unique < batch_size * seq_len:
+            raise DataError(
+                f"data.unique={unique:,d}: wanted at least the {batch_size * seq_len:,d} tokens of one batch, or 0 for all"
+            )
+        self._order = Order([view.count for view in self._views], store.weights, seed, limit=unique // seq_len)
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed
         share = batch_size // process_count
         self._rows = np.arange(process_index * share, (process_index + 1) * share)
 
     @property
     def window_count(self) -> int:
-        """The number of distinct windows."""
+        """The number of windows of the split; `unique` does not change it, nor the ids."""
         return int(self._order.offsets[-1])
 
     def windows(self, step: int) -> NDArray[np.int64]:

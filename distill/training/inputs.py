@@ -157,6 +157,7 @@ def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: st
         process=distributed.batch_slice(jax.sharding.get_mesh()),
         packing=config.data.packing,
         completions_only=config.data.completions_only,
+        unique=config.data.unique,
     )
 
 

@@ -62,6 +62,7 @@ def _loader(config: ExperimentConfig, store: TokenStore | Mixture) -> Loader:
         seed=data.seed,
         packing=data.packing,
         completions_only=data.completions_only,
+        unique=data.unique,
     )
 
 
@@ -72,9 +73,10 @@ def _text(data: DataConfig, store: TokenStore | Mixture, epochs: tuple[float, ..
     for name, one, count in zip(names, stores, epochs):
         split = one.split(data.split)
         maker = f" (written by {one.maker['teacher']})" if "teacher" in one.maker else ""
+        drawn = f"{data.unique:,d} of its {split.tokens:,d}" if 0 < data.unique < split.tokens else f"{split.tokens:,d}"
         parts.append(
-            f"{name}{maker}, {data.split} split: {plural(split.documents, 'document')}, {split.tokens:,d} unique "
-            f"tokens, {number(count)} epochs"
+            f"{name}{maker}, {data.split} split: {plural(split.documents, 'document')}, {drawn} unique tokens, "
+            f"{number(count)} epochs"
         )
     return "; ".join(parts)
 

@@ -71,6 +71,26 @@ def test_an_epoch_predicts_every_token_once(store):
     assert loader.epochs(2 * n) == (2.0,)
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_unique_tokens_are_repeated_in_new_orders(store, packing):
+    """Every epoch reads the same few windows, all of them; fewer are a part of more; ids stay those of the split."""
+    how = dict(split="student", batch_size=4, seq_len=16, seed=3, packing=packing)
+    whole, few, more = (data.Loader(store, **how, unique=unique) for unique in (0, 40 * 16, 100 * 16))
+    epochs = [np.concatenate([few.windows(step) for step in range(10 * e, 10 * e + 10)]) for e in range(3)]
+    assert all(len(set(epoch)) == 40 and set(epoch) == set(epochs[0]) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert set(epochs[0]) < set(more.distinct(1000)) and len(more.distinct(1000)) == 100
+    assert np.array_equal(few.distinct(10**6), np.sort(epochs[0])) and few.epochs(20) == (2.0,)
+    assert few.window_count == whole.window_count and max(epochs[0]) > 100, "a choice, not the beginning"
+    assert all(np.array_equal(x, y) for x, y in zip(fields(few.batch(3)), fields(whole.read(few.windows(3)))))
+    assert np.array_equal(data.Loader(store, **how, unique=10**9).windows(7), whole.windows(7))
+
+
+def test_fewer_unique_tokens_than_a_batch_are_refused(store):
+    with pytest.raises(data.DataError, match="data.unique=63: wanted at least the 64 tokens of one batch"):
+        data.Loader(store, split="student", batch_size=4, seq_len=16, unique=63)
+
+
 def test_batches_straddle_epochs_without_losing_a_window(store):
     loader = data.Loader(store, split="student", batch_size=7, seq_len=64)
     n = loader.window_count

@@ -35,6 +35,13 @@ def test_more_than_four_epochs_are_a_warning(tiny, store):
     assert f"{8 * windows * 16:,d} tokens are 8 epochs of this text" in described.warnings[0]
 
 
+def test_few_unique_tokens_are_said(tiny, store):
+    few = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, unique=640), tokens=10 * 640)
+    described = origin.describe(run_of(few), store)
+    total = store.split("student").tokens
+    assert described.text.endswith(f" 640 of its {total:,d} unique tokens, 10 epochs") and len(described.warnings) == 1
+
+
 def test_a_teacher_says_its_text_and_another_text_is_a_warning(tiny, store):
     same = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, split="teacher", seed=3, packing="segments"))
     described = origin.describe(run_of(tiny, teachers=(teacher_of(same),)), store)
