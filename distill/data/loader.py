@@ -51,7 +51,7 @@ class Loader:
         self._views = store.views(split, seq_len, packing=packing, completions_only=completions_only)
         if unique and unique < batch_size * seq_len:
             raise DataError(
-                f"data.unique={unique:,d}: wanted at least the {batch_size * seq_len:,d} tokens of one batch, or 0 for all"
+                f"data.unique={unique:,d}: wanted at least one batch, {batch_size * seq_len:,d} tokens, or 0 for all"
             )
         self._order = Order([view.count for view in self._views], store.weights, seed, limit=unique // seq_len)
         self.batch_size, self.seq_len, self.seed = batch_size, seq_len, seed

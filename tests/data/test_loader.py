@@ -87,7 +87,7 @@ def test_unique_tokens_are_repeated_in_new_orders(store, packing):
 
 
 def test_fewer_unique_tokens_than_a_batch_are_refused(store):
-    with pytest.raises(data.DataError, match="data.unique=63: wanted at least the 64 tokens of one batch"):
+    with pytest.raises(data.DataError, match="data.unique=63: wanted at least one batch, 64 tokens"):
         data.Loader(store, split="student", batch_size=4, seq_len=16, unique=63)
 
 
