@@ -126,7 +126,7 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
     of an earlier version is reused if it has text for training and for validation.
     """
     recipe = make_recipe(config)
-    for earlier in (recipe, *([_without_newlines(recipe)] if "newlines" in recipe.description["source"] else [])):
+    for earlier in _earlier(recipe):
         if _trainable(path_of(earlier), earlier):
             return earlier
     if needs_inner_split(recipe.source, config.splits):
@@ -134,11 +134,16 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
     return recipe
 
 
-def _without_newlines(recipe: StoreRecipe) -> StoreRecipe:
-    """The recipe of earlier versions, which did not find separators in text with CRLF line ends."""
-    source = {key: value for key, value in recipe.description["source"].items() if key != "newlines"}
-    description = recipe.description | {"source": source}
-    return dataclasses.replace(recipe, description=description, fingerprint=_fingerprint(description))
+def _earlier(recipe: StoreRecipe) -> Iterator[StoreRecipe]:
+    """The recipe, and those of the same text in earlier versions.
+
+    They did not find separators in text with CRLF line ends, and encoded each turn of a document as a text of its own.
+    """
+    description = recipe.description
+    source = {key: value for key, value in description["source"].items() if key != "newlines"}
+    parts = {key: value for key, value in description.items() if key != "encoding"}
+    for earlier in (description, description | {"source": source}, parts, parts | {"source": source}):
+        yield dataclasses.replace(recipe, description=earlier, fingerprint=_fingerprint(earlier))
 
 
 def _trainable(path: Path, recipe: StoreRecipe) -> bool:
@@ -178,6 +183,8 @@ def make_recipe(config: DataConfig, inside: bool = False) -> StoreRecipe:
         description["columns"] = {"read": columns.needed(), **({"chat": chat} if config.columns.messages else {})}
         if config.columns.prompt:
             description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
+    if source.masked:
+        description["encoding"] = "whole"  # each document as one text
     return StoreRecipe(
         source=source,
         tokenizer=tokenizer,

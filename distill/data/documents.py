@@ -20,6 +20,14 @@ class Part(NamedTuple):
     template: bool = False  # written by a template: only here are special tokens recognised
 
 
+class Encoding(NamedTuple):
+    """The tokens of one text, and the characters that each of them stands for."""
+
+    ids: NDArray[np.int32]  # [tokens]
+    spans: NDArray[np.int64]  # [tokens, 2]: the first character, and the one after the last
+    control: NDArray[np.bool_]  # [tokens]: a special token that a template wrote
+
+
 class Document(NamedTuple):
     """`parts` of text, or `ids` that need no tokenizer. A document with no parts was skipped."""
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.documents import Document
+from distill.data.documents import Document, Encoding, Part
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.system import process
 
@@ -17,43 +17,74 @@ class Encoded(NamedTuple):
     ids: NDArray  # [tokens], in the store's dtype
     lengths: NDArray[np.int64]  # [documents], in tokens
     mask: NDArray[np.uint8] | None  # [tokens], 1 in completions
-    bytes: NDArray[np.int64]  # [documents], UTF-8 bytes of text
+    bytes: NDArray[np.int64]  # [documents], UTF-8 bytes of text, without special tokens that a template wrote
     token_bytes: NDArray[np.int64]  # [documents], bytes of text that the tokens represent
 
 
+class _Tokens(NamedTuple):
+    """One document as tokens."""
+
+    ids: NDArray
+    mask: NDArray[np.uint8]
+    bytes: int
+
+
 def encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype, masked: bool) -> Encoded:
-    """Encodes documents in order. The end of a document counts as trained text."""
-    parts = [part for document in documents for part in document.parts]
-    pieces = iter(tokenizer.encode(parts))
-    end = [np.array([tokenizer.end_of_text], np.int32)] if tokenizer.end_of_text >= 0 else []
-    runs: list[NDArray] = []
-    masks: list[NDArray[np.uint8]] = []
-    lengths, text_bytes, token_bytes = np.zeros((3, len(documents)), np.int64)
+    """Encodes documents in order, each as one text. A token is trained where it holds a character that is.
+
+    The end of a document is trained where the text before it is, and is not written where a template wrote it.
+    """
+    plain = [document.parts[0] for document in documents if _is_plain(document)]
+    joined = [document.parts for document in documents if document.ids is None and not _is_plain(document)]
+    ids, encodings = iter(tokenizer.encode(plain)), iter(tokenizer.encode_whole(joined))
+    found: list[_Tokens] = []
     sizes = tokenizer.byte_lengths.astype(np.int32)
-    for i, document in enumerate(documents):
-        here = [document.ids] if document.ids is not None else [next(pieces) for _ in document.parts] + end
-        runs += [run.astype(dtype) for run in here]
-        lengths[i] = sum(len(run) for run in here)
-        token_bytes[i] = sum(int(sizes[run].sum()) for run in here)
-        text_bytes[i] = sum(len(part.text.encode("utf-8")) for part in document.parts)
+    for document in documents:
         if document.ids is not None:
-            text_bytes[i] = token_bytes[i]
-        if masked:
-            masks += _masks(document, here)
+            trained = np.ones(len(document.ids), np.uint8) if document.trained is None else document.trained
+            found.append(_Tokens(document.ids, trained, int(sizes[document.ids].sum())))
+        elif _is_plain(document):
+            run = next(ids)
+            size = len(document.parts[0].text.encode("utf-8"))
+            found.append(_ended(_Tokens(run, np.full(len(run), document.parts[0].trained), size), document, tokenizer))
+        else:
+            found.append(_ended(_marked(document.parts, next(encodings)), document, tokenizer))
     return Encoded(
-        ids=np.concatenate(runs) if runs else np.zeros(0, dtype),
-        lengths=lengths,
-        mask=np.concatenate(masks) if masks else (np.zeros(0, np.uint8) if masked else None),
-        bytes=text_bytes,
-        token_bytes=token_bytes,
+        ids=np.concatenate([f.ids.astype(dtype) for f in found]) if found else np.zeros(0, dtype),
+        lengths=np.array([len(f.ids) for f in found], np.int64),
+        mask=np.concatenate([np.zeros(0, np.uint8), *(f.mask.astype(np.uint8) for f in found)]) if masked else None,
+        bytes=np.array([f.bytes for f in found], np.int64),
+        token_bytes=np.array([sizes[f.ids].sum() for f in found], np.int64),
     )
 
 
-def _masks(document: Document, runs: Sequence[NDArray]) -> list[NDArray[np.uint8]]:
-    if document.trained is not None:
-        return [document.trained]
-    trained = [part.trained for part in document.parts] + [True]
-    return [np.full(len(run), flag, np.uint8) for run, flag in zip(runs, trained)]
+def _is_plain(document: Document) -> bool:
+    return document.ids is None and len(document.parts) == 1 and not document.parts[0].template
+
+
+def _marked(parts: Sequence[Part], encoding: Encoding) -> _Tokens:
+    """The tokens of the parts' whole text, with the marks of those that overlap a trained part."""
+    text = "".join(part.text for part in parts)
+    trained = np.repeat([part.trained for part in parts], [len(part.text) for part in parts])
+    before = np.concatenate([[0], np.cumsum(trained)])  # trained characters before each character
+    start, end = encoding.spans.T
+    # A token without characters is trained inside of a trained part.
+    mask = np.where(
+        end > start,
+        before[end] > before[start],
+        before[np.minimum(end + 1, len(text))] - before[np.maximum(start - 1, 0)] == 2,
+    )
+    control = sum(len(text[a:b].encode("utf-8")) for a, b in encoding.spans[encoding.control].tolist())
+    return _Tokens(encoding.ids, mask, len(text.encode("utf-8")) - control)
+
+
+def _ended(tokens: _Tokens, document: Document, tokenizer: Tokenizer) -> _Tokens:
+    """With the token that ends a document, which is trained after trained text; blanks do not count."""
+    end = tokenizer.end_of_text
+    if end < 0 or len(tokens.ids) and tokens.ids[-1] == end:
+        return tokens
+    trained = next((part.trained for part in reversed(document.parts) if part.text.strip()), False)
+    return tokens._replace(ids=np.append(tokens.ids, np.int32(end)), mask=np.append(tokens.mask, trained))
 
 
 _worker: list[Tokenizer] = []

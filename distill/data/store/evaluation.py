@@ -51,8 +51,8 @@ def evaluation_set(parts: Sequence[Share], n_tokens: int) -> Evaluation:
         ids = np.arange(n, dtype=np.int64) * part.view.count // n
         batch, split = part.view.read(ids), part.view.split
         counted = part.byte_lengths[np.asarray(batch.labels)][np.asarray(batch.weight) > 0].sum()
-        size += float(counted) * (split.bytes / max(split.token_bytes, 1))
-        exact &= split.bytes == split.token_bytes
+        size += float(counted) * (split.text_bytes / max(split.token_bytes, 1))
+        exact &= split.text_bytes == split.token_bytes
         windows.append(offset + ids)
         batches.append((np.arange(row, row + n), batch))
         offset += part.view.count

@@ -1,5 +1,7 @@
 """One split of a token store on disk: tokens, ends of documents, and marks of completions."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from distill.data.store.blocks import BlockReader, BlockWriter
 
+Sizes = Callable[[], NDArray[np.int64]]
 # Per document: its end in the token stream, and the digest of its text.
 DOCUMENT_DTYPE = np.dtype([("end", "<u8"), ("digest", "<u8")])
 
@@ -61,13 +64,27 @@ class SplitWriter:
 class Split:
     """Reads one split through memory maps; checks each block against its hash on the first read."""
 
-    def __init__(self, folder: Path, name: str, dtype: DTypeLike, entry: dict):
+    def __init__(self, folder: Path, name: str, dtype: DTypeLike, entry: dict, counted: Sizes | None = None):
+        """counted: the bytes of each id [vocabulary] that the entry counts as text although they are special tokens."""
         self.name, self.tokens, self.documents = name, entry["tokens"], entry["documents"]
         self.bytes, self.token_bytes = entry["bytes"], entry["token_bytes"]
+        self._counted = counted
         dtypes = {"bin": dtype, "docs": DOCUMENT_DTYPE, "mask": np.uint8}
         self._readers = {
             kind: BlockReader(folder / f"{name}.{kind}", file, dtypes[kind]) for kind, file in entry["files"].items()
         }
+
+    @functools.cached_property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of the text, without special tokens. Reads the split where the entry counts them as text."""
+        if self._counted is None:
+            return self.bytes
+        sizes, step = self._counted(), 1 << 24
+        spans = ((start, min(start + step, self.tokens)) for start in range(0, self.tokens, step))
+        special = sum(int(sizes[self.read_span(*span)].sum()) for span in spans)
+        ends = self.document_ends().astype(np.int64) - 1  # the builder's own ends of documents were not counted
+        last = self._readers["bin"].array[ends]
+        return self.bytes - special + int(sizes[last].sum())
 
     @property
     def masked(self) -> bool:

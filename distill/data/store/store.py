@@ -48,7 +48,9 @@ class TokenStore:
         self.vocab_size: int = tokenizer["vocab_size"]
         self.end_of_text: int = tokenizer["end_of_text"]
         self.splits = {
-            name: Split(self.path, name, self.manifest["dtype"], entry)
+            name: Split(
+                self.path, name, self.manifest["dtype"], entry, self._special_bytes if self.turn_by_turn else None
+            )
             for name, entry in self.manifest["splits"].items()
         }
         vocabulary = BlockReader(self.path / VOCABULARY, self.manifest["vocabulary"], np.int64)
@@ -56,9 +58,28 @@ class TokenStore:
         self.byte_lengths: NDArray[np.int64] = np.asarray(vocabulary.array)
 
     @property
+    def turn_by_turn(self) -> bool:
+        """Whether the turns of a document were encoded apart, as earlier versions did."""
+        columns = self.manifest["recipe"].get("columns", {})
+        return "encoding" not in self.manifest["recipe"] and bool({"chat", "prompt"} & set(columns))
+
+    def _special_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of each special token's name, 0 for other tokens [vocabulary]."""
+        tokenizer, sizes = self.tokenizer(), np.zeros(self.vocab_size, np.int64)
+        for i, name in getattr(tokenizer, "special_tokens", {}).items():
+            sizes[i] = len(name.encode("utf-8"))
+        return sizes
+
+    @property
     def note(self) -> str:
         """A remark on how the text was split; '' where whole documents were assigned to splits."""
-        inside = self.manifest["recipe"].get("source", {}).get("inside")
+        recipe = self.manifest["recipe"]
+        if self.turn_by_turn:
+            return (
+                "an earlier version built it: each turn was encoded as a text of its own, and the end of a document "
+                "without a reply is trained; delete it to build it anew, under another fingerprint"
+            )
+        inside = recipe.get("source", {}).get("inside")
         if not isinstance(inside, dict):
             return ""
         tokens = ", ".join(f"{name} {split.tokens:,}" for name, split in self.splits.items() if split.tokens)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.documents import Part
+from distill.data.documents import Encoding, Part
 from distill.data.tokenizers.subword import piece_bytes
 from distill.errors import DataError
 
@@ -37,6 +37,8 @@ class SentencePieceTokenizer:
         self.vocab_size = self._model.vocab_size()
         self.name = f"{Path(path).name.removesuffix('.model')}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = self._model.eos_id()
+        pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size) if self._model.is_control(i)]
+        self._control = [piece for piece in pieces if piece]
         self.byte_lengths = np.array(
             [
                 0 if self._model.is_control(i) or self._model.is_unknown(i) else piece_bytes(self._model.id_to_piece(i))
@@ -48,6 +50,25 @@ class SentencePieceTokenizer:
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         ids = self._model.encode([part.text for part in parts], out_type=int)
         return [np.array(run, np.int32) for run in ids]
+
+    def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]:
+        """Raises DataError where a template writes a control piece, such as </s>, which the library cannot encode."""
+        for part in (part for parts in documents for part in parts if part.template):
+            if found := next((piece for piece in self._control if piece in part.text), ""):
+                raise DataError(
+                    f"tokenizer {self.spec[1]}: the template writes the control token {found!r}, which SentencePiece "
+                    "does not recognise in text; take the model's tokenizer.json (data.tokenizer.kind=json)"
+                )
+        return [self._whole("".join(part.text for part in parts)) for parts in documents]
+
+    def _whole(self, text: str) -> Encoding:
+        if hasattr(self._model, "encode_as_offset_mapping"):
+            found = self._model.encode_as_offset_mapping(text)
+            ids, spans = found["ids"], found["offsets"]
+        else:  # before version 0.2.2
+            pieces = self._model.encode(text, out_type="immutable_proto").pieces
+            ids, spans = [piece.id for piece in pieces], [(piece.begin, piece.end) for piece in pieces]
+        return Encoding(np.array(ids, np.int32), np.array(spans, np.int64).reshape(-1, 2), np.zeros(len(ids), bool))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._model.decode([int(i) for i in ids])

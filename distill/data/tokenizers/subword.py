@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.config import nearest
-from distill.data.documents import Part
+from distill.data.documents import Encoding, Part
 from distill.data.tokenizers import gguf
+from distill.data.tokenizers.special import AddedToken, SpecialTokens
 from distill.errors import DataError
 from distill.system.files import atomic_write
 
@@ -62,6 +63,7 @@ class SubwordTokenizer:
         self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
+        self._special = SpecialTokens(self.text, path, canonical["added_tokens"], _unknown_token(canonical["model"]))
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         encoded: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
@@ -77,6 +79,24 @@ class SubwordTokenizer:
                 for i, encoding in zip(places, encodings):
                     encoded[i] = np.array(encoding.ids, np.int32)
         return encoded
+
+    def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]:
+        """Raises DataError where a special token in the text can be told neither from control nor from text."""
+        texts = ["".join(part.text for part in parts) for parts in documents]
+        try:
+            encodings = self._template.encode_batch(texts, add_special_tokens=False)
+            found = [(np.array(e.ids, np.int32), np.array(e.offsets, np.int64).reshape(-1, 2)) for e in encodings]
+            return [self._special.settle(parts, *encoded) for parts, encoded in zip(documents, found)]
+        except DataError:
+            raise
+        except BaseException as error:
+            _unless_ended(error)
+            raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
+
+    @property
+    def special_tokens(self) -> dict[int, str]:
+        """The special tokens by id, as text writes them."""
+        return dict(self._special.names)
 
     def token(self, i: int) -> str:
         """The token as the vocabulary writes it; '' for an unknown id."""
@@ -121,16 +141,11 @@ def _stem(path: Path) -> str:
     return folder.name if folder else whole.name.removesuffix(".json").removesuffix(".gguf")
 
 
-class _AddedToken(TypedDict):
-    id: int
-    content: str
-    special: bool
-
-
 class _Canonical(TypedDict, total=False):
     """The fields that are read of a tokenizer.json as the library writes it."""
 
-    added_tokens: list[_AddedToken]
+    added_tokens: list[AddedToken]
+    model: dict[str, Any]
     decoder: object
     pre_tokenizer: object
 
@@ -148,6 +163,12 @@ def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: _Canonical
         f"tokenizer {path}: {problem}; {known}. Set data.tokenizer.end_of_text to one of them, or to 'none'."
         f"{nearest(wanted, special)}"
     )
+
+
+def _unknown_token(model: dict[str, Any]) -> str:
+    """The name of the token for unknown text; '' if there is none. Unigram models give its place in the vocabulary."""
+    i = model.get("unk_id")
+    return str(model.get("unk_token") or (model["vocab"][i][0] if i is not None else ""))
 
 
 def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.documents import Part
+from distill.data.documents import Encoding, Part
 
 _HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
 
@@ -16,8 +16,9 @@ _HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
 class Tokenizer(Protocol):
     """The tokenizer interface that a store uses.
 
-    `encode` returns one int32 array per part, with special tokens only where a template wrote them; the builder ends
-    each document with `end_of_text` (-1: with no token). `name` ends in digits of the hash where the kind alone does
+    `encode` returns one int32 array per part, each a text of its own. `encode_whole` encodes the parts of a document as
+    one text. Both recognise special tokens only where a template wrote them. The builder ends each document with
+    `end_of_text` (-1: with no token). `name` ends in digits of the hash where the kind alone does
     not identify the tokenizer, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes
     of text that the token represents, 0 for special tokens: losses in nats per byte compare across tokenizers.
     """
@@ -30,6 +31,8 @@ class Tokenizer(Protocol):
     spec: tuple[str, ...]  # (kind, path, option), with which `load` recreates it in another process
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
+
+    def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -50,6 +53,14 @@ class ByteTokenizer:
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         return [np.frombuffer(part.text.encode("utf-8"), np.uint8).astype(np.int32) for part in parts]
 
+    def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]:
+        return [self._whole("".join(part.text for part in parts)) for parts in documents]
+
+    def _whole(self, text: str) -> Encoding:
+        ids = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        first = np.cumsum(ids & 0xC0 != 0x80) - 1  # a character's first byte is not of the form 10xxxxxx
+        return Encoding(ids, np.stack([first, first + 1], axis=1), np.zeros(len(ids), bool))
+
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i).decode("utf-8", "replace")
 
@@ -69,6 +80,14 @@ class SymbolTokenizer:
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         return [np.array(part.text.split(), np.int32) for part in parts]
+
+    def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]:
+        return [self._whole("".join(part.text for part in parts)) for parts in documents]
+
+    def _whole(self, text: str) -> Encoding:
+        found = list(re.finditer(r"\S+", text))
+        spans = np.array([match.span() for match in found], np.int64).reshape(-1, 2)
+        return Encoding(np.array([match[0] for match in found], np.int32), spans, np.zeros(len(found), bool))
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
