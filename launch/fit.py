@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def fitted(delta: float, **how: Unpack[_Resampling]) -> tuple[laws.Fit, laws.Fit | None, laws.Holdout | None]:
         """(fit, that of the first stage, held-out part): the last two where the flags ask for them."""
-        objective = laws.Objective(kind=flags.objective, delta=delta)
+        objective = laws.Objective(kind=flags.objective, delta=delta, quantile=flags.quantile)
         first = given = None
         if form.given() and flags.supervised == "table":
             first = laws.fit("supervised", table, objective=objective, **options)
@@ -114,6 +114,8 @@ def parser() -> Parser:
     add = parser.group("how it is fitted")
     add("--objective", default="huber", help="huber, log-mse, mse or lad (default huber)")
     add("--delta", default="1e-3", help="of Huber's function on log losses (default 1e-3); several print the path")
+    add("--quantile", type=float, default=0.5, help="share of runs below the law: less than .5 for a law of the best "
+        "loss of undertuned runs (default 0.5)")  # fmt: skip
     add("--starts", default="random", choices=("random", "published"), help="published: the paper's grid as well")
     add("--weights", default="", help="a column of standard errors of the loss")
     add("--resamples", type=int, default=4096, help="of the bootstrap (default 4096)")

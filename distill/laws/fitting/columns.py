@@ -60,6 +60,16 @@ ALIASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "N_T": (("N_T",), _teacher(_SIZE)),
     "D_T": (("D_T",), _teacher(_DATA)),
     "L_T": (("L_T",), (*_teacher(_LOSS), *_teacher(_PERPLEXITY))),
+    "U_S": (("U_S", "U", "D_unique"), ("unique_tokens", "d_unique", "tokens_unique")),
+    "lambda_": (("lambda_", "lambda"), ("objective_lambda", "objective_lambda_")),
+    "experts": (("experts",), ("n_experts", "num_experts")),
+    "N_0": (("N_0",), ("params_before", "params_unpruned")),
+    "L_0": (("L_0",), ("loss_before", "loss_unpruned")),
+    "rho": (("rho",), ("pruning_rate", "pruned_share")),
+    "Q": (("Q",), ("accuracy", "acc")),
+    "k": (("k",), ("samples", "n_samples", "num_samples")),
+    "error_S": (("error_S",), ("error_rate", "student_error_rate")),
+    "error_T": (("error_T",), ("teacher_error_rate",)),
 }
 _KNOWN = frozenset(alias for _, aliases in ALIASES.values() for alias in aliases)
 # Prefixes that experiment trackers add to the names of settings and results.
@@ -156,7 +166,9 @@ def resolve(form: type[Law], table: NamedColumns) -> Resolved:
             columns[name] = _only(table, name, by_name[name])
             values[name] = table.numbers(columns[name])
             words[name] = table.named.get(columns[name], columns[name])
-        table.refuse(values[name] <= 0, columns[name], "a positive number")
+        zero = name in form.may_be_zero
+        low = values[name] < 0 if zero else values[name] <= 0
+        table.refuse(low, columns[name], "a positive number" + (" or 0" if zero else ""))
     return Resolved(values, columns, words)
 
 

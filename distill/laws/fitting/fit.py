@@ -74,8 +74,7 @@ class Fit:
 
     def _summary(self) -> tuple[str, dict[str, float], dict[str, str]]:
         """The title, the values of parameters and combinations, and notes by heading."""
-        delta = f" delta {self.minimised.delta:g}" if self.minimised.kind == "huber" else ""
-        title = f"{self.law.name}: {len(self.rows)} runs of {self.table.source}, {self.minimised.kind}{delta}"
+        title = f"{self.law.name}: {len(self.rows)} runs of {self.table.source}, {self.minimised}"
         values = {name: float(getattr(self.law, name)) for name in (*self.law.parameters(), *self.law.combinations)}
         mean, largest = self.error
         notes = {
@@ -104,7 +103,7 @@ class Fit:
         mean, largest = self.error
         return {
             "status": {"kind": self.status.kind, "message": self.status.message},
-            "objective": {"kind": self.minimised.kind, "delta": self.minimised.delta, "value": self.objective},
+            "objective": {**dataclasses.asdict(self.minimised), "value": self.objective},
             "certificate": {"decrement": self.decrement, "agreement": self.agreement, "curvature": self.curvature},
             "rows": len(self.rows),
             "error": {"mean": mean, "max": largest},
@@ -247,7 +246,8 @@ def _given(form: type[Law], supervised: Law | None) -> Mapping[str, Law]:
             f"{form.name} needs the supervised law of its student: pass supervised=laws.paper()[0], a law file's law, "
             "or that of a fit of 'supervised'."
         )
-    if not isinstance(supervised, Law) or len(supervised.inputs) != 2:
+    unique = "U_S" in form.inputs and isinstance(supervised, Law) and supervised.inputs == ("N", "D", "U")
+    if not isinstance(supervised, Law) or not (len(supervised.inputs) == 2 or unique):
         raise LawError(f"supervised is {supervised!r}; wanted a law of (N, D), such as laws.paper()[0].")
     return dict.fromkeys(form.given(), supervised)
 

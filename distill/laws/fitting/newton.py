@@ -73,20 +73,22 @@ class Form(Protocol):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["inputs", "setting", "low", "high", "delta"],
-    meta_fields=["form", "raw", "pull", "exact"],
+    meta_fields=["form", "raw", "pull", "exact", "quantile"],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchProblem:
     """The shared parts of all problems of a batch: the form, the rows' inputs, the box, the objective.
 
     `raw`: residuals are of losses, not of their logarithms. `pull`: the quantity of a last row of another kind
-    (solver.Rows). `exact`: H holds the rows' own second derivatives. A pytree whose first four fields are static.
+    (solver.Rows). `exact`: H holds the rows' own second derivatives. `quantile`: the tilt of the objective. A pytree
+    whose first five fields are static.
     """
 
     form: Form
     raw: bool
     pull: Quantity | None
     exact: bool
+    quantile: float
     inputs: "tuple[Float[np.ndarray, 'n'], ...]"
     setting: FitSetting
     low: "Float[np.ndarray, 'p']"
@@ -295,7 +297,7 @@ def run(
 
 def _advance(problem: SearchProblem, s: Slots) -> Slots:
     """One turn of every slot: a trial step, its value, and the resulting state."""
-    weights, floor = s.weights, FLOOR * s.weights.sum(-1)
+    weights, floor, rows = s.weights, FLOOR * s.weights.sum(-1), s.weights.shape[1]
     given = jax.tree_util.tree_map(lambda leaf: leaf[:, None], s.given)
 
     def residual_at(at: list[jax.Array]) -> jax.Array:
@@ -308,7 +310,7 @@ def _advance(problem: SearchProblem, s: Slots) -> Slots:
         return jnp.zeros_like(weights), jnp.zeros((*at.shape, weights.shape[1]), at.dtype)
 
     def total(residual: jax.Array, width: jax.Array) -> jax.Array:
-        return (weights * ob.rho(jnp, residual, _by_row(problem, width, weights.shape[1]))).sum(-1)
+        return (_tilted(problem, weights, residual) * ob.rho(jnp, residual, _by_row(problem, width, rows))).sum(-1)
 
     trial, predicted, solvable = _propose(problem, s)
     # Some slot is active in all turns but the first: the branch keeps XLA from recomputing the slopes inside each of
@@ -317,10 +319,10 @@ def _advance(problem: SearchProblem, s: Slots) -> Slots:
     value = total(residual, s.width)
     verdict = _judge(problem, s, value, predicted, solvable, floor)
     width = jnp.where(verdict.over, jnp.maximum(problem.delta, s.width * _SHRINK), s.width)
-    by_row = _by_row(problem, width, weights.shape[1])
-    gradient, H, G = normal(weights, residual, slopes, by_row)
+    by_row, tilted = _by_row(problem, width, rows), _tilted(problem, weights, residual)
+    gradient, H, G = normal(tilted, residual, slopes, by_row)
     if problem.exact:
-        H += bend(residual_at, trial, weights * ob.psi(jnp, residual, by_row))
+        H += bend(residual_at, trial, tilted * ob.psi(jnp, residual, by_row))
     finite = jnp.isfinite(value) & jnp.isfinite(gradient).all(-1) & jnp.isfinite(G).all((-1, -2))
     sound = (verdict.better | (verdict.over & solvable)) & finite & ~s.done
     damping = _next_damping(s, (s.value - value) / jnp.maximum(predicted, 1e-300), sound, verdict)
@@ -342,6 +344,16 @@ def _advance(problem: SearchProblem, s: Slots) -> Slots:
         done=verdict.done,
         turn=s.turn + ~s.done,
     )
+
+
+def _tilted(
+    problem: SearchProblem, weights: "Float[jax.Array, 'C n']", residual: "Float[jax.Array, 'C n']"
+) -> "Float[jax.Array, 'C n']":
+    """The weights, by the side of the law that each row lies on; a pull has no side."""
+    if problem.quantile == 0.5:
+        return weights
+    tilted = weights * ob.side(jnp, residual, problem.quantile)
+    return tilted if problem.pull is None else tilted.at[:, -1].set(weights[:, -1])
 
 
 def _by_row(problem: SearchProblem, width: "Float[jax.Array, 'C']", rows: int) -> "Float[jax.Array, 'C #n']":

@@ -7,6 +7,10 @@ The residual is log Lhat - log L (or Lhat - L for "mse"), and rho is Huber's fun
     mse      the same on the raw loss
     lad      delta = 1e-7, small enough that the minimiser is that of sum |r|, reported divided by delta
 
+Each may be tilted: a residual counts 2q times where the observed loss lies above the law, and 2 (1 - q) times where it
+lies below. q = .5, the default, is no tilt. `lad` with q is quantile regression: a share q of the runs lies below the
+law. `huber` with q < .5 is an asymmetric Huber: rungs of a ladder are undertuned, and a law is of the best loss.
+
 The objective is a sum: a mean would shrink it below the tolerances of line searches, which then stop early.
 """
 
@@ -23,16 +27,26 @@ _LAD_DELTA = 1e-7
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss of a fit over residuals; only "huber" uses `delta`."""
+    """The loss of a fit over residuals; only "huber" uses `delta`. `quantile` in (0, 1) tilts it (.5: no tilt)."""
 
     kind: str = "huber"
     delta: float = 1e-3
+    quantile: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise LawError(f"objective {self.kind!r}; wanted one of {', '.join(KINDS)}.{nearest(self.kind, KINDS)}")
         if not (isinstance(self.delta, int | float) and self.delta > 0):
             raise LawError(f"delta = {self.delta!r}; wanted a positive number, such as 1e-3.")
+
+        if not (isinstance(self.quantile, int | float) and 0 < self.quantile < 1):
+            raise LawError(
+                f"quantile = {self.quantile!r}; wanted a number between 0 and 1, such as 0.1 (0.5: no tilt)."
+            )
+
+    def __str__(self) -> str:
+        delta = f" delta {self.delta:g}" if self.kind == "huber" else ""
+        return f"{self.kind}{delta}" + (f" quantile {self.quantile:g}" if self.quantile != 0.5 else "")
 
     @property
     def raw(self) -> bool:
@@ -54,6 +68,11 @@ def rho(xp: ArrayModule, residual: Values, delta: Values) -> Values:
     """Huber's function, elementwise; a square for delta = infinity."""
     inside = xp.minimum(xp.abs(residual), delta)
     return inside * (xp.abs(residual) - 0.5 * inside)
+
+
+def side(xp: ArrayModule, residual: Values, quantile: float) -> Values:
+    """The factor of a row's weight by the sign of its residual, positive where the law lies above the loss."""
+    return 1.0 if quantile == 0.5 else xp.where(residual < 0, 2 * quantile, 2 * (1 - quantile))
 
 
 def psi(xp: ArrayModule, residual: Values, delta: Values) -> Values:

@@ -93,6 +93,8 @@ def _other_units(law: Law, rows: Rows) -> dict[int, str]:
     """
     causes: dict[int, str] = {}
     for name, values in zip(law.inputs, rows.inputs):
+        if name in law.may_be_zero:
+            continue
         order = np.argsort(values)
         logs = np.log10(values[order])
         if name.startswith("L") or len(logs) < 4 or np.diff(logs).max() < np.log10(_GAP):

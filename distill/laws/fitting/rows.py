@@ -50,7 +50,7 @@ def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = Non
     if units:
         checks.refuse_units(table, {k: table.named.get(v, v) for k, v in resolved.columns.items()}, arrays)
     target = arrays[form.output]
-    centre = {name: float(np.log(arrays[name]).mean()) for name in form.inputs}
+    centre = {name: _centre(arrays[name]) for name in form.inputs}
     return Rows(
         inputs=tuple(arrays[name] for name in form.inputs),
         target=target,
@@ -59,11 +59,22 @@ def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = Non
     )
 
 
+def _centre(values: np.ndarray) -> float:
+    """The mean logarithm of the positive values."""
+    return float(np.log(values[values > 0]).mean()) if (values > 0).any() else 0.0
+
+
+def of_students(form: type[Law]) -> bool:
+    """Whether a form is of runs with a teacher: one of its inputs is a student's or a teacher's (_S, _T)."""
+    return any(name.endswith(("_S", "_T")) for name in form.inputs)
+
+
 def notes(form: type[Law], table: Table) -> list[str]:
     """The notes on a fit's rows: their columns, their unit, excluded runs, and repeated inputs."""
     arrays = naming.resolve(form, table).values
     unit = f"stated as {table.loss_unit}" if table.loss_unit else "assumed; else --loss-unit=bits or perplexity"
-    lines = [f"{naming.described(form, table)}; losses in nats per token ({unit})", *table.notes]
+    losses = f"; losses in nats per token ({unit})" if any(name.startswith("L") for name in arrays) else ""
+    lines = [f"{naming.described(form, table)}{losses}", *table.notes]
     if table.duplicates != "mean":
         lines += checks.repeats_note(form.inputs, [arrays[name] for name in form.inputs], arrays[form.output])
     return lines
@@ -81,17 +92,17 @@ def _taught(table: Table) -> np.ndarray:
 def _of_kind(form: type[Law], table: Table) -> Table:
     kinds = table.columns.get("kind")
     if kinds is not None and set(kinds.tolist()) & set(_KINDS):
-        kind = "distillation" if "L_T" in form.inputs else "supervised"
+        kind = "distillation" if of_students(form) else "supervised"
         if not (kinds == kind).any():
             raise LawError(f"{table.source}: no row of kind {kind!r}, which the form {form.name} needs.")
         return table.where(kinds == kind)
     if not naming.candidates(table, "L_T"):
         return table
     taught = _taught(table)
-    mine = taught if "L_T" in form.inputs else ~taught
+    mine = taught if of_students(form) else ~taught
     if mine.all():
         return table
-    what = ("without", "with") if "L_T" in form.inputs else ("with", "without")
+    what = ("without", "with") if of_students(form) else ("with", "without")
     if not mine.any():
         raise LawError(
             f"{table.source}: every row is one {what[0]} a teacher's loss (L_T), and {form.name} is a law of runs "

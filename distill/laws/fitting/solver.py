@@ -175,6 +175,7 @@ def _batch(
         raw=objective.raw,
         pull=rows.pull,
         exact=exact,
+        quantile=float(objective.quantile),
         inputs=tuple(np.concatenate([x, np.repeat(x[:1], padding)]) for x in rows.inputs),
         setting=FitSetting(
             {key: np.float64(value) for key, value in rows.setting.centre.items()}, np.float64(rows.setting.typical)

@@ -54,13 +54,14 @@ class Law:
     inputs: ClassVar[tuple[str, ...]] = ()
     output: ClassVar[str] = "L"
     name: ClassVar[str] = ""
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # inputs for which 0 is a value; all others are positive
     combinations: ClassVar[tuple[str, ...]] = ()  # properties that data may fix even if they do not fix the parameters
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__.lower()
-        if not cls.__name__.startswith("_"):
+        if cls.loss is not Law.loss and not cls.__name__.startswith("_"):  # bases without a formula are no forms
             FORMS[cls.name] = cls
         jax.tree_util.register_pytree_with_keys(cls, _flatten, functools.partial(_unflatten, cls))
 

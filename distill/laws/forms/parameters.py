@@ -139,6 +139,43 @@ def coefficient(
     return declare(Parameter(encode, decode, lambda setting: start, box, needs))
 
 
+def scaled(
+    needs: tuple[str, ...],
+    log_factor: Callable[[ArrayModule, Mapping[str, Values], Mapping[str, Values]], Values],
+    share: tuple[float, float] = (0.02, 1.0),
+) -> float:
+    """The positive coefficient of any term: A * exp(log_factor(xp, values of `needs`, log of every input)).
+
+    Its coordinate is the logarithm of the term at the table's centre, over the typical loss, as for a `coefficient`,
+    which is the special case of one power.
+    """
+
+    def encode(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
+        return xp.log(x) + log_factor(xp, values, setting.centre) - xp.log(setting.typical)
+
+    def decode(xp: ArrayModule, u: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
+        return xp.exp(u + xp.log(setting.typical) - log_factor(xp, values, setting.centre))
+
+    start, box = (math.log(share[0]), math.log(share[1])), (math.log(1e-6), math.log(1e3))
+    return declare(Parameter(encode, decode, lambda setting: start, box, needs))
+
+
+def crossed(cross: str, by: str, low: float, high: float) -> float:
+    """A slope of any sign beside a product term: its coordinate is the slope at the centre of the input `by`.
+
+    In -alpha x + delta x z (logarithms) the runs fix alpha - delta z at the centre of z, and alpha, the slope at z = 0,
+    hardly: `cross` names delta, `by` the input whose logarithm is z.
+    """
+
+    def encode(xp: ArrayModule, x: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
+        return x - values[cross] * setting.centre[by]
+
+    def decode(xp: ArrayModule, u: Values, values: Mapping[str, Values], setting: FitSetting) -> Values:
+        return u + values[cross] * setting.centre[by]
+
+    return declare(Parameter(encode, decode, lambda setting: (low, high), needs=(cross,), sign="real"))
+
+
 def linked(
     needs: tuple[str, ...],
     encode: Callable[..., Values],

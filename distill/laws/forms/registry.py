@@ -8,8 +8,10 @@ import traceback
 from pathlib import Path
 
 from distill.config import DistillError, nearest
-from distill.laws.forms import forms as forms  # registers the shipped forms
+from distill.laws.forms import forms, lambdas, published, repetition, scores, students
 from distill.laws.forms.law import FORMS, Law, LawError, read_json
+
+SHIPPED = (forms, students, repetition, lambdas, published, scores)  # modules; importing one registers its forms
 
 
 def get(form: str | type[Law]) -> type[Law]:

@@ -22,10 +22,10 @@ import numpy as np
 
 from distill.laws.fitting.fit import Fit
 from distill.laws.forms.arrays import Floats
-from distill.laws.forms.forms import paper
 from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
 from distill.laws.forms.resampled import ResampledLaws, supervised_inside
+from distill.laws.forms.students import paper
 from distill.laws.planning.region import ANY, PAPER_REGION, Region
 from distill.laws.planning.scenarios import Flops
 from distill.laws.uncertainty.bootstrap import Bootstrap

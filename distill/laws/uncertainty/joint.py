@@ -13,7 +13,7 @@ import numpy as np
 
 from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, make_fit
-from distill.laws.fitting.objective import rho
+from distill.laws.fitting.objective import rho, side
 from distill.laws.forms.arrays import Values
 from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.parameters import FitSetting, Parameter
@@ -111,4 +111,5 @@ def _as_fit(stage: Fit, law: Law, solutions: solver.Solutions, best: int) -> Fit
 
 def _sum(stage: Fit, law: Law) -> float:
     residuals = np.log(law(*stage.rows.inputs)) - np.log(stage.rows.target)
-    return float((stage.weights * rho(np, residuals, stage.minimised.width)).sum())
+    weights = stage.weights * side(np, residuals, stage.minimised.quantile)
+    return float((weights * rho(np, residuals, stage.minimised.width)).sum())

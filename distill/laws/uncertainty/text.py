@@ -16,7 +16,7 @@ def report(
 ) -> str:
     """Estimates with intervals, the status, what the runs identify, and the errors in and out of sample."""
     mean, largest = fit.error
-    measure = fit.minimised.kind + (f" delta {fit.minimised.delta:g}" if fit.minimised.kind == "huber" else "")
+    measure = str(fit.minimised)
     lines = [f"{fit.law.name}: {len(fit.rows)} runs of {fit.table.source}, {measure}"]
     lines += [*(f"  {note}" for note in notes(type(fit.law), fit.table)), ""]
     if first and boot and boot.supervised:
