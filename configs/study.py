@@ -13,6 +13,9 @@ micro            532 runs: two-layer models of 7K to 222K parameters (teachers t
 entropy          118 runs on a random language whose entropy is known: how near does the fitted E come to it?
 lambda           388 runs: lambda by the teacher's strength by size by budget, two seeds, on the text of `micro`
 stored           160 runs: top-k and random draws of a teacher's distribution beside the whole, over sizes and budgets
+chains           96 runs: students of their teacher's size that teach the next, four times, on fresh and repeated text;
+                 with --config.objective.lambda_=0.5, in a workdir of its own, students read the text as well
+repeats          152 runs: 1/16 to all of a budget is unique text, for teachers, students and supervised runs
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
 
@@ -28,6 +31,7 @@ from ml_collections import ConfigDict
 
 from configs import base, train
 from distill.config import ConfigError, StudyExperimentConfig, ladder, nearest
+from distill.config.tree import parse_count
 
 PROTOCOLS = ("fixed-M", "isoflop", "A", "B", "C")
 PRESETS = (
@@ -35,6 +39,8 @@ PRESETS = (
     "micro",
     "lambda",
     "stored",
+    "chains",
+    "repeats",
     "entropy",
     "ablations",
     *PROTOCOLS,
@@ -107,6 +113,28 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.optim.learning_rate = 14e-3
             config.teacher.memory_gib = 1.0
             config.data.update(source="tokens", tokens="stores/prose")
+        elif arg == "chains":
+            budgets = ("250K", "250K/31.25K", "1M", "1M/125K")
+            cells = [f"{name}@{budget}" for name in "cs" for budget in budgets]
+            chains = [">".join([cell] * k) for k in range(1, 5) for cell in cells]
+            config.study.models = _micro_models()
+            config.study.teachers = tuple(cell.replace("@", " @ ") for cell in cells)
+            config.study.supervised = config.study.teachers
+            config.study.distilled = tuple(
+                f"{chain} > {chain.rpartition('>')[2].replace('@', ' @ ')}" for chain in chains
+            )
+            _on_prose(config)
+        elif arg == "repeats":
+            config.study.models = _micro_models()
+            cells = [f"{budget}/{unique}" for budget in ("500K", "2M") for unique in _shares(budget)]
+            taught = [f"c@1M/{unique}" for unique in _shares("1M")]
+            config.study.teachers = ("t @ 4M", "c @ 1M", *(label.replace("@", " @ ") for label in taught))
+            config.study.supervised = (f"p c s @ 500K 2M {' '.join(cells)}",)
+            config.study.distilled = (
+                f"t@4M > p c s @ 500K 2M {' '.join(cells)}",
+                f"c@1M {' '.join(taught)} > p c @ 500K",
+            )
+            _on_prose(config)
         elif arg == "micro":
             config.study.models = _micro_models()
             config.study.teachers = ("c @ 250K 1M", "r @ 2M", "t @ 1M 8M", "u @ 8M", "c t @ 1M # 2 3")
@@ -124,6 +152,19 @@ def get_config(arg: str = "smoke") -> ConfigDict:
         else:
             raise ConfigError(f"configs/study.py: there is no preset {arg!r}.{nearest(arg, PRESETS)}")
     return config
+
+
+def _on_prose(config: ConfigDict) -> None:
+    """Two seeds at the rate that is best on every budget, on the text of `micro`."""
+    config.study.seeds = (0, 1)
+    config.optim.learning_rate = 14e-3
+    config.teacher.memory_gib = 1.0
+    config.data.update(source="tokens", tokens="stores/prose")
+
+
+def _shares(budget: str) -> list[str]:
+    """1/2 to 1/16 of a budget."""
+    return [f"{parse_count(budget) // share:d}" for share in (2, 4, 8, 16)]
 
 
 def _micro_models() -> tuple[str, ...]:

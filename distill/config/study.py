@@ -11,9 +11,11 @@ class StudyConfig:
 
     models      'name = width x layers', e.g. 'c = 32x2'; all other fields are those of the experiment's model
     supervised  'models @ budgets', e.g. 'p q c @ 125K 250K'; trained on the students' half of the text. A budget is a
-                number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile)
+                number of tokens, '20N' (20 a parameter) or 'C3e12' (FLOPs of training: an IsoFLOP profile); '1M/125K'
+                repeats 125K unique tokens (`data.unique`)
     teachers    'models @ budgets'; trained on the teachers' half
-    distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'
+    distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'; a student of a line above may
+                teach: 'c@1M > c @ 1M', then 'c@1M>c@1M > c @ 1M'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
                 setting in addition; such a study compares settings and fits no law
     A line that ends in '# 0 1 2' has these seeds, other lines `seeds`. A student has its teacher's seed.

@@ -107,35 +107,53 @@ def _group(
 def _students(
     config: StudyExperimentConfig, lines: list[str], teachers: dict[str, PlannedRun], seed: int, workdir: Path
 ) -> Iterator[PlannedRun]:
+    """The students of every line. Those of one line may teach those of the next: `c@1M>c@1M` is the label of one."""
+    teachers = dict(teachers)
     for line in lines:
-        by, separator, rest = line.partition(">")
+        by, _, rest = line.rpartition(">")
         names, at, budgets = rest.partition("@")
-        if not separator or not at:
+        if not by or not at:
             raise ConfigError(
                 f"config.study.distilled: got {line!r}, wanted 'teachers > models @ budgets', "
                 "e.g. 'c@250K > p q @ 125K 250K'"
             )
-        largest = _largest(config)
+        students: list[PlannedRun] = []
         for label in by.split():
-            if label not in teachers:
-                raise ConfigError(
-                    f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers"
-                    f"{f' of seed {seed}' if seed else ''}."
-                    f"{nearest(label, teachers)}"
-                )
-            teacher = teachers[label]
-            # A study keeps its runs in one folder, so a teacher's path follows from its name.
-            source = str(workdir / "runs" / teacher.run)
-            taught_by = dataclasses.replace(config.teacher, run=teacher.run, source=source)
-            for name, budget in _product(config, "distilled", line, names, budgets):
-                run = dataclasses.replace(
-                    _experiment(config, "distilled", name, budget, seed, "student"), teacher=taught_by
-                )
-                student = f"{label}>{name}@{budget}"
-                if config.study.ablations:
-                    yield from _ablated(config, student, run)
-                else:
-                    yield _plan(student, run, stage=LAST_STAGE if run.tokens == largest else 1)
+            teacher = _teacher(config, line, label, teachers, seed, workdir)
+            students += _students_of(config, line, teacher, label, seed)
+        teachers |= {student.name.partition("#")[0]: student for student in students if not student.settings}
+        largest = _largest(config)
+        for student in students:
+            last = not student.base and student.config.tokens == largest
+            yield dataclasses.replace(student, stage=LAST_STAGE if last else 1)
+
+
+def _teacher(
+    config: StudyExperimentConfig, line: str, label: str, teachers: dict[str, PlannedRun], seed: int, workdir: Path
+) -> TeacherConfig:
+    """The teacher of this label: one of study.teachers, or a student of a line above. Raises ConfigError for others."""
+    if label not in teachers:
+        raise ConfigError(
+            f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers"
+            f"{f' of seed {seed}' if seed else ''}, nor a student of a line above.{nearest(label, teachers)}"
+        )
+    # A study keeps its runs in one folder, so a teacher's path follows from its name.
+    run = teachers[label].run
+    return dataclasses.replace(config.teacher, run=run, source=str(workdir / "runs" / run))
+
+
+def _students_of(
+    config: StudyExperimentConfig, line: str, teacher: TeacherConfig, label: str, seed: int
+) -> Iterator[PlannedRun]:
+    """The students of one teacher, each under every setting of an ablation."""
+    names, _, budgets = line.rpartition(">")[2].partition("@")
+    for name, budget in _product(config, "distilled", line, names, budgets):
+        run = dataclasses.replace(_experiment(config, "distilled", name, budget, seed, "student"), teacher=teacher)
+        student = f"{label}>{name}@{budget}"
+        if config.study.ablations:
+            yield from _ablated(config, student, run)
+        else:
+            yield _plan(student, run, stage=1)
 
 
 def _ablated(config: StudyExperimentConfig, student: str, run: ExperimentConfig) -> Iterator[PlannedRun]:
@@ -162,8 +180,12 @@ def _largest(config: StudyExperimentConfig) -> int:
 
 
 def _tokens(config: StudyExperimentConfig, field: str, name: str, budget: str) -> int:
-    """A budget in tokens: '250K', '20N' (20 per non-embedding parameter), or the tokens that 'C1e12' FLOPs train."""
+    """A budget in tokens: '250K', '20N' (20 per non-embedding parameter), or the tokens that 'C1e12' FLOPs train.
+
+    The unique tokens behind a '/' do not count.
+    """
     model = models(config)[name]
+    budget = budget.partition("/")[0]
     try:
         if budget[-1:] == "N":
             return round(float(budget[:-1]) * counts.non_embedding(model))
@@ -173,8 +195,14 @@ def _tokens(config: StudyExperimentConfig, field: str, name: str, budget: str) -
     except (ValueError, OverflowError):
         raise ConfigError(
             f"config.study.{field}: got the budget {budget!r}, wanted tokens (250K), tokens a parameter (20N) or FLOPs "
-            "of training (C1e12)"
+            "of training (C1e12), and unique tokens behind a '/' (1M/125K)"
         ) from None
+
+
+def _unique(config: StudyExperimentConfig, field: str, name: str, budget: str) -> int:
+    """The tokens behind the '/' of a budget, which the run repeats; the experiment's own without one."""
+    _, separator, unique = budget.partition("/")
+    return _tokens(config, field, name, unique) if separator else config.data.unique
 
 
 def _product(
@@ -196,7 +224,7 @@ def _experiment(
     config: StudyExperimentConfig, field: str, name: str, budget: str, seed: int, split: Split
 ) -> ExperimentConfig:
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(ExperimentConfig)}
-    data = dataclasses.replace(config.data, split=split)
+    data = dataclasses.replace(config.data, split=split, unique=_unique(config, field, name, budget))
     changed = {
         "model": models(config)[name],
         "data": data,

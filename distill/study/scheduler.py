@@ -95,8 +95,9 @@ class _Queue:
         """Marks a run as failed, and the waiting runs that depend on it as not run."""
         self.failed[task.name] = line
         for orphan in [other for other in self.waiting if other.config.teacher.run == task.run]:
-            self.waiting.remove(orphan)
-            self.failed[orphan.name] = f"not run: it needs {task.name}, which failed"
+            if orphan in self.waiting:
+                self.waiting.remove(orphan)
+                self.fail(orphan, f"not run: it needs {task.name}, which failed")
 
     def outcome(self) -> Outcome:
         return Outcome(finished=tuple(self.finished), failed=self.failed)

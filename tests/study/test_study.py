@@ -224,6 +224,42 @@ def test_a_wrong_line_is_named(changes, message):
         matrix.expand(study(study=changes), Path("w"))
 
 
+def test_a_budget_of_repeated_text():
+    """'8K/2K' are 8K tokens of 2K unique ones, for all three kinds of runs; the budget alone says the length."""
+    lines = {
+        "models": ("a = 16x2",), "teachers": ("a @ 8K/2K",), "supervised": ("a @ 4K 4K/1K",),
+        "distilled": ("a@8K/2K > a @ 4K/1K 4K",),
+    }  # fmt: skip
+    tasks = {task.name: task.config for task in matrix.expand(study(study=lines), Path("w"))}
+    assert {name: (c.tokens, c.data.unique) for name, c in tasks.items()} == {
+        "a@8K/2K": (8000, 2000), "a@4K": (4000, 0), "a@4K/1K": (4000, 1000),
+        "a@8K/2K>a@4K/1K": (4000, 1000), "a@8K/2K>a@4K": (4000, 0),
+    }  # fmt: skip
+    assert len({task.trunk for task in matrix.expand(study(study=lines), Path("w"))}) == 5
+
+
+def test_a_student_teaches_the_next():
+    lines = {
+        "models": ("a = 16x2",), "teachers": ("a @ 8K",), "seeds": (0, 1),
+        "distilled": ("a@8K > a @ 4K", "a@8K>a@4K > a @ 4K 6K", "a@8K>a@4K>a@6K > a @ 4K"),
+    }  # fmt: skip
+    tasks = {task.name: task for task in matrix.expand(study(study=lines), Path("w"))}
+    for end in ("", "#1"):
+        chain = [f"a@8K{end}", f"a@8K>a@4K{end}", f"a@8K>a@4K>a@6K{end}", f"a@8K>a@4K>a@6K>a@4K{end}"]
+        for teacher, taught in zip(chain, chain[1:]):
+            assert tasks[taught].config.teacher.run == tasks[teacher].run
+            assert tasks[taught].config.teacher.source == str(Path("w") / "runs" / tasks[teacher].run)
+    assert len(tasks) == 10, sorted(tasks)
+    with pytest.raises(ConfigError, match="nor a student of a line above"):
+        matrix.expand(study(study=lines | {"distilled": lines["distilled"][::-1]}), Path("w"))
+
+
+@pytest.mark.parametrize("preset, runs", [("chains", 96), ("repeats", 152), ("lambda", 388), ("stored", 160)])
+def test_the_presets_of_findings_have_their_runs(preset, runs):
+    config = build(StudyExperimentConfig, study_config.get_config(preset).to_dict())
+    assert len(matrix.expand(config, Path("w"))) == runs
+
+
 ABLATED = {
     "models": ("a = 16x1",),
     "teachers": ("a @ 8K",),
