@@ -113,7 +113,10 @@ def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDA
     if len(windows) == total:
         return windows, {"count": total, "of": total, "samples": 0, "seed": 0}
     samples = config.steps * config.batch_size
-    return windows, {"count": len(windows), "of": total, "samples": samples, "seed": config.data.seed}
+    extent: RecipeWindows = {"count": len(windows), "of": total, "samples": samples, "seed": config.data.seed}
+    if config.data.unique:  # stores from before it name none
+        extent["unique"] = config.data.unique
+    return windows, extent
 
 
 def _recipe(

@@ -49,12 +49,16 @@ class RecipeData(TypedDict):
 
 
 class RecipeWindows(TypedDict):
-    """Which windows are stored: `count` of `of`, those that the first `samples` samples of data.seed=`seed` read."""
+    """Which windows are stored: `count` of `of`, those that the first `samples` samples of data.seed=`seed` read.
+
+    `unique` is data.unique of the config, where it is not 0: the samples of another choice are others.
+    """
 
     count: int
     of: int
     samples: int
     seed: int
+    unique: NotRequired[int]
 
 
 class SignalRecipe(TypedDict):

@@ -188,8 +188,9 @@ class SignalStore:
         extent = self.manifest["recipe"]["windows"]
         if extent["count"] == extent["of"]:
             return f"its data have {extent['of']} windows"
+        chosen = f" of data.unique={extent['unique']}" if extent.get("unique") else ""
         return (
-            f"it was made for the first {extent['samples']} windows in the order of data.seed={extent['seed']} "
+            f"it was made for the first {extent['samples']} windows in the order of data.seed={extent['seed']}{chosen} "
             f"({extent['count']} of {extent['of']}); make one with more tokens, or with --windows=all"
         )
 

@@ -230,6 +230,23 @@ def test_a_finished_store_is_not_made_again_and_another_is_not_made_over_it(stud
         cache.cache_signals(student, SignalSpec(kind="topk", top_k=5), made("topk"), shard_tokens=7 * 16)
 
 
+def test_repeated_text_is_stored_once_and_other_text_is_another_store(student, tmp_path):
+    """data.unique: six steps read the same four windows, which are all that a store needs; a store of as many others is
+    not taken for it (was seen to be, when the recipe named their number alone)."""
+
+    def unique(number, **changes):
+        return dataclasses.replace(student, data=dataclasses.replace(student.data, unique=number), **changes)
+
+    stored = cache.cache_signals(unique(64), SignalSpec(kind="full"), tmp_path / "four")
+    assert stored["recipe"]["windows"]["count"] == 4 and stored["recipe"]["windows"]["unique"] == 64
+    loop.train(reading(unique(64), "full", tmp_path / "four"), tmp_path / "student")
+    refused(reading(unique(128), "full", tmp_path / "four"), inputs.open_store(student, ""), "of data.unique=64")
+    one_step = dict(tokens=64)
+    cache.cache_signals(unique(128, **one_step), SignalSpec(kind="full"), tmp_path / "first")
+    with pytest.raises(DistillError, match="unique"):
+        cache.cache_signals(unique(640, **one_step), SignalSpec(kind="full"), tmp_path / "first")
+
+
 def test_all_windows_of_a_split(student, tmp_path):
     found = cache.cache_signals(student, SignalSpec(kind="argmax"), tmp_path / "all", every=True)
     kept = found["recipe"]["windows"]
