@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -54,8 +55,14 @@ class Theme:
 
     def shades(self, n: int) -> list[Colour]:
         """n colours of the ramp, in order."""
+        return [self.colour(place) for place in places(n)]
+
+    def colour(self, which: str | float) -> Colour:
+        """A colour by its name in this theme, or by its place from 0 to 1 on the ramp."""
+        if isinstance(which, str):
+            return matplotlib.colors.to_rgba(getattr(self, which))
         low, high = self.ramp
-        return [matplotlib.colormaps["viridis"](low + (high - low) * i / max(n - 1, 1)) for i in range(n)]
+        return matplotlib.colormaps["viridis"](low + (high - low) * which)
 
     @contextmanager
     def applied(self, changes: Mapping[str, object] = MappingProxyType({})) -> Iterator[None]:
@@ -73,6 +80,11 @@ class Theme:
             yield
 
 
+def places(n: int) -> list[float]:
+    """n places on the ramp, evenly from its dark to its light end."""
+    return [i / max(n - 1, 1) for i in range(n)]
+
+
 LIGHT = Theme(
     name="light", ground="#ffffff", ink="#1b1f24", soft="#656d76", grid="#e3e7eb", ramp=(0.0, 0.82),
     blue="#0072b2", orange="#c04f00", green="#007a5a", purple="#a3528a",
@@ -86,7 +98,7 @@ THEMES = (LIGHT, DARK)
 
 def panels(n: int, *, columns: int = 3, height: float = 2.6, legend_rows: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of n panels that share their axes, in rows of at most `columns`, with room for a legend below."""
-    columns = 2 if n == 4 and columns > 2 else min(columns, n)
+    columns = across(n, columns)
     rows = math.ceil(n / columns)
     figure = new_figure(rows * (3.6 if columns == 1 else height) + 0.35 + 0.22 * legend_rows)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -97,6 +109,11 @@ def panels(n: int, *, columns: int = 3, height: float = 2.6, legend_rows: int = 
     for axes in flat[max(n - columns, 0) : n]:
         axes.xaxis.set_tick_params(labelbottom=True)
     return figure, flat[:n]
+
+
+def across(n: int, columns: int) -> int:
+    """How many of n panels stand beside each other: at most `columns`, and four in two rows."""
+    return 2 if n == 4 and columns > 2 else max(min(columns, n), 1)
 
 
 def new_figure(height: float) -> Figure:

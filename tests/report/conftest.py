@@ -1,6 +1,7 @@
 """A study that never ran: rows drawn from known laws of the paper's forms, at micro scale, with 1% noise."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,43 @@ PLAN = {
     "bill": {"student": 2.5e12, "logits": 3.5e12, "teacher": 0.0, "serving": 0.0},
     "sentence": "Distil a 56K student on 3.8M tokens: expected loss 1.280 against 1.370.", "distil": True,
 }  # fmt: skip
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A running Chromium."""
+    if BROWSER is None:
+        pytest.skip("no Chromium; install it with apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(path or address, **context): a tab; errors, console messages and requests are kept in its `seen`."""
+    contexts = []
+
+    def open_page(place, **options):
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.seen = []
+        page.on("pageerror", lambda error: page.seen.append(str(error)))
+        page.on("console", lambda message: page.seen.append(message.text))
+        page.on("request", lambda request: page.seen.append(request.url))
+        page.goto(place.as_uri() if isinstance(place, Path) else place)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from distill.report import theme as theme_module
+from distill.report.charts import picture
 from distill.report.study import law_figures, results, run_figures
 from distill.report.study.results import Results
 from distill.report.theme import DARK, LIGHT, THEMES, padded, png
@@ -21,6 +22,11 @@ def found(study_dir):
     return results.load(study_dir)
 
 
+def drawn(chart, theme=LIGHT):
+    with theme.applied():
+        return picture.draw(chart, theme)
+
+
 def lines(ax, style="-"):
     """(x, y) of every line of a style."""
     chosen = [line for line in ax.get_lines() if line.get_linestyle() == style]
@@ -28,11 +34,11 @@ def lines(ax, style="-"):
 
 
 def test_students_against_teachers_panel_by_panel(found):
-    figure = run_figures.students(found, LIGHT)
+    figure = drawn(run_figures.students(found), LIGHT)
     for ax, N in zip(figure.axes, sorted(SIZES.values())):
-        drawn = lines(ax)
-        assert len(drawn) == len(BUDGETS)
-        for (x, y), D in zip(drawn, BUDGETS):
+        means = lines(ax)
+        assert len(means) == len(BUDGETS)
+        for (x, y), D in zip(means, BUDGETS):
             truth = sorted((run.L_T, run.loss) for run in found.distilled if (run.N, run.D) == (N, D))
             np.testing.assert_array_equal(np.stack([x, y], axis=1), truth)
         dashed = sorted(float(y[0]) for _, y in lines(ax, "--"))
@@ -44,7 +50,7 @@ def test_students_against_teachers_panel_by_panel(found):
 
 def test_lines_are_means_over_seeds():
     runs = tuple(rows(seeds=(0, 1, 2)))
-    figure = run_figures.students(Results(workdir=None, runs=runs), LIGHT)  # type: ignore[arg-type]
+    figure = drawn(run_figures.students(Results(workdir=None, runs=runs)), LIGHT)  # type: ignore[arg-type]
     x, y = lines(figure.axes[0])[0]
     N, D = sorted(SIZES.values())[0], BUDGETS[0]
     best = [run for run in runs if (run.N, run.D, run.N_T, run.D_T) == (N, D, 98_000, 1_000_000)]
@@ -54,7 +60,7 @@ def test_lines_are_means_over_seeds():
 
 
 def test_loss_against_tokens_marks_the_runs_that_teach(found):
-    figure = run_figures.tokens(found, LIGHT)
+    figure = drawn(run_figures.tokens(found), LIGHT)
     stars = [(x, y) for ax in figure.axes for line in ax.get_lines() if line.get_marker() == "*"
              for x, y in zip(line.get_xdata(), line.get_ydata())]  # fmt: skip
     teachers = {(run.D, run.loss) for run in found.teachers if run.N in SIZES.values()}
@@ -65,49 +71,54 @@ def test_loss_against_tokens_marks_the_runs_that_teach(found):
 
 
 def test_learning_curves_show_every_run(found):
-    figure = run_figures.learning(found, DARK)
+    figure = drawn(run_figures.learning(found), DARK)
     assert sum(len(lines.get_paths()) for ax in figure.axes for lines in ax.collections) == len(found.runs)
-    assert run_figures.learning(dataclasses.replace(found, curves={}), DARK) is None
+    assert run_figures.learning(dataclasses.replace(found, curves={})) is None
 
 
 def test_of_many_sizes_and_teachers_some_are_shown_and_it_says_so(found, monkeypatch):
-    whole = run_figures.tokens(found, LIGHT)
+    whole = drawn(run_figures.tokens(found), LIGHT)
     sizes = sum(ax.get_visible() for ax in whole.axes)
     assert sizes > 2 and whole.legends[0].get_title().get_text() == ""
     monkeypatch.setattr(run_figures, "_PANELS", 2)
     monkeypatch.setattr(run_figures, "_NAMED", 2)
-    few = run_figures.tokens(found, LIGHT)
+    few = drawn(run_figures.tokens(found), LIGHT)
     titles = [ax.get_title(loc="left") for ax in few.axes if ax.get_visible()]
     assert titles == [whole.axes[0].get_title(loc="left"), whole.axes[sizes - 1].get_title(loc="left")]
     assert few.legends[0].get_title().get_text() == f"2 of {sizes} sizes"
-    assert len(few.legends[0].get_texts()) == 2 + 2  # supervised, supervised that teaches, two teachers
+    labels = [text.get_text() for text in few.legends[0].get_texts()]
+    assert labels[-1] == "supervised" and sum(label.startswith("teacher ") for label in labels) == 2 == len(labels) - 1
 
 
 def test_predictions_stand_where_they_were_made(found):
-    figure = law_figures.accuracy(found, LIGHT)
+    figure = drawn(law_figures.accuracy(found))
     above, below = figure.axes[1], figure.axes[3]
     dots = next(line for line in above.get_lines() if line.get_marker() == "o")
     truth = [run.loss for run in found.distilled]
     np.testing.assert_array_equal(dots.get_xdata(), truth)
     expected = [DISTILLATION(run.N, run.D, run.L_T) for run in found.distilled]
     np.testing.assert_allclose(dots.get_ydata(), expected, rtol=1e-12)
-    diamonds = [line for line in above.get_lines() if line.get_marker() == "D"]
-    assert len(diamonds) == len(found.predictions)
-    held = [line for line in diamonds if matplotlib.colors.to_hex(line.get_color()) == LIGHT.green]
+    held, out = (line for line in above.get_lines() if line.get_marker() == "D")
+    assert [matplotlib.colors.to_hex(line.get_color()) for line in (held, out)] == [LIGHT.green, LIGHT.orange]
     losses = {run.run: run.loss for run in found.runs}
-    assert len(held) == sum(p.contains(losses[p.run]) for p in found.predictions)
+    inside = [p for p in found.predictions if p.contains(losses[p.run])]
+    assert list(held.get_ydata()) == [p.predicted for p in inside]
+    assert len(held.get_xdata()) + len(out.get_xdata()) == len(found.predictions)
+    bars = next(c for c in above.collections if len(c.get_segments()) == len(inside))
+    assert [tuple(bar[:, 1]) for bar in bars.get_segments()] == [(p.lower, p.upper) for p in inside]
     errors = next(line for line in below.get_lines() if line.get_marker() == "o")
     np.testing.assert_allclose(errors.get_ydata(), 100 * (np.array(expected) / truth - 1), atol=1e-9)
 
 
 def test_intervals_are_drawn_relative_to_the_estimate_and_end_in_arrows(found):
-    figure = law_figures.intervals(found, LIGHT)
+    figure = drawn(law_figures.intervals(found))
     upper, lower = figure.axes
-    names = ["$A$", "$B$", "$E$", r"$\alpha$", r"$\beta$", r"$\gamma$"]
+    names = ["A", "B", "E", *"\N{GREEK SMALL LETTER ALPHA}\N{GREEK SMALL LETTER BETA}\N{GREEK SMALL LETTER GAMMA}"]
     assert [text.get_text() for text in upper.get_yticklabels()] == names[::-1]
-    bars = [line for line in upper.get_lines() if line.get_linewidth() == 3]
-    for bar in bars:
-        np.testing.assert_allclose(bar.get_xdata(), [0.7, 1.5])
+    (bars,) = upper.collections
+    assert len(bars.get_segments()) == len(names)
+    for bar in bars.get_segments():
+        np.testing.assert_allclose(bar[:, 0], [0.7, 1.5])
     arrows = {line.get_marker() for line in lower.get_lines()} & {"<", ">"}
     assert arrows == {"<", ">"}  # c1, from 0.1 to 1e8
 
@@ -128,7 +139,7 @@ def test_the_plan_takes_the_best_of_the_studys_teachers(found):
 
 def test_the_star_stands_where_the_advice_points(found):
     def star(plan):
-        figure = law_figures.plan(dataclasses.replace(found, plan=plan), LIGHT, law_figures.plan_curves(found))
+        figure = drawn(law_figures.plan(dataclasses.replace(found, plan=plan), law_figures.plan_curves(found)))
         (line,) = [line for line in figure.axes[0].get_lines() if line.get_marker() == "*"]
         return float(line.get_xdata()[0]), float(line.get_ydata()[0])
 
@@ -148,8 +159,8 @@ def test_a_plan_with_a_teacher_of_its_own_beats_the_studys_teachers(found):
 
 def test_without_laws_their_figures_are_left_out(found):
     bare = dataclasses.replace(found, laws=(), plan=None)
-    assert law_figures.accuracy(bare, LIGHT) is None
-    assert law_figures.intervals(bare, LIGHT) is None
+    assert law_figures.accuracy(bare) is None
+    assert law_figures.intervals(bare) is None
     assert law_figures.plan_curves(bare) is None
 
 
@@ -207,7 +218,7 @@ def contrast(first, second):
 
 def test_the_same_figure_is_the_same_file(found):
     with LIGHT.applied():
-        first, second = (png(run_figures.students(found, LIGHT)) for _ in range(2))
+        first, second = (png(drawn(run_figures.students(found), LIGHT)) for _ in range(2))
     assert first == second and first.startswith(b"\x89PNG")
 
 
@@ -224,10 +235,12 @@ def test_limits_surround_a_single_value():
 
 
 def test_the_theme_is_the_only_palette():
-    """No figure names a colour of its own; the page's style sheet is no figure."""
+    """No figure names a colour of its own; a description of a chart names those of the theme."""
     folder = Path(theme_module.__file__).parent
-    named = re.compile(r"""["'](#[0-9a-fA-F]{3,8}|0\.\d|black|white|red|blue|green|gr[ae]y|orange|C\d)["']""")
+    own = r"#[0-9a-fA-F]{3,8}|0\.\d|black|white|red|gr[ae]y|C\d"
     for path in sorted(folder.rglob("*.py")):
-        if path.name not in ("theme.py", "page.py", "terminal.py"):  # a terminal has colours of its own
-            found = [line.strip() for line in path.read_text("utf-8").splitlines() if named.search(line)]
+        if path.name not in ("theme.py", "terminal.py"):  # a terminal has colours of its own
+            text = path.read_text("utf-8")
+            named = re.compile(rf"""["']({own}{"|blue|green|orange" if "matplotlib" in text else ""})["']""")
+            found = [line.strip() for line in text.splitlines() if named.search(line)]
             assert not found, f"{path}: {found}"

@@ -1,5 +1,7 @@
 """The page is self-contained, escaped and accessible: parsed, not searched."""
 
+import base64
+import hashlib
 from html.parser import HTMLParser
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from distill.report import page
 from distill.report.page import Column, TableCell
 
-VOID = {"meta", "img", "source", "br", "link"}
+VOID = {"meta", "img", "source", "br", "link", "input"}
 
 
 class Reader(HTMLParser):
@@ -75,3 +77,40 @@ def test_the_policy_forbids_everything_that_is_not_inside():
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert read.all("html")[0]["lang"] == "en"
     assert any(m.get("name") == "viewport" for m in read.all("meta"))
+
+
+def test_no_script_runs_but_those_that_were_given():
+    script = "document.title = 'x';\n"
+    read = Reader(page.page("t", [], scripts=[script]))
+    policy = next(m["content"] for m in read.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.endswith(f"; script-src 'sha256-{digest}'") and "unsafe-inline'" not in policy.split("script-src")[1]
+
+
+def test_a_long_table_shows_its_first_rows_and_finds_all(visit, tmp_path):
+    """Elements of 2,000 rows took 2.6 times the CPU to open; links and tones survive in the rows beside the table."""
+    columns = [Column(name="run", text=True), Column(name="D"), Column(name="loss")]
+    tokens = [f"{i}K" for i in range(1, 301)]
+    rows = [[TableCell(text=f"r{i}", link=f"run={i}"), D, TableCell(text=f"{1 / (i + 1):.4f}", tone="good")]
+            for i, D in enumerate(tokens)]  # fmt: skip
+    path = tmp_path / "table.html"
+    path.write_text(page.page("t", [page.table("c", columns, rows, sorts="runs")], [page.table_script()]), "utf-8")
+    tab = visit(path)
+    shown, count = tab.locator("#runs tbody tr"), tab.locator(".filter output")
+    assert shown.count() == 100
+    tab.locator(".filter button").click()
+    assert shown.count() == 200 and count.inner_text() == "200 shown of 300, 300 rows"
+    tab.locator("input").fill("D>=299K")
+    assert [line.split() for line in shown.all_inner_texts()] == [
+        ["r298", "299K", "0.0033"],
+        ["r299", "300K", "0.0033"],
+    ]
+    assert count.inner_text() == "2 of 300 rows" and not tab.locator(".filter button").is_visible()
+    cells = shown.first.locator("th, td")
+    assert (
+        cells.nth(0).locator("a").get_attribute("href") == "#run=298" and cells.nth(2).get_attribute("class") == "good"
+    )
+    tab.locator("input").fill("")
+    tab.locator("#runs thead th").nth(1).locator("button").dblclick()
+    assert shown.first.inner_text().split()[:2] == ["r299", "300K"]
+    assert tab.seen == [tab.url]

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -15,20 +14,6 @@ from distill.laws.planning.scenarios import SCENARIOS, Flops
 from distill.report.law import planner_page
 
 PAPER = read("paper")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no Chromium; install it with apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

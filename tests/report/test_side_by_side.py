@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import json
 
-from distill.records import metrics
 from distill.records.runs import RunRecord, load_record
-from distill.report.runs import side_by_side
+from distill.report.charts import picture
+from distill.report.runs import curves, side_by_side
+from distill.report.theme import LIGHT
 from launch import report
 from launch.support import cli
+from tests.report.test_page import Reader
 
 
 def run(folder, losses, record=None):
@@ -27,11 +29,13 @@ def test_the_distillation_loss_is_not_called_a_divergence(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curves = [metrics.read(tmp_path / name / "metrics.jsonl", ("ntp", "kd")) for name in ("a", "b")]
-    drawn = side_by_side.figure(["a", "b"], curves, [RunRecord(**record), None])
-    titles = [axes.get_title() for axes in drawn.axes]
+    (tmp_path / "a" / "result.json").write_text(json.dumps(record))
+    chart = side_by_side.figure([curves.load(tmp_path / name, 10) for name in ("a", "b")], "both")
+    with LIGHT.applied():
+        drawn = picture.draw(chart, LIGHT)
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
     assert titles == ["next-token loss (nats per token)", "distillation loss (nats per token)"]
-    assert [text.get_text() for text in drawn.axes[1].get_legend().get_texts()] == ["a, KL 0.198", "b"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["a, KL 0.198", "b"]
     assert {axes.get_xlabel() for axes in drawn.axes} == {"tokens"}
     drawn.canvas.draw()
     for axes in drawn.axes:  # 100 to 300 tokens: less than a decade has labels too
@@ -47,6 +51,9 @@ def test_runs_side_by_side(tmp_path, capsys):
     out = tmp_path / "figures" / "both"
     assert cli.guard(report.main, [f"--runs={a},{b}", f"--out={out}"]) == 0
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".svg").read_text().lstrip().startswith("<?xml")
+    page = Reader(out.with_suffix(".html").read_text("utf-8"))
+    assert "2 runs side by side" in page.text and "not finished" in page.text and len(page.all("figure")) == 1
     with open(out.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], row["loss"], row["D"]) for row in rows] == [("a", "1.5", "300"), ("b", "", "")]

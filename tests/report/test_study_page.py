@@ -1,5 +1,6 @@
 """The page of a study, whole: every figure inside and beside it, whatever the workdir holds."""
 
+import csv
 import dataclasses
 import importlib
 import io
@@ -32,6 +33,9 @@ def written(study_dir, tmp_path_factory):
 def test_the_page_holds_every_figure_in_both_themes(written):
     path, heard = written
     read = Reader(path.read_text("utf-8"))
+    charts = [figure for figure in read.all("figure") if "id" in figure]
+    assert [figure["id"] for figure in charts] == [f"figure-{name}" for name in FIGURES]
+    assert all(len(figure["aria-label"]) > 40 for figure in charts)
     images, sources = read.all("img"), read.all("source")
     assert len(images) == len(sources) == len(FIGURES)
     assert all(len(image["alt"]) > 40 for image in images)
@@ -42,17 +46,26 @@ def test_the_page_holds_every_figure_in_both_themes(written):
             with Image.open(path.parent / file) as image:
                 image.verify()
                 assert image.width > 1000
+        assert (path.parent / f"{name}.svg").read_text("utf-8").lstrip().startswith("<?xml")
+        with open(path.parent / f"{name}.csv", newline="") as file:
+            header, *points = csv.reader(file)
+        assert header[:4] == ["panel", "series", "x", "y"] and points
     assert [told.text for told in heard] == [*FIGURES, "page"]
     assert (heard[-1].done, heard[-1].total) == (6, 6)
 
 
 def test_the_page_reaches_for_nothing_outside(written):
     read = Reader(written[0].read_text("utf-8"))
-    assert not read.all("script") and not read.all("link") and not read.all("iframe")
-    assert all(a["href"].startswith("#") for a in read.all("a"))
+    assert not any("src" in script for script in read.all("script")) and not read.all("link") and not read.all("iframe")
+    links = {a["href"] for a in read.all("a")}
+    files = {link for link in links if not link.startswith("#")}
+    assert files == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    assert all((written[0].parent / file).exists() for file in files)
+    runs = {link for link in links if link.startswith("#run=")}
+    assert runs == {f"#run={run.run}" for run in rows()}
     anchors = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
     assert len(anchors) == len(set(anchors))
-    assert {a["href"][1:] for a in read.all("a")} == set(anchors)
+    assert {link[1:] for link in links - files - runs} <= set(anchors)
     assert len(read.all("h1")) == 1
     assert len(read.all("table")) == len(read.all("caption"))
 
@@ -82,7 +95,13 @@ def test_a_bare_table_gets_a_page_and_old_figures_go(bare):
     (bare / "report").mkdir()
     (bare / "report" / "plan.png").write_bytes(b"old")
     path = write.write(bare)
-    assert {file.name for file in path.parent.iterdir()} == {"index.html", "tokens.png", "tokens-dark.png"}
+    assert {file.name for file in path.parent.iterdir()} == {
+        "index.html",
+        "tokens.png",
+        "tokens-dark.png",
+        "tokens.svg",
+        "tokens.csv",
+    }
     text = Reader(path.read_text("utf-8")).text
     assert "No law was fitted" in text and "no student" in text
 

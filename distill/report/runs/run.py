@@ -1,33 +1,21 @@
 """The page of one run, finished or not: workdir/report/index.html, from config.txt, metrics.jsonl and result.json."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from distill.errors import ReportError
 from distill.records import metrics
-from distill.records.runs import load_record
+from distill.records.runs import RunRecord
 from distill.report import page
+from distill.report.charts import files, web
 from distill.report.page import Column
-from distill.report.theme import THEMES, Theme, count_axis, new_figure, png
+from distill.report.runs import curves
 from distill.system.files import atomic_write
-from distill.system.numbers import duration, utc
+from distill.system.numbers import duration, flops, si, utc
 from distill.system.progress import Progress
 
-# Panel: its metrics, and whether its axis is logarithmic.
-_PANELS = {
-    "loss (nats per token)": (("ntp", "kd"), False),
-    "gradient norm": (("grad_norm",), True),
-    "parameter norm": (("param_norm",), False),
-    "learning rate": (("learning_rate",), False),
-    "tokens per second": (("tokens_per_second",), False),
-    "MFU": (("mfu",), False),
-}
-_NAMES = tuple(name for names, _ in _PANELS.values() for name in names)
+_POINTS = 500  # of each curve
 
 
 def is_run(workdir: str | Path) -> bool:
@@ -37,62 +25,51 @@ def is_run(workdir: str | Path) -> bool:
 
 
 def write(workdir: str | Path, on_progress: Callable[[Progress], None] = lambda _: None) -> Path:
-    """Writes the page and returns its path. Raises ReportError if there is nothing to report yet."""
+    """Writes the page with its figures beside it and returns its path. Raises ReportError if nothing is there yet."""
     folder = Path(workdir)
-    curves = metrics.read(folder / "metrics.jsonl", _NAMES)
-    if not len(curves):
-        raise ReportError(f"{folder}: metrics.jsonl has no line yet; wait for the run's first ones")
-    record, last = load_record(folder / "result.json"), metrics.last(folder / "metrics.jsonl") or {}
-    images = []
-    for i, theme in enumerate(THEMES):
-        on_progress(Progress(done=i, total=len(THEMES), unit="figure", text="curves"))
-        with theme.applied():
-            images.append(png(figure(curves, theme)))
-    name, state = folder.resolve().name, "finished" if record else f"at step {last['step']:,}, not finished"
-    parts = [f"<header><h1>Run {page.escape(name)}</h1>", page.paragraph(state, "soft") + "</header>"]
-    caption = "A point is the mean of several lines of metrics.jsonl, the band their lowest and highest."
-    drawn = page.figure(images[0], images[1], "curves of the run's metrics over its tokens", caption)
-    parts.append(page.section("curves", "Curves", drawn))
+    known = curves.load(folder, _POINTS)
+    chart, path = curves.chart([known], "curves"), folder / "report" / "index.html"
+    on_progress(Progress(done=0, total=1, unit="figure", text="curves"))
+    try:
+        drawn = web.figure(chart, files.names(chart), files.write(path.parent, chart))
+        atomic_write(path, compose(folder, known, drawn))
+    except OSError as error:
+        raise ReportError(f"{path}: the report cannot be written ({error.strerror})") from None
+    return path
+
+
+def compose(folder: Path, known: curves.Curves, drawn: str) -> str:
+    """The HTML of the page; `drawn` is that of its figure."""
+    last = metrics.last(folder / "metrics.jsonl") or {}
+    state = "Finished" if known.record else f"At step {last['step']:,}, not finished"
+    parts = [f"<header><h1>Run {page.escape(known.name)}</h1>", page.paragraph(state, "soft")]
+    if known.record:
+        parts.append(page.paragraph(verdict(known.record), "headline"))
+    parts += ["</header>", page.section("curves", "Curves", drawn)]
     parts.append(page.section("now", "The last line of metrics.jsonl", _table("metrics", last)))
-    if record:
-        parts.append(page.section("result", "The result", _table("result.json", dataclasses.asdict(record))))
+    if known.record:
+        parts.append(page.section("result", "The result", _table("result.json", dataclasses.asdict(known.record))))
     config = dict(
         line.split(" = ", 1)
         for line in (folder / "config.txt").read_text("utf-8").splitlines()
         if " = " in line and not line.startswith("#")
     )
     parts.append(page.section("config", "The config", page.details("config.txt", _table("config", config))))
-    path = folder / "report" / "index.html"
-    try:
-        atomic_write(path, page.page(f"Run {name}", parts))
-    except OSError as error:
-        raise ReportError(f"{path}: the report cannot be written ({error.strerror})") from None
-    return path
+    return page.page(f"Run {known.name}", [*parts, web.colophon()], web.scripts(), web.style())
 
 
-def figure(curves: metrics.MetricCurves, theme: Theme) -> Figure:
-    """A panel for each kind of metric that the run has."""
-    shown = {
-        title: [name for name in names if np.isfinite(curves.mean[name]).any()] for title, (names, _) in _PANELS.items()
-    }
-    titles = [title for title, names in shown.items() if names]
-    rows = math.ceil(len(titles) / 2)
-    drawn = new_figure(2.2 * rows)
-    for axes, title in zip(drawn.subplots(rows, 2, squeeze=False).flat, [*titles, *[None] * (2 * rows - len(titles))]):
-        if title is None:
-            axes.set_visible(False)
-            continue
-        for name, color in zip(shown[title], (theme.blue, theme.orange)):
-            x = curves.at["tokens"]
-            axes.plot(x, curves.mean[name], color=color, label=name)
-            axes.fill_between(x, curves.low[name], curves.high[name], color=color, alpha=0.2, lw=0)
-        if _PANELS[title][1]:
-            axes.set_yscale("log")
-        if len(shown[title]) > 1:
-            axes.legend()
-        axes.set(title=title, xlabel="tokens")
-        count_axis(axes.xaxis)
-    return drawn
+def verdict(run: RunRecord) -> str:
+    """What a finished run reached, in at most three sentences."""
+    text = f"{si(run.N)} parameters on {si(run.D)} tokens ended at {run.loss:.4f} nats per token on held-out text"
+    text += f" (standard error {run.loss_se:.4f})."
+    if run.L_T is not None:
+        text += f" Its teacher's loss is {run.L_T:.4f}"
+        text += f"; the KL divergence from it is {run.kl:.4f}" if run.kl is not None else ""
+        text += f", and both name the same likeliest token {run.agreement:.1%} of the time" if run.agreement else ""
+        text += "."
+    return (
+        f"{text} Its calibration error is {run.ece:.2%}; it took {flops(run.flops_student + run.flops_teacher)} FLOPs."
+    )
 
 
 def _table(caption: str, values: Mapping[str, object]) -> str:

@@ -1,79 +1,85 @@
-"""Several runs in one figure and one table: losses over tokens, and the result of each."""
+"""Several runs in one figure, one page and one table: losses over tokens, and the result of each."""
 
 import csv
 import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from distill.errors import ReportError
-from distill.records import metrics
-from distill.records.runs import RunRecord, load_record
-from distill.report.theme import LIGHT, LOSS, Theme, count_ticks, new_figure, png
+from distill.records.runs import RunRecord
+from distill.report import page
+from distill.report.charts import picture, web
+from distill.report.charts.chart import Chart
+from distill.report.page import Column
+from distill.report.runs import curves
+from distill.report.runs.curves import LOSSES, Curves
+from distill.report.theme import LIGHT, png
 from distill.system.files import atomic_write
+from distill.system.numbers import flops, si
 
-_SMOOTH = 60  # points per curve
+_POINTS = 200  # of each curve
 
 
 def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
-    """Writes OUT.png (next-token and distillation loss) and OUT.csv (one row per run); returns their paths.
+    """Writes OUT.png and OUT.svg (the losses), OUT.csv (a row per run) and OUT.html (all metrics).
 
-    Curves are training losses; the dots at their ends are validation losses.
+    Curves are training losses; the dots at their ends are losses on held-out text.
     Raises ReportError for a folder without metrics.
     """
-    folders = [Path(workdir) for workdir in workdirs]
-    curves = [metrics.read(folder / "metrics.jsonl", ("ntp", "kd"), points=_SMOOTH) for folder in folders]
-    for folder, curve in zip(folders, curves):
-        if not len(curve):
-            raise ReportError(f"{folder}: there is no metrics.jsonl with a line; wanted the workdir of a run")
-    records = [load_record(folder / "result.json") for folder in folders]
-    path = Path(out)
+    runs = [curves.load(Path(workdir), _POINTS) for workdir in workdirs]
+    drawn, path = figure(runs, Path(out).name), Path(out)
     with LIGHT.applied():
-        atomic_write(path.with_suffix(".png"), png(figure([folder.name for folder in folders], curves, records)))
-    atomic_write(path.with_suffix(".csv"), _rows(folders, records))
-    return [path.with_suffix(".png"), path.with_suffix(".csv")]
+        atomic_write(path.with_suffix(".png"), png(picture.draw(drawn, LIGHT)))
+    atomic_write(path.with_suffix(".svg"), picture.svg(drawn, LIGHT))
+    atomic_write(path.with_suffix(".csv"), _rows(runs))
+    atomic_write(path.with_suffix(".html"), compose(runs, path.name))
+    return [path.with_suffix(kind) for kind in (".png", ".svg", ".csv", ".html")]
 
 
-def figure(
-    names: Sequence[str],
-    curves: Sequence[metrics.MetricCurves],
-    records: Sequence[RunRecord | None],
-    theme: Theme = LIGHT,
-) -> Figure:
-    """Next-token loss over tokens and, if a run has a teacher, the distillation loss `kd` that it trains on.
-
-    `kd` depends on config.objective: with the forward divergence it is a cross-entropy, which includes the teacher's
-    entropy besides the KL divergence. The legend has the KL of a finished run on validation text.
-    """
-    taught = any(np.isfinite(curve.mean["kd"]).any() for curve in curves)
-    panels = {"ntp": "next-token " + LOSS} | ({"kd": "distillation " + LOSS} if taught else {})
-    drawn = new_figure(3.4)
-    for axes, (metric, title) in zip(drawn.subplots(1, len(panels), squeeze=False).flat, panels.items()):
-        for name, curve, record, color in zip(names, curves, records, theme.shades(len(names))):
-            if not np.isfinite(curve.mean[metric]).any():
-                continue
-            known = metric == "kd" and record is not None and record.kl is not None
-            label = f"{name}, KL {record.kl:.3f}" if known and record else name
-            axes.plot(curve.at["tokens"], curve.mean[metric], color=color, label=label)
-            if metric == "ntp" and record:
-                axes.plot(record.D, record.loss, "o", color=color)
-        axes.set(title=title, xscale="log", xlabel="tokens")
-        count_ticks(axes.xaxis, [float(at) for curve in curves for at in curve.at["tokens"]])
-        axes.legend()
-    return drawn
+def figure(runs: Sequence[Curves], name: str) -> Chart:
+    """Next-token loss over tokens and, if a run has a teacher, the distillation loss that it trains on."""
+    drawn = curves.chart(runs, name, LOSSES, log=True)
+    return dataclasses.replace(drawn, height=3.0)
 
 
-def _rows(folders: Sequence[Path], records: Sequence[RunRecord | None]) -> str:
+def compose(runs: Sequence[Curves], name: str) -> str:
+    """The HTML of the page: every metric of the runs in one figure, and their results in a table."""
+    names = ", ".join(run.name for run in runs)
+    drawn = web.figure(curves.chart(runs, name, log=True))
+    columns = [Column(name="run", text=True)]
+    columns += [Column(name=n) for n in ("N", "D", "L_T", "held-out loss", "KL", "agreement", "ECE", "FLOPs")]
+    table = page.table("The results; losses in nats per token", columns, [_results(run) for run in runs], sorts="runs")
+    parts = [
+        f"<header><h1>{page.escape(str(len(runs)))} runs side by side</h1>",
+        page.paragraph(names, "soft"),
+        "</header>",
+        page.section("results", "Results", table),
+        page.section("curves", "Curves", drawn),
+        web.colophon(),
+    ]
+    return page.page(f"Runs: {names}", parts, (*web.scripts(), page.table_script()), web.style())
+
+
+def _results(run: Curves) -> list[str]:
+    found = run.record
+    if found is None:
+        return [run.name, "", "", "", "not finished", "", "", "", ""]
+    spent = (found.flops_student or 0.0) + (found.flops_teacher or 0.0)
+    known = [_text(found.L_T, ".4f"), _text(found.loss, ".4f"), _text(found.kl, ".4f"), _text(found.agreement, ".1%")]
+    return [run.name, si(found.N), si(found.D), *known, _text(found.ece, ".2%"), flops(spent)]
+
+
+def _text(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _rows(runs: Sequence[Curves]) -> str:
     """The result of every run, as CSV; an unfinished run has only its name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in dataclasses.fields(RunRecord)]
     writer.writerow(["name", *names])
-    for folder, record in zip(folders, records):
-        cells: list[Any] = [getattr(record, name) if record else None for name in names]
-        writer.writerow([folder.name, *("" if cell is None else cell for cell in cells)])
+    for run in runs:
+        cells = [getattr(run.record, name) if run.record else None for name in names]
+        writer.writerow([run.name, *("" if cell is None else cell for cell in cells)])
     return text.getvalue()

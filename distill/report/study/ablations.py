@@ -9,20 +9,19 @@ import dataclasses
 import io
 import math
 import statistics
-from collections.abc import Sequence
-
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from collections.abc import Mapping, Sequence
 
 from distill.records.runs import RunRecord
 from distill.report import page
+from distill.report.charts.chart import Axis, Chart, Panel, Series, floats
 from distill.report.page import Column, TableCell
 from distill.report.study.results import AblatedRun, Results
-from distill.report.theme import MARKERS, Theme, legend, new_figure
+from distill.report.study.run_figures import facts
+from distill.report.theme import MARKERS, places
 from distill.system.numbers import signed
 
 MEASURES = ("loss", "kl", "ece")
-_TITLES = ("student's $L_S$ (nats per token)", "KL(teacher, student)", "ECE of the student")
+_TITLES = ("student's L_S (nats per token)", "KL(teacher, student)", "ECE of the student")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,50 +93,66 @@ def table(study: Results, field: str) -> str:
     return text.getvalue()
 
 
-def figure(study: Results, field: str, theme: Theme) -> Figure:
+def chart(study: Results, field: str) -> Chart:
     """Loss, KL and ECE over the values of a field; faint markers are seeds, bars their means, dotted the teacher."""
     settings = compare(study, field)
     values = list(dict.fromkeys(setting.value for setting in settings))
     bases = list(dict.fromkeys(setting.base for setting in settings))
-    shades = dict(zip(bases, theme.shades(len(bases))))
-    picture = new_figure(3.5)
-    for ax, measure, title in zip(picture.subplots(1, len(MEASURES)), MEASURES, _TITLES):
-        for i, base in enumerate(bases):
+    name = field.rstrip("_")
+    ticks = tuple((float(place), value) for place, value in enumerate(values))
+    x = Axis(label=name, ticks=ticks, limits=(-0.5, len(values) - 0.5))
+    frames = []
+    for measure, title in zip(MEASURES, _TITLES):
+        series: list[Series] = []
+        for i, (base, shade) in enumerate(zip(bases, places(len(bases)))):
             group = [setting for setting in settings if setting.base == base]
-            color, marker = shades[base], MARKERS[i % len(MARKERS)]
-            x = [values.index(setting.value) for setting in group]
-            for place, setting in zip(x, group):
-                own = [getattr(run, measure) for run in setting.runs]
-                ax.plot([place] * len(own), own, ls="", marker=marker, color=color, alpha=0.4, ms=4)
-            line = "-" if all(map(_is_number, values)) else ""  # a line only between numbers
-            ax.plot(x, [setting.mean(measure) for setting in group], color=color, ls=line, marker="_", ms=12)
-            taught_by = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
-            if taught_by and measure != "kl":
-                mean = statistics.fmean(getattr(run, measure) for run in taught_by)
-                ax.axhline(mean, color=color, ls=":", lw=1.2)
-        ax.set_title(title, fontsize=9)
-        ax.set_xticks(range(len(values)), values, rotation=45, ha="right", fontsize=8)
-        ax.set_xlabel(field.rstrip("_"))
-    handles = [
-        Line2D([], [], color=shades[base], marker=MARKERS[i % len(MARKERS)], label=base) for i, base in enumerate(bases)
-    ]
-    handles.append(Line2D([], [], color=theme.soft, ls=":", label="its teacher"))
-    legend(picture, handles)
-    return picture
+            series += _student(study, group, measure, values, shade, MARKERS[i % len(MARKERS)])
+        frames.append(Panel(title=title, x=x, y=Axis(label=title), series=tuple(series)))
+    return Chart(
+        name=file(field),
+        alt=f"Three charts over the values of {name}: loss, KL to the teacher, calibration error of the student.",
+        caption=f"Students by {name}. Faint markers are seeds, bars their means; dotted, the teacher itself.",
+        panels=tuple(frames),
+        height=3.2,
+    )
 
 
-def section(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def _student(
+    study: Results, group: Sequence[ComparedSetting], measure: str, values: Sequence[str], shade: float, marker: str
+) -> list[Series]:
+    """One student under every value of a field: its seeds, their means, and its teacher."""
+    base = group[0].base
+    runs = [(values.index(setting.value), run) for setting in group for run in setting.runs]
+    single = Series(
+        label=base,
+        x=floats([at for at, _ in runs]),
+        y=floats([getattr(run, measure) for _, run in runs]),
+        colour=shade,
+        marker=marker,
+        size=4,
+        alpha=0.4,
+        facts=facts(study, [run for _, run in runs]),
+    )
+    line = "-" if all(map(_is_number, values)) else ""  # a line only between numbers
+    x, y = [values.index(setting.value) for setting in group], [setting.mean(measure) for setting in group]
+    mean = Series(label=base, x=floats(x), y=floats(y), colour=shade, line=line, marker="_", size=12, named=False)
+    teachers = [t for setting in group for run in setting.runs if (t := _teacher(study, run))]
+    if not teachers or measure == "kl":
+        return [single, mean]
+    level = statistics.fmean(getattr(run, measure) for run in teachers)
+    ends = floats([-0.5, len(values) - 0.5])
+    rule = Series(label="its teacher", x=ends, y=floats([level, level]), colour=shade, line=":", width=1.2)
+    return [single, mean, rule]
+
+
+def section(study: Results, figures: Mapping[str, str]) -> str:
     """The section of the page: a sentence, a figure and a table for every field."""
-    return "".join(_field(study, field, pictures) for field in fields(study))
+    return "".join(_field(study, field, figures) for field in fields(study))
 
 
-def _field(study: Results, field: str, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def _field(study: Results, field: str, figures: Mapping[str, str]) -> str:
     name, settings = field.rstrip("_"), compare(study, field)
-    text = page.paragraph(verdict(name, settings))
-    if file(field) in pictures:
-        alt = f"Three charts over the values of {name}: loss, KL to the teacher, calibration error of the student."
-        caption = f"Students by {name}. Faint markers are seeds, bars their means; dotted, the teacher itself."
-        text += page.figure(*pictures[file(field)], alt=alt, caption=caption)
+    text = page.paragraph(verdict(name, settings)) + figures.get(file(field), "")
     columns = [Column(name="student", text=True), Column(name=name, text=True)]
     columns += [Column(name=n) for n in ("seeds", "L_S", "against as it is", "KL", "agreement", "ECE", "teacher's ECE")]
     rows: list[list[str | TableCell]] = []
@@ -148,10 +163,18 @@ def _field(study: Results, field: str, pictures: dict[str, tuple[bytes, bytes]])
         words = "as it is" if s.plain else f"{signed(mean)} ± {error:.4f}"
         teachers = [t.ece for run in s.runs if (t := _teacher(study, run))]
         rows.append(
-            [s.base, s.value, str(len(s.runs)), f"{s.mean('loss'):.4f} ± {s.spread('loss'):.4f}",
-             TableCell(text=words, tone=tone), f"{s.mean('kl'):.4f}", f"{s.mean('agreement'):.1%}",
-             f"{s.mean('ece'):.2%}", f"{statistics.fmean(teachers):.2%}" if teachers else ""]
-        )  # fmt: skip
+            [
+                s.base,
+                s.value,
+                str(len(s.runs)),
+                f"{s.mean('loss'):.4f} ± {s.spread('loss'):.4f}",
+                TableCell(text=words, tone=tone),
+                f"{s.mean('kl'):.4f}",
+                f"{s.mean('agreement'):.1%}",
+                f"{s.mean('ece'):.2%}",
+                f"{statistics.fmean(teachers):.2%}" if teachers else "",
+            ]
+        )
     caption = (
         f"Students by {name}: L_S with its standard deviation over seeds, differences with their standard error over "
         f"pairs of one seed. Run by run: {file(field)}.csv"

@@ -1,23 +1,22 @@
 """The figures of the laws: predicted against measured, intervals of parameters, the plan over budgets."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from distill.laws.forms.law import Law
 from distill.laws.forms.resampled import supervised_inside
 from distill.laws.planning import lawfile
 from distill.laws.planning.allocation import Bounds, allocate
 from distill.laws.planning.scenarios import SCENARIOS, Flops
-from distill.records.predictions import settled
+from distill.records.predictions import PredictionRecord, settled
+from distill.records.runs import RunRecord
+from distill.report.charts.chart import Axis, Chart, Panel, Series, floats
 from distill.report.study.results import FittedLaw, Results
-from distill.report.theme import Theme, legend, new_figure, padded, panels
+from distill.report.study.run_figures import facts
+from distill.report.theme import padded
 from distill.system.numbers import number, si
 
 # The extent of the axis of intervals on either side, as a factor, and its ticks above 1.
@@ -26,115 +25,234 @@ _DRAWS = 256  # resampled laws behind a band
 _BUDGETS = 49
 
 Band = tuple[np.ndarray, np.ndarray, np.ndarray]  # middle, low, high
+_Made = tuple[PredictionRecord, RunRecord]  # a prediction and the run that it was of
 
 
-def accuracy(results: Results, theme: Theme) -> Figure | None:
+def accuracy(results: Results) -> Chart | None:
     """Above, predicted against measured loss; below, the error in percent. Predictions made before a run: diamonds."""
     laws = [law for law in (results.law(False), results.law(True)) if law]
     laws = [law for law in laws if any(law.covers(run) for run in results.runs)]
     if not laws:
         return None
-    figure = new_figure(5.8)
-    axes = list(figure.subplots(2, len(laws), squeeze=False).flat)
     predicted = list(settled(results.predictions, results.runs))
-    for i, law in enumerate(laws):
-        above, below = axes[i], axes[len(laws) + i]
+    above, below = [], []
+    for law in laws:
         runs = [run for run in results.runs if law.covers(run)]
-        truth, fitted = np.array([run.loss for run in runs]), np.array([law.predict(run) for run in runs])
+        truth, fitted = floats([run.loss for run in runs]), floats([law.predict(run) for run in runs])
         own = [(p, run) for p, run in predicted if law.covers(run)]
-        dots: dict[str, Any] = {"ls": "", "marker": "o", "ms": 4, "color": theme.blue, "alpha": 0.75, "mew": 0}
-        above.plot(truth, fitted, **dots)
-        below.plot(truth, 100 * (fitted / truth - 1), **dots)
-        for prediction, run in own:
-            color = theme.green if prediction.contains(run.loss) else theme.orange
-            bar = np.array([[prediction.predicted - prediction.lower], [prediction.upper - prediction.predicted]])
-            style: dict[str, Any] = {"fmt": "D", "ms": 4.5, "mfc": theme.ground, "color": color, "lw": 1.1}
-            above.errorbar(run.loss, prediction.predicted, yerr=bar, **style)
-            below.errorbar(run.loss, 100 * (prediction.predicted / run.loss - 1), yerr=100 * bar / run.loss, **style)
-        ends = padded(np.concatenate([truth, fitted, [p.predicted for p, _ in own]]))
-        above.plot(ends, ends, color=theme.soft, ls=":", lw=1.2)
-        below.axhline(0, color=theme.soft, ls=":", lw=1.2)
-        above.set(title=law.title, xlim=ends, ylim=ends, ylabel="predicted loss" if i == 0 else None)
-        below.set(xlim=ends, xlabel="measured loss (nats per token)", ylabel="error (%)" if i == 0 else None)
-    handles: list[Any] = [Line2D([], [], ls="", marker="o", ms=4, color=theme.blue, label="law, fitted to these runs")]
-    if predicted:
-        for color, word in ((theme.green, "inside"), (theme.orange, "outside")):
-            label = f"predicted before the run, {word}"
-            handles.append(Line2D([], [], marker="D", ms=4.5, mfc=theme.ground, color=color, label=label))
-    legend(figure, handles, columns=3)
-    return figure
+        ends = floats(padded(np.concatenate([truth, fitted, [p.predicted for p, _ in own]])))
+        limits, known = (float(ends[0]), float(ends[1])), facts(results, runs)
+        dots = Series(
+            label="law, fitted to these runs",
+            x=truth,
+            y=fitted,
+            colour="blue",
+            marker="o",
+            size=4,
+            alpha=0.75,
+            facts=known,
+        )
+        errors = dataclasses.replace(dots, y=100 * (fitted / truth - 1))
+        measured = Axis(label="measured loss (nats per token)", limits=limits)
+        rule = Series(label="predicted = measured", x=ends, y=ends, colour="soft", line=":", width=1.2, named=False)
+        above.append(
+            Panel(
+                title=law.title,
+                x=measured,
+                y=Axis(label="predicted loss", limits=limits),
+                series=(dots, *_made(results, own), rule),
+            )
+        )
+        below.append(
+            Panel(
+                title="",
+                x=measured,
+                y=Axis(label="error (%)"),
+                series=(errors, *_made(results, own, percent=True), dataclasses.replace(rule, y=0 * ends)),
+            )
+        )
+    return Chart(
+        name="accuracy",
+        alt="Scatter plots of predicted against measured loss and of the error in percent, for each law.",
+        caption="The laws against the runs. Diamonds are predictions that were recorded before their run began, with "
+        "their interval; they may come from an earlier fit than the law shown.",
+        panels=(*above, *below),
+        columns=len(laws),
+        height=2.75,
+    )
 
 
-def intervals(results: Results, theme: Theme) -> Figure | None:
+def _made(results: Results, predicted: Sequence[_Made], *, percent: bool = False) -> list[Series]:
+    """Predictions that were made before their run, with intervals: those that held, and those that did not."""
+    series = []
+    for colour, word in (("green", "inside"), ("orange", "outside")):
+        own = [(p, run) for p, run in predicted if p.contains(run.loss) == (word == "inside")]
+        if not own:
+            continue
+        truth = floats([run.loss for _, run in own])
+        middle, low, high = (floats([getattr(p, name) for p, _ in own]) for name in ("predicted", "lower", "upper"))
+        if percent:
+            middle, low, high = (100 * (values / truth - 1) for values in (middle, low, high))
+        series.append(
+            Series(
+                label=f"predicted before the run, {word}",
+                x=truth,
+                y=middle,
+                low=low,
+                high=high,
+                colour=colour,
+                marker="D",
+                size=4.5,
+                hollow=True,
+                facts=facts(results, [run for _, run in own]),
+            )
+        )
+    return series
+
+
+def intervals(results: Results) -> Chart | None:
     """Every parameter's bootstrap interval over its estimate, on a logarithmic axis; beside it the numbers."""
     laws = [law for law in results.laws if law.intervals]
     if not laws:
         return None
-    counts = [len(law.intervals) for law in laws]
-    figure = new_figure(0.3 + sum(0.6 + 0.23 * n for n in counts))
-    axes = figure.subplots(len(laws), 1, squeeze=False, sharex=True, height_ratios=[n + 1 for n in counts])[:, 0]
     reach = _reach(laws)
-    for ax, law in zip(axes, laws):
-        names = list(law.intervals)
-        for place, name in enumerate(reversed(names)):
-            _bar(ax, place, float(getattr(law.law, name)), law.intervals[name], reach, theme)
-        ax.set_yticks(range(len(names)), [_symbol(name) for name in reversed(names)])
-        ax.set(xscale="log", ylim=(-0.6, len(names) - 0.4), xlim=(1 / reach, reach))
-        ax.axvline(1, color=theme.soft, ls=":", lw=1.2)
-        ax.grid(False, axis="y")
-        mode = f", {law.resamples} resamples" if law.resamples else ""
-        ax.set_title(f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}")
-        ticks = [*(1 / f for f in reversed(_REACHES[reach])), 1.0, *_REACHES[reach]]
-        ax.xaxis.set_ticks(ticks, [number(float(f"{tick:.2g}")) for tick in ticks])
-        ax.minorticks_off()
-    axes[-1].set_xlabel("interval / estimate")
-    return figure
+    factors = [*(1 / f for f in reversed(_REACHES[reach])), 1.0, *_REACHES[reach]]
+    ticks = tuple((tick, number(float(f"{tick:.2g}"))) for tick in factors)
+    x = Axis(label="interval / estimate", log=True, limits=(1 / reach, reach), ticks=ticks)
+    return Chart(
+        name="intervals",
+        alt="Interval chart of the laws' parameters; the tables above hold its numbers.",
+        caption="Bootstrap intervals of the parameters, relative to their estimates; an arrow marks an interval that "
+        "leaves the axis or changes sign. Parameters may be open where the predictions are not.",
+        panels=tuple(_parameters(law, x, reach) for law in laws),
+        columns=1,
+        height=0.23,
+    )
 
 
-def plan(results: Results, theme: Theme, curves: "PlanCurves | None") -> Figure | None:
+def _parameters(law: FittedLaw, x: Axis, reach: float) -> Panel:
+    """The intervals of one law's parameters, the first on top."""
+    names = list(law.intervals)[::-1]
+    rows = floats(range(len(names)))
+    spans = [law.intervals[name] for name in names]
+    estimates = [float(getattr(law.law, name)) for name in names]
+    ends = floats([sorted(end / e for end in span) if e else (0.0, np.inf) for span, e in zip(spans, estimates)])
+    low, high = ends.reshape(-1, 2).T
+    notes = [f"{number(e)}  [{number(a)}, {number(b)}]" for e, (a, b) in zip(estimates, spans)]
+    known = {"parameter": [_symbol(name) for name in names], "estimate [interval]": notes}
+    bars = Series(
+        label=f"{law.level:.0%} interval",
+        x=np.ones(len(rows)),
+        y=rows,
+        left=np.clip(low, 1 / reach, reach),
+        right=np.clip(high, 1 / reach, reach),
+        colour="blue",
+        marker="o",
+        size=4.5,
+        facts=known,
+    )
+    arrows = [
+        Series(
+            label="interval leaves the axis",
+            x=np.full(out.sum(), at),
+            y=rows[out],
+            colour="orange",
+            marker=marker,
+            size=7,
+            named=False,
+        )
+        for out, at, marker in ((low < 1 / reach, 1 / reach, "<"), (high > reach, reach, ">"))
+        if out.any()
+    ]
+    one = Series(
+        label="the estimate",
+        x=np.ones(2),
+        y=floats([-0.6, len(names) - 0.4]),
+        colour="soft",
+        line=":",
+        width=1.2,
+        named=False,
+    )
+    mode = f", {law.resamples} resamples" if law.resamples else ""
+    ticks = tuple((float(row), _symbol(name)) for row, name in enumerate(names))
+    return Panel(
+        title=f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}",
+        x=x,
+        y=Axis(label="", limits=(-0.6, len(names) - 0.4), ticks=ticks),
+        series=(bars, *arrows, one),
+        notes=tuple(zip(rows.tolist(), notes)),
+        weight=len(names) + 3,
+    )
+
+
+# The third line of distillation is green, which some readers cannot tell from blue: it is dashed.
+_STYLES = (("ink", "--"), ("blue", "-"), ("orange", "-"), ("green", "-."))
+
+
+def plan(results: Results, curves: "PlanCurves | None") -> Chart | None:
     """Loss against compute for one student size, distilled and supervised, with bands and the measured runs."""
     if curves is None:
         return None
-    figure, axes = panels(1, legend_rows=2)
-    ax = axes[0]
-    colors = dict(zip(["supervised", *curves.distilled], [theme.ink, theme.blue, theme.orange, theme.green]))
-    handles: list[Any] = []
-    # The third line of distillation is green, which some readers cannot tell from blue: it is dashed.
-    styles: dict[str, Any] = dict(zip(colors, [(0, (4, 3)), "-", "-", "-."]))
-    for name, (middle, low, high) in {"supervised": curves.supervised, **curves.distilled}.items():
-        style = styles[name]
-        ax.plot(curves.compute, middle, color=colors[name], ls=style)
-        ax.fill_between(curves.compute, low, high, color=colors[name], alpha=0.18, lw=0)
-        handles.append(Line2D([], [], color=colors[name], ls=style, label=name))
-    if curves.banded:
-        handles.append(Patch(color=theme.soft, alpha=0.3, lw=0, label="90% interval of the law"))
-    for kind, marker, color in (("supervised", "o", theme.ink), ("distillation", "s", theme.blue)):
-        runs = [run for run in results.runs if run.kind == kind and curves.N == run.N]
-        if runs:
-            x = [run.flops_student + run.flops_teacher for run in runs]
-            ax.plot(x, [run.loss for run in runs], ls="", marker=marker, ms=4, mfc="none", color=color)
-            label = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
-            handles.append(Line2D([], [], ls="", marker=marker, ms=4, mfc="none", color=color, label=label))
+    ways = {"supervised": curves.supervised, **curves.distilled}
+    series = [
+        Series(label=name, x=curves.compute, y=middle, low=low, high=high, colour=colour, line=line)
+        if curves.banded
+        else Series(label=name, x=curves.compute, y=middle, colour=colour, line=line)
+        for (name, (middle, low, high)), (colour, line) in zip(ways.items(), _STYLES)
+    ]
+    series += _measured(results, curves.N)
     if results.plan:
         advice = results.plan
-        color, word = (theme.blue, "distil") if advice.distil else (theme.ink, "pretrain")
+        colour, word = ("blue", "distil") if advice.distil else ("ink", "pretrain")
         own, other = (advice.compute, advice.L_S), (advice.supervised_compute, advice.supervised_L)
-        ax.plot(*(own if advice.distil else other), ls="", marker="*", ms=13, color=color, mec=theme.ground)
-        handles.append(Line2D([], [], ls="", marker="*", ms=11, color=color, label=f"the plan: {word}"))
+        at = own if advice.distil else other
+        series.append(
+            Series(label=f"the plan: {word}", x=floats(at[0]), y=floats(at[1]), colour=colour, marker="*", size=13)
+        )
     beyond = max(run.flops_student + run.flops_teacher for run in results.runs)
-    if beyond < curves.compute[-1]:
-        ax.axvspan(beyond, curves.compute[-1], color=theme.soft, alpha=0.1, lw=0)
-        ax.text(beyond, 0.985, " beyond all runs", color=theme.soft, fontsize=8.5, va="top",
-                transform=ax.get_xaxis_transform())  # fmt: skip
     # A band may be wide away from the runs; it must not flatten the rest.
-    middles = np.concatenate([curves.supervised[0], *(band[0] for band in curves.distilled.values())])
+    middles = np.concatenate([band[0] for band in ways.values()])
     measured = [run.loss for run in results.runs if curves.N == run.N]
-    ax.set(xscale="log", xlim=(curves.compute[0], curves.compute[-1]), xlabel="compute (FLOPs)")
-    ax.set_ylim(*padded([*middles, *measured]))
-    ax.set_ylabel("expected loss (nats per token)")
-    ax.set_title(f"student of N = {si(curves.N)}")
-    legend(figure, handles, columns=3)
-    return figure
+    panel = Panel(
+        title=f"student of N = {si(curves.N)}",
+        series=tuple(series),
+        x=Axis(label="compute (FLOPs)", log=True, limits=(float(curves.compute[0]), float(curves.compute[-1]))),
+        y=Axis(label="expected loss (nats per token)", limits=padded([*middles, *measured])),
+        shade=(beyond, float(curves.compute[-1]), "beyond all runs") if beyond < curves.compute[-1] else None,
+    )
+    band = " Bands are 90% intervals of the law." if curves.banded else ""
+    return Chart(
+        name="plan",
+        alt="Line chart of expected loss against compute, distilled and supervised.",
+        caption="What the laws expect of one student size over budgets: supervised, and taught by whichever of the "
+        f"study's teachers is best for that budget. Measured students had every teacher, good or bad.{band}",
+        panels=(panel,),
+        columns=1,
+        height=3.6,
+    )
+
+
+def _measured(results: Results, N: float) -> list[Series]:
+    """The runs of the student's size over the compute that they took."""
+    series = []
+    for kind, marker, colour in (("supervised", "o", "ink"), ("distillation", "s", "blue")):
+        runs = [run for run in results.runs if run.kind == kind and N == run.N]
+        if runs:
+            label = "measured, supervised" if kind == "supervised" else "measured, distilled (logits paid)"
+            x = floats([run.flops_student + run.flops_teacher for run in runs])
+            series.append(
+                Series(
+                    label=label,
+                    x=x,
+                    y=floats([run.loss for run in runs]),
+                    colour=colour,
+                    marker=marker,
+                    size=4,
+                    hollow=True,
+                    facts=facts(results, runs),
+                )
+            )
+    return series
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,25 +343,17 @@ def _reach(laws: list[FittedLaw]) -> float:
     return next((reach for reach in _REACHES if reach >= need), max(_REACHES))
 
 
-def _bar(ax: Axes, place: int, estimate: float, interval: tuple[float, float], reach: float, theme: Theme) -> None:
-    """One interval relative to its estimate; an end that is off the axis, or of the other sign, becomes an arrow."""
-    low, high = sorted(end / estimate for end in interval) if estimate else (0.0, np.inf)
-    ends = [min(max(end, 1 / reach), reach) for end in (low, high)]
-    ax.plot(ends, [place, place], color=theme.blue, lw=3, alpha=0.55, solid_capstyle="butt")
-    ax.plot(1, place, marker="o", ms=4.5, color=theme.blue)
-    if low < 1 / reach:
-        ax.plot(1 / reach, place, marker="<", ms=7, color=theme.orange, clip_on=False)
-    if high > reach:
-        ax.plot(reach, place, marker=">", ms=7, color=theme.orange, clip_on=False)
-    text = f"{number(estimate)}  [{number(interval[0])}, {number(interval[1])}]"
-    ax.text(1.025, place, text, transform=ax.get_yaxis_transform(), va="center", fontsize=8)
-
-
 def _symbol(name: str) -> str:
-    greek = {"alpha", "beta", "gamma", "kappa", "delta"}
+    greek = {
+        "alpha": "\N{GREEK SMALL LETTER ALPHA}",
+        "beta": "\N{GREEK SMALL LETTER BETA}",
+        "gamma": "\N{GREEK SMALL LETTER GAMMA}",
+        "kappa": "\N{GREEK SMALL LETTER KAPPA}",
+        "delta": "\N{GREEK SMALL LETTER DELTA}",
+    }
     if name in greek:
-        return rf"$\{name}$"
-    return f"${name[0]}_{{{name[1:].lstrip('_')}}}$" if len(name) > 1 else f"${name}$"
+        return greek[name]
+    return f"{name[0]}_{name[1:].lstrip('_')}" if len(name) > 1 else name
 
 
 def _scenario(name: str) -> str:

@@ -18,6 +18,12 @@ def headline(results: Results, findings: Findings) -> str:
     return answer[1] if answer else "This study has no student with supervised training of the same N and D beside it."
 
 
+def opening(results: Results, findings: Findings) -> list[str]:
+    """The first three sentences of the page: about teachers, about text, and the plan where there is one."""
+    learnt = lessons(findings)
+    return [*learnt, results.plan.sentence] if results.plan else learnt or [headline(results, findings)]
+
+
 def answers(findings: Findings) -> list[tuple[str, str, str]]:
     """The study's questions that its rows can answer: (question, verdict, grounds)."""
     asked = (

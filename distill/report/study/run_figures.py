@@ -2,142 +2,243 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from distill.records.runs import RunRecord
+from distill.report.charts.chart import Axis, Chart, Panel, Series, floats, joined
 from distill.report.study.findings import baselines
 from distill.report.study.results import Results
-from distill.report.theme import LOSS, MARKERS, Theme, count_ticks, label, legend, padded, panels
+from distill.report.theme import LOSS, MARKERS, padded, places
 from distill.system.numbers import si
 
 T = TypeVar("T")
 _NAMED, _PANELS = 18, 12  # most teachers in a legend, most sizes in a figure: more would be unreadable
+_Kind = tuple[int | None, int | None]  # a teacher's N and D
 
 
-def students(results: Results, theme: Theme) -> Figure | None:
+def students(results: Results) -> Chart | None:
     """L_S against L_T: a panel per student size, a line per budget, supervised training dashed, the teacher dotted."""
     runs = results.distilled
     if not runs:
         return None
-    sizes, title = _panels({run.N for run in runs})
+    sizes, note = _panels({run.N for run in runs})
     budgets = sorted({run.D for run in runs})
-    shades = dict(zip(budgets, theme.shades(len(budgets))))
     alone = baselines(results.runs)
-    figure, axes = panels(len(sizes), legend_rows=2)
-    teachers = [run.L_T for run in runs if run.L_T is not None]
     shown = [loss for N in sizes for D in budgets for loss in _losses(alone.get((N, D), []))]
-    bottom, top = padded([run.loss for run in runs if run.N in sizes] + shown)
-    left, right = padded(teachers)
-    for ax, N in zip(axes, sizes):
-        for place, D in enumerate(budgets):
-            group = [run for run in runs if (run.N, run.D) == (N, D)]
-            if not group:
-                continue
-            x, y = _means(group, lambda run: run.L_T)
-            color, marker = shades[D], MARKERS[place % len(MARKERS)]
-            ax.plot(
-                [run.L_T or np.nan for run in group],
-                _losses(group),
-                ls="",
-                marker=marker,
-                color=color,
-                alpha=0.35,
-                ms=4,
-            )
-            ax.plot(x, y, marker=marker, color=color)
-            if (N, D) in alone:
-                ax.axhline(float(np.mean(_losses(alone[N, D]))), color=color, ls=(0, (4, 3)), lw=1.1)
-        ends = [min(left, bottom), max(right, top)]
-        ax.plot(ends, ends, color=theme.soft, ls=":", lw=1.2)
-        ax.set(title=f"student N = {si(N)}", xlim=(left, right), ylim=(bottom, top))
-    label(axes, "teacher's $L_T$ (better to the left)", "student's $L_S$ (nats per token)")
-    handles: list[Any] = [
-        Line2D([], [], color=shades[D], marker=MARKERS[i % len(MARKERS)], label=f"D = {si(D)}")
-        for i, D in enumerate(budgets)
-    ]
-    handles += [
-        Line2D([], [], color=theme.ink, ls=(0, (4, 3)), lw=1.1, label="supervised, same N and D"),
-        Line2D([], [], color=theme.soft, ls=":", lw=1.2, label="student = teacher"),
-    ]
-    legend(figure, handles, title=title)
-    return figure
+    down = padded([run.loss for run in runs if run.N in sizes] + shown)
+    across = padded([run.L_T for run in runs if run.L_T is not None])
+    ends = floats([min(across[0], down[0]), max(across[1], down[1])])
+    x = Axis(label="teacher's L_T (better to the left)", limits=across)
+    y = Axis(label="student's L_S (nats per token)", limits=down)
+    equal = Series(label="student = teacher", x=ends, y=ends, colour="soft", line=":", width=1.2)
+    frames = []
+    for N in sizes:
+        series = [
+            part
+            for place, (D, shade) in enumerate(zip(budgets, places(len(budgets))))
+            for part in _budget(results, N, D, alone.get((N, D), []), shade, MARKERS[place % len(MARKERS)], across)
+        ]
+        frames.append(Panel(title=f"student N = {si(N)}", x=x, y=y, series=(*series, equal)))
+    return Chart(
+        name="students",
+        alt="Line charts, one panel a student size, of student loss L_S against teacher loss L_T.",
+        caption="Student loss against the teacher's loss, a line for every number of tokens D. Dashed: supervised "
+        "training of the same N and D. Dotted: the student equals its teacher. Faint markers are single runs, lines "
+        "their means.",
+        panels=tuple(frames),
+        shared=True,
+        note=note,
+    )
 
 
-def tokens(results: Results, theme: Theme) -> Figure:
+def _budget(
+    results: Results, N: int, D: int, alone: Sequence[RunRecord], shade: float, marker: str, across: tuple[float, float]
+) -> list[Series]:
+    """The students of one size and budget, their means, and supervised training of the same."""
+    group = [run for run in results.distilled if (run.N, run.D) == (N, D)]
+    if not group:
+        return []
+    label = f"D = {si(D)}"
+    single = Series(
+        label=label,
+        x=floats([run.L_T or np.nan for run in group]),
+        y=floats(_losses(group)),
+        colour=shade,
+        marker=marker,
+        size=4,
+        alpha=0.35,
+        named=False,
+        facts=facts(results, group),
+    )
+    x, y = _means(group, lambda run: run.L_T)
+    mean = Series(label=label, x=x, y=y, colour=shade, line="-", marker=marker)
+    if not alone:
+        return [single, mean]
+    level = float(np.mean(_losses(alone)))
+    known = {"supervised": [f"N {si(N)}, D {si(D)}"] * 2}
+    rule = Series(
+        label="supervised, same N and D",
+        x=floats(across),
+        y=floats([level, level]),
+        colour=shade,
+        line="--",
+        width=1.1,
+        facts=known,
+    )
+    return [single, mean, rule]
+
+
+def tokens(results: Results) -> Chart:
     """Loss against D: a panel per size, supervised training in black, a line per teacher."""
     teaching = {run.teacher for run in results.runs}
     # A size that only teaches has nothing to compare with.
-    sizes, title = _panels(
-        {run.N for run in results.runs if run.run not in teaching} or {run.N for run in results.runs}
+    compared = {run.N for run in results.runs if run.run not in teaching} or {run.N for run in results.runs}
+    sizes, note = _panels(compared)
+    x, y = Axis(label="training tokens D", log=True, counts=True), Axis(label=LOSS)
+    frames = [Panel(title=f"N = {si(N)}", x=x, y=y, series=tuple(_by_tokens(results, N))) for N in sizes]
+    return Chart(
+        name="tokens",
+        alt="Line charts, one panel a model size, of loss against training tokens.",
+        caption="Validation loss against training tokens, supervised (dashed) and taught by each teacher. Stars are "
+        "the supervised runs that teach; they saw the teachers' half of the text.",
+        panels=tuple(frames),
+        shared=True,
+        note=note,
     )
+
+
+def _by_tokens(results: Results, N: int) -> list[Series]:
+    """The runs of one size: a line per teacher, then supervised runs."""
+    teaching = {run.teacher for run in results.runs}
     kinds = _teachers(results.distilled)
-    shades, named = dict(zip(kinds, theme.shades(len(kinds)))), _some(kinds)
-    figure, axes = panels(len(sizes), legend_rows=1 + (len(named) + 2) // 3)
-    for ax, N in zip(axes, sizes):
-        own = [run for run in results.supervised if run.N == N]
-        taught = [run for run in results.distilled if run.N == N]
-        plain, teach = [r for r in own if r.run not in teaching], [r for r in own if r.run in teaching]
-        for place, kind in enumerate(kinds):
-            group = [run for run in taught if kind == (run.N_T, run.D_T)]
-            if group:
-                ax.plot(*_means(group, lambda run: run.D), color=shades[kind], marker=MARKERS[place % len(MARKERS)])
-        if plain:
-            ax.plot(*_means(plain, lambda run: run.D), color=theme.ink, ls=(0, (4, 3)), marker="o", mfc=theme.ground)
-        if teach:
-            ax.plot([r.D for r in teach], _losses(teach), ls="", marker="*", ms=9, color=theme.ink)
-        ax.set(title=f"N = {si(N)}", xscale="log")
-    count_ticks(axes[0].xaxis, sorted({run.D for run in results.runs if run.run not in teaching}))
-    label(axes, "training tokens D", LOSS)
-    handles: list[Any] = [
-        Line2D([], [], color=theme.ink, ls=(0, (4, 3)), marker="o", mfc=theme.ground, label="supervised"),
-        Line2D([], [], color=theme.ink, ls="", marker="*", ms=9, label="supervised, teaches"),
-    ]
-    handles += [
-        Line2D([], [], color=shades[kind], marker=MARKERS[i % len(MARKERS)], label=_teacher_name(kind, kinds[kind]))
-        for i, kind in enumerate(kinds)
-        if kind in named
-    ]
-    legend(figure, handles, columns=3, title=title)
-    return figure
+    named = _some(kinds)
+    series = []
+    for place, (kind, shade) in enumerate(zip(kinds, places(len(kinds)))):
+        group = [run for run in results.distilled if run.N == N and kind == (run.N_T, run.D_T)]
+        if not group:
+            continue
+        label, marker = _teacher_name(kind, kinds[kind]), MARKERS[place % len(MARKERS)]
+        series += _line_of_means(results, group, label, shade, "-", marker, named=kind in named)
+    own = [run for run in results.supervised if run.N == N]
+    plain, teach = [r for r in own if r.run not in teaching], [r for r in own if r.run in teaching]
+    if plain:
+        series += _line_of_means(results, plain, "supervised", "ink", "--", "o", named=True)
+    if teach:
+        series.append(
+            Series(
+                label="supervised, teaches",
+                x=floats([r.D for r in teach]),
+                y=floats(_losses(teach)),
+                colour="ink",
+                marker="*",
+                size=9,
+                facts=facts(results, teach),
+            )
+        )
+    return series
 
 
-def learning(results: Results, theme: Theme) -> Figure | None:
+def _line_of_means(
+    results: Results, runs: Sequence[RunRecord], label: str, colour: str | float, line: str, marker: str, *, named: bool
+) -> list[Series]:
+    """Means over seeds as a line; where settings have several runs, these as faint markers."""
+    x, y = _means(runs, lambda run: run.D)
+    alone = len(x) == len(runs)
+    ordered = sorted(runs, key=lambda run: run.D)
+    known = facts(results, ordered) if alone else {}
+    mean = Series(
+        label=label, x=x, y=y, colour=colour, line=line, marker=marker, hollow=line == "--", facts=known, named=named
+    )
+    if alone:
+        return [mean]
+    single = Series(
+        label=label,
+        x=floats([run.D for run in runs]),
+        y=floats(_losses(runs)),
+        colour=colour,
+        marker=marker,
+        size=3,
+        alpha=0.35,
+        facts=facts(results, runs),
+        named=False,
+    )
+    return [single, mean]
+
+
+def learning(results: Results) -> Chart | None:
     """Training loss against tokens: a panel per size, supervised runs in black, students in their teacher's shade."""
     curved = [run for run in results.runs if len(results.curves.get(run.run, ())) > 1]
     if not curved:
         return None
-    sizes, title = _panels({run.N for run in curved})
+    sizes, note = _panels({run.N for run in curved})
     kinds = _teachers(curved)
-    shades, named = dict(zip(kinds, theme.shades(len(kinds)))), _some(kinds)
-    figure, axes = panels(len(sizes), legend_rows=1 + (len(named) + 1) // 3)
-    for ax, N in zip(axes, sizes):
+    named, shades = _some(kinds), dict(zip(kinds, places(len(kinds))))
+    ends = [loss for run in curved for loss in _settled([p.loss for p in results.curves[run.run]])]
+    x = Axis(label="tokens seen", log=True, counts=True)
+    y = Axis(label=f"training {LOSS}", limits=padded(ends))
+    frames = []
+    for N in sizes:
         here = [run for run in curved if run.N == N]
-        taught = [run for run in here if run.kind == "distillation"]
-        _curves(ax, results, taught, colors=[shades[run.N_T, run.D_T] for run in taught], linewidths=0.9, alpha=0.8)
+        series = []
+        for kind in kinds:
+            taught = [run for run in here if run.kind == "distillation" and kind == (run.N_T, run.D_T)]
+            if taught:
+                label = _teacher_name(kind, kinds[kind])
+                series.append(_curves(results, taught, label, shades[kind], "-", 0.9, named=kind in named))
         # Supervised curves last and thin, on top of the many students.
         alone = [run for run in here if run.kind != "distillation"]
-        _curves(ax, results, alone, colors=theme.ink, linewidths=1.0, linestyles=(0, (4, 2)))
-        ax.set(title=f"N = {si(N)}", xscale="log")
-    ends = [loss for run in curved for loss in _settled([p.loss for p in results.curves[run.run]])]
-    axes[0].set_ylim(*padded(ends))
-    count_ticks(axes[0].xaxis, [p.tokens for run in curved for p in results.curves[run.run]])
-    label(axes, "tokens seen", "training " + LOSS)
-    handles: list[Any] = [Line2D([], [], color=theme.ink, ls=(0, (4, 2)), lw=1.0, label="supervised")]
-    handles += [Line2D([], [], color=shades[kind], label=_teacher_name(kind, kinds[kind])) for kind in named]
-    legend(figure, handles, columns=3, title=title)
-    return figure
+        if alone:
+            series.append(_curves(results, alone, "supervised", "ink", "--", 1.0, named=True))
+        frames.append(Panel(title=f"N = {si(N)}", x=x, y=y, series=tuple(series)))
+    return Chart(
+        name="learning",
+        alt="Line charts, one panel a model size, of training loss against tokens seen.",
+        caption="Training loss on the way (cross-entropy against the data). Runs of one trunk share their curve "
+        "until the learning rate decays.",
+        panels=tuple(frames),
+        shared=True,
+        note=note,
+    )
 
 
-def _curves(ax: Axes, results: Results, runs: Sequence[RunRecord], **style: Any) -> None:
-    """Training losses as one artist: with two thousand, the figure took 6.1 s in both themes, as lines 7.6."""
-    lines = [[(p.tokens, p.loss) for p in results.curves[run.run]] for run in runs]
-    ax.add_collection(LineCollection(lines, **style))
+def _curves(
+    results: Results,
+    runs: Sequence[RunRecord],
+    label: str,
+    colour: str | float,
+    line: str,
+    width: float,
+    *,
+    named: bool,
+) -> Series:
+    """The training losses of several runs as one series."""
+    curves = [results.curves[run.run] for run in runs]
+    x, y, starts = joined([([p.tokens for p in curve], [p.loss for p in curve]) for curve in curves])
+    return Series(
+        label=label,
+        x=x,
+        y=y,
+        starts=starts,
+        colour=colour,
+        line=line,
+        width=width,
+        alpha=0.8,
+        named=named,
+        facts=facts(results, runs),
+    )
+
+
+def facts(results: Results, runs: Sequence[RunRecord]) -> dict[str, list[object]]:
+    """What identifies runs for a reader: name, N, D, L_T, seed."""
+    return {
+        "run": [results.name(run) for run in runs],
+        "N": [si(run.N) for run in runs],
+        "D": [si(run.D) for run in runs],
+        "L_T": ["" if run.L_T is None else f"{run.L_T:.4f}" for run in runs],
+        "seed": [run.seed for run in runs],
+    }
 
 
 def _losses(runs: Sequence[RunRecord]) -> list[float]:
@@ -159,7 +260,7 @@ def _means(runs: Sequence[RunRecord], x: Callable[[RunRecord], float | None]) ->
     return x_mean, loss
 
 
-def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], float]:
+def _teachers(runs: Sequence[RunRecord]) -> dict[_Kind, float]:
     """Mean L_T of every teacher's recipe (N_T, D_T), the weakest first."""
     groups = defaultdict(list)
     for run in runs:
@@ -169,15 +270,15 @@ def _teachers(runs: Sequence[RunRecord]) -> dict[tuple[int | None, int | None], 
     return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
-def _some(kinds: dict[tuple[int | None, int | None], float]) -> list[tuple[int | None, int | None]]:
+def _some(kinds: dict[_Kind, float]) -> list[_Kind]:
     """Teachers for a legend: all, or evenly from the weakest to the strongest as many as fit."""
     return _spread(list(kinds), _NAMED)
 
 
-def _panels(sizes: set[int]) -> tuple[list[int], str | None]:
+def _panels(sizes: set[int]) -> tuple[list[int], str]:
     """The sizes that get a panel: all, or evenly from the smallest to the largest as many as fit; and a note on it."""
     shown = _spread(sorted(sizes), _PANELS)
-    return shown, f"{len(shown)} of {len(sizes)} sizes" if len(shown) < len(sizes) else None
+    return shown, f"{len(shown)} of {len(sizes)} sizes" if len(shown) < len(sizes) else ""
 
 
 def _spread(values: list[T], most: int) -> list[T]:
@@ -185,6 +286,6 @@ def _spread(values: list[T], most: int) -> list[T]:
     return [values[i] for i in np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int)]
 
 
-def _teacher_name(kind: tuple[int | None, int | None], loss: float) -> str:
+def _teacher_name(kind: _Kind, loss: float) -> str:
     N, D = kind
-    return f"teacher {si(N or 0)} on {si(D or 0)}, $L_T$ {loss:.3f}"
+    return f"teacher {si(N or 0)} on {si(D or 0)}, L_T {loss:.3f}"

@@ -1,27 +1,29 @@
 """The sections of a study's page: findings, tables and figures in reading order."""
 
 import shlex
+from collections.abc import Mapping
 
 from distill.report import page
+from distill.report.charts import web
 from distill.report.page import Column, TableCell
-from distill.report.study import ablations, prose
+from distill.report.study import ablations, prose, run_table
 from distill.report.study.findings import Findings
 from distill.report.study.results import Results
 from distill.system.numbers import flops, number, si, signed, utc
 
 
-def compose(study: Results, findings: Findings, pictures: dict[str, tuple[bytes, bytes]]) -> str:
-    """The HTML of the page; `pictures` holds the (light, dark) PNG of every figure that could be drawn."""
+def compose(study: Results, findings: Findings, figures: Mapping[str, str]) -> str:
+    """The HTML of the page; `figures` holds the HTML of every figure that could be drawn, by its name."""
     parts = [
         ("answers", "What the runs say", _answers(findings)),
-        ("table", "Students, and supervised training of the same size", _table(findings)),
-        ("ablations", "One setting at a time", ablations.section(study, pictures)),
-        ("students", "Better teachers", _picture(study, pictures, "students")),
-        ("tokens", "More tokens", _picture(study, pictures, "tokens") + _by_tokens(findings)),
-        ("laws", "The fitted laws", _laws(study, pictures)),
+        ("students", "Better teachers", figures.get("students", "")),
+        ("tokens", "More tokens", figures.get("tokens", "") + _by_tokens(findings)),
+        ("laws", "The fitted laws", _laws(study, figures)),
+        ("plan", "The plan", _plan(study, figures)),
         ("ledger", "Predictions made before the runs", _ledger(study, findings)),
-        ("plan", "The plan", _plan(study, pictures)),
-        ("curves", "Learning curves", _picture(study, pictures, "learning")),
+        ("table", "Every run", run_table.section(study, findings)),
+        ("ablations", "One setting at a time", ablations.section(study, figures)),
+        ("curves", "Learning curves", figures.get("learning", "")),
         ("missing", "Failed and missing runs", _missing(study)),
         ("costs", "Costs and provenance", _provenance(study, findings)),
     ]
@@ -30,10 +32,11 @@ def compose(study: Results, findings: Findings, pictures: dict[str, tuple[bytes,
     top = [
         f"<header><h1>Study {page.escape(name)}</h1>",
         page.paragraph(_counts(study), "soft"),
-        page.paragraph(prose.headline(study, findings), "headline"),
+        page.paragraph(" ".join(prose.opening(study, findings)), "headline"),
         page.contents((anchor, title) for anchor, title, _ in shown) + "</header>",
     ]
-    return page.page(f"Study {name}", [*top, *(page.section(*part) for part in shown)])
+    body = [*top, *(page.section(*part) for part in shown), web.colophon()]
+    return page.page(f"Study {name}", body, (*web.scripts(), page.table_script(), run_table.script()), web.style())
 
 
 def _counts(study: Results) -> str:
@@ -53,27 +56,6 @@ def _answers(findings: Findings) -> str:
     return text + page.paragraph(prose.noise_sentence(findings.noise), "soft")
 
 
-def _table(findings: Findings) -> str:
-    if not findings.pairs:
-        return ""
-    columns = [Column(name=name) for name in ("N", "D", "L_T", "L_S", "supervised", "difference")]
-    columns += [Column(name="distilled is", text=True), Column(name="seed")]
-    rows: list[list[str | TableCell]] = []
-    for p in findings.pairs:
-        run = p.student
-        beyond = findings.noise.exceeded(p.difference, p.alone, p.count)
-        won = p.difference < 0
-        word = ("lower" if won else "higher") + ("" if beyond else ", within noise")
-        tone = ("good" if won else "bad") if beyond else ""
-        rows.append(
-            [si(run.N), si(run.D), f"{run.L_T:.4f}", f"{run.loss:.4f}", f"{p.alone:.4f}",
-             TableCell(text=signed(p.difference), tone=tone), TableCell(text=word, tone=tone), str(run.seed)]
-        )  # fmt: skip
-    text = "Student loss L_S by size N, tokens D and teacher's loss L_T, beside supervised training of the same N and D"
-    made = page.table(text, columns, rows)
-    return made if len(rows) <= 60 else page.details(f"All {len(rows)} students", made)
-
-
 def _by_tokens(findings: Findings) -> str:
     if not findings.by_tokens:
         return ""
@@ -87,62 +69,7 @@ def _by_tokens(findings: Findings) -> str:
     return page.table("Distilled against supervised training by tokens", [Column(name=n) for n in names], rows)
 
 
-def _picture(study: Results, pictures: dict[str, tuple[bytes, bytes]], name: str) -> str:
-    if name not in pictures:
-        return ""
-    caption, alt = _TEXTS[name]
-    return page.figure(*pictures[name], alt=f"{alt} {_reading(study, name)}".strip(), caption=caption)
-
-
-_TEXTS = {
-    "students": (
-        "Student loss against the teacher's loss, a line for every number of tokens D. Dashed: supervised training of "
-        "the same N and D. Dotted: the student equals its teacher. Faint markers are single runs, lines their means.",
-        "Line charts, one panel a student size, of student loss L_S against teacher loss L_T.",
-    ),
-    "tokens": (
-        "Validation loss against training tokens, supervised (dashed) and taught by each teacher. Stars are the "
-        "supervised runs that teach; they saw the teachers' half of the text.",
-        "Line charts, one panel a model size, of loss against training tokens.",
-    ),
-    "accuracy": (
-        "The laws against the runs. Diamonds are predictions that were recorded before their run began, with "
-        "their interval; they may come from an earlier fit than the law shown.",
-        "Scatter plots of predicted against measured loss and of the error in percent, for each law.",
-    ),
-    "intervals": (
-        "Bootstrap intervals of the parameters, relative to their estimates; an arrow marks an interval that leaves "
-        "the axis or changes sign. Parameters may be open where the predictions are not.",
-        "Interval chart of the laws' parameters; the tables above hold its numbers.",
-    ),
-    "plan": (
-        "What the laws expect of one student size over budgets: supervised, and taught by whichever of the study's "
-        "teachers is best for that budget. Measured students had every teacher, good or bad.",
-        "Line chart of expected loss against compute, distilled and supervised.",
-    ),
-    "learning": (
-        "Training loss on the way (cross-entropy against the data). Runs of one trunk share their curve until the "
-        "learning rate decays.",
-        "Line charts, one panel a model size, of training loss against tokens seen.",
-    ),
-}  # fmt: skip
-
-
-def _reading(study: Results, name: str) -> str:
-    """The main number of the figure, for its caption."""
-    if name in ("students", "tokens"):
-        lowest = min(study.distilled or study.runs, key=lambda run: run.loss)
-        taught = f" under a teacher of {lowest.L_T:.3f}" if lowest.L_T is not None else ""
-        return f"The lowest loss is {lowest.loss:.3f}, at N = {si(lowest.N)} and D = {si(lowest.D)}{taught}."
-    if name == "accuracy":
-        errors = [f"{law.title} {law.error[0]:.2%}" for law in study.laws if law.error]
-        return f"Mean relative errors in the sample: {', '.join(errors)}." if errors else ""
-    if name == "plan" and study.plan:
-        return f"The plan expects {study.plan.L_S:.3f} distilled and {study.plan.supervised_L:.3f} supervised."
-    return ""
-
-
-def _laws(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def _laws(study: Results, figures: Mapping[str, str]) -> str:
     if not study.laws:
         return page.paragraph("No law was fitted: laws/ holds none.")
     text = ""
@@ -163,7 +90,7 @@ def _laws(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
             status += f"; {law.failed} of {law.resamples} resamples failed and are left out"
         caption = f"{law.title} ({law.name}, form {law.law.name})"
         text += page.paragraph(status + ".") + page.table(caption, columns, rows)
-    return _picture(study, pictures, "accuracy") + text + _picture(study, pictures, "intervals")
+    return figures.get("accuracy", "") + text + figures.get("intervals", "")
 
 
 def _ledger(study: Results, findings: Findings) -> str:
@@ -186,13 +113,13 @@ def _ledger(study: Results, findings: Findings) -> str:
     names = ("N", "D", "L_T", "predicted", "interval", "measured")
     columns = [Column(name="run", text=True), *(Column(name=n) for n in names)]
     columns += [Column(name="truth", text=True), Column(name="made (UTC)", text=True)]
-    made = page.table("Predicted and measured losses", columns, rows)
+    made = page.table("Predicted and measured losses", columns, rows, sorts="predictions")
     return page.paragraph(book) + (made if len(rows) <= 30 else page.details(f"All {len(rows)} predictions", made))
 
 
-def _plan(study: Results, pictures: dict[str, tuple[bytes, bytes]]) -> str:
+def _plan(study: Results, figures: Mapping[str, str]) -> str:
     text = page.paragraph(study.plan.sentence) if study.plan else ""
-    return text + _picture(study, pictures, "plan")
+    return text + figures.get("plan", "")
 
 
 def _missing(study: Results) -> str:
