@@ -83,5 +83,6 @@ if [ -n "$dry_run" ]; then
   exit 0
 fi
 command -v sbatch >/dev/null || fail "there is no sbatch here; run this on a login node of the cluster"
-mkdir -p "$ROOT/$logs" 2>/dev/null || mkdir -p "$logs"
+cd "$ROOT" # of which --logs=logs is a folder, wherever this was called
+mkdir -p "$logs" || fail "--logs=$logs: the folder cannot be made"
 sbatch <<<"$text"

@@ -45,7 +45,15 @@ _REASONS = {
 
 # Keys that a forward pass reads, here or in `_window` and `_rope`.
 _READ = {
-    *("architectures", "hidden_act", "mlp_bias", "partial_rotary_factor", "quantization_config", "num_attention_heads"),
+    *(
+        "architectures",
+        "model_type",
+        "hidden_act",
+        "mlp_bias",
+        "partial_rotary_factor",
+        "quantization_config",
+        "num_attention_heads",
+    ),
     *("attention_bias", "vocab_size", "hidden_size", "num_hidden_layers", "num_key_value_heads", "head_dim"),
     *(
         "intermediate_size",
@@ -59,7 +67,7 @@ _READ = {
 }
 # Keys that change nothing in a forward pass of these architectures: names and versions, training, generation, output.
 _HARMLESS = {
-    *("model_type", "transformers_version", "_name_or_path", "name_or_path", "auto_map", "is_llama_config", "dtype"),
+    *("transformers_version", "_name_or_path", "name_or_path", "auto_map", "is_llama_config", "dtype"),
     *("torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
     *("initializer_range", "attention_dropout", "pretraining_tp", "tokenizer_class", "_attn_implementation"),
     *("attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled", "gradient_checkpointing"),
@@ -135,6 +143,8 @@ def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
     """The ModelConfig of a config.json. Raises InteropError, with the reason, for anything this model lacks."""
     reader = _Reader(tree, where)
     names = tree.get("architectures")
+    if names is None:
+        raise InteropError(f"{where}: architectures is missing; wanted a list of one of {', '.join(SUPPORTED)}")
     name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
     if name not in SUPPORTED:
         begins = max((prefix for prefix in _REASONS if name.startswith(prefix)), key=len, default="")
@@ -148,6 +158,8 @@ def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
         raise InteropError(f"{where}: the weights are quantised ({kind!r}); take the original, or a GGUF file of it")
     _refuse_unknown(tree, where)
     family = name.removesuffix("ForCausalLM")
+    # transformers goes by model_type alone.
+    reader.want("model_type", (family.lower(),), f"architectures is {name}, and the two must agree")
     heads = reader.get("num_attention_heads", int)
     biased = reader.get("attention_bias", bool, False) if family in ("Llama", "Qwen3") else False
     try:
@@ -208,13 +220,17 @@ def _window(reader: _Reader, family: str) -> int:
         if kinds != {"full_attention"}:
             raise InteropError(f"{reader.where}: layer_types are {kinds.pop()!r:.80}; attention is full or windowed")
         window = 0
+    elif kinds and not window and family != "Llama":
+        raise InteropError(f"{reader.where}: layer_types are sliding_attention, but no sliding_window is in force")
     return 0 if window >= reader.get("max_position_embeddings", int, window + 1) else window
 
 
 def _rope(reader: _Reader) -> _RopeFields:
     """Base and scaling, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before)."""
     new, old = reader.get("rope_parameters", dict, {}), reader.get("rope_scaling", dict, {})
-    if new and old and _scaling(new) != _scaling(old):
+    top = reader.get("rope_theta", float, 10_000.0)
+    bases = [rope.get("rope_theta") or top for rope in (new, old)]
+    if new and old and (_scaling(new) != _scaling(old) or bases[0] != bases[1]):
         raise InteropError(
             f"{reader.where}: rope_parameters is {new!r:.80} and rope_scaling is {old!r:.80}; which of them the model "
             "was made with is not known: use a copy of the model with one of them"
@@ -224,8 +240,10 @@ def _rope(reader: _Reader) -> _RopeFields:
     for key, value in scaling.items():
         if key not in _ROPE and value is not None and scaling.get("rope_type", scaling.get("type")) in _ROPE_TYPES:
             raise InteropError(f"{rope.where}: {key} is {value!r:.80}, which is not supported.{nearest(key, _ROPE)}")
-    base = rope.get("rope_theta", float, None) or reader.get("rope_theta", float, 10_000.0)
+    base = rope.get("rope_theta", float, None) or top
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if scaling.get("type", kind) != kind:
+        raise InteropError(f"{rope.where}: type is {scaling['type']!r:.40} and rope_type is {kind!r:.40}; wanted one")
     rope.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
     if kind == "default":
         return {"rope_base": base}

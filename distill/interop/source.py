@@ -18,6 +18,7 @@ from distill.interop.safetensors import Tensor
 from distill.system.files import loads
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
+ADAPTER = "adapter_config.json"  # of peft; transformers would load the adapter too
 _COMPARED = 1 << 22  # values of embedding and head that are compared at a time
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ class Directory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.tree: dict[str, Any] = read_json(self.path / CONFIG)
+        if (self.path / ADAPTER).exists():
+            raise InteropError(
+                f"{self.path}: it holds {ADAPTER}: an adapter's weights are not read here; merge them into the "
+                "model, or move the adapter's files away where they are merged already"
+            )
         self._entries: dict[str, safetensors.Entry] = {}
         # Like transformers, prefer a single file to an index.
         if (self.path / SINGLE).exists():
@@ -135,7 +141,8 @@ def check(source: ModelSource, config: ModelConfig) -> None:
     for name, _, _, shape in expected(config):  # lazily: a config may claim any number of layers
         wanted.add(name)
         if name not in source.shapes:
-            raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}")
+            why = "" if name != "lm_head.weight" else ", for tie_word_embeddings is not true in config.json"
+            raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}{why}")
         if source.shapes[name] != shape:
             got = list(source.shapes[name])
             raise InteropError(f"{source.path}: tensor {name!r} has shape {got}, but config.json wants {list(shape)}")

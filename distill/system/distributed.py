@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import numpy as np
 
 from distill.errors import ConfigError, DistillError
+from distill.system import hostlist
 
 if TYPE_CHECKING:
     import jax
@@ -87,9 +88,7 @@ def find(
 
 def _slurm(environ: Mapping[str, str]) -> tuple[str, str, str]:
     """From the variables that srun sets. The port depends on the job, so that two jobs on a machine never share one."""
-    nodes = environ["SLURM_STEP_NODELIST"]  # 'node7', 'node[001-004,9],other2'
-    first = re.match(r"([^,\[]+)(?:\[([^,\]-]+))?", nodes)
-    host = (first[1] + (first[2] or "")) if first else nodes
+    host = hostlist.first(environ["SLURM_STEP_NODELIST"])
     port = 61440 + int(environ["SLURM_JOB_ID"]) % 4096
     return f"{host}:{port}", environ["SLURM_STEP_NUM_TASKS"], environ["SLURM_PROCID"]
 

@@ -60,19 +60,110 @@ def q6_k(raw):
     return found
 
 
-SCALAR = {"Q8_0": q8_0, "Q4_0": q4_0, "Q4_1": q4_1, "Q4_K": q4_k, "Q6_K": q6_k}
+def fifth_bits(raw):
+    """The 32 values of 5 bits: four low bits in 16 bytes, the fifth in a word before them."""
+    word, low = int.from_bytes(bytes(raw[:4]), "little"), raw[4:]
+    four = [b & 15 for b in low] + [b >> 4 for b in low]
+    return [value | (word >> j & 1) << 4 for j, value in enumerate(four)]
+
+
+def q5_0(raw):
+    return [half(raw[:2]) * (value - 16) for value in fifth_bits(raw[2:])]
+
+
+def q5_1(raw):
+    return [half(raw[:2]) * value + half(raw[2:4]) for value in fifth_bits(raw[4:])]
+
+
+def q5_k(raw):
+    """Q4_K's scales, and a plane of fifth bits: bit j of byte i belongs to value 32 j + i."""
+    fifth = raw[16:48]
+    d, least, s, q = half(raw[:2]), half(raw[2:4]), raw[4:16], raw[48:]
+    scale = [s[j] & 63 if j < 4 else (s[j + 4] & 15) | (s[j - 4] >> 6) << 4 for j in range(8)]
+    minimum = [s[j + 4] & 63 if j < 4 else (s[j + 4] >> 4) | (s[j] >> 6) << 4 for j in range(8)]
+    found = []
+    for i in range(256):
+        j, place = divmod(i, 32)
+        byte = q[32 * (j // 2) + place]
+        value = (byte >> 4 if j % 2 else byte & 15) | (fifth[place] >> j & 1) << 4
+        found.append(d * scale[j] * value - least * minimum[j])
+    return found
+
+
+def q2_k(raw):
+    scale, q, d, least = raw[:16], raw[16:80], half(raw[80:82]), half(raw[82:])
+    found = []
+    for i in range(256):
+        part, rest = divmod(i, 128)
+        two = q[32 * part + rest % 32] >> (2 * (rest // 32)) & 3
+        found.append(d * (scale[i // 16] & 15) * two - least * (scale[i // 16] >> 4))
+    return found
+
+
+def q3_k(raw):
+    mask, q, s, d = raw[:32], raw[32:96], raw[96:108], half(raw[108:])
+    scale = [(s[j] & 15 if j < 8 else s[j - 8] >> 4) | (s[8 + j % 4] >> (2 * (j // 4)) & 3) << 4 for j in range(16)]
+    found = []
+    for i in range(256):
+        part, rest = divmod(i, 128)
+        two = q[32 * part + rest % 32] >> (2 * (rest // 32)) & 3
+        high = mask[rest % 32] >> (4 * part + rest // 32) & 1
+        found.append(d * (scale[i // 16] - 32) * (two - (0 if high else 4)))
+    return found
+
+
+CODES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # llama.cpp's kvalues_iq4nl
+
+
+def iq4_nl(raw):
+    d = half(raw[:2])
+    return [d * CODES[b & 15] for b in raw[2:]] + [d * CODES[b >> 4] for b in raw[2:]]
+
+
+def iq4_xs(raw):
+    d, high, low, q = half(raw[:2]), int.from_bytes(bytes(raw[2:4]), "little"), raw[4:8], raw[8:]
+    found = []
+    for j in range(8):
+        scale = (low[j // 2] >> (4 * (j % 2)) & 15) | (high >> (2 * j) & 3) << 4
+        part = q[16 * j : 16 * j + 16]
+        found += [d * (scale - 32) * CODES[n] for n in [b & 15 for b in part] + [b >> 4 for b in part]]
+    return found
+
+
+FOUR_BIT_FLOATS = (0, 0.5, 1, 1.5, 2, 3, 4, 6)  # E2M1 of the OCP microscaling formats; the fourth bit is the sign
+
+
+def mxfp4(raw):
+    codes = [b & 15 for b in raw[1:]] + [b >> 4 for b in raw[1:]]
+    return [2.0 ** (raw[0] - 127) * FOUR_BIT_FLOATS[n & 7] * (-1 if n & 8 else 1) for n in codes]
+
+
+SCALAR = {
+    "Q8_0": q8_0, "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q2_K": q2_k, "Q3_K": q3_k, "Q4_K": q4_k,
+    "Q5_K": q5_k, "Q6_K": q6_k, "IQ4_NL": iq4_nl, "IQ4_XS": iq4_xs, "MXFP4": mxfp4,
+}  # fmt: skip
+# Where the scales of a block are: offsets of float16 numbers.
+SCALES = {
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+}
 
 
 def random_blocks(kind, shape, rng):
     """Random bytes with scales that are finite and of order one hundredth."""
     block, size = gguf.GGML_QUANT_SIZES[TYPES[kind]]
     raw = rng.integers(0, 256, (int(np.prod(shape)) // block, size), np.uint8)
-    scale = np.frombuffer(rng.uniform(0.005, 0.02, (len(raw), 2)).astype(np.float16).tobytes(), np.uint8)
-    scale = scale.reshape(len(raw), 4)
-    if kind == "Q6_K":
-        raw[:, 208:] = scale[:, :2]
-    else:
-        raw[:, : 4 if kind in ("Q4_1", "Q4_K") else 2] = scale[:, : 4 if kind in ("Q4_1", "Q4_K") else 2]
+    if kind == "MXFP4":
+        raw[:, 0] = rng.integers(118, 123, len(raw))
+        return raw
+    for offset in SCALES.get(kind, (0,)):
+        scale = rng.uniform(0.005, 0.02, (len(raw), 1)).astype(np.float16)
+        raw[:, offset : offset + 2] = scale.view(np.uint8)
     return raw
 
 

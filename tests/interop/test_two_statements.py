@@ -58,7 +58,8 @@ def test_a_head_that_is_the_embedding_stays_tied(directory, monkeypatch):
 
 def test_two_objects_of_rotary_scaling_agree_or_are_refused(directory):
     linear = {"rope_type": "linear", "factor": 4.0}
-    edit(directory, rope_parameters=linear | {"rope_theta": 5e4}, rope_scaling={"type": "linear", "factor": 4.0})
+    other = {"type": "linear", "factor": 4.0}
+    edit(directory, rope_theta=5e4, rope_parameters=linear | {"rope_theta": 5e4}, rope_scaling=other)
     assert interop.open_source(directory)[1].rope_factor == 4
     for other in ({"type": "linear", "factor": 2.0}, {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "default"}):
         edit(directory, rope_parameters=linear, rope_scaling=other)
@@ -69,15 +70,53 @@ def test_two_objects_of_rotary_scaling_agree_or_are_refused(directory):
         interop.open_source(directory)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_an_unknown_key_of_config_json_is_refused_by_name(directory, seed):
-    draw = random.Random(seed)
-    key = "".join(draw.choices(string.ascii_lowercase + "_", k=draw.randint(3, 20)))
-    value = draw.choice([0, 1, True, False, 0.5, "x", [], {}, [1], {"a": 1}])
-    assert key not in hf_config._READ | hf_config._HARMLESS
-    edit(directory, **{key: value})
-    with pytest.raises(InteropError, match=rf"config.json: {key} is .*not supported"):
+def test_two_objects_of_rotary_scaling_agree_on_the_base_too(directory):
+    """transformers takes rope_scaling whole, with its base or the one above it; the base of the other was once read."""
+    linear = {"rope_type": "linear", "factor": 4.0}
+    edit(directory, rope_theta=1e4, rope_parameters=linear | {"rope_theta": 5e4}, rope_scaling=linear)
+    with pytest.raises(InteropError, match="rope_parameters is .* and rope_scaling is"):
         interop.open_source(directory)
+    edit(directory, rope_theta=5e4)
+    assert interop.open_source(directory)[1].rope_base == 5e4
+
+
+def test_two_names_of_one_kind_agree(directory):
+    edit(directory, rope_scaling={"type": "yarn", "rope_type": "linear", "factor": 4.0})
+    with pytest.raises(InteropError, match="type is 'yarn' and rope_type is 'linear'"):
+        interop.open_source(directory)
+    edit(directory, rope_scaling=None, model_type="llama")
+    with pytest.raises(InteropError, match="model_type is 'llama', wanted 'qwen3': architectures is Qwen3ForCausalLM"):
+        interop.open_source(directory)
+    edit(directory, model_type=None)
+    interop.open_source(directory)
+
+
+def test_sliding_layers_have_a_window(directory):
+    edit(directory, layer_types=["sliding_attention"] * CONFIG.n_layers, sliding_window=None, use_sliding_window=None)
+    with pytest.raises(InteropError, match="layer_types are sliding_attention, but no sliding_window is in force"):
+        interop.open_source(directory)
+
+
+def test_an_adapter_beside_the_weights_is_not_passed_over(directory):
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(InteropError, match="adapter_config.json: an adapter's weights are not read here"):
+        interop.open_source(directory)
+
+
+def random_key(draw):
+    return "".join(draw.choices(string.ascii_lowercase + "_", k=draw.randint(3, 20)))
+
+
+def test_unknown_keys_of_config_json_are_refused_by_name(directory):
+    tree = json.loads((directory / "config.json").read_text())
+    for seed in range(200):
+        draw = random.Random(seed)
+        key, value = random_key(draw), draw.choice([0, 1, True, False, 0.5, "x", [], {}, [1], {"a": 1}])
+        inside = {"rope_type": draw.choice(["default", "linear"]), "factor": 2.0, key: value}
+        for changed in ({key: value}, {"rope_parameters": inside}, {"rope_scaling": inside}):
+            with pytest.raises(InteropError, match=rf"{key} is .*not supported"):
+                hf_config.read_config(tree | changed, "config.json")
+        assert hf_config.read_config(tree | {key: None}, "config.json")
 
 
 def test_harmless_keys_and_nulls_are_none(directory):
@@ -166,10 +205,10 @@ def test_metadata_of_gguf_is_none_of_the_model(tmp_path):
     interop.open_source(tmp_path / "m.gguf")
 
 
-def split(whole, folder):
+def split(whole, folder, at=None):
     """The tensors of a file in two parts, as llama.cpp's gguf-split writes them."""
     reader = gguf.GGUFReader(whole)
-    middle = len(reader.tensors) // 2
+    middle = at or len(reader.tensors) // 2
     for number, tensors in enumerate((reader.tensors[:middle], reader.tensors[middle:])):
         writer = gguf.GGUFWriter(folder / f"m-{number + 1:05d}-of-00002.gguf", "llama")
         if not number:
@@ -200,6 +239,24 @@ def test_a_split_gguf_is_read_whole_from_any_part(tmp_path, kind):
         got = interop.load(tmp_path / f"m-0000{number}-of-00002.gguf")
         assert got.config == want.config and got.run == want.run
         jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+
+
+def test_a_gguf_split_at_any_tensor_is_the_whole_or_names_the_missing_part(tmp_path):
+    """Every way to part the tensors of a model in two; then either part is taken away."""
+    test_gguf.write(tmp_path / "whole.gguf", "Q8_0")
+    want = interop.open_source(tmp_path / "whole.gguf")
+    for at in range(1, len(gguf.GGUFReader(tmp_path / "whole.gguf").tensors)):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        split(tmp_path / "whole.gguf", folder, at)
+        parts = sorted(folder.iterdir())
+        for part in parts:
+            source, config = interop.open_source(part)
+            assert config == want[1] and source.shapes == want[0].shapes
+        lost, kept = random.Random(at).sample(parts, 2)
+        lost.unlink()
+        with pytest.raises(InteropError, match=rf"{lost.name}: is missing"):
+            interop.open_source(kept)
 
 
 def test_a_missing_part_is_named(tmp_path):

@@ -93,6 +93,18 @@ def test_slurm_queues_a_job_again_that_was_asked_to_end_and_no_other(tmp_path):
         assert done.returncode == code and ("scontrol requeue 12" in done.stdout) == again, done.stderr
 
 
+@pytest.mark.parametrize("where", ["absolute", "out/test-logs"])
+def test_slurm_makes_the_folder_of_logs_where_the_script_writes_them(tmp_path, where):
+    """Once an absolute one was made inside of the clone as well, or instead."""
+    stand_in(tmp_path / "bin", "sbatch", "pwd; grep -- --output")
+    logs = tmp_path / "deep" / "logs" if where == "absolute" else Path(where)
+    done = script("slurm.sh", f"--logs={logs}", *TRAIN, path=tmp_path / "bin", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    submitted, output = done.stdout.splitlines()
+    assert Path(submitted) == ROOT and output == f"#SBATCH --output={logs}/train-%j.log"
+    assert (ROOT / logs).is_dir() and not (ROOT / str(tmp_path).lstrip("/")).exists()
+
+
 # TPU pods.
 
 GCLOUD = """

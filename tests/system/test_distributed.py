@@ -236,6 +236,8 @@ JOBSET = {
         ("slurm", {}, SLURM, ("tiger007:61441", 5, 3)),
         ("slurm", {}, SLURM | {"SLURM_STEP_NODELIST": "a-b1"}, ("a-b1:61441", 5, 3)),
         ("slurm", {}, SLURM | {"SLURM_STEP_NODELIST": "a1,b[1-2]"}, ("a1:61441", 5, 3)),
+        ("slurm", {}, SLURM | {"SLURM_STEP_NODELIST": "n[1-2].cluster.local"}, ("n1.cluster.local:61441", 5, 3)),
+        ("slurm", {}, SLURM | {"SLURM_STEP_NODELIST": "tux[0-1]n[3-4]"}, ("tux0n3:61441", 5, 3)),
         ("slurm", {"coordinator": "127.0.0.1:7"}, SLURM, ("127.0.0.1:7", 5, 3)),
         ("jobset", {}, JOBSET, ("train-slice-0-0.train:8476", 8, 6)),
         ("", {"coordinator": "h:1", "processes": "2", "process": "1"}, {}, ("h:1", 2, 1)),
