@@ -37,6 +37,7 @@ class ColumnsConfig:
     chat: str = "<|im_start|>{role}\n{content}<|im_end|>\n"  # how a turn of messages is written
     # folder, GGUF or .jinja file whose chat template is used instead
     template: str = dataclasses.field(default="", metadata=Identity.excluded)
+    today: str = ""  # date of a template that writes one, as 2026-07-01
     prompt: str = ""  # template of a prompt, in place of text: '{column}'
     completion: str = ""  # template of what follows the prompt
 

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distill.data.sources.inside import SplitInside, needs_inner_split
 from distill.data.sources.language import Generated
 from distill.data.store.build import OnProgress, StoreRecipe, build_progress, build_store
 from distill.data.store.store import MANIFEST, TokenStore, read_manifest
-from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.subword import END_OF_TEXT, SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 from distill.errors import DataError
 from distill.system import cloud
@@ -141,7 +141,7 @@ def _earlier(recipe: StoreRecipe) -> Iterator[StoreRecipe]:
     """
     description = recipe.description
     source = {key: value for key, value in description["source"].items() if key != "newlines"}
-    parts = {key: value for key, value in description.items() if key != "encoding"}
+    parts = {key: value for key, value in description.items() if key not in ("encoding", "template")}
     for earlier in (description, description | {"source": source}, parts, parts | {"source": source}):
         yield dataclasses.replace(recipe, description=earlier, fingerprint=_fingerprint(earlier))
 
@@ -181,6 +181,8 @@ def make_recipe(config: DataConfig, inside: bool = False) -> StoreRecipe:
         columns = Columns(config.columns)
         chat = columns.template.text if columns.template else config.columns.chat
         description["columns"] = {"read": columns.needed(), **({"chat": chat} if config.columns.messages else {})}
+        if columns.template:
+            description["template"] = columns.template.describe()
         if config.columns.prompt:
             description["columns"] |= {"prompt": config.columns.prompt, "completion": config.columns.completion}
     if source.masked:
@@ -201,17 +203,26 @@ def _fingerprint(description: Mapping[str, object]) -> str:
 
 def make_source(config: DataConfig) -> TextSource:
     """The source of a config's text. Raises DataError where the text is missing."""
+    special = _special_tokens(config.tokenizer) if config.columns.template else None
     if config.source == "files":
-        return Files(config.files, Columns(config.columns))
+        return Files(config.files, Columns(config.columns, special))
     if config.source == "tfds":
         from distill.data.sources.tfds import Tfds
 
-        return Tfds(config.tfds, Columns(config.columns))
+        return Tfds(config.tfds, Columns(config.columns, special))
     if config.source == "generated":
         return Generated(config.generated)
     if config.source == "embedded":
         return Embedded()
     raise DataError(f"config.data.source: got {config.source!r}, which has no reader in distill/data/corpus.py")
+
+
+def _special_tokens(config: TokenizerConfig) -> Collection[str]:
+    """The special tokens of the tokenizer, as text writes them."""
+    if config.kind == "json":
+        given = load((config.kind, config.path, config.end_of_text))
+        return given.special_tokens.values() if isinstance(given, SubwordTokenizer) else ()
+    return (END_OF_TEXT,) if config.kind == "bpe" else ()
 
 
 def _tokenizer(

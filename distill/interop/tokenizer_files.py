@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill.data.sources.chat import TOKENIZER_CONFIG, read_template
+from distill.data.sources.template_files import DEFAULT, TOKENIZER_CONFIG, read_templates
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 from distill.errors import InteropError
@@ -35,9 +35,15 @@ def of_source(source: ModelSource) -> TokenizerFiles:
     known = end if isinstance(end, int) else -1
     if source.path.is_dir():
         return TokenizerFiles({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
-    template, special = read_template(source.path)
+    templates = read_templates(source.path)
     text = SubwordTokenizer(str(source.path), "none").text
-    return TokenizerFiles(_files(text, special | ({"chat_template": template} if template else {})), known)
+    return TokenizerFiles(_files(text, {**templates.special, **_templates(templates.texts)}), known)
+
+
+def _templates(texts: Mapping[str, str]) -> dict[str, object]:
+    if set(texts) <= {DEFAULT}:
+        return {"chat_template": texts[DEFAULT]} if texts else {}
+    return {"chat_template": [{"name": name, "template": text} for name, text in texts.items()]}
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> TokenizerFiles:

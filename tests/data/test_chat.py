@@ -30,8 +30,7 @@ def test_parts_say_what_is_template_and_what_is_trained(tmp_path):
     assert [tuple(part) for part in made.parts(TALK)] == [
         ("<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\n", False, True),
         ("Hi <|im_end|>", False, False),
-        ("<|im_end|>\n", False, True),
-        ("<|im_start|>assistant\n", False, True),
+        ("<|im_end|>\n<|im_start|>assistant\n", False, True),
         ("Hello.", True, False),
         ("<|im_end|>\n", True, True),
     ]
@@ -52,8 +51,13 @@ def test_special_tokens_and_stripped_contents(tmp_path):
         ("", "there is no chat template"),
         ("{% for", "not Jinja"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "changes the contents"),
-        ("{{ messages[-1].content }}", "does not write turn 2"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "decides by special tokens"),
+        ("{{ messages[-1].content }}", "leaves out message 1"),
+        ("{{ messages[1].content }}{{ messages[0].content }}{{ messages[1].content }}", "reply 2 apart from message 1"),
+        (
+            "{{ messages[0].content }}{% if messages | length > 1 %}{{ messages[1].content.x.y }}{% endif %}",
+            "has no attribute",
+        ),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails on a conversation"),
         ("{% for i in range(10 ** 9) %}x{% endfor %}", "fails on a conversation"),
     ],

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 
 from distill.data.documents import Part
-from distill.data.sources import chat
+from distill.data.sources import chat, template_files
 from distill.data.tokenizers.gguf import tokenizer_json
 from distill.data.tokenizers.subword import SubwordTokenizer
 from distill.interop import hf_config, source, tokenizer_files
@@ -147,7 +147,7 @@ def _gguf(what: str) -> Callable[[Path], Prepared]:
             file.write_bytes(case)
             if what == "model":
                 return _read_all(file)
-            template, special = chat.read_template(file)
+            special = template_files.read_templates(file).special
             found = SubwordTokenizer(str(file), "none")
             return found.vocab_size, tokenizer_files._files(tokenizer_json(file), special)
 
@@ -190,6 +190,7 @@ _CHAT_WORDS = (
 def _chat(folder: Path) -> Prepared:
     """A template as a .jinja file, on a conversation of two turns."""
     file = folder / "chat_template.jinja"
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
 
     def call(case: bytes) -> Any:
         file.write_bytes(case)
@@ -204,7 +205,7 @@ def _chat_config(folder: Path) -> Prepared:
 
     def call(case: bytes) -> Any:
         file.write_bytes(case)
-        return chat.read_template(folder)
+        return template_files.read_templates(folder)
 
     tree = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": TEMPLATE}
     several = tree | {"chat_template": [{"name": "default", "template": TEMPLATE}, {"name": "t", "template": "x"}]}

@@ -1,105 +1,197 @@
-"""Chat templates of published models: renders Jinja in a sandbox and separates template from message text."""
+"""Chats through the templates of published models: the text, what of it is trained, and what people typed."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from distill.data.documents import Part
-from distill.data.sources import jinja_sandbox as render
-from distill.data.tokenizers.gguf import GgufFile
+from distill.data.sources import jinja_sandbox as sandbox
+from distill.data.sources.messages import REASONING, Message, map_text, texts_in, with_reasoning
+from distill.data.sources.template_files import DEFAULT, TOOL_USE, read_templates
+from distill.data.sources.turns import Span, Turn, Unclear, Vanishing, find_turns
 from distill.errors import DataError
-from distill.system.files import loads
 
-TOKENIZER_CONFIG, JINJA = "tokenizer_config.json", "chat_template.jinja"
-
-
-def read_template(path: str | Path) -> tuple[str, dict[str, str]]:
-    """Reads the chat template ('' if there is none) and special tokens of a model folder, GGUF or .jinja file.
-
-    Raises DataError where the file cannot be read.
-    """
-    path = Path(path)
-    if path.suffix == ".gguf":
-        fields = GgufFile(path).fields
-        tokens = fields.get("tokenizer.ggml.tokens", [])
-        ids = {name: fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
-        special = {
-            f"{name}_token": str(tokens[i])
-            for name, i in ids.items()
-            if isinstance(tokens, list) and type(i) is int and 0 <= i < len(tokens)
-        }
-        return str(fields.get("tokenizer.chat_template", "")), special
-    try:
-        if not path.is_dir():
-            return path.read_text("utf-8"), {}
-        file = path / TOKENIZER_CONFIG
-        tree = loads(file.read_text("utf-8")) if file.exists() else {}
-        if not isinstance(tree, dict):
-            raise ValueError(f"{TOKENIZER_CONFIG} holds no object")
-        text = (path / JINJA).read_text("utf-8") if (path / JINJA).exists() else tree.get("chat_template") or ""
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot read its chat template ({error})") from None
-    if isinstance(text, list):  # several templates, by name
-        defaults = [item for item in text if isinstance(item, dict) and item.get("name") == "default"]
-        text = defaults[0].get("template") if defaults else ""
-    if not isinstance(text, str):
-        raise DataError(f"{path}: its chat template is {text!r:.60}, wanted text")
-    known = {name: tree.get(name) for name in ("bos_token", "eos_token")}
-    known = {name: value.get("content") if isinstance(value, dict) else value for name, value in known.items()}
-    return text, {name: value for name, value in known.items() if isinstance(value, str)}
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Fields of a message that tie it to a call, and may go unread.
+_HARMLESS = ("id", "tool_call_id")
+# What special tokens look like, where the tokenizer is not known.
+_USUAL = r"<\|[^<>\s]{1,60}\|>|<｜[^<>\s]{1,60}｜>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>|\[/?[A-Z_]{2,}\]"
+# Characters for private use, one for each special token in messages; and one in place of a message.
+_PRIVATE, _STAND_INS = range(0x100000, 0x10FF00), range(0xF0000, 0xFFF00)
 
 
 class ChatTemplate:
-    """The chat template of a published model.
+    """The chat template of a published model, with the variables that `apply_chat_template` of transformers defines.
 
     A template is untrusted code: it runs in Jinja's sandbox, in a separate process with bounded time and memory
-    (jinja_sandbox.py). Special tokens are recognised in the text that the template writes around a message's content,
-    and not in the content.
+    (jinja_sandbox.py). Special tokens are recognised in what the template writes, and not in what messages hold.
     """
 
-    def __init__(self, path: str):
-        self.text, self._special = read_template(path)
-        if not self.text:
+    def __init__(self, path: str, special_tokens: Iterable[str] | None = None, today: str = ""):
+        """path: a model folder, a GGUF or a .jinja file. special_tokens: those of the tokenizer; None: what looks like
+        one. today: what strftime_now takes for now, in ISO format; '' is the machine's clock.
+
+        Raises DataError where there is no template, or it reads special tokens that the files do not define.
+        """
+        self._path, self._today = path, today
+        self._texts, self.special, unknown = read_templates(path)
+        if not self._texts:
             raise DataError(f"{path}: there is no chat template; set data.columns.chat instead of template")
-        self._path = path
         if importlib.util.find_spec("jinja2") is None:
             raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`")
-        self._render([])
-
-    def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> str:
-        """Renders the conversation; with `prompt`, up to the start of the assistant's next turn."""
-        return self._render([(messages, prompt)])[0]
-
-    def _render(self, wanted: Sequence[tuple[Sequence[Mapping[str, str]], bool]]) -> list[str]:
-        calls = [render.Call(messages=list(messages), add_generation_prompt=prompt) for messages, prompt in wanted]
+        names = None if special_tokens is None else sorted(special_tokens, key=len, reverse=True)
+        self._typed = re.compile(_USUAL if names is None else "|".join(map(re.escape, names)) or "(?!)")
         try:
-            return render.render(self.text, self._special, calls)
-        except render.RenderError as error:
-            what = "fails on a conversation" if error.compiled else "is not Jinja"
-            raise DataError(f"{self._path}: its chat template {what} ({' '.join(str(error).split()):.200})") from None
+            self.reads = {name: sandbox.names_read(text) for name, text in self._texts.items()}
+        except sandbox.RenderError as error:
+            raise DataError(f"{path}: its chat template is not Jinja ({' '.join(str(error).split()):.200})") from None
+        for name in unknown:
+            if any(name in reads for reads in self.reads.values()):
+                raise DataError(
+                    f"{path}: its chat template reads {name}, which no tokenizer_config.json beside it defines; put "
+                    "the template into the model's folder, or define the token there (null: there is none)"
+                )
 
-    def parts(self, messages: Sequence[Mapping[str, str]]) -> list[Part]:
-        """Splits the conversation into parts; the assistant's contents, and the ends of its turns, are trained.
+    @property
+    def text(self) -> str:
+        """The template's own text; of several, that of the default, or of the first by name."""
+        return self._texts.get(DEFAULT) or self._texts[min(self._texts)]
 
-        Raises DataError for a template that changes contents or rewrites earlier turns, because the tokens of a message
-        can then not be separated from those of the template.
+    def describe(self) -> dict[str, object]:
+        """What besides `text` decides on the rendering."""
+        others = {name: text for name, text in self._texts.items() if text != self.text}
+        return {"special": dict(self.special), "today": self._today, "others": others}
+
+    def render(self, messages: Sequence[Message], prompt: bool = False, **variables: object) -> str:
+        """Renders the conversation; with `prompt`, up to the start of the assistant's next turn."""
+        (rendered,) = self._render([(messages, prompt)], variables)
+        if rendered.problem:
+            raise self._error(f"fails on a conversation ({rendered.problem})")
+        return rendered.text
+
+    def parts(self, messages: Sequence[Message], **variables: object) -> list[Part]:
+        """The conversation's text in parts; replies are trained, with what closes their turns.
+
+        Where the template has {% generation %}, exactly what stands there is trained. Otherwise a reply that says
+        nothing is not trained, its end included. `variables`: tools, documents, and others that the template reads.
+        Raises DataError for a conversation of which something would vanish, or whose replies cannot be told apart.
         """
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
-        marked = [{**message, "content": mark} for message, mark in zip(messages, marks)]
-        parts: list[Part] = []
-        done = ""
-        *prefixes, want = self._render([*((marked[: i + 1], False) for i in range(len(messages))), (messages, False)])
-        for i, (message, mark, now) in enumerate(zip(messages, marks, prefixes)):
-            before, middle, after = now[len(done) :].partition(mark)
-            if not now.startswith(done) or not middle or mark in after:
-                raise DataError(f"{self._path}: its chat template does not write turn {i + 1} after turn {i} and once")
-            reply = message["role"] == "assistant"
-            parts.append(Part(before, trained=False, template=True))
-            parts.append(Part(message["content"], trained=reply))
-            parts.append(Part(after, trained=reply, template=True))
-            done = now
-        for tidy in (str, str.strip):
-            found_parts = [part if part.template else part._replace(text=tidy(part.text)) for part in parts]
-            if "".join(part.text for part in found_parts) == want:
-                return [part for part in found_parts if part.text]
-        raise DataError(f"{self._path}: its chat template changes the contents of messages")
+        if not messages:
+            return []
+        (rendered,) = self._render([(messages, False)], variables)
+        if rendered.problem:
+            raise self._error(f"fails on a conversation ({rendered.problem})")
+        held = texts_in([list(messages), variables])
+        stand_in = next((chr(i) for i in _STAND_INS if chr(i) not in held), "")
+        try:
+            self._check_read(messages, variables, rendered.text)
+            typed = self._find_typed(messages, variables, held, rendered.text)
+            turns = self._turns(messages, variables, rendered.text, stand_in)
+            trained = self._trained(rendered, turns, variables)
+        except Unclear as error:
+            raise self._error(f"{error}") from None
+        # The places of contents that the template did not change: nothing in them is a control token.
+        own = [turn.own for turn, message in zip(turns or [], messages) if _is_content(rendered.text, turn, message)]
+        return _cut(rendered.text, trained, [*typed, *own])
+
+    def _error(self, what: str) -> DataError:
+        return DataError(f"{self._path}: its chat template {' '.join(what.split()):.300}")
+
+    def _choose(self, variables: Mapping[str, object]) -> str:
+        """The name of the template: that for tools where there are some, else the default."""
+        for name in ((TOOL_USE,) if variables.get("tools") is not None else ()) + (DEFAULT,):
+            if name in self._texts:
+                return name
+        if len(self._texts) == 1 and Path(self._path).suffix == ".jinja":
+            return next(iter(self._texts))
+        raise self._error(f"has several forms ({', '.join(sorted(self._texts))}) and none is named {DEFAULT!r}")
+
+    def _render(
+        self, asks: Sequence[tuple[Sequence[Message], bool]], variables: Mapping[str, object]
+    ) -> list[sandbox.Rendered]:
+        common = {**self.special, "tools": None, "documents": None, **variables}
+        calls = [{"messages": with_reasoning(messages), "add_generation_prompt": prompt} for messages, prompt in asks]
+        try:
+            return sandbox.render(self._texts[self._choose(variables)], common, calls, self._today)
+        except sandbox.RenderError as error:
+            raise self._error(f"fails on a conversation ({error})") from None
+
+    def _check_read(self, messages: Sequence[Message], variables: Mapping[str, object], text: str) -> None:
+        """Raises Unclear for a field of messages, or a column, that the template does not read."""
+        if any(isinstance(m.get("content"), list) and str(m["content"]) in text for m in messages):
+            raise Unclear("writes contents that are lists as Python does; give contents as text")
+        name = self._choose(variables)
+        words = set(re.findall(r"\w+", self._texts[name]))
+        for variable, value in variables.items():
+            if value and variable not in self.reads[name]:
+                raise Unclear(f"does not read {variable!r}, which would vanish; leave it out of the records")
+        fields = {key for message in messages for key, value in message.items() if value not in ("", [], {})}
+        for field in sorted(fields - {"role", "content", *_HARMLESS}):
+            if words & set(REASONING if field in REASONING else (field,)):
+                continue
+            without = [{key: value for key, value in message.items() if key != field} for message in messages]
+            (rendered,) = self._render([(without, False)], variables)
+            if rendered.text == text:
+                raise Unclear(f"does not read {field!r} of messages, which would vanish; leave it out of the records")
+
+    def _find_typed(
+        self, messages: Sequence[Message], variables: Mapping[str, object], held: str, text: str
+    ) -> list[Span]:
+        """Where the text holds special tokens that messages or other variables hold.
+
+        They are replaced by single characters, and looked for in the rendering. Raises Unclear where the template does
+        more than write them.
+        """
+        names = sorted(set(self._typed.findall(held)))
+        if not names:
+            return []
+        free = [chr(i) for i in _PRIVATE[: 2 * len(names) + len(held)] if chr(i) not in held][: len(names)]
+        char_of = dict(zip(names, free))
+        mark = lambda value: map_text(value, lambda piece: self._typed.sub(lambda m: char_of[m[0]], piece))
+        (marked,) = self._render([([mark(m) for m in messages], False)], {k: mark(v) for k, v in variables.items()})
+        name_of = {char: name for name, char in char_of.items()}
+        pieces: list[str] = re.split(f"([{''.join(free)}])", marked.text)
+        spans, at = [], 0
+        for piece in pieces:
+            size = len(name_of.get(piece, piece))
+            spans += [(at, at + size)] if piece in name_of else []
+            at += size
+        if marked.problem or "".join(name_of.get(piece, piece) for piece in pieces) != text:
+            raise Unclear(f"decides by special tokens in messages ({', '.join(names)}), which must stay text")
+        return spans
+
+    def _turns(
+        self, messages: Sequence[Message], variables: Mapping[str, object], text: str, stand_in: str
+    ) -> list[Turn] | None:
+        """The turns; None where they are not clear but the template itself says what is trained."""
+        try:
+            return find_turns(lambda asks: self._render(asks, variables), messages, text, stand_in)
+        except Unclear as error:
+            if not isinstance(error, Vanishing) and _GENERATION.search(self._texts[self._choose(variables)]):
+                return None
+            raise
+
+    def _trained(
+        self, rendered: sandbox.Rendered, turns: Sequence[Turn] | None, variables: Mapping[str, object]
+    ) -> list[Span]:
+        if _GENERATION.search(self._texts[self._choose(variables)]):
+            if rendered.generated is None:
+                raise Unclear("has {% generation %} in a macro or a block that is kept, so its place cannot be told")
+            return [(start, end) for start, end in rendered.generated]
+        return [turn.trained for turn in turns or [] if turn.trained]
+
+
+def _is_content(text: str, turn: Turn, message: Message) -> bool:
+    content = message.get("content")
+    return isinstance(content, str) and text[slice(*turn.own)] in (content, content.strip())
+
+
+def _cut(text: str, trained: Sequence[Span], typed: Sequence[Span]) -> list[Part]:
+    """The text in parts of one kind each."""
+    edges = sorted({0, len(text), *(edge for span in (*trained, *typed) for edge in span)})
+    inside = lambda at, spans: any(start <= at < end for start, end in spans)
+    pieces = [(text[a:b], inside(a, trained), not inside(a, typed)) for a, b in zip(edges, edges[1:])]
+    groups = itertools.groupby(pieces, lambda piece: piece[1:])
+    return [Part("".join(piece[0] for piece in group), *kind) for kind, group in groups]

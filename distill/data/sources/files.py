@@ -192,11 +192,12 @@ class Files:
             try:
                 file = parquet.ParquetFile(raw)
                 self._columns.check(file.schema_arrow.names, path)
-                for batch in file.iter_batches(batch_size=1024, columns=self._columns.needed()):
+                for batch in file.iter_batches(batch_size=1024, columns=self._columns.read(file.schema_arrow.names)):
                     records = batch.to_pylist()
                     for record in records:
                         row += 1
-                        yield _without_surrogates(self._columns.document(record, f"{path}, row {row}"), False)
+                        present = {name: _present(value) for name, value in record.items()}
+                        yield _without_surrogates(self._columns.document(present, f"{path}, row {row}"), False)
             except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
                 reason = " ".join(str(error).split())
                 raise DataError(f"{path}: not a parquet file, or damaged after row {row} ({reason:.200})") from None
@@ -237,6 +238,15 @@ def kind(path: str) -> str:
         f"{path}: got a file of an unknown kind, wanted {', '.join(storage.FORMATS)} (the first two also as "
         f"{', '.join(storage.COMPRESSIONS)})"
     )
+
+
+def _present(value: object) -> object:
+    """The value without fields that are null: a table gives each object in a column the fields of all others."""
+    if isinstance(value, list):
+        return [_present(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _present(item) for key, item in value.items() if item is not None}
+    return value
 
 
 def _without_surrogates(document: Document, broken: bool) -> Document:
