@@ -21,7 +21,8 @@ import numpy as np
 
 from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.minimise import minimise
-from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+from distill.laws.planning.repeats import alone, reads_unique, taught
+from distill.laws.planning.scenarios import UNLIMITED, Scenario
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 
 _CHUNK = 128  # cases solved in one call: one shape, so one compilation per scenario
@@ -204,9 +205,9 @@ def _solve(
     F_S = flops(N_S)
 
     def teacher_loss(N_T: Values, D_T: Values) -> Values:
-        return supervised(N_T, effective_tokens(D_T, unique, jnp))
+        return alone(supervised, N_T, D_T, unique, jnp)
 
-    best, worst = teacher_loss(high, high), teacher_loss(low, low)
+    best, worst = _strongest(supervised, limits)[1], teacher_loss(low, low)
 
     def place(z: jax.Array) -> _Point:
         """(N_T, D_T, D_S, L_T) of a point of the search."""
@@ -224,7 +225,7 @@ def _solve(
 
     def loss(z: jax.Array) -> jax.Array:
         _, _, D_S, L_T = place(z)
-        return jnp.asarray(distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T))
+        return jnp.asarray(taught(distillation, N_S, jnp.minimum(D_S, high), L_T, unique, jnp))
 
     minimum = minimise(loss, _axes(kind, log_low, log_high, worst - best))
     N_T, D_T, D_S, L_T = place(minimum.z)
@@ -243,12 +244,22 @@ def _solve(
         "N_T": N_T,
         "D_T": D_T,
         "L_T": L_T,
-        "L_S": distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T),
+        "L_S": taught(distillation, N_S, jnp.minimum(D_S, high), L_T, unique, jnp),
         "second_N_T": second[0],
         "second_D_S": second[2],
         "second_L_T": second[3],
         "second_L_S": minimum.second_value,
     }
+
+
+def _strongest(supervised: SupervisedLaw, limits: _Limits) -> tuple[jax.Array, Values]:
+    """(log N, loss) of the best teacher of all: the largest, except where repeated text makes large models overfit."""
+    if not reads_unique(supervised):
+        return jnp.log(limits.high), alone(supervised, limits.high, limits.high, limits.unique, jnp)
+    n = jnp.linspace(jnp.log(limits.low), jnp.log(limits.high), 512)
+    losses = jnp.asarray(jax.vmap(lambda n: alone(supervised, jnp.exp(n), limits.high, limits.unique, jnp))(n))
+    at = jnp.argmin(losses)
+    return n[at], losses[at]
 
 
 def _axes(kind: str, log_low: jax.Array, log_high: jax.Array, losses: Values) -> tuple[jax.Array, ...]:
@@ -298,10 +309,10 @@ def _polish(
         return N_T, D_T, F_T, unit, (compute - 3 * pretraining * F_T * D_T) / unit
 
     def teacher(n: jax.Array, d: jax.Array) -> jax.Array:
-        return jnp.asarray(supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp)))
+        return jnp.asarray(alone(supervised, jnp.exp(n), jnp.exp(d), unique, jnp))
 
     def student(D_S: Values, L_T: Values) -> jax.Array:
-        return jnp.asarray(distillation(N_S, effective_tokens(jnp.minimum(D_S, high), unique, jnp), L_T))
+        return jnp.asarray(taught(distillation, N_S, jnp.minimum(D_S, high), L_T, unique, jnp))
 
     def conditions(z: jax.Array) -> jax.Array:
         _, D_T, F_T, unit, D_S = split(z)
@@ -338,7 +349,7 @@ def _solve_supervised(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars,
         return jnp.minimum(compute / (3 * flops(jnp.exp(z[0]))), limits.high)
 
     def loss(z: jax.Array) -> jax.Array:
-        return jnp.asarray(supervised(jnp.exp(z[0]), effective_tokens(tokens(z), limits.unique, jnp)))
+        return jnp.asarray(alone(supervised, jnp.exp(z[0]), tokens(z), limits.unique, jnp))
 
     minimum = minimise(loss, (jnp.linspace(jnp.log(limits.low), jnp.log(limits.high), 256),))
     return {"N_S": jnp.exp(minimum.z[0]), "D_S": tokens(minimum.z), "L_S": minimum.value}
@@ -366,7 +377,7 @@ def _solve_teacher(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, li
     log_low, log_high = jnp.log(low), jnp.log(high)
 
     def loss(n: jax.Array, d: jax.Array) -> jax.Array:
-        return jnp.asarray(supervised(jnp.exp(n), effective_tokens(jnp.exp(d), unique, jnp)))
+        return jnp.asarray(alone(supervised, jnp.exp(n), jnp.exp(d), unique, jnp))
 
     def tokens(n: jax.Array) -> jax.Array:
         return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)
@@ -378,5 +389,5 @@ def _solve_teacher(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, li
         slope = _log_slope(flops, n) - training / (logits * D_S + training) * by_n / by_d
         return jnp.asarray((slope > 0) & (loss(n, log_high) <= L_T))
 
-    n = _bisect(cost_rises, log_low, log_high)
+    n = _bisect(cost_rises, log_low, _strongest(supervised, limits)[0])
     return {"N_T": jnp.exp(n), "D_T": jnp.exp(tokens(n))}

@@ -7,7 +7,8 @@ import numpy as np
 
 from distill.laws.forms.arrays import Floats, Values
 from distill.laws.planning.allocation import PAPER_BOUNDS, Bounds, allocate
-from distill.laws.planning.scenarios import UNLIMITED, Scenario, effective_tokens
+from distill.laws.planning.repeats import alone, taught
+from distill.laws.planning.scenarios import UNLIMITED, Scenario
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 
 _GRID = 64
@@ -53,8 +54,7 @@ def crossover_tokens(
     teacher = np.asarray(L_T, np.float64)[..., None]
 
     def gain(D: Floats) -> Floats:
-        d = effective_tokens(D, unique)
-        return np.asarray(student(N_S, d, teacher)) - np.asarray(stacked(N_S, d))
+        return np.asarray(taught(student, N_S, D, teacher, unique)) - np.asarray(alone(stacked, N_S, D, unique))
 
     grid = np.geomspace(bounds.low / 1e3, bounds.high, 512)
     low, high = last_catch_up(grid, gain(grid))
@@ -121,4 +121,4 @@ def _gain(
     """Loss of the best distillation minus that of supervised training, at every budget (and for every law)."""
     split = allocate(supervised, distillation, N_S, compute, scenario, flops=flops, unique=unique, bounds=bounds)
     tokens = np.minimum(compute / (3 * float(flops(N_S))), bounds.high)
-    return split.L_S - np.asarray(column(supervised)(N_S, effective_tokens(tokens, unique)))
+    return split.L_S - np.asarray(alone(column(supervised), N_S, tokens, unique))

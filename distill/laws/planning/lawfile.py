@@ -24,6 +24,7 @@ from distill.laws.fitting.fit import Fit
 from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
+from distill.laws.forms.repetition import DistillationUnique
 from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.forms.students import paper
 from distill.laws.planning.region import ANY, PAPER_REGION, Region
@@ -31,6 +32,7 @@ from distill.laws.planning.scenarios import Flops
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
 
+STUDENTS = ("N_S", "D_S", "L_T")  # inputs of a law of students; U_S may follow
 DRAWS = 512  # resampled laws that a law file keeps
 _LARGEST = 1e12  # JSON has no infinity, and the standard error of an unconstrained direction is infinite
 
@@ -96,9 +98,9 @@ def write(
 def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
     """Reads `paper`, or a JSON file of a law of students (inputs N_S, D_S, L_T) with its supervised law nested.
 
-    With `borrow` a file of a supervised law (inputs N, D) is accepted, and the paper's law of students, with this law
-    nested, replaces the missing one. Raises LawError for a file that is missing or damaged, or that has another kind of
-    law.
+    With `borrow` a file of a supervised law (inputs N, D, or N, D, U) is accepted, and the paper's law of students with
+    this law nested replaces the missing one. Raises LawError for a file that is missing or damaged, or that has another
+    kind of law.
     """
     if str(path) == "paper":
         supervised, distillation = paper()
@@ -113,10 +115,10 @@ def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
     where = str(path)
     tree = read_json(path)
     law = from_dict(tree, where)
-    if borrow and law.inputs == ("N", "D"):
+    if borrow and law.inputs in (("N", "D"), ("N", "D", "U")):
         return _borrowed(law, tree.get("draws"), tree.get("region"), tree.get("flops"), where)
     inside = {name: getattr(law, name) for name in law.given()}
-    if law.inputs != ("N_S", "D_S", "L_T") or "supervised" not in inside:
+    if law.inputs not in (STUDENTS, (*STUDENTS, "U_S")) or "supervised" not in inside:
         raise LawError(
             f"{where}: a plan needs a law of students, of N_S, D_S and L_T with its supervised law inside; "
             f"got {law.name} of {', '.join(law.inputs)}."
@@ -143,21 +145,30 @@ def _borrowed(
     where: str,
 ) -> LawFile:
     """A supervised law nested in the paper's law of students. Raises LawError for damaged draws or region."""
-    students = lambda inside: dataclasses.replace(paper()[1], supervised=inside)
     try:
         stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
         box = {name: (float(low), float(high)) for name, (low, high) in (region or {}).items()}
         return LawFile(
             name=where,
             supervised=law,
-            distillation=students(law),
-            boot=StoredLaws(kept=students(stack)) if stack else None,
+            distillation=_students(law),
+            boot=StoredLaws(kept=_students(stack)) if stack else None,
             region=Region(N_S=box["N"], D_S=box["D"], L_T=ANY, N_T=box["N"], D_T=box["D"]) if box else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
             borrowed=True,
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
+
+
+def _students(supervised: Law) -> Law:
+    """The paper's law of students around a supervised law; where that reads U, its limit form with the same penalty."""
+    law = paper()[1]
+    if "U" not in supervised.inputs:
+        return dataclasses.replace(law, supervised=supervised)
+    c = {name: float(value) for name, value in law.values().items() if name not in ("c1", "d1")}
+    P, delta, eta = (getattr(supervised, name, one) for name, one in (("P", 1e-30), ("delta", 1.0), ("kappa", 0.0)))
+    return DistillationUnique(**c, kappa=float(law.kappa), P=P, delta=delta, eta=eta, supervised=supervised)
 
 
 def _draws(boot: Bootstrap) -> dict[str, object]:

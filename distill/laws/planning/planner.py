@@ -20,6 +20,7 @@ from distill.laws.planning.intervals import bootstrap_caveats, crossover_points,
 from distill.laws.planning.problem import Alternative, Problem, least, require_room
 from distill.laws.planning.question import Question
 from distill.laws.planning.region import Region
+from distill.laws.planning.repeats import enough, useless
 from distill.laws.planning.scenarios import (
     UNLIMITED,
     Bill,
@@ -279,6 +280,8 @@ def _warnings(question: Question, problem: Problem, best: Mapping[str, float]) -
         warnings.append(
             f"the teacher (L_T {best['L_T']:.3f}) is worse than the student alone on the same tokens ({own:.3f})"
         )
+    most = enough(problem.distillation, best["N_S"], problem.unique, best["L_T"])
+    warnings += useless(best["D_S"], most, problem.unique)
     if question.sizes and not question.sizes[0] * 1.001 < best["N_S"] < question.sizes[1] / 1.001:
         warnings.append(f"N_S is at the end of its range ({si(best['N_S'])})")
     low, high = problem.bounds.low, problem.bounds.high

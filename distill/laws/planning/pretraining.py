@@ -12,7 +12,8 @@ from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.planning.allocation import Bounds, supervised_optimum
 from distill.laws.planning.crossover import column
 from distill.laws.planning.region import Region
-from distill.laws.planning.scenarios import UNLIMITED, Flops, PlanError, effective_tokens
+from distill.laws.planning.repeats import alone, enough, useless
+from distill.laws.planning.scenarios import UNLIMITED, Flops, PlanError
 from distill.laws.planning.signatures import ForwardFlops
 from distill.laws.planning.text import Json
 from distill.system.numbers import si
@@ -112,14 +113,17 @@ def pretraining(
     stack = (supervised_inside(boot.kept) or boot.kept) if boot is not None else None
     if stack is not None and any(np.ndim(value) for value in stack.values().values()):
         again = supervised_optimum(stack, np.array([compute]), **options)
-        L = np.asarray(column(stack)(np.array([best["N"]]), effective_tokens(np.array([best["D"]]), unique)))
+        L = np.asarray(alone(column(stack), np.array([best["N"]]), np.array([best["D"]]), unique))
         interval = {"N": _percentiles(again["N"]), "D": _percentiles(again["D"]), "L": _percentiles(L)}
     return Pretraining(
         constraint=constraint,
         compute=compute,
         **best,
         interval=interval,
-        warnings=tuple(_warnings(best, region)),
+        warnings=(
+            *useless(best["D"], enough(supervised, best["N"], unique), unique),
+            *_warnings(best, region),
+        ),
     )
 
 

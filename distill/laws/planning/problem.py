@@ -7,9 +7,10 @@ from typing import TypeAlias
 import numpy as np
 
 from distill.laws.forms.arrays import Floats, Values
+from distill.laws.planning import repeats
 from distill.laws.planning.allocation import Bounds, allocate, cheapest_teacher
 from distill.laws.planning.crossover import column
-from distill.laws.planning.scenarios import PlanError, Scenario, Teacher, effective_tokens
+from distill.laws.planning.scenarios import PlanError, Scenario, Teacher
 from distill.laws.planning.signatures import ForwardFlops, StudentLaw, SupervisedLaw
 from distill.system.numbers import si
 
@@ -54,17 +55,17 @@ class Problem:
 
     def alone(self, N: Values, D: Values) -> Floats:
         """Supervised loss on D tokens, with repetition and the upper bound of the search."""
-        D = effective_tokens(np.minimum(D, self.bounds.high), self.unique)
-        return np.asarray(column(self.supervised)(N, D), np.float64)
+        D = np.minimum(D, self.bounds.high)
+        return np.asarray(repeats.alone(column(self.supervised), N, D, self.unique), np.float64)
 
     def taught(self, N_S: Values, D_S: Values, L_T: Values) -> Floats:
         """Student loss on D_S tokens, with repetition."""
-        D_S = effective_tokens(np.minimum(D_S, self.bounds.high), self.unique)
-        return np.asarray(column(self.distillation)(N_S, D_S, L_T), np.float64)
+        D_S = np.minimum(D_S, self.bounds.high)
+        return np.asarray(repeats.taught(column(self.distillation), N_S, D_S, L_T, self.unique), np.float64)
 
     def teacher_loss(self, N_T: Values, D_T: Values) -> Floats:
         """Loss of a teacher of N_T parameters on D_T tokens, with repetition."""
-        return np.asarray(column(self.supervised)(N_T, effective_tokens(D_T, self.unique)), np.float64)
+        return np.asarray(repeats.alone(column(self.supervised), N_T, D_T, self.unique), np.float64)
 
     def supervised_tokens(self, N: Values, compute: Values) -> Floats:
         """Tokens that supervised training of N parameters sees for this total compute."""
