@@ -90,8 +90,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             fit_figure.draw(out.with_suffix(".png"), fit, boot, held)
         print(f"\nwrote {out}" + (f" and {out.with_suffix('.png')}" if flags.figures == "yes" else ""))
+    if flags.page:
+        _page(Path(flags.page), fit, boot, held, first, flags.level)
     print(f"{time.perf_counter() - began:.1f} s")
     return 0
+
+
+def _page(
+    path: Path, fit: laws.Fit, boot: laws.Bootstrap, held: laws.Holdout | None, first: laws.Fit | None, level: float
+) -> None:
+    from distill.report.law import law_page
+    from distill.report.law.law_charts import Fitted
+
+    law_page.write(path, Fitted(fit=fit, boot=boot, held=held, level=level), first)
+    print(f"\nwrote {path}; open it in any browser")
 
 
 def parser() -> Parser:
@@ -126,6 +138,7 @@ def parser() -> Parser:
     add("--seed", type=int, default=0, help="of random starts and resamples")
     add = parser.group("what is written")
     add("--out", "--output", default="", help="the law file to write (JSON), with a figure beside it (PNG)")
+    add("--page", default="", metavar="FILE", help="the page of the fit (HTML), with its figures in a folder beside it")
     add("--figures", default="yes", choices=("yes", "no"), help="a PNG beside the law file")
     return parser
 

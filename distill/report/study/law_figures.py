@@ -14,13 +14,13 @@ from distill.laws.planning.scenarios import SCENARIOS, Flops
 from distill.records.predictions import PredictionRecord, settled
 from distill.records.runs import RunRecord
 from distill.report.charts.chart import Axis, Chart, Panel, Series, floats
-from distill.report.study.results import FittedLaw, Results
+from distill.report.law import interval_chart
+from distill.report.law.interval_chart import Estimates
+from distill.report.study.results import Results
 from distill.report.study.run_figures import facts
 from distill.report.theme import padded
-from distill.system.numbers import number, si
+from distill.system.numbers import si
 
-# The extent of the axis of intervals on either side, as a factor, and its ticks above 1.
-_REACHES = {2.0: (1.5, 2.0), 5.0: (2.0, 5.0), 10.0: (2.0, 5.0, 10.0), 100.0: (2.0, 10.0, 100.0)}
 _DRAWS = 256  # resampled laws behind a band
 _BUDGETS = 49
 
@@ -113,76 +113,12 @@ def _made(results: Results, predicted: Sequence[_Made], *, percent: bool = False
 def intervals(results: Results) -> Chart | None:
     """Every parameter's bootstrap interval over its estimate, on a logarithmic axis; beside it the numbers."""
     laws = [law for law in results.laws if law.intervals]
-    if not laws:
-        return None
-    reach = _reach(laws)
-    factors = [*(1 / f for f in reversed(_REACHES[reach])), 1.0, *_REACHES[reach]]
-    ticks = tuple((tick, number(float(f"{tick:.2g}"))) for tick in factors)
-    x = Axis(label="interval / estimate", log=True, limits=(1 / reach, reach), ticks=ticks)
-    return Chart(
-        name="intervals",
-        alt="Interval chart of the laws' parameters; the tables above hold its numbers.",
-        caption="Bootstrap intervals of the parameters, relative to their estimates; an arrow marks an interval that "
-        "leaves the axis or changes sign. Parameters may be open where the predictions are not.",
-        panels=tuple(_parameters(law, x, reach) for law in laws),
-        columns=1,
-        height=0.23,
-    )
-
-
-def _parameters(law: FittedLaw, x: Axis, reach: float) -> Panel:
-    """The intervals of one law's parameters, the first on top."""
-    names = list(law.intervals)[::-1]
-    rows = floats(range(len(names)))
-    spans = [law.intervals[name] for name in names]
-    estimates = [float(getattr(law.law, name)) for name in names]
-    ends = floats([sorted(end / e for end in span) if e else (0.0, np.inf) for span, e in zip(spans, estimates)])
-    low, high = ends.reshape(-1, 2).T
-    notes = [f"{number(e)}  [{number(a)}, {number(b)}]" for e, (a, b) in zip(estimates, spans)]
-    known = {"parameter": [_symbol(name) for name in names], "estimate [interval]": notes}
-    bars = Series(
-        label=f"{law.level:.0%} interval",
-        x=np.ones(len(rows)),
-        y=rows,
-        left=np.clip(low, 1 / reach, reach),
-        right=np.clip(high, 1 / reach, reach),
-        colour="blue",
-        marker="o",
-        size=4.5,
-        facts=known,
-    )
-    arrows = [
-        Series(
-            label="interval leaves the axis",
-            x=np.full(out.sum(), at),
-            y=rows[out],
-            colour="orange",
-            marker=marker,
-            size=7,
-            named=False,
-        )
-        for out, at, marker in ((low < 1 / reach, 1 / reach, "<"), (high > reach, reach, ">"))
-        if out.any()
-    ]
-    one = Series(
-        label="the estimate",
-        x=np.ones(2),
-        y=floats([-0.6, len(names) - 0.4]),
-        colour="soft",
-        line=":",
-        width=1.2,
-        named=False,
-    )
-    mode = f", {law.resamples} resamples" if law.resamples else ""
-    ticks = tuple((float(row), _symbol(name)) for row, name in enumerate(names))
-    return Panel(
-        title=f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}",
-        x=x,
-        y=Axis(label="", limits=(-0.6, len(names) - 0.4), ticks=ticks),
-        series=(bars, *arrows, one),
-        notes=tuple(zip(rows.tolist(), notes)),
-        weight=len(names) + 3,
-    )
+    known = []
+    for law in laws:
+        mode = f", {law.resamples} resamples" if law.resamples else ""
+        title = f"{law.title} ({law.name}): {law.level:.0%} intervals{mode}"
+        known.append(Estimates(title=title, law=law.law, intervals=law.intervals, level=law.level))
+    return interval_chart.chart(known) if known else None
 
 
 # The third line of distillation is green, which some readers cannot tell from blue: it is dashed.
@@ -328,32 +264,6 @@ def _thinned(laws: Law) -> Law:
     return jax.tree_util.tree_map(
         lambda leaf: np.asarray(leaf)[:_DRAWS, None] if np.ndim(leaf) else np.asarray(leaf), laws
     )
-
-
-def _reach(laws: list[FittedLaw]) -> float:
-    """The smallest axis extent that contains five of six interval ends."""
-    ends = [
-        abs(np.log(end / estimate)) if end / estimate > 0 else np.inf
-        for law in laws
-        for name, interval in law.intervals.items()
-        for end in interval
-        if (estimate := float(getattr(law.law, name)))
-    ]
-    need = np.exp(np.quantile(ends, 5 / 6, method="lower")) if ends else 1.0
-    return next((reach for reach in _REACHES if reach >= need), max(_REACHES))
-
-
-def _symbol(name: str) -> str:
-    greek = {
-        "alpha": "\N{GREEK SMALL LETTER ALPHA}",
-        "beta": "\N{GREEK SMALL LETTER BETA}",
-        "gamma": "\N{GREEK SMALL LETTER GAMMA}",
-        "kappa": "\N{GREEK SMALL LETTER KAPPA}",
-        "delta": "\N{GREEK SMALL LETTER DELTA}",
-    }
-    if name in greek:
-        return greek[name]
-    return f"{name[0]}_{name[1:].lstrip('_')}" if len(name) > 1 else name
 
 
 def _scenario(name: str) -> str:

@@ -1,0 +1,3 @@
+"use strict";
+document.getElementById("save-law").addEventListener("click", () =>
+  charts.save("law.json", JSON.parse(document.getElementById("law-file").textContent), "application/json"));
