@@ -19,8 +19,9 @@ repeats          152 runs: 1/16 to all of a budget is unique text, for teachers,
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
 
-The paper's protocols (section 4.3), at the scale of `micro` or, as paper-NAME, on the paper's ladder and recipe. A
-study's workers are processes of one machine; on a cluster its runs are those that --dry-run lists, one job each.
+The paper's protocols (section 4.3), at the scale of `micro` or, as paper-NAME, on the paper's ladder and recipe;
+paper-NAME-v5e and paper-NAME-h100 have places for these machines (docs/guide/clusters.md; --dry-run prints hours, money
+and memory).
 fixed-M, isoflop  supervised runs of 20 tokens a parameter, and of fixed FLOPs
 A                 students of fixed FLOPs under teachers of 20 tokens a parameter
 B                 students of 20 tokens a parameter under teachers of fixed FLOPs
@@ -45,12 +46,32 @@ PRESETS = (
     "ablations",
     *PROTOCOLS,
     *(f"paper-{name}" for name in PROTOCOLS),
+    *(f"paper-{name}-{chip}" for name in PROTOCOLS for chip in ("v5e", "h100")),
 )
+# By the larger of student and teacher; memory by the model of launch.dryrun.
+PLACES = {
+    "v5e": (
+        "to 6e8: slice=v5e:8x8 mesh=data=8,fsdp=8 remat=full",
+        "to 2e9: slice=v5e:8x16 mesh=data=8,fsdp=16 remat=full",
+        "to 1e10: slice=v5e:16x16 mesh=data=8,fsdp=32 remat=full",
+    ),
+    "h100": (
+        "to 6e8: slice=h100:8 mesh=fsdp=8 microbatches=4 remat=full",
+        "to 2e9: slice=h100:16 mesh=data=2,fsdp=8 microbatches=4 remat=full",
+        "to 1e10: slice=h100:64 mesh=data=8,fsdp=8 microbatches=4 remat=full",
+    ),
+}
 MICRO = {"p": 16, "q": 24, "c": 32, "r": 48, "s": 64, "t": 96, "u": 160}  # widths; two layers
 
 
 def get_config(arg: str = "smoke") -> ConfigDict:
     arg = arg or "smoke"
+    name, _, chip = arg.removeprefix("paper-").rpartition("-")
+    if arg.startswith("paper-") and name in PROTOCOLS and chip in PLACES:
+        config = _protocol(name, paper=True)
+        with config.unlocked():
+            config.study.places = PLACES[chip]
+        return config
     if arg.removeprefix("paper-") in PROTOCOLS:
         return _protocol(arg.removeprefix("paper-"), arg.startswith("paper-"))
     config = base.get_config(config=StudyExperimentConfig())

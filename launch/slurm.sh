@@ -2,20 +2,22 @@
 # One training on several nodes of a Slurm cluster, or one run a line of a file as an array of jobs.
 #
 #   bash launch/slurm.sh [--name=train] [--nodes=1] [--tasks-per-node=1] [--gpus-per-node=0] [--time=HH:MM:SS]
-#       [--logs=logs] [--grace=120] [--sbatch='--partition=P --account=A ...'] [--dry-run] -- python -m launch.train ...
+#       [--logs=logs] [--grace=120] [--dependency=afterok:JOB...] [--sbatch='--partition=P --account=A ...'] [--dry-run] -- python -m launch.train ...
 #   bash launch/slurm.sh [the same flags] --array=COMMANDS.txt [--parallel=N]
 #
 # One task a node sees all its GPUs (--gpus-per-node); with several tasks the command gets --cluster=slurm. COMMANDS.txt
 # has one command a line (empty lines and # are left out); each is a job of the array, N of them at once.
 # A job that is preempted, or within --grace seconds of its time limit, saves itself, ends with 75 and is queued again
 # under its own number: its next start continues. Logs are LOGS/NAME-JOB.log, appended over restarts.
+# --dependency is Slurm's own; a job that can no more start is cancelled.
 # --dry-run prints the batch script that would be submitted. Submit from the clone, on a file system that all nodes see.
 set -euo pipefail
 # shellcheck source=launch/support/flags.sh
 . "$(dirname "${BASH_SOURCE[0]}")/support/flags.sh"
 
-name=train nodes=1 tasks_per_node=1 gpus_per_node=0 time="" logs=logs grace=120 sbatch="" array="" parallel="" dry_run=""
-read_flags "name nodes tasks-per-node gpus-per-node time logs grace sbatch array parallel" "dry-run" "$@"
+name=train nodes=1 tasks_per_node=1 gpus_per_node=0 time="" logs=logs grace=120 sbatch="" array="" parallel="" dependency=""
+dry_run=""
+read_flags "name nodes tasks-per-node gpus-per-node time logs grace sbatch array parallel dependency" "dry-run" "$@"
 set -- "${COMMAND[@]}"
 for number in "nodes=$nodes" "tasks-per-node=$tasks_per_node" "gpus-per-node=$gpus_per_node" "grace=$grace" \
   "parallel=${parallel:-1}"; do
@@ -49,6 +51,8 @@ script() {
   echo "#SBATCH --requeue --open-mode=append --signal=B:USR1@$grace"
   echo "#SBATCH --output=$logs/$name-$pattern.log"
   [ -z "$array" ] || echo "#SBATCH --array=0-$((${#commands[@]} - 1))${parallel:+%$parallel}"
+  # A job whose dependency has failed would be pending for ever, and all that comes after it.
+  [ -z "$dependency" ] || echo "#SBATCH --dependency=$dependency --kill-on-invalid-dep=yes"
   [ -z "$sbatch" ] || echo "#SBATCH $sbatch"
   printf 'cd %q\n' "$ROOT"
   # shellcheck disable=SC2016 # for the node to expand

@@ -1,13 +1,18 @@
 """Runs a study: a matrix of runs, then the laws, the plan and the report. Run again, it does what is left.
 
 Ctrl-C saves the runs under way and ends. Leaves runs.csv, curves.csv, laws/ and report/index.html in --workdir.
+--backend=slurm submits what is left as jobs that wait for each other, and ends; print writes what is left as commands,
+a JSON object a line, for another engine. The same command with another backend goes on where the first ended.
 """
 
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from distill.config import StudyExperimentConfig
+from rich.console import Console
+
+from distill.config import ConfigError, StudyExperimentConfig
 from distill.config.flags import Parser
 from launch.support import cli
 
@@ -15,24 +20,54 @@ EXAMPLES = (
     "distill study --config=configs/study.py:smoke --workdir=runs/smoke",
     "distill study --config=configs/study.py:smoke --workdir=runs/smoke --dry-run",
     "distill study --config=configs/study.py:micro --workdir=runs/micro --config.study.workers=8",
+    "distill study --config=configs/study.py:micro --workdir=/nfs/micro --backend=slurm --engine='--time=4:00:00'",
 )
+BACKENDS = ("local", "slurm", "print")
 
 
 def parser() -> Parser:
     parser = cli.experiment_parser("study", __doc__, EXAMPLES, StudyExperimentConfig, "configs/study.py")
     add = parser.group("the study")
     add("--workdir", required=True, metavar="DIR", help="folder of the study")
-    add("--dry-run", action="store_true", help="list the runs with N, D and FLOPs, and stop")
+    add("--dry-run", action="store_true", help="list the runs with N, D, FLOPs and what places say, and stop")
+    add = parser.group("where it runs (docs/guide/clusters.md)")
+    add("--backend", default="local", choices=BACKENDS, help="on this machine, on a cluster, or printed")
+    add("--engine", default="", metavar="FLAGS", help="of launch/slurm.sh, as '--time=4:00:00 --gpus-per-node=1'")
+    add("--follow", action="store_true", help="of slurm: print the runs that end, until all have")
+    add("--part", default="", metavar="PART", help="what a job of a backend runs: RUN,RUN or predict or conclude")
+    cli.add_processes(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
-    config = cli.config_of(StudyExperimentConfig, flags)
     from distill.study import run
 
+    workdir = run.shared_folder(flags.workdir)
+    if flags.part:
+        cli.join(flags)
+        from distill.study import part
+
+        return part.carry_out(workdir, flags.part, Console())
+    config = cli.config_of(StudyExperimentConfig, flags)
+    if flags.backend != "slurm" and (flags.engine or flags.follow):
+        raise ConfigError(f"--backend={flags.backend} takes neither --engine nor --follow; wanted --backend=slurm")
     command = shlex.join(["python", "-m", "launch.study", *(sys.argv[1:] if argv is None else argv)])
-    return run.run(config, flags.workdir, dry_run=flags.dry_run, command=command)
+    if flags.dry_run:
+        from distill.diagnostics.dryrun import arithmetic
+        from distill.study import forecast
+
+        Console().print(forecast.show(run.planned(config, workdir), arithmetic.total_bytes), highlight=False)
+        return 0
+    if flags.backend == "local":
+        return run.run(config, workdir, command=command)
+    from distill.study import elsewhere
+
+    if flags.backend == "print":
+        return elsewhere.print_units(config, workdir, command)
+    script = Path(__file__).with_name("slurm.sh")
+    engine = shlex.split(flags.engine)
+    return elsewhere.submit(config, workdir, command, script=script, flags=engine, follow=flags.follow)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 
 from distill.config.experiment import ExperimentConfig
+from distill.config.tree import Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,8 @@ class StudyConfig:
                 teach: 'c@1M > c @ 1M', then 'c@1M>c@1M > c @ 1M'
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
                 setting in addition; such a study compares settings and fits no law
+    places      'to PARAMETERS: hosts=4 mesh=data=4,fsdp=8 time=24h', e.g. 'to 1e9: slice=v5e:4x4': where runs run, by
+                N of the larger of student and teacher (distill/study/places.py)
     A line that ends in '# 0 1 2' has these seeds, other lines `seeds`. A student has its teacher's seed.
     """
 
@@ -26,6 +29,7 @@ class StudyConfig:
     teachers: tuple[str, ...] = ()  # 'models @ budgets', on the teachers' half
     distilled: tuple[str, ...] = ()  # 'teachers > models @ budgets'
     ablations: tuple[str, ...] = ()  # 'field = values' of the objective
+    places: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)  # 'to PARAMETERS: hosts=1 ...'
     seeds: tuple[int, ...] = (0,)  # of lines that name none
     workers: int = 2  # processes, each pinned to its share of the cores
     pack: int = 1  # runs of one shape that a worker trains together, under one vmapped step

@@ -6,10 +6,14 @@ Once a study has a fitted law, it appends one PredictionRecord per run before th
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from distill.records.runs import RecordTable, RunRecord, TableError
+from distill.system.files import atomic_write, loads
+
+CARRIED = "prediction.json"  # in a run's folder: the prediction that was there when the run began
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,25 +66,53 @@ class PredictionTable(RecordTable[PredictionRecord]):
         return first
 
 
+def carry(folder: Path, prediction: PredictionRecord) -> None:
+    """Leaves in a run's folder, before the run begins, the prediction that it begins under."""
+    atomic_write(folder / CARRIED, json.dumps(dataclasses.asdict(prediction), indent=1) + "\n")
+
+
+def carried(workdir: Path, predictions: Iterable[PredictionRecord]) -> frozenset[str]:
+    """The runs of a study that began with exactly these predictions in their folders."""
+
+    def holds(prediction: PredictionRecord) -> bool:
+        try:
+            text = (workdir / "runs" / prediction.run / CARRIED).read_text("utf-8")
+            return bool(loads(text) == dataclasses.asdict(prediction))
+        except (OSError, ValueError):
+            return False
+
+    return frozenset(prediction.run for prediction in predictions if holds(prediction))
+
+
 def settled(
-    predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
+    predictions: Iterable[PredictionRecord],
+    runs: Mapping[str, RunRecord] | Iterable[RunRecord],
+    carried: Collection[str] = (),
 ) -> Iterator[tuple[PredictionRecord, RunRecord]]:
-    """Every prediction whose run has finished, with that run; predictions made after the run started are excluded."""
+    """Every prediction whose run has finished, with that run; predictions made after the run started are excluded.
+
+    Runs that `carried` their prediction began after it. The times of the others are compared, as those of one machine:
+    a run of another machine carries its prediction.
+    """
     finished = runs if isinstance(runs, Mapping) else {record.run: record for record in runs}
     seen: set[str] = set()
     for prediction in predictions:
         record = finished.get(prediction.run)
-        if record is None or prediction.run in seen or _time(prediction.made) > _time(record.start):
+        if record is None or prediction.run in seen:
+            continue
+        if prediction.run not in carried and _time(prediction.made) > _time(record.start):
             continue
         seen.add(prediction.run)
         yield prediction, record
 
 
 def coverage(
-    predictions: Iterable[PredictionRecord], runs: Mapping[str, RunRecord] | Iterable[RunRecord]
+    predictions: Iterable[PredictionRecord],
+    runs: Mapping[str, RunRecord] | Iterable[RunRecord],
+    carried: Collection[str] = (),
 ) -> tuple[int, int]:
     """(inside, total): finished runs whose loss fell inside their predicted interval, and all that were predicted."""
-    hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs)]
+    hits = [prediction.contains(record.loss) for prediction, record in settled(predictions, runs, carried)]
     return sum(hits), len(hits)
 
 

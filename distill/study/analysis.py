@@ -77,10 +77,15 @@ def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
 
 
 def law_table(table: StudyTable) -> laws.Table:
-    """The columns that laws are fitted to; the same as `laws.load_table` of the file."""
-    rows = [dataclasses.astuple(run) for run in table.runs]
+    """The columns that laws are fitted to: those of `laws.load_table`, the runs by name.
+
+    Runs end in another order on other machines, and an optimiser's sums differ by the order of their terms (2e-6 of a
+    parameter): in one order, the same runs make the same law.
+    """
+    lines = sorted(range(len(table.runs)), key=lambda i: table.runs[i].run)
+    rows = [dataclasses.astuple(table.runs[i]) for i in lines]
     names = RunTable(table.path).columns
-    return make_table(names, rows, str(table.path), table.sha256, lines=range(2, 2 + len(rows)))
+    return make_table(names, rows, str(table.path), table.sha256, lines=[2 + i for i in lines])
 
 
 def flops_of(config: StudyExperimentConfig) -> laws.Flops:

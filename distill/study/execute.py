@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill.study import scheduler, workers
+from distill.study import scheduler
 from distill.study.matrix import PlannedRun
+from distill.study.tables import Tables
 from distill.system.files import atomic_write
 
 
@@ -23,15 +24,26 @@ def execute(
 ) -> scheduler.Outcome:
     """Runs the tasks that are not finished yet; the arguments are those of `scheduler.run_all`.
 
-    First writes study.json: `note`, and the name of every task by its fingerprint, so that a report can list missing
-    runs. Raises Preempted when the system or Ctrl-C asks this process to stop.
+    Writes study.json first (`write_note`). Raises Preempted when the system or Ctrl-C asks this process to stop.
     """
-    planned = {task.run: task.name for task in tasks}
-    atomic_write(workdir / "study.json", json.dumps({**note, "planned": planned}, indent=1) + "\n")
-    done = workers.collect(workdir, tasks)
+    write_note(tasks, workdir, note)
+    tables = Tables(workdir)
+    tables.collect(tasks)
+    done = tables.runs
     n_done = sum(task.run in done for task in tasks)
     console.print(f"{len(tasks)} runs, {n_done} of them finished, in {workdir}", highlight=False)
     return scheduler.run_all(tasks, done, workdir, console, n_workers=n_workers, pack=pack, before_start=before_start)
+
+
+def write_note(tasks: Sequence[PlannedRun], workdir: Path, note: Mapping[str, object]) -> None:
+    """Writes study.json: `note`, and the name and the teacher of every run by its fingerprint.
+
+    From it a report lists missing runs, and `watch` says what they wait for.
+    """
+    planned = {task.run: task.name for task in tasks}
+    teachers = {task.run: task.config.teacher.run for task in tasks if task.config.teacher.run in planned}
+    tree = {**note, "planned": planned, "teachers": teachers}
+    atomic_write(workdir / "study.json", json.dumps(tree, indent=1) + "\n")
 
 
 def print_failures(outcome: scheduler.Outcome, console: Console) -> int:

@@ -19,7 +19,8 @@ from distill.config import (
     nearest,
     tree,
 )
-from distill.study import ablations
+from distill.study import ablations, places
+from distill.study.places import Place
 
 Split = Literal["teacher", "student"]
 
@@ -32,6 +33,7 @@ class PlannedRun:
     """One run of a study. Its `stage`: 0 without a teacher, 1 students, LAST students of the largest budget.
 
     In an ablation, `base` names the student that is varied and `settings` are the (field, value) pairs of this run.
+    `config` is that of its `place`.
     """
 
     name: str
@@ -41,6 +43,7 @@ class PlannedRun:
     stage: int
     base: str = ""
     settings: tuple[tuple[str, str], ...] = ()
+    place: Place = Place()
 
     @property
     def flops(self) -> float:
@@ -78,7 +81,18 @@ def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
             planned_runs[planned.run] = planned
         for planned in _students(config, wanted["distilled"], teachers, seed, workdir):
             planned_runs[planned.run] = planned
-    return sorted(planned_runs.values(), key=lambda planned: planned.stage)
+    return _placed(config, sorted(planned_runs.values(), key=lambda planned: planned.stage))
+
+
+def _placed(config: StudyExperimentConfig, tasks: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs at their places, which changes the name of none."""
+    lines = places.parse(config.study.places)
+    configs_by_run = {task.run: task.config for task in tasks}
+    placed = []
+    for task in tasks:
+        place = places.find(lines, task.config, configs_by_run.get(task.config.teacher.run), task.name)
+        placed.append(dataclasses.replace(task, place=place, config=place.placed(task.config, task.name)))
+    return placed
 
 
 def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[int, ...]]]:

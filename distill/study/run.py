@@ -7,59 +7,99 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from distill import config as configs
 from distill import data
-from distill.config import ConfigError, StudyExperimentConfig, counts
+from distill.config import ConfigError, StudyExperimentConfig
 from distill.records.study_table import StudyTable
-from distill.study import ablations, matrix
+from distill.study import ablations, ledger, matrix
 from distill.study.execute import execute, print_failures
-from distill.system import files, process
+from distill.system import cloud, files, process
 
 if TYPE_CHECKING:
     from distill.report.study.results import Results
-    from distill.study.analysis import StudyLaws
 
 
-def run(config: StudyExperimentConfig, workdir: str | Path, *, dry_run: bool = False, command: str = "") -> int:
+def run(config: StudyExperimentConfig, workdir: str | Path, *, command: str = "") -> int:
     """Runs the remaining runs of a study, fits its laws and writes its report; returns 1 if runs failed, else 0.
 
     Before the largest students start, the laws fitted so far predict them (predictions.csv). Writes config.txt, data/,
     runs/, trunks/, runs.csv, curves.csv, predictions.csv, laws/ and report/ in `workdir`, and study.json: the
     `command` that was given and the names of all planned runs. Raises ConfigError for a matrix without a run.
     """
-    console, workdir = Console(), Path(workdir).resolve()
-    tasks = matrix.expand(config, workdir)
-    if not tasks:
-        raise ConfigError("config.study: there is nothing to run; give study.models and study.supervised at least")
-    if dry_run:
-        console.print(_listing(tasks))
-        return 0
+    console, workdir = Console(), shared_folder(workdir)
+    if several := [task for task in planned(config, workdir) if task.place.hosts > 1]:
+        raise ConfigError(
+            f"config.study.places: {several[0].name} is for {several[0].place.hosts} hosts, and --backend=local has "
+            "this one; choose another backend"
+        )
     with process.folder_lock(workdir):
-        return _run(config, workdir, command, console)
+        began = time.monotonic()
+        config, tasks = prepare(config, workdir)
+        outcome = execute(
+            tasks,
+            workdir,
+            console,
+            note=note(config, tasks, command),
+            n_workers=config.study.workers,
+            pack=config.study.pack,
+            before_start=ledger.Predictor(config, workdir, tasks, console),
+        )
+        study = _analyse(config, workdir, console)
+        console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
+        if study is not None:
+            _end(study, workdir, console)
+        return print_failures(outcome, console)
 
 
-def _run(config: StudyExperimentConfig, workdir: Path, command: str, console: Console) -> int:
-    began = time.monotonic()
+def shared_folder(workdir: str | Path) -> Path:
+    """The folder of a study. Raises ConfigError for a bucket: tables are appended to under locks, which it has not."""
+    if cloud.remote(workdir):
+        raise ConfigError(
+            f"--workdir={workdir}: a study needs a file system with locks that all its hosts see; wanted a folder "
+            "(NFS, Lustre, Filestore); only a single `distill train` may have its workdir in a bucket"
+        )
+    return Path(workdir).resolve()
+
+
+def prepare(config: StudyExperimentConfig, workdir: Path) -> tuple[StudyExperimentConfig, list[matrix.PlannedRun]]:
+    """Builds the token store and writes config.txt; returns the config and the runs under the names that they keep."""
     store = data.open_store(config.data, config.data.cache or workdir / "data")
     config = dataclasses.replace(config, data=config.data.identified(store.fingerprint))
     tasks = matrix.expand(config, workdir)  # again: a run's fingerprint includes that of outside text
     files.atomic_write(workdir / "config.txt", configs.to_text(config))
-    outcome = execute(
-        tasks,
-        workdir,
-        console,
-        note={"command": command, **_ablation_note(config, tasks)},
-        n_workers=config.study.workers,
-        pack=config.study.pack,
-        before_start=_Predictor(config, workdir, tasks, console),
-    )
+    return config, tasks
+
+
+def prepared(workdir: Path) -> tuple[StudyExperimentConfig, list[matrix.PlannedRun]]:
+    """The study that `prepare` left in a folder. Raises ConfigError where there is none."""
+    path = workdir / "config.txt"
+    if not path.exists():
+        raise ConfigError(
+            f"{workdir}: there is no study in it (no config.txt); start one by distill study --config=..."
+        )
+    config = configs.from_text(StudyExperimentConfig, path.read_text("utf-8"), str(path))
+    return config, planned(config, workdir)
+
+
+def conclude(config: StudyExperimentConfig, workdir: Path, console: Console) -> None:
+    """Fits the laws to runs.csv, writes plan and report, prints their short form."""
     study = _analyse(config, workdir, console)
-    console.print(f"{time.monotonic() - began:.0f} s in all", highlight=False)
     if study is not None:
         _end(study, workdir, console)
-    return print_failures(outcome, console)
+
+
+def planned(config: StudyExperimentConfig, workdir: Path) -> list[matrix.PlannedRun]:
+    """All runs of a study. Raises ConfigError for a matrix without one."""
+    tasks = matrix.expand(config, workdir)
+    if not tasks:
+        raise ConfigError("config.study: there is nothing to run; give study.models and study.supervised at least")
+    return tasks
+
+
+def note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun], command: str) -> dict[str, object]:
+    """What study.json says of a study beside its runs: the command, and the settings of an ablation."""
+    return {"command": command, **_ablation_note(config, tasks)}
 
 
 def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.PlannedRun]) -> dict[str, object]:
@@ -73,43 +113,6 @@ def _ablation_note(config: StudyExperimentConfig, tasks: Sequence[matrix.Planned
         },
         "values": {s.field: [t.value for t in varied if t.field == s.field] for s in varied},
     }
-
-
-class _Predictor:
-    """Predicts runs just before they start, so that a prediction cannot depend on its run.
-
-    The last stage is predicted from all other runs, when its first run starts. Runs added to a study that already has a
-    law are predicted from the runs that were finished when this call began. A run that started in an earlier call is
-    not predicted.
-    """
-
-    def __init__(
-        self, config: StudyExperimentConfig, workdir: Path, tasks: Sequence[matrix.PlannedRun], console: Console
-    ):
-        self._config, self._workdir, self._tasks, self._console = config, workdir, tasks, console
-        self._laws: StudyLaws | None = None
-        self._predicted_last = False
-
-    def __call__(self, starting: Sequence[matrix.PlannedRun]) -> None:
-        last = starting[0].stage == matrix.LAST_STAGE
-        has_law = self._laws is not None or (self._workdir / "laws" / "supervised.json").exists()
-        if self._predicted_last or not (last or has_law):
-            return
-        from distill.study import analysis  # imports JAX, which takes seconds
-
-        table = StudyTable.read(self._workdir / "runs.csv")
-        if last or self._laws is None:
-            process.cache_compilations()
-            self._laws = analysis.fit(self._config, table)
-        asked = [task for task in self._tasks if task.stage == matrix.LAST_STAGE] if last else starting
-        new = [task for task in asked if task.run not in table.by_fingerprint and not self._has_begun(task)]
-        n_predicted = analysis.predict(self._laws, new, table)
-        if last:
-            self._predicted_last = True
-            self._console.print(f"predicted {n_predicted} runs before they start", highlight=False)
-
-    def _has_begun(self, task: matrix.PlannedRun) -> bool:
-        return (self._workdir / "runs" / task.run / "config.txt").exists()
 
 
 def _analyse(config: StudyExperimentConfig, workdir: Path, console: Console) -> "Results | None":
@@ -148,13 +151,3 @@ def _end(study: "Results", workdir: Path, console: Console) -> None:
     for command in analysis.next_commands(workdir, study):
         # Not wrapped, so that it can be copied.
         console.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _listing(tasks: list[matrix.PlannedRun]) -> Table:
-    table = Table(title=f"{len(tasks)} runs, {sum(t.flops for t in tasks):.3g} FLOPs of training", title_justify="left")
-    for name in ("run", "fingerprint", "stage", "N", "D", "FLOPs"):
-        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")
-    for task in tasks:
-        N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
-        table.add_row(task.name, task.run, str(task.stage), f"{N:,d}", f"{D:,d}", f"{task.flops:.3g}")
-    return table

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.screen import StudyScreen
+from distill.study.tables import Tables
 from distill.study.workers import FailedMessage, FinishedMessage, ProgressMessage, Worker, compile_key, vmap_key
 from distill.system import preemption, process
 from distill.system.files import atomic_write
@@ -47,6 +48,7 @@ def run_all(
     queue = _Queue(tasks, done)
     if not queue.waiting:
         return queue.outcome()
+    tables = Tables(workdir)
     team = _Team(min(n_workers, len(queue.waiting)), workdir)
     screen = StudyScreen(tasks, done, console)
     try:
@@ -66,6 +68,7 @@ def run_all(
                     raise AssertionError(f"nothing may start of {', '.join(task.name for task in queue.waiting)}")
                 for task, message in team.ended():
                     if isinstance(message, FinishedMessage):
+                        tables.add(message.record)
                         queue.finished.append(task.name)
                         screen.finish(task, message)
                         continue

@@ -1,8 +1,8 @@
 """Worker processes of a study, each on its own cores: at small sizes two with a core each beat one with both.
 
-A worker trains one run at a time, or several together (distill/training/vmapped.py). It sends its progress, writes
-finished runs into the tables itself, and caches what later runs may need: the token store, compiled steps, and the
-signals of its teachers up to `teacher.memory_gib`.
+A worker trains one run at a time, or several together (distill/training/vmapped.py). It sends its progress and the
+rows of finished runs, which its study tabulates, and caches what later runs may need: the token store, compiled steps,
+and the signals of its teachers up to `teacher.memory_gib`.
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.config import DistillError, ExperimentConfig
-from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, load_record
+from distill.records.runs import RunRecord
+from distill.study import ledger
 from distill.study.matrix import PlannedRun
 from distill.system import preemption, process
 from distill.system.progress import Progress
@@ -120,7 +121,7 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
     process.pin_to_cores(cores)
     process.use_fast_cpu_compilation()
     process.cache_compilations()
-    trainer, lock = _Trainer(workdir), threading.Lock()
+    trainer, lock = Trainer(workdir), threading.Lock()
 
     def send(message: Message) -> None:
         with lock:  # runs that train together send from their own threads
@@ -137,8 +138,8 @@ def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
             return
 
 
-class _Trainer:
-    """Trains the runs of one worker process and caches token stores and teachers for the next ones."""
+class Trainer:
+    """Trains runs in this process and caches token stores and teachers for the next ones."""
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
@@ -172,12 +173,11 @@ class _Trainer:
 
         try:
             with self._lock:
+                ledger.begin(self._workdir, task)
                 store, teacher = self._shared(config)
             record = train.train(
                 config, folder, store=store, teacher=teacher, trunk=trunk, on_progress=send_progress, vmapped=pack
             )
-            with self._lock:
-                tabulate(self._workdir, record, folder)
             send(FinishedMessage(run=task.run, record=record))
         except preemption.Preempted:
             raise
@@ -225,30 +225,3 @@ def open_teacher(config: ExperimentConfig, store: "Store") -> "TeacherSource":
         teacher = teachers.open_teacher(inputs.resolve(config, store), store)
     assert teacher is not None
     return teacher
-
-
-def collect(workdir: Path, tasks: Sequence[PlannedRun]) -> set[str]:
-    """The fingerprints of the finished runs, from their result.json; adds rows that a killed worker did not write."""
-    known = RunTable(workdir / "runs.csv").runs()
-    for task in tasks:
-        record = load_record(workdir / "runs" / task.run / "result.json")
-        if record is not None and task.run not in known:
-            tabulate(workdir, record, workdir / "runs" / task.run)
-            known[task.run] = record
-    return set(known)
-
-
-def tabulate(workdir: Path, record: RunRecord, folder: Path) -> None:
-    """Adds a finished run to runs.csv and its losses to curves.csv, unless they are there."""
-    from distill.records.logger import read_metrics
-
-    curves = CurveTable(workdir / "curves.csv")
-    if record.run not in {point.run for point in curves.load()}:
-        each = record.flops_student / record.D
-        curves.append(
-            [
-                CurvePoint(run=record.run, step=m["step"], tokens=m["tokens"], flops=each * m["tokens"], loss=m["ntp"])
-                for m in read_metrics(folder / "metrics.jsonl")
-            ]
-        )
-    RunTable(workdir / "runs.csv").add(record)

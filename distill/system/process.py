@@ -81,11 +81,15 @@ def clear_jit_caches(most: int = 20_000) -> bool:
     return count > most
 
 
+class FolderLocked(DistillError):
+    """Another process holds the lock of a folder."""
+
+
 @contextlib.contextmanager
 def folder_lock(folder: str | Path) -> Iterator[None]:
     """Locks `folder` for this process; the system releases the lock when the process ends, however that happens.
 
-    Raises DistillError, naming the process that holds the lock. Between machines this needs a network file system with
+    Raises FolderLocked, naming the process that holds the lock. Between machines this needs a network file system with
     flock; a bucket (gs://) has no locks and is not locked.
     """
     if "://" in str(folder):
@@ -99,7 +103,7 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(200).strip() or "another process"
-            raise DistillError(
+            raise FolderLocked(
                 f"{folder} is locked by {holder}; wait for it, stop it, or choose another folder"
             ) from None
         file.truncate(0)

@@ -132,7 +132,7 @@ def test_laws_are_fitted_at_the_start_and_before_the_last_stage(tmp_path, monkey
         return scheduler.Outcome(finished=(), failed={})
 
     monkeypatch.setattr(scheduler, "run_all", run_all)
-    monkeypatch.setattr(analysis, "fit", lambda config, table: fits.append(len(predicted)) or "laws")
+    monkeypatch.setattr(analysis, "fit", lambda config, table: fits.append(len(predicted)) or analysis.StudyLaws())
     monkeypatch.setattr(analysis, "predict", lambda laws, new, table: predicted.extend(t.run for t in new) or len(new))
     assert study_module.run(config, tmp_path) == 0
     assert fits == [0, 16 + 19]
@@ -403,6 +403,8 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     teacher = next(t for t in tasks if t.config.data.split == "teacher")
     small = dataclasses.replace(teacher.config.model, vocab_size=100)
     broken = dataclasses.replace(teacher, config=dataclasses.replace(teacher.config, model=small))
+    (student,) = (t.run for t in tasks if t.stage == matrix.LAST_STAGE)
+    (tmp_path / "unpredicted.json").write_text(json.dumps({student: "no law in this test"}))
     tasks = [broken if task is teacher else task for task in tasks]
     outcome = scheduler.run_all(tasks, set(), tmp_path, Console(quiet=True), n_workers=1)
     assert outcome.finished == ("a@2K",), outcome.failed

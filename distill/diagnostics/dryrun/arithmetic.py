@@ -124,3 +124,17 @@ def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
 def state_bytes(config: ExperimentConfig) -> float:
     """Bytes of parameters and optimiser on a device, exact except for arrays that are not split."""
     return STATE_BYTES * counts.total(config.model) / math.prod((config.mesh.fsdp, config.mesh.tensor))
+
+
+def teacher_bytes(config: ExperimentConfig, teacher: ModelConfig | None) -> float:
+    """Bytes of an online teacher's weights on a device, in config.teacher.dtype."""
+    if teacher is None:
+        return 0.0
+    width = {"float32": 4, "bfloat16": 2, "int8": 1}[config.teacher.dtype]
+    return width * counts.total(teacher) / math.prod((config.mesh.fsdp, config.mesh.tensor))
+
+
+def total_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:
+    """Bytes of one device while a step runs: state, teacher, activations and temporaries, by the model of `memory`."""
+    working = memory(config, teacher)
+    return state_bytes(config) + teacher_bytes(config, teacher) + working.activations + working.temporaries

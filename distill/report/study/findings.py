@@ -287,7 +287,7 @@ def _beaten(results: Results, noise: Noise) -> tuple[int, int]:
 def _ledger(results: Results) -> Ledger | None:
     if not results.predictions:
         return None
-    predicted = list(settled(results.predictions, results.runs))
+    predicted = list(settled(results.predictions, results.runs, results.carried))
     finished = {run.run for run in results.runs}
     return Ledger(
         inside=sum(prediction.contains(run.loss) for prediction, run in predicted),

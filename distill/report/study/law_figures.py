@@ -34,7 +34,7 @@ def accuracy(results: Results) -> Chart | None:
     laws = [law for law in laws if any(law.covers(run) for run in results.runs)]
     if not laws:
         return None
-    predicted = list(settled(results.predictions, results.runs))
+    predicted = list(settled(results.predictions, results.runs, results.carried))
     above, below = [], []
     for law in laws:
         runs = [run for run in results.runs if law.covers(run)]

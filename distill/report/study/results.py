@@ -13,7 +13,7 @@ from typing import Any
 from distill.errors import ReportError
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law
-from distill.records.predictions import PredictionRecord, PredictionTable
+from distill.records.predictions import PredictionRecord, PredictionTable, carried
 from distill.records.runs import CurvePoint, CurveTable, RunRecord
 from distill.records.study_table import StudyTable
 from distill.system.files import loads
@@ -90,6 +90,7 @@ class Results:
     curves: Mapping[str, tuple[CurvePoint, ...]] = dataclasses.field(default_factory=dict)
     laws: tuple[FittedLaw, ...] = ()
     predictions: tuple[PredictionRecord, ...] = ()
+    carried: frozenset[str] = frozenset()  # runs that began under their prediction, whatever the clocks say
     plan: "PlanSummary | None" = None
     planned: Mapping[str, str] = dataclasses.field(default_factory=dict)  # fingerprint -> name
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> why
@@ -145,6 +146,7 @@ def load(source: str | Path | StudyTable) -> Results:
     planned = _texts(note.get("planned"))
     ablated = _ablated(workdir / "study.json", note, runs)
     varied = {one.run.run for one in ablated if not one.plain}
+    predictions = tuple(PredictionTable(workdir / "predictions.csv").load())
     return Results(
         workdir=workdir,
         runs=tuple(run for run in runs if run.run not in varied),
@@ -152,7 +154,8 @@ def load(source: str | Path | StudyTable) -> Results:
         ablation_values=_values(note),
         curves={run: tuple(points) for run, points in curves.items()},
         laws=_laws(workdir),
-        predictions=tuple(PredictionTable(workdir / "predictions.csv").load()),
+        predictions=predictions,
+        carried=carried(workdir, predictions),
         plan=_plan(workdir / "laws" / "plan.json"),
         planned=planned,
         missing=_missing(workdir, {run.run for run in runs}, planned),

@@ -9,85 +9,13 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
 mkdir -p "$1"
 folder="$(cd "$1" && pwd)"
 cd "$ROOT"
-host="$(hostname -s)"
-export SLURM_CONF="$folder/slurm.conf" JAX_PLATFORMS=cpu XLA_FLAGS="--xla_backend_optimization_level=1"
-began=$SECONDS
-
-say() { echo "[$((SECONDS - began)) s] $*"; }
-fail() { say "FAILED: $*"; tail -n 15 "$folder"/*.log "$folder"/logs/* 2>/dev/null || true; exit 1; }
-
-pids=()
-stop() {
-  scancel --quiet --user="$(id -un)" 2>/dev/null || true
-  kill "${pids[@]}" 2>/dev/null || true
-  wait 2>/dev/null
-}
-trap stop EXIT
-
-# until WORD SECONDS COMMAND...: waits for a command to succeed.
-until_done() {
-  local what="$1" deadline=$((SECONDS + $2))
-  shift 2
-  while ! "$@" >/dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || fail "$what did not happen in time"
-    sleep 0.3
-  done
-}
-
-mkdir -p "$folder"/{state,munge,spool-1,spool-2,logs}
-chmod 700 "$folder/munge"
-head -c 128 /dev/urandom >"$folder/munge/key" && chmod 400 "$folder/munge/key"
-cat >"$SLURM_CONF" <<END
-ClusterName=test
-SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-# A job that is queued again waits until its credential has expired: 120 s where this is not set.
-AuthInfo=socket=$folder/munge/socket,cred_expire=5
-CredType=cred/munge
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SlurmdParameters=config_overrides
-ReturnToService=2
-PropagateResourceLimits=NONE
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
-KillWait=5
-StateSaveLocation=$folder/state
-SlurmctldPidFile=$folder/slurmctld.pid
-SlurmctldLogFile=$folder/slurmctld.log
-SlurmdSpoolDir=$folder/spool-%n
-SlurmdPidFile=$folder/slurmd-%n.pid
-SlurmdLogFile=$folder/slurmd-%n.log
-NodeName=$host,$host-2 NodeHostname=$host NodeAddr=127.0.0.1 Port=[16821-16822] CPUs=2
-PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
-PartitionName=high Nodes=ALL PriorityTier=9 PreemptMode=OFF
-END
-munged --foreground --force --key-file="$folder/munge/key" --socket="$folder/munge/socket" \
-  --pid-file="$folder/munge/pid" --log-file="$folder/munged.log" --seed-file="$folder/munge/seed" >"$folder/munged.out" 2>&1 &
-pids+=($!)
-until_done "munged" 10 test -S "$folder/munge/socket"
-slurmctld -D -c >"$folder/slurmctld.out" 2>&1 &
-pids+=($!)
-for node in "$host" "$host-2"; do
-  slurmd -D -c -N "$node" >"$folder/slurmd-$node.out" 2>&1 &
-  pids+=($!)
-done
-idle() { [ "$(sinfo --noheader --partition=low --states=idle --format=%D)" = 2 ]; }
-until_done "a cluster of two idle nodes" 30 idle
-say "$(sinfo --version), two nodes on $host"
+# shellcheck source=tests/launch/slurm/cluster.sh
+. "$ROOT/tests/launch/slurm/cluster.sh"
+export XLA_FLAGS="--xla_backend_optimization_level=1"
 
 common=(python -m launch.train --config=configs/train.py:micro --config.seq_len=32 --config.eval.tokens=2048
   "--config.data.cache=$folder/text" --config.loop.steps_per_call=4 --config.loop.log_steps=4)
 submit() { bash launch/slurm.sh --logs="$folder/logs" --grace=60 "$@" | awk '{ print $NF }'; }
-gone() { ! squeue --noheader --jobs="$1" --format=%T 2>/dev/null | grep -q .; }
 loss() { grep -o '"loss": [0-9.]*' "$1/result.json"; }
 near() { awk -v a="${1#*: }" -v b="${2#*: }" 'BEGIN { exit !((a - b) ^ 2 <= (1e-5 * b) ^ 2) }'; }
 
