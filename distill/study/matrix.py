@@ -135,11 +135,13 @@ def _students(
         for label in by.split():
             teacher = _teacher(config, line, label, teachers, seed, workdir)
             students += _students_of(config, line, teacher, label, seed)
+        largest, late = _largest(config), {teacher.run for teacher in teachers.values() if teacher.stage == LAST_STAGE}
+        for i, student in enumerate(students):
+            # A student of one of the last stage cannot come before it.
+            last = not student.base and (student.config.tokens == largest or student.config.teacher.run in late)
+            students[i] = dataclasses.replace(student, stage=LAST_STAGE if last else 1)
         teachers |= {student.name.partition("#")[0]: student for student in students if not student.settings}
-        largest = _largest(config)
-        for student in students:
-            last = not student.base and student.config.tokens == largest
-            yield dataclasses.replace(student, stage=LAST_STAGE if last else 1)
+        yield from students
 
 
 def _teacher(

@@ -80,7 +80,7 @@ def make(tasks: Sequence[PlannedRun]) -> list[Unit]:
     trunks_of_teachers = {by_run[run].trunk for run in taught_by}
 
     def order(task: PlannedRun) -> tuple[int, str, float, str, int, str]:
-        if task.trunk in trunks_of_teachers and task.stage != LAST_STAGE:
+        if task.trunk in trunks_of_teachers:
             return 0, "", 0.0, "", task.config.tokens, task.run
         stage = 1 + (task.stage == LAST_STAGE)
         return stage, task.config.teacher.run, task.place.most, task.trunk, task.config.tokens, task.run
@@ -106,8 +106,7 @@ def make(tasks: Sequence[PlannedRun]) -> list[Unit]:
             if not fits(packs[-1] + [task]):
                 packs.append([])
             packs[-1].append(task)
-    units = [_unit(pack, by_run) for pack in packs]
-    return [*_with_the_rest(units, tasks)]
+    return _in_order([*_with_the_rest([_unit(pack, by_run) for pack in packs], tasks)])
 
 
 def _unit(pack: Sequence[PlannedRun], by_run: Mapping[str, PlannedRun]) -> Unit:
@@ -141,6 +140,20 @@ def _with_the_rest(units: Sequence[Unit], tasks: Sequence[PlannedRun]) -> Iterab
         yield from (unit for unit in units if unit.last)
         everything |= {PREDICT}
     yield Unit(name=CONCLUDE, after=everything)
+
+
+def _in_order(units: Sequence[Unit]) -> list[Unit]:
+    """The units so that each comes after what it needs: a student may teach the next one."""
+    ordered, known = list[Unit](), set[str]()
+    waiting = list(units)
+    while waiting:
+        ready = [unit for unit in waiting if unit.needs | unit.after <= known]
+        if not ready:
+            raise AssertionError(f"these units wait for each other: {', '.join(unit.name for unit in waiting)}")
+        ordered += ready
+        known |= {key for unit in ready for key in unit.keys}
+        waiting = [unit for unit in waiting if unit not in ready]
+    return ordered
 
 
 def remaining(units: Sequence[Unit], done: Collection[str], queued: Collection[str] = ()) -> list[Unit]:

@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.slow
-def test_a_training_a_sweep_and_a_preemption_on_two_nodes(tmp_path):
+def run(name: str, folder: Path, seconds: int) -> str:
+    """What a script of tests/launch/slurm prints; it starts the cluster, and ends it."""
     missing = [tool for tool in ("slurmctld", "slurmd", "munged") if not shutil.which(tool, path="/usr/sbin:/usr/bin")]
     if missing or os.geteuid():
         pytest.skip(f"needs root and Debian's slurm-wlm and munge; missing: {', '.join(missing) or 'root'}")
-    script = Path(__file__).parent / "slurm" / "run.sh"
+    script = Path(__file__).parent / "slurm" / name
     environment = os.environ | {"PATH": f"/usr/sbin:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", script, tmp_path], capture_output=True, text=True, timeout=600, env=environment)
-    assert done.returncode == 0 and "all three passed" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run(["bash", script, folder], capture_output=True, text=True, timeout=seconds, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_training_a_sweep_and_a_preemption_on_two_nodes(tmp_path):
+    assert "all three passed" in run("run.sh", tmp_path, 600)
+
+
+@pytest.mark.slow
+def test_a_study_as_jobs_while_a_node_is_killed_a_second_submission_and_a_failed_teacher(tmp_path):
+    assert "all three passed" in run("study.sh", tmp_path, 900)

@@ -22,7 +22,10 @@ def planned(preset: str, lines: tuple[str, ...] = (), **changes: object) -> list
     return matrix.expand(build(StudyExperimentConfig, tree), Path("w"))
 
 
-@pytest.mark.parametrize("preset, lines", [("smoke", ()), ("micro", ()), ("ablations", ()), ("paper-A", PLACES)])
+@pytest.mark.parametrize(
+    "preset, lines",
+    [("smoke", ()), ("micro", ()), ("ablations", ()), ("chains", ()), ("repeats", ()), ("paper-A", PLACES)],
+)
 def test_every_run_is_in_one_unit_that_comes_after_what_it_needs(preset, lines):
     tasks = planned(preset, lines)
     made = units.make(tasks)
@@ -41,6 +44,15 @@ def test_every_run_is_in_one_unit_that_comes_after_what_it_needs(preset, lines):
         assert unit.needs | unit.after <= before
         before |= unit.keys
     assert made[-1].name == CONCLUDE and made[-1].after == before - {CONCLUDE}
+
+
+def test_a_student_of_one_of_the_last_stage_is_of_the_last_stage():
+    """Seen to fail with the stage by budget alone: `predict` waits for the small student, and it for `predict`."""
+    lines = ("c@250K > p @ 250K 500K", "c@250K>p@500K > q @ 125K")
+    tasks = planned("smoke", teachers=("c @ 250K",), supervised=("p @ 125K",), distilled=lines)
+    small = next(task for task in tasks if task.name == "c@250K>p@500K>q@125K")
+    assert small.stage == LAST_STAGE
+    assert PREDICT in next(unit for unit in units.make(tasks) if small in unit.runs).needs
 
 
 def test_a_teacher_is_alone_and_small_runs_share_a_program():

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from distill.errors import ReportError
 from distill.records import metrics
+from distill.report.runs import heading
 from distill.system import process
 from distill.system.files import loads
 from distill.system.numbers import duration
@@ -81,11 +82,17 @@ def _planned_name(folder: Path) -> str:
 
 
 def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float | None = None) -> RenderableType:
-    """The curve of the most recently written run, and a table with one line per run."""
-    paths = find(workdir)
+    """How far a study is, the curve of the most recently written run, and a table with one line per run."""
     now = time.time() if now is None else now
+    parts: list[RenderableType] = [Text(line, style="bold") for line in heading.lines(workdir, now)]
+    try:
+        paths = find(workdir)
+    except ReportError:
+        if not parts:
+            raise
+        return Group(*parts)  # a study whose runs all wait
     runs = [read(path) for path in paths[:_MOST]]
-    first, parts = runs[0], list[RenderableType]()
+    first = runs[0]
     state = _state(first, now)
     if state == "dead":
         state += f": process {first.gone} has ended; the same command continues the run"
