@@ -1,6 +1,7 @@
 """Any model to a Hugging Face directory: a finished run of ours, a GGUF file, or another directory.
 
---verify reads the result back: every weight bit for bit, and the logits of both.
+--verify reads the result back, every weight bit for bit, and compares the logits of the source and of the result with
+those of an independent reader of the same files: transformers where it is installed, else a forward pass in NumPy.
 """
 
 import sys

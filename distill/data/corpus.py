@@ -137,12 +137,15 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
 def _earlier(recipe: StoreRecipe) -> Iterator[StoreRecipe]:
     """The recipe, and those of the same text in earlier versions.
 
-    They did not find separators in text with CRLF line ends, and encoded each turn of a document as a text of its own.
+    They did not find separators in text with CRLF line ends, kept a byte order mark before UTF-8, and encoded each
+    turn of a document as a text of its own.
     """
     description = recipe.description
-    source = {key: value for key, value in description["source"].items() if key != "newlines"}
+    marked = {key: value for key, value in description["source"].items() if key != "marks"}
+    source = {key: value for key, value in marked.items() if key != "newlines"}
     parts = {key: value for key, value in description.items() if key not in ("encoding", "template")}
-    for earlier in (description, description | {"source": source}, parts, parts | {"source": source}):
+    sources = [{"source": each} for each in (description["source"], marked, source)]
+    for earlier in [whole | each for whole in (description, parts) for each in sources]:
         yield dataclasses.replace(recipe, description=earlier, fingerprint=_fingerprint(earlier))
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from distill import interop, laws
 from distill.config import ModelConfig, counts
 from distill.errors import InteropError
-from distill.interop import card, export
+from distill.interop import card, export, reference
 from distill.interop.layout import expected
 from distill.interop.source import open_source
 from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law
-from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
 from distill.system.progress import Progress
 from distill.teacher import any_model
@@ -67,7 +67,7 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     if prediction:
         lines.append(f"measured loss {model.record.loss:.4f}, predicted {prediction}")
     if wanted.verify:
-        lines.append(verify(wanted.out, model.params, dtype))
+        lines += verify(wanted, model, dtype)
     return lines
 
 
@@ -126,21 +126,62 @@ def predict(source: str, record: RunRecord) -> card.Prediction:
     return card.Prediction(law=file.name, loss=mean, low=float(low), high=float(high))
 
 
-def verify(out: str, params: Transformer, dtype: str) -> str:
-    """Reads the directory back; InteropError for a weight that is not the source's, rounded to `dtype`."""
-    back = interop.load(out)
-    want = export.tensors(params, back.config)
+_VERIFIED = 64  # positions of the input that is compared
+_TOLERANCE = (
+    1e-3  # of the largest logit: float32 is ten times better, and a rotation that is misread a thousand times worse
+)
+
+
+def verify(wanted: Conversion, model: any_model.Model, dtype: str) -> list[str]:
+    """Compares what was written with what was imported, and both with the numbers of an independent reader.
+
+    Raises InteropError, saying which of the two is wrong: the import, or the directory.
+    """
+    back = interop.load(wanted.out)
+    want = export.tensors(model.params, back.config)
     got = export.tensors(back.params, back.config)
+    exact = True
     for name in want:
-        rounded = np.asarray(want[name](), jnp.dtype(dtype)).astype(np.float32)
+        value = want[name]()
+        rounded = np.asarray(value, jnp.dtype(dtype)).astype(np.float32)
+        exact &= np.array_equal(rounded, value)
         if not np.array_equal(rounded, got[name]()):
-            raise InteropError(f"{out}: tensor {name!r} is not what was written; the disk or the copy is damaged")
+            raise InteropError(
+                f"{wanted.out}: tensor {name!r} is not what was written; the disk or the copy is damaged"
+            )
     rows = jax.sharding.get_mesh().size
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, back.config.tokens, (rows, 64)), jnp.int32)
-    logits = [jax.jit(lambda m, t: m(t))(m, tokens)[..., : back.config.tokens] for m in (params, back.params)]
-    off = float(jnp.max(jnp.abs(logits[0] - logits[1])))
-    same = float(jnp.mean(jnp.argmax(logits[0], -1) == jnp.argmax(logits[1], -1)))
-    return (
+    tokens = np.random.default_rng(0).integers(0, back.config.tokens, (rows, _VERIFIED), np.int32)
+    with jax.default_matmul_precision("highest"):
+        before, after = (
+            np.asarray(jax.jit(lambda m, t: m(t))(m, jnp.asarray(tokens)))[..., : back.config.tokens]
+            for m in (model.params, back.params)
+        )
+    if not np.isfinite(before).all():
+        raise InteropError(f"{wanted.source}: its logits on random tokens are not finite (NaN or inf)")
+    off = float(np.max(np.abs(before - after)))
+    if exact and off > _TOLERANCE * max(1.0, float(np.max(np.abs(before)))):
+        raise InteropError(
+            f"{wanted.out}: its logits differ by {off:.2g} from the source's: config.json says another model"
+        )
+    same = float(np.mean(np.argmax(before, -1) == np.argmax(after, -1)))
+    lines = [
         f"verified: {len(want)} tensors are bit-equal in {dtype}; on random tokens logits differ by at most "
         f"{off:.2g}, and {same:.0%} have the same likeliest token"
-    )
+    ]
+    if model.published:
+        lines.append(_agree(wanted.source, before, tokens, "it is not read here as it is there"))
+    lines.append(_agree(wanted.out, after, tokens, "the directory that was written is another model there"))
+    return lines
+
+
+def _agree(path: str, ours: Floats, tokens: NDArray[np.int32], otherwise: str) -> str:
+    """What to say of a comparison with an independent reader. Raises InteropError where its logits are others."""
+    try:
+        found = reference.logits(path, tokens)
+    except InteropError as error:
+        return f"not verified: {path} was not compared with another reader's numbers: {error}"
+    theirs = found.logits[..., : ours.shape[-1]]
+    off = float(np.max(np.abs(ours - theirs))) if theirs.shape == ours.shape else math.inf
+    if not off <= _TOLERANCE * max(1.0, float(np.max(np.abs(theirs)))):
+        raise InteropError(f"{path}: its logits differ by {off:.2g} from those of {found.reader}: {otherwise}")
+    return f"verified: the logits of {path} by {found.reader} differ by at most {off:.2g}"

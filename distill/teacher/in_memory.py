@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.errors import SignalError
 from distill.model import sharding
 from distill.teacher.observe import Teacher
 from distill.types import Batch, TeacherSignal
@@ -63,6 +64,10 @@ class InMemorySignals:
         for start in range(0, len(missing), CHUNK):
             ids = missing[start : start + CHUNK]
             values = self._compute(ids)
+            # A token that is padding has probability 0, and the logarithm -inf.
+            bad = np.isnan(values).any(axis=(1, 2))
+            if bad.any():
+                raise SignalError(f"window {ids[np.argmax(bad)]}: the teacher's output is not finite (NaN or inf)")
             room = min(len(ids), len(self._kept) - self._used)
             self._kept[self._used : self._used + room] = values[:room]
             self._slot[ids[:room]] = np.arange(self._used, self._used + room)

@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from distill.config import ConfigError, ExperimentConfig, from_text
 from distill.model.quantize import Precision, cast
-from distill.model.transformer import Transformer
+from distill.model.transformer import Transformer, parameter_name
 from distill.records.checkpoints import CheckpointError, Checkpoints
 from distill.records.runs import RunRecord, load_record
 from distill.system import cloud
@@ -60,7 +62,10 @@ def load(source: str | Path, dtype: Precision = "float32") -> LoadedTeacher:
 
 
 def load_parameters(info: TeacherInfo, dtype: Precision = "float32") -> Transformer:
-    """The parameters of a known model, placed on the current mesh and rounded to `dtype`."""
+    """The parameters of a known model, placed on the current mesh and rounded to `dtype`.
+
+    Raises CheckpointError where a run's last checkpoint is gone, or holds values that are not finite.
+    """
     if pretrained.is_model(info.source):
         return cast(pretrained.load(info.source), dtype)
     config = info.config
@@ -79,4 +84,29 @@ def load_parameters(info: TeacherInfo, dtype: Precision = "float32") -> Transfor
                 f"{checkpoints.steps()} are left; delete {info.source}/result.json to train it again"
             )
         params = checkpoints.restore(config.steps, {"params": like})["params"]
+        check_finite(f"{checkpoints.directory}/{config.steps}", params)
     return cast(params, dtype)
+
+
+def check_finite(where: str, params: Transformer) -> None:
+    """Raises CheckpointError that names the first tensor (and its layer) with a NaN or an infinite value."""
+    for path, found in jax.tree_util.tree_flatten_with_path(_finite(params))[0]:
+        layers = np.atleast_1d(np.asarray(found))
+        if not layers.all():
+            layer = f" of layer {int(np.argmin(layers))}" if np.ndim(found) else ""
+            raise CheckpointError(
+                f"{where}: tensor {parameter_name(path)!r}{layer} holds values that are not finite (NaN or inf); no "
+                "model can be made of it"
+            )
+
+
+@jax.jit
+def _finite(params: Transformer) -> Transformer:
+    """Whether all values of a parameter are finite; of a parameter with layers, one answer each."""
+
+    def judge(path: jax.tree_util.KeyPath, leaf: jax.Array) -> jax.Array:
+        stacked = parameter_name(path).startswith("blocks.")
+        answer = jnp.all(jnp.isfinite(leaf), axis=tuple(range(1 if stacked else 0, leaf.ndim)))
+        return jax.sharding.reshard(answer, jax.P(*[None] * answer.ndim))
+
+    return jax.tree_util.tree_map_with_path(judge, params)

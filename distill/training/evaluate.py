@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
 from distill.data.store.store import Evaluation
+from distill.errors import DistillError
 from distill.losses import divergences, targets
 from distill.model import sharding
 from distill.system import distributed
@@ -73,7 +74,10 @@ def evaluate(
     teacher: Teacher | None = None,
     signal: SignalReader | None = None,
 ) -> Scores:
-    """Scores of a model on the current mesh, compared with an online `teacher`, or with the `signal` of its windows."""
+    """Scores of a model on the current mesh, compared with an online `teacher`, or with the `signal` of its windows.
+
+    Raises DistillError, naming the first window, where the model or its teacher gives values that are not finite.
+    """
     device_mesh = jax.sharding.get_mesh()
     index, count = distributed.batch_slice(device_mesh)
     parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
@@ -89,7 +93,15 @@ def evaluate(
         if signal is not None:
             batch = dataclasses.replace(batch, signal=signal(windows[filled]))
         sums.append(eval_step(params, teacher, sharding.place(batch, device_mesh)))
-    return _score({name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}, evaluation)
+    found = {name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}
+    for name, who in (("loss", "model"), ("kl", "teacher")):
+        bad = ~np.isfinite(np.concatenate(found[name])) if name in found else np.zeros(1, bool)
+        if bad.any():
+            raise DistillError(
+                f"validation window {windows[np.argmax(bad)]}: the {who}'s output is not finite (NaN or "
+                "inf), so it has no scores"
+            )
+    return _score(found, evaluation)
 
 
 def _score(sums: dict[str, list[NDArray[np.float64]]], evaluation: Evaluation) -> Scores:

@@ -27,14 +27,14 @@ from distill.records.logger import MetricsLogger
 from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
-from distill.teacher.observe import Teacher
+from distill.teacher.observe import Teacher, teacher_signal
 from distill.training import origin, result, start
 from distill.training import step as steps
 from distill.training.inputs import ResolvedRun, make_loader
 from distill.training.step import Metrics, StepSpec, TrainState
 from distill.training.teachers import TeacherSource, open_teacher
 from distill.training.vmapped import VmappedRuns
-from distill.types import Batch, Head
+from distill.types import Batch, Head, TeacherSignal
 
 
 class Diverged(DistillError):
@@ -207,12 +207,27 @@ def _calls(done: int, config: ExperimentConfig) -> Iterator[tuple[int, int]]:
         done = end
 
 
+def _check_teacher(run: RunContext, step: int) -> None:
+    """Raises Diverged, naming the window, where the teacher's own output on a step's windows is not finite."""
+    if run.teacher is None or run.teacher.step_argument is None or distributed.several():
+        return
+    for window in run.loader.windows(step):
+        batch = sharding.place(run.loader.read(np.resize(window, run.config.batch_size)), jax.sharding.get_mesh())
+        signal = teacher_signal(run.teacher.step_argument, batch)
+        if isinstance(signal, TeacherSignal) and bool(jax.numpy.isnan(signal.log_probs).any()):
+            raise Diverged(
+                f"{run.workdir}: the teacher's output on window {window} of the {run.config.data.split!r} split, which "
+                f"step {step} reads, is not finite (NaN or inf): no student can learn from it"
+            )
+
+
 def _check_divergence(run: RunContext, logger: MetricsLogger) -> None:
     """Raises Diverged where the last config.loop.patience updates (a quarter of a short run) were all rejected."""
     config, workdir, rejected = run.config, run.workdir, logger.consecutive_rejections
     if rejected < min(config.loop.patience, max(config.steps // 4, 1)):
         return
     first = logger.step - rejected
+    _check_teacher(run, first)
     windows = ", ".join(str(i) for i in run.loader.windows(first)[:8])
     raise Diverged(
         f"{workdir}: in each of the last {rejected} steps, from step {first} on, the loss or the gradient was not "

@@ -1,6 +1,7 @@
 """One text file, a folder of them, and files as people write them: CRLF, UTF-16, separators as a shell passes them."""
 
 import codecs
+import dataclasses
 import json
 import logging
 import lzma
@@ -11,6 +12,7 @@ import pytest
 
 from distill import data
 from distill.config.data import DataConfig, FilesConfig, SplitConfig
+from distill.data import corpus
 from distill.data.corpus import choose_recipe, make_recipe, open_at
 from distill.data.documents import Document, Part, assign
 from launch import tokenize as launch_tokenize
@@ -181,10 +183,15 @@ def test_a_store_that_was_built_of_crlf_text_stays(tmp_path):
     assert old != recipe.description["source"]
     before = choose_recipe(config, lambda recipe: tmp_path / "nothing")
     assert before.fingerprint == recipe.fingerprint
-    from distill.data.corpus import _without_newlines
-
-    built = open_at(tmp_path / "store", _without_newlines(recipe))
+    built = open_at(tmp_path / "store", as_before(recipe, "newlines"))
     assert choose_recipe(config, lambda _: tmp_path / "store").fingerprint == built.fingerprint
+
+
+def as_before(recipe, key):
+    """The recipe of a version that knew neither this key of a source nor how documents of several parts are encoded."""
+    old = {name: value for name, value in recipe.description.items() if name != "encoding"}
+    old["source"] = {name: value for name, value in old["source"].items() if name != key}
+    return dataclasses.replace(recipe, description=old, fingerprint=corpus._fingerprint(old))
 
 
 @pytest.mark.parametrize("mark", [True, False])
@@ -199,6 +206,38 @@ def test_utf16_is_read_as_text(tmp_path, encoding, mark, compression):
     recipe = make_recipe(files(path, separator="\n\n"))
     assert [d.parts[0].text for d in recipe.source.read(0)] == documents
     assert encoding in json.dumps(recipe.description)
+
+
+def test_text_in_any_dress_is_the_same_documents(tmp_path):
+    """200 seeded files: an encoding, a mark before it, line ends, separators, a compression, a script."""
+    marks = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
+    marks |= {"utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be": codecs.BOM_UTF32_BE}
+    for seed in range(200):
+        draw = random.Random(seed)
+        encoding, newline = draw.choice(list(marks)), draw.choice(["\n", "\r\n", "\r"])
+        word = lambda: draw.choice([*WORDS, "café", "naïve", "λόγος", "слово", "日本語"])  # noqa: B023
+        lines = lambda: newline.join(" ".join(word() for _ in range(5)) for _ in range(draw.randint(1, 3)))  # noqa: B023
+        documents = [f"{number}: {lines()}" for number in range(draw.randint(5, 40))]
+        separator = draw.choice(["\n\n", "\n---\n"])
+        content = separator.replace("\n", newline).join(documents).encode(encoding)
+        # UTF-16 without a mark is told by its NULs, which only Latin scripts leave.
+        marked = draw.random() < 0.5 or encoding.startswith("utf-16")
+        compression = draw.choice(["", "", ".xz"])
+        path = tmp_path / f"{seed}.txt{compression}"
+        content = marks[encoding] * marked + content
+        path.write_bytes(lzma.compress(content) if compression else content)
+        got = [d.parts[0].text for d in make_recipe(files(path, separator=separator)).source.read(0)]
+        assert got == documents, (seed, encoding, marked, newline, separator)
+
+
+def test_a_store_that_was_built_of_marked_text_stays(tmp_path):
+    for i in range(80):
+        (tmp_path / f"{i}.txt").write_bytes(codecs.BOM_UTF8 + play(300, seed=i).encode())
+    config = files(tmp_path / "*.txt")
+    recipe = make_recipe(config)
+    assert recipe.description["source"]["marks"] == "left out"
+    built = open_at(tmp_path / "store", as_before(recipe, "marks"))
+    assert choose_recipe(config, lambda _: tmp_path / "store").fingerprint == built.fingerprint
 
 
 def test_utf16_jsonl_is_refused_and_a_mark_before_json_is_none_of_it(tmp_path):

@@ -610,6 +610,8 @@ def main() -> int:
     with jax.set_mesh(sharding.make(MeshConfig())), tempfile.TemporaryDirectory() as folder:
         for number in range(flags.first, flags.first + flags.draws):
             lines.append(draw(number, flags.seed, Path(folder)))
+            if number % 50 == 49:
+                jax.clear_caches()  # a program a shape, else kept to the end
             if lines[-1]["outcome"] not in GOOD:
                 print(json.dumps(lines[-1]), file=sys.stderr, flush=True)
     print(summarise(lines))

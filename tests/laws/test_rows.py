@@ -1,6 +1,8 @@
 """Which runs a law is fitted to: students and others, runs without a loss, duplicates, the best of several."""
 
 import json
+import random
+import re
 
 import numpy as np
 import pytest
@@ -64,6 +66,49 @@ def test_duplicates_are_seen_by_the_laws_own_columns(extra):
     assert len(rows_of(laws.Supervised, kept)) == 3
     merged = select(laws.Supervised, laws.as_table(runs, duplicates="mean"))
     assert merged.lines.tolist() == [1, 2] and "3 rows became 2" in merged.notes[-1]
+
+
+def test_200_tables_with_a_run_twice_are_refused_by_its_rows():
+    """Whatever columns stand beside it, filled, empty or numbered; where nothing is twice, nothing is said."""
+    for seed in range(200):
+        draw = random.Random(seed)
+        runs = {name: [float(cell) for cell in cells] for name, cells in grid(seed=seed).items()}
+        first, at = sorted(draw.sample(range(36), 2))
+        if draw.random() < 0.5:
+            runs |= {
+                "L_T": [2.1 + 0.01 * (i % 3) for i in range(36)],
+                "kl": [draw.choice(["", 0.1]) for _ in range(36)],
+            }
+        names = draw.sample(["index", "created", "seed", "note"], draw.randint(0, 3))
+        runs |= {name: [draw.choice(["", f"{name} {i}"]) if name == "note" else i for i in range(36)] for name in names}
+        form = laws.Distillation if "L_T" in runs else laws.Chinchilla
+        assert len(rows_of(form, select(form, runs))) == 36
+        for name in ("N", "D", "loss", "L_T"):
+            if name in runs:
+                runs[name][at] = runs[name][first]
+        with pytest.raises(laws.LawError, match=rf"rows {first + 1} and {at + 1} are the same run twice"):
+            rows_of(form, select(form, runs))
+
+
+def test_a_row_of_sums_is_refused_with_the_rule_that_leaves_it_out():
+    """200 tables with a Total at the end, or elsewhere: what the message advises is followed, and the rows are read."""
+    for seed in range(200):
+        draw = random.Random(seed)
+        size = draw.choice(["N", "n_params", "model size", "params/total"])
+        runs = {name: list(cells) for name, cells in grid(seed=seed).items()}
+        runs[size] = runs.pop("N")
+        at = draw.choice([0, 17, 36])
+        runs[size].insert(at, empty := draw.choice(["", "nan", "-", "all of them", "Total"]))
+        runs["D"].insert(at, 1e13)
+        runs["loss"].insert(at, draw.choice([2.5, 90.0]))
+        table = laws.as_table(runs, columns={"N": size} if size == "params/total" else {})
+        with pytest.raises(laws.LawError, match="wanted a finite number") as error:
+            rows_of(laws.Chinchilla, select(laws.Chinchilla, table))
+        assert f"in row {at + 1} ({empty or 'nan'})" in str(error.value) or empty == "-"
+        rule = re.search(r"leave such rows out .*: --rows='(.+)'\.", str(error.value))[1]
+        assert size in rule
+        kept = table.where(rule)
+        assert len(kept) == 36 and len(rows_of(laws.Chinchilla, select(laws.Chinchilla, kept))) == 36
 
 
 def test_an_empty_cell_hides_no_duplicate():

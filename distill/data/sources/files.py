@@ -22,7 +22,13 @@ _PIECE = 1 << 20
 # need not fit in memory.
 MAX_DOCUMENT = 4 << 20
 _HEAD = 64 << 10  # bytes from which a file's encoding and line ends are detected
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+# Byte order marks; the longer ones first, for that of UTF-16 begins one of UTF-32.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\\": "\\"}
 
 
@@ -30,7 +36,8 @@ class TextFormat(NamedTuple):
     """The encoding and line ends of a .txt file, as its first bytes show them."""
 
     encoding: str = "utf-8"
-    crlf: bool = False
+    newline: str = "\n"
+    marked: bool = False  # a byte order mark before UTF-8
 
 
 class Files:
@@ -64,17 +71,20 @@ class Files:
         """Names, sizes and a hash of the head and tail of every file: hashing a whole corpus may take too long.
 
         An edit in the middle of a file over 128 KiB that keeps its size is not detected. Encodings other than UTF-8,
-        and CRLF where a separator contains a line end, are included, because they change how the bytes are read.
+        byte order marks, and CRLF or CR where a separator contains a line end, are included, because they change how
+        the bytes are read.
         """
         root = storage.common_root(self.shards)
         files: dict[str, dict[str, object]] = {}
-        crlf = False
+        newlines: set[str] = set()
+        marked = False
         for (path, split), size in zip(self._files, self._sizes):
             entry: dict[str, object] = {"size": size, "probe": storage.probe(path, size), "split": split or "by hash"}
             text = self._format(path)
             if text.encoding != "utf-8":
                 entry["encoding"] = text.encoding
-            crlf |= text.crlf and "\n" in self._separator
+            newlines |= {text.newline} if "\n" in self._separator else set()
+            marked |= text.marked
             files[path[len(root) :]] = entry
         described: dict[str, object] = {
             "source": "files",
@@ -82,7 +92,9 @@ class Files:
             "invalid_utf8": self._config.invalid_utf8,
             "files": files,
         }
-        return described | ({"newlines": "crlf"} if crlf else {})
+        found = [name for name, newline in (("crlf", "\r\n"), ("cr", "\r")) if newline in newlines]
+        described |= {"newlines": ", ".join(found)} if found else {}
+        return described | ({"marks": "left out"} if marked else {})
 
     def _format(self, path: str) -> TextFormat:
         """The format of a .txt file, from its first bytes; other kinds are UTF-8."""
@@ -91,8 +103,11 @@ class Files:
         if path not in self._formats:
             with _readable(path), storage.open_bytes(path) as (file, _):
                 head = file.read(_HEAD)
-            encoding = _MARKS.get(head[:2]) or _utf16_without_mark(head) or "utf-8"
-            self._formats[path] = TextFormat(encoding, "\r\n".encode(encoding) in head)
+            encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "")
+            encoding = encoding or _utf32_without_mark(head) or _utf16_without_mark(head) or "utf-8"
+            holds = lambda text: text.encode(encoding) in head
+            newline = "\r\n" if holds("\r\n") else "\r" if holds("\r") and not holds("\n") else "\n"
+            self._formats[path] = TextFormat(encoding, newline, head.startswith(codecs.BOM_UTF8))
         return self._formats[path]
 
     @property
@@ -111,13 +126,13 @@ class Files:
                     yield document._replace(split=split)
 
     def _read_txt(self, path: str, shard: int) -> Iterator[Document]:
-        encoding, crlf = self._format(path)
+        encoding, newline, marked = self._format(path)
         separator = re.escape(self._separator)
-        if crlf:  # each line end of the separator matches LF and CRLF
-            separator = separator.replace("\\\n", "\r?\n")
-        # Invalid UTF-8 bytes are kept as surrogates until `_plain`; invalid UTF-16 is replaced at once.
+        if newline != "\n":  # each line end of the separator matches LF too
+            separator = separator.replace("\\\n", "\r?\n" if newline == "\r\n" else "[\r\n]")
+        # Invalid UTF-8 bytes are kept as surrogates until `_plain`; invalid UTF-16 and UTF-32 are replaced at once.
         decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding == "utf-8" else "replace")
-        rest, first = "", encoding != "utf-8"
+        rest, first = "", marked or encoding != "utf-8"
         with storage.open_bytes(path) as (file, raw):
             self._reading = shard, raw
             while piece := file.read(_PIECE):
@@ -210,6 +225,14 @@ def _readable(path: str) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: the file is cut off or not what its name says ({error})") from None
+
+
+def _utf32_without_mark(head: bytes) -> str:
+    """'utf-32-le' or 'utf-32-be' where two of every four bytes are almost all NUL, as in all scripts; else ''."""
+    zeros = [head[i::4].count(0) / max(len(head[i::4]), 1) for i in range(4)]
+    if len(head) < 16 or max(zeros[2:]) < 0.98 and max(zeros[:2]) < 0.98:
+        return ""
+    return "utf-32-le" if min(zeros[2:]) >= 0.98 else "utf-32-be" if min(zeros[:2]) >= 0.98 else ""
 
 
 def _utf16_without_mark(head: bytes) -> str:

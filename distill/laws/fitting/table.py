@@ -12,6 +12,7 @@ import hashlib
 import html
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, Unpack, cast
 
@@ -26,6 +27,7 @@ from distill.laws.forms.law import LawError
 
 SHIPPED = files.SHIPPED
 shipped = files.shipped
+_PLAIN = re.compile(r"[\w./-]+")  # what a rule reads without quotes
 _SHOWN = 8  # rows of a table in a notebook
 
 
@@ -84,21 +86,35 @@ class Table:
 
     def numbers(self, name: str) -> np.ndarray:
         """A column as float64. Raises LawError with the rows whose cells are not finite numbers."""
-        column = self[name]
+        cells = column = self[name]
         if column.dtype.kind != "f":
             column = np.array([number(cell) for cell in column])
-        self.refuse(~np.isfinite(column), name, "a finite number")
+        bad = ~np.isfinite(column)
+        self.refuse(bad, name, "a finite number", self._without(bad, name, cells))
         return column
 
-    def refuse(self, bad: np.ndarray, name: str, wanted: str) -> None:
-        """Raises LawError that names the first few rows where `bad` holds."""
+    def _without(self, bad: np.ndarray, name: str, cells: np.ndarray) -> str:
+        """How to leave rows out whose cells of a column are empty, or all of one text, as the row of a sum has."""
+        shown = self.named.get(name, name)
+        quoted = lambda text: text if _PLAIN.fullmatch(text) else f'"{text}"'
+        texts = {str(cell).strip() for cell in cells[bad].tolist()}
+        if all(is_empty(text) for text in texts):
+            rule = f"has({quoted(shown)})"
+        elif len(texts) == 1 and '"' not in (text := texts.pop()) and np.isnan(number(text)):
+            rule = f"{quoted(shown)} != {quoted(text)}"
+        else:
+            return ""
+        return f"; to leave such rows out (a total, a run that crashed): --rows='{rule}'" if "'" not in rule else ""
+
+    def refuse(self, bad: np.ndarray, name: str, wanted: str, advice: str = "") -> None:
+        """Raises LawError that names the first few rows where `bad` holds, with `advice` at its end."""
         if bad.any():
             where = np.flatnonzero(bad)
             cells = self.column(name)
             rows = ", ".join(f"{self.label(i)} ({cells[i]})" for i in where[:5])
             more = f" and {len(where) - 5} more" if len(where) > 5 else ""
             shown = self.named.get(name, name)
-            raise LawError(f"{self.source}: column {shown!r} in row {rows}{more}; wanted {wanted}.")
+            raise LawError(f"{self.source}: column {shown!r} in row {rows}{more}; wanted {wanted}{advice}.")
 
     def label(self, row: int) -> str:
         """The number of a row in its file, and its run's folder if it comes from one."""

@@ -110,7 +110,8 @@ class SignalStore:
     def read(self, windows: NDArray[np.int64]) -> SparseSignal | HiddenStates | TeacherSignal:
         """The signal of these windows as NumPy arrays [*windows.shape, S, ...].
 
-        Raises SignalError for a window that is not stored, and for a record that does not match its digest.
+        Raises SignalError for a window that is not stored, for a record that does not match its digest, and for one
+        whose values are not finite.
         """
         shape, flat = np.shape(windows), np.asarray(windows, np.int64).reshape(-1)
         payloads = self._payloads(flat)
@@ -119,6 +120,9 @@ class SignalStore:
         width = self.manifest["recipe"]["teacher"]["d_model"] if self.signal.kind == "hidden" else self.vocab_size
         dtype = codec.DTYPES[self.signal.dtype if self.signal.kind == "hidden" else "float16"]
         dense = np.stack([codec.unpack_dense(payload, (self.seq_len, width), dtype) for payload in payloads])
+        bad = ~np.isfinite(dense).all(axis=(1, 2)) if self.signal.kind == "hidden" else np.isnan(dense).any(axis=(1, 2))
+        if bad.any():
+            raise SignalError(f"{self.path}: window {flat[np.argmax(bad)]}: the stored values are not finite; {HOW}")
         array = _as_array(dense.reshape(*shape, *dense.shape[1:]))
         return HiddenStates(hidden=array) if self.signal.kind == "hidden" else TeacherSignal(log_probs=array)
 
