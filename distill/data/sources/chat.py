@@ -2,15 +2,16 @@
 
 import importlib.util
 import itertools
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distill.data.documents import Part
 from distill.data.sources import jinja_sandbox as sandbox
 from distill.data.sources.messages import REASONING, Message, map_text, texts_in, with_reasoning
 from distill.data.sources.template_files import DEFAULT, TOOL_USE, read_templates
-from distill.data.sources.turns import Span, Turn, Unclear, Vanishing, find_turns
+from distill.data.sources.turns import Span, Turn, Unclear, Vanishing, align, find_turns
 from distill.errors import DataError
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -19,6 +20,8 @@ _HARMLESS = ("id", "tool_call_id")
 # What special tokens look like, where the tokenizer is not known.
 _USUAL = r"<\|[^<>\s]{1,60}\|>|<｜[^<>\s]{1,60}｜>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>|\[/?[A-Z_]{2,}\]"
 # Characters for private use, one for each special token in messages; and one in place of a message.
+_FORMS = 1024  # chats of different form that are remembered
+_CHUNK = 1 << 20  # characters of messages that are rendered together
 _PRIVATE, _STAND_INS = range(0x100000, 0x10FF00), range(0xF0000, 0xFFF00)
 
 
@@ -41,6 +44,7 @@ class ChatTemplate:
             raise DataError(f"{path}: there is no chat template; set data.columns.chat instead of template")
         if importlib.util.find_spec("jinja2") is None:
             raise DataError(f"{path}: its chat template needs jinja2; `pip install 'distill[interop]'`")
+        self._forms: dict[str, tuple[str, list[Turn] | None]] = {}
         names = None if special_tokens is None else sorted(special_tokens, key=len, reverse=True)
         self._typed = re.compile(_USUAL if names is None else "|".join(map(re.escape, names)) or "(?!)")
         try:
@@ -84,11 +88,10 @@ class ChatTemplate:
         if rendered.problem:
             raise self._error(f"fails on a conversation ({rendered.problem})")
         held = texts_in([list(messages), variables])
-        stand_in = next((chr(i) for i in _STAND_INS if chr(i) not in held), "")
         try:
             self._check_read(messages, variables, rendered.text)
             typed = self._find_typed(messages, variables, held, rendered.text)
-            turns = self._turns(messages, variables, rendered.text, stand_in)
+            turns = self._turns(messages, variables, rendered.text, held)
             trained = self._trained(rendered, turns, variables)
         except Unclear as error:
             raise self._error(f"{error}") from None
@@ -112,11 +115,16 @@ class ChatTemplate:
         self, asks: Sequence[tuple[Sequence[Message], bool]], variables: Mapping[str, object]
     ) -> list[sandbox.Rendered]:
         common = {**self.special, "tools": None, "documents": None, **variables}
-        calls = [{"messages": with_reasoning(messages), "add_generation_prompt": prompt} for messages, prompt in asks]
-        try:
-            return sandbox.render(self._texts[self._choose(variables)], common, calls, self._today)
-        except sandbox.RenderError as error:
-            raise self._error(f"fails on a conversation ({error})") from None
+        template, found = self._texts[self._choose(variables)], []
+        for chunk in _chunks(asks):
+            calls = [
+                {"messages": with_reasoning(messages), "add_generation_prompt": prompt} for messages, prompt in chunk
+            ]
+            try:
+                found += sandbox.render(template, common, calls, self._today)
+            except sandbox.RenderError as error:
+                raise self._error(f"fails on a conversation ({error})") from None
+        return found
 
     def _check_read(self, messages: Sequence[Message], variables: Mapping[str, object], text: str) -> None:
         """Raises Unclear for a field of messages, or a column, that the template does not read."""
@@ -163,15 +171,48 @@ class ChatTemplate:
         return spans
 
     def _turns(
-        self, messages: Sequence[Message], variables: Mapping[str, object], text: str, stand_in: str
+        self, messages: Sequence[Message], variables: Mapping[str, object], text: str, held: str
     ) -> list[Turn] | None:
         """The turns; None where they are not clear but the template itself says what is trained."""
         try:
-            return find_turns(lambda asks: self._render(asks, variables), messages, text, stand_in)
+            found = self._turns_by_form(messages, variables, text, held)
+            free = next((chr(i) for i in reversed(_STAND_INS) if chr(i) not in held), "")
+            render = lambda asks: self._render(asks, variables)
+            return find_turns(render, messages, text, free, {}) if found is None else found
         except Unclear as error:
             if not isinstance(error, Vanishing) and _GENERATION.search(self._texts[self._choose(variables)]):
                 return None
             raise
+
+    def _turns_by_form(
+        self, messages: Sequence[Message], variables: Mapping[str, object], text: str, held: str
+    ) -> list[Turn] | None:
+        """The turns of a chat whose contents the template writes as they are; None where it does more.
+
+        They are those of the chat that has a character in place of each content. Many chats have the same.
+        """
+        chars = [chr(i) for i in _STAND_INS[: len(messages)]]
+        if any(char in held for char in chars):
+            return None
+        contents = {char: m["content"] for char, m in zip(chars, messages) if _has_text(m)}
+        bare = [m | {"content": char} if char in contents else m for char, m in zip(chars, messages)]
+        key = json.dumps([bare, variables], sort_keys=True)
+        if key not in self._forms:
+            (rendered,) = self._render([(bare, False)], variables)
+            if len(self._forms) >= _FORMS:
+                self._forms.clear()
+            turns = None
+            if not rendered.problem and all(rendered.text.count(char) == 1 for char in contents):
+                render = lambda asks: self._render(asks, variables)
+                marks = {i: char for i, char in enumerate(chars) if char in contents}
+                turns = find_turns(render, bare, rendered.text, chr(_STAND_INS[-1]), marks)
+            self._forms[key] = rendered.text, turns
+        form, turns = self._forms[key]
+        at = align(form, text, contents)
+        if turns is None or at is None:
+            return None
+        place = lambda span: (at[span[0]], at[span[1]])
+        return [Turn(place(turn.own), turn.trained and place(turn.trained)) for turn in turns]
 
     def _trained(
         self, rendered: sandbox.Rendered, turns: Sequence[Turn] | None, variables: Mapping[str, object]
@@ -181,6 +222,25 @@ class ChatTemplate:
                 raise Unclear("has {% generation %} in a macro or a block that is kept, so its place cannot be told")
             return [(start, end) for start, end in rendered.generated]
         return [turn.trained for turn in turns or [] if turn.trained]
+
+
+def _has_text(message: Message) -> bool:
+    return isinstance(message.get("content"), str) and bool(message["content"].strip())
+
+
+def _chunks(asks: Sequence[tuple[Sequence[Message], bool]]) -> Iterator[list[tuple[Sequence[Message], bool]]]:
+    """The asks in groups whose texts fit into the memory of the process that renders them."""
+    group: list[tuple[Sequence[Message], bool]] = []
+    size = 0
+    for ask in asks:
+        more = len(texts_in(list(ask[0])))
+        if group and size + more > _CHUNK:
+            yield group
+            group, size = [], 0
+        group.append(ask)
+        size += more
+    if group:
+        yield group
 
 
 def _is_content(text: str, turn: Turn, message: Message) -> bool:

@@ -176,6 +176,9 @@ class _Place:
             trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
         )
 
+        # Names of what every template finds are none of those that jinja2 reports.
+        self._bare = jinja2.sandbox.ImmutableSandboxedEnvironment(extensions=[Generation, jinja2.ext.loopcontrols])
+
         def refuse(message: str) -> None:
             raise jinja2.exceptions.TemplateError(message)
 
@@ -193,7 +196,7 @@ class _Place:
         return now.strftime(form)
 
     def names(self, text: str) -> list[str]:
-        return sorted(self._meta.find_undeclared_variables(self._environment.parse(text)))
+        return sorted(self._meta.find_undeclared_variables(self._bare.parse(text)))
 
     def compile(self, text: str) -> Any:
         return self._environment.from_string(text)

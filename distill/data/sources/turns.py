@@ -6,6 +6,7 @@ stand-in for one message. What differs is that message's place. A reply begins w
 with what the template writes after it both there and at the end of a chat.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -36,39 +37,87 @@ class Turn(NamedTuple):
     trained: Span | None
 
 
-def find_turns(render: Render, messages: Sequence[Message], text: str, stand_in: str) -> list[Turn]:
+def find_turns(
+    render: Render, messages: Sequence[Message], text: str, stand_in: str, marks: Mapping[int, str]
+) -> list[Turn]:
     """The turns of a chat whose rendering is `text`; `stand_in` is a character that no text of it holds.
 
-    render: renders chats, each with or without the prompt for a reply. Raises Unclear where a message vanishes, or a
-    reply cannot be told from the other messages.
+    render: renders chats, each with or without the prompt for a reply. marks: the characters that are the whole
+    contents of some messages, by their number, and in no other text. Raises Unclear where a message vanishes, or a reply cannot
+    be told from the other messages.
     """
     said = [i for i, message in enumerate(messages) if not is_empty(message)]
     replies = [i for i in said if messages[i]["role"] == ASSISTANT]
     asks: dict[tuple[str, int], tuple[Sequence[Message], bool]] = {}
     for i in said:
         other = _replaced(messages[i], stand_in)
-        asks["other", i] = [*messages[:i], other, *messages[i + 1 :]], False
-        if i in replies:
-            asks["ended", i] = messages[: i + 1], False
-            asks["ended other", i] = [*messages[:i], other], False
-            asks["plain", i] = [*messages[:i], {"role": ASSISTANT, "content": stand_in}], False
+        if i not in marks:
+            asks["other", i] = [*messages[:i], other, *messages[i + 1 :]], False
         if i in replies:  # where nothing is before it, a question stands in
             before = messages[:i] or [{"role": "user", "content": stand_in}]
             asks["prompt", i], asks["no prompt", i] = (before, True), (before, False)
-            asks["then prompt", i] = messages[: i + 1], True
+            asks["ended", i], asks["then prompt", i] = (messages[: i + 1], False), (messages[: i + 1], True)
+        if i in replies and i not in marks:
+            asks["ended other", i] = [*messages[:i], other], False
+        if i in replies and (i not in marks or set(messages[i]) != {"role", "content"}):
+            asks["plain", i] = [*messages[:i], {"role": ASSISTANT, "content": stand_in}], False
     drawn = dict(zip(asks, render(list(asks.values()))))
     turns = []
     for i in range(len(messages)):
         own, trained = (0, 0), None
+        here = {kind: rendered for (kind, at), rendered in drawn.items() if at == i}
         if i in said:
-            own = _difference(text, _needed(drawn["other", i], i))
-            if own == (len(text), len(text)):
-                raise Vanishing(f"leaves out message {i + 1} ({messages[i]['role']}), which would vanish")
+            own = _own(text, here.get("other"), marks.get(i, ""), i)
         if i in replies:
-            trained = _reply(text, own, {kind: drawn[kind, at] for kind, at in drawn if at == i}, i)
+            trained = _reply(text, own, here, marks.get(i, ""), i)
         turns.append(Turn(own, trained))
     _check_apart(turns)
     return turns
+
+
+def _own(text: str, other: Rendered | None, mark: str, i: int) -> Span:
+    """The place of message `i` in a text: of its mark, or of what differs with another message in its place."""
+    if other is None:
+        at = text.find(mark)
+        own = (at, at + 1) if at >= 0 else (len(text), len(text))
+    else:
+        own = _difference(text, _needed(other, i))
+    if own == (len(text), len(text)):
+        raise Vanishing(f"leaves out message {i + 1}, which would vanish")
+    return own
+
+
+def align(form: str, text: str, contents: Mapping[str, str]) -> list[int] | None:
+    """Where each character of `form`, and its end, stands in `text`; None if `text` is not of that form.
+
+    contents: the text for which each of some characters of `form` stands. It may be written without the blanks at its
+    ends, or as JSON.
+    """
+    if any(form.count(char) != 1 for char in contents):
+        return None
+    pieces = re.split(f"([{''.join(contents)}])", form) if contents else [form]
+    places, at = [], 0
+    for piece, after in zip(pieces, [*pieces[1:], ""]):
+        if piece in contents:
+            whole = contents[piece]
+            written = (
+                whole,
+                whole.strip(),
+                whole.lstrip(),
+                whole.rstrip(),
+                json.dumps(whole, ensure_ascii=False)[1:-1],
+            )
+            size = next((len(w) for w in written if text.startswith(w + after, at)), -1)
+            if size < 0:
+                return None
+            places.append(at)
+            at += size
+        elif not text.startswith(piece, at):
+            return None
+        else:
+            places += range(at, at + len(piece))
+            at += len(piece)
+    return [*places, at] if at == len(text) else None
 
 
 def _needed(rendered: Rendered, i: int) -> str:
@@ -77,12 +126,12 @@ def _needed(rendered: Rendered, i: int) -> str:
     return rendered.text
 
 
-def _reply(text: str, own: Span, drawn: Mapping[str, Rendered], i: int) -> Span:
+def _reply(text: str, own: Span, drawn: Mapping[str, Rendered], mark: str, i: int) -> Span:
     """What is trained of reply `i`, whose own text is `own`: from the end of its prompt to what closes it."""
-    ended, plain = _needed(drawn["ended"], i), _needed(drawn["plain"], i)
-    at, to = _difference(ended, _needed(drawn["ended other"], i))
+    ended = _needed(drawn["ended"], i)
+    at, to = _own(ended, drawn.get("ended other"), mark, i)
     header = _added(drawn["prompt"], drawn["no prompt"])
-    latest = min(at, _common(ended, plain))
+    latest = min(at, _common(ended, _needed(drawn["plain"], i))) if "plain" in drawn else at
     start = _after_prompt(ended, latest, drawn["prompt"].text, header, first=i == 0)
     if text[:start] != ended[:start]:  # earlier turns are written otherwise once this one is not the last
         start = _before(text, own[0], ended[start:at], header, i)

@@ -37,12 +37,14 @@ class AddedToken(TypedDict):
 class SpecialTokens:
     """The special tokens of the tokenizer.json `text`, and who wrote those that an encoded document holds."""
 
-    def __init__(self, text: str, path: str, added: Sequence[AddedToken], unknown: str):
-        """unknown: the name of the token for unknown text, or ''."""
+    def __init__(self, text: str, path: str, added: Sequence[AddedToken], unknown: str, size: int):
+        """size: of the vocabulary. unknown: the name of the token for unknown text, or ''."""
         self._text, self._path, self._unknown_name = text, path, unknown
         self._tokens = [token for token in added if token["special"] and token["content"]]
         self.names = {token["id"]: token["content"] for token in self._tokens}
         self._ids = np.array(list(self.names), np.int32)
+        self._is_special = np.zeros(size, bool)
+        self._is_special[self._ids] = True
         self._unknown = next((token["id"] for token in self._tokens if token["content"] == unknown), -1)
         longest_first = sorted(self.names.values(), key=len, reverse=True)
         self._written = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
@@ -54,7 +56,7 @@ class SpecialTokens:
         ids: [tokens]; spans: [tokens, 2], in characters. Raises DataError where the two cannot be told apart.
         """
         text = "".join(part.text for part in parts)
-        control = np.isin(ids, self._ids)
+        control = self._is_special[ids]
         for i in np.flatnonzero(ids == self._unknown):  # stands for unknown text, unless that text is its name
             control[i] = text[slice(*spans[i])].strip() == self._unknown_name
         runs = _template_runs(parts)

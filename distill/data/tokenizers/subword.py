@@ -63,7 +63,9 @@ class SubwordTokenizer:
         self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
-        self._special = SpecialTokens(self.text, path, canonical["added_tokens"], _unknown_token(canonical["model"]))
+        self._special = SpecialTokens(
+            self.text, path, canonical["added_tokens"], _unknown_token(canonical["model"]), self.vocab_size
+        )
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         encoded: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
