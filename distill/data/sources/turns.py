@@ -43,8 +43,8 @@ def find_turns(
     """The turns of a chat whose rendering is `text`; `stand_in` is a character that no text of it holds.
 
     render: renders chats, each with or without the prompt for a reply. marks: the characters that are the whole
-    contents of some messages, by their number, and in no other text. Raises Unclear where a message vanishes, or a reply cannot
-    be told from the other messages.
+    contents of some messages, by their number, and in no other text. Raises Unclear where a message vanishes, or a
+    reply cannot be told from the other messages.
     """
     said = [i for i, message in enumerate(messages) if not is_empty(message)]
     replies = [i for i in said if messages[i]["role"] == ASSISTANT]
