@@ -24,8 +24,9 @@ class FilesConfig:
 class ColumnsConfig:
     """Which columns of a record are text, for jsonl, parquet and TFDS. The first of these fields that is set is used.
 
-    messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`, or through the chat
-                template of the model's folder or GGUF file (or the .jinja file) that `template` names
+    messages    a column of [{"role", "content"}, ...]; each turn is written through `chat`, or all, with the columns
+                tools, documents and chat_template_kwargs, through the chat template of the model's folder or GGUF file
+                (or the .jinja file) that `template` names
     prompt      a template, '{column}' standing for that column's text, followed by the `completion` template
     text        a column of plain text
 
