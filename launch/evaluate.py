@@ -79,7 +79,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     """The scores by name, and what was measured on what."""
     import jax
 
-    from distill.data.tokenizers.tokenizer import same_tokens
+    from distill.data.tokenizers.tokenizer import same_tokens, say_tokens
     from distill.teacher import any_model
     from distill.training.evaluate import evaluate
 
@@ -89,8 +89,9 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     for one in (model, teacher):
         if one and not same_tokens(one.record.tokenizer, store.tokenizer_name):
             raise ConfigError(
-                f"{one.source} reads {one.record.tokenizer!r} tokens and the text is {store.tokenizer_name!r} tokens; "
-                "give a text in its own tokens, or compare models that share a tokenizer"
+                f"{one.source} reads {say_tokens(one.record.tokenizer)} and the text is "
+                f"{store.tokenizer_name!r} tokens; give a text in its own tokens, or compare models that share a "
+                "tokenizer"
             )
     seq_len = flags.seq_len or (512 if model.published else model.config.seq_len)
     evaluation = store.evaluation("validation", seq_len, flags.tokens)

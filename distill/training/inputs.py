@@ -14,7 +14,7 @@ from distill.data import corpus
 from distill.data.mixture import Mixture
 from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import MANIFEST, TokenStore
-from distill.data.tokenizers.tokenizer import same_tokens
+from distill.data.tokenizers.tokenizer import same_tokens, say_tokens
 from distill.model import warm_start
 from distill.system import cloud, distributed
 from distill.system.progress import Progress
@@ -99,8 +99,8 @@ def check_vocabulary(teacher: TeacherInfo, store: TokenStore | Mixture, config: 
         )
     if not same_tokens(teacher.record.tokenizer, store.tokenizer_name):
         raise ConfigError(
-            f"the teacher in {teacher.source} was trained on {teacher.record.tokenizer!r} tokens and the student's "
-            f"data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
+            f"the teacher in {teacher.source} was trained on {say_tokens(teacher.record.tokenizer)} and the "
+            f"student's data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
         )
 
 

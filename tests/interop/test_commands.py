@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -132,3 +133,25 @@ def test_another_tokenizer_is_refused(exported, tmp_path, capsys):
     config = make(teacher__source=str(exported), data__cache=str(tmp_path))
     assert cli.guard(lambda _: loop.train(config, tmp_path / "w"), []) == 2
     assert "distillation needs one tokenizer" in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_says_what_to_do(exported, run, tmp_path, capsys):
+    """evaluate asked for data.tokenizer.path, for which it has no flag; a teacher read '' tokens."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((exported / name).read_bytes())
+    for extra, words in (
+        (None, "no tokenizer.json in this folder"),
+        ("tokenizer.model", "SentencePiece.*save_pretrained"),
+    ):
+        if extra:
+            (bare / extra).write_bytes(b"x")
+        assert cli.guard(launch_evaluate.main, [f"--model={bare}"]) == 2
+        said = capsys.readouterr().err
+        assert re.search(words, said) and "data.tokenizer" not in said
+        assert cli.guard(launch_evaluate.main, [f"--model={run}", f"--teacher={bare}"]) == 2
+        assert "reads tokens of an unknown tokenizer" in capsys.readouterr().err
+        config = make(teacher__source=str(bare), data__cache=str(tmp_path))
+        assert cli.guard(lambda _: loop.train(config, tmp_path / "w"), []) == 2  # noqa: B023
+        assert "was trained on tokens of an unknown tokenizer" in capsys.readouterr().err

@@ -23,13 +23,25 @@ _BYTE_ALPHABET = 256
 _LARGEST = 1 << 22  # ids; a small file may claim any number
 
 
+def _missing(path: str) -> str:
+    """What to say of a place without a tokenizer.json: a model's folder, or the path of a config."""
+    if not path or not Path(path).is_dir():
+        return "there is no such file; set data.tokenizer.path"
+    if (Path(path) / "tokenizer.model").exists():
+        return (
+            "this folder has a tokenizer.model (SentencePiece) and no tokenizer.json; put the model's tokenizer.json "
+            "there: transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+        )
+    return "there is no tokenizer.json in this folder; put the model's own there"
+
+
 def read(path: str) -> str:
     """The text of a tokenizer.json: a file, the one in a model's folder, or one made from a GGUF file's tokenizer."""
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:
         return gguf.tokenizer_json(file) if file.suffix == ".gguf" else file.read_text("utf-8")
     except FileNotFoundError:
-        raise DataError(f"tokenizer {path}: there is no such file; set data.tokenizer.path") from None
+        raise DataError(f"tokenizer {path}: {_missing(path)}") from None
     except ValueError as error:
         raise DataError(f"tokenizer {path}: not a tokenizer.json ({str(error):.200})") from None
 

@@ -98,6 +98,11 @@ def same_tokens(one: str, other: str) -> bool:
     return one == other or bool(_HASHED.search(one)) and _HASHED.findall(one) == _HASHED.findall(other)
 
 
+def say_tokens(name: str) -> str:
+    """A tokenizer's tokens, for a message; a model without a tokenizer that can be read has no name for them."""
+    return f"{name!r} tokens" if name else "tokens of an unknown tokenizer (it has no tokenizer.json that can be read)"
+
+
 def load(spec: tuple[str, ...]) -> Tokenizer:
     """The tokenizer of a spec (kind, path, option). Raises DataError where its file cannot be read."""
     kind, path, option = spec
