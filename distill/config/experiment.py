@@ -51,8 +51,11 @@ class ModelConfig:
     rope_context: int = 8192  # llama3 only: the context before it was extended [positions]
     norm_eps: float = 1e-6  # added to the mean square in every RMSNorm
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
-    # what the backward pass computes again: nothing, all but matmuls, every layer
-    remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=Identity.excluded)
+    # what the backward pass computes again: nothing, attention's scores, all but linear maps (which stay on the device,
+    # or wait in the host's memory), every layer
+    remat: Literal["none", "attention", "dots", "offload", "full"] = dataclasses.field(
+        default="none", metadata=Identity.excluded
+    )
     unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers in a turn of their loop, at most
     sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
     # which kernel computes it; auto: the fastest that the device has

@@ -112,11 +112,12 @@ def _on_device(
 def _gather(spec: FusedSpec, head: Float[Array, "V _"], dtype: DTypeLike) -> Float[Array, "V D"]:
     """Gathers this device's rows of the head with all columns, in `dtype` (that of the hidden states) for the transfer.
 
-    On one device nothing is transferred, and each chunk is cast when it is used, which saves a second copy.
+    On one device nothing is transferred, and each chunk is cast when it is used, which saves a second copy. What is
+    gathered varies over `data` already, so that its gradient is scattered over fsdp before it is summed over data.
     """
     if spec.one_device:
         return head
-    return vary(spec, sharding.gather_rows(head.astype(dtype)), "data")
+    return sharding.gather_rows(vary(spec, head.astype(dtype), "data"))
 
 
 _Losses = tuple[Float[Array, " N"], Float[Array, " N"], Float[Array, "N K"], Float[Array, " N"]]

@@ -111,6 +111,8 @@ def rows(table: Array, tokens: Array) -> Array:
     """
 
     def local(table: Array, tokens: Array) -> Array:
+        # Before it is gathered: then its gradient is scattered over fsdp first, and only pieces are summed over data.
+        table = lax.pcast(table, "data", to="varying")
         return lax.all_to_all(gather_rows(table), "tensor", split_axis=1, concat_axis=0, tiled=True)[tokens]
 
     if jax.sharding.get_abstract_mesh().size == 1:

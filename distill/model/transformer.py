@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -27,6 +28,9 @@ Queries: TypeAlias = Float[Array, "B S H K"]
 Keys: TypeAlias = Float[Array, "B T G K"]
 Mask: TypeAlias = Bool[Array, "#B 1 1 S T"]  # True where a query may see a key
 Carry = TypeVar("Carry")
+Body: TypeAlias = Callable[[PyTree, PyTree], tuple[PyTree, None]]  # of a scan over layers
+
+PRODUCT = "product"  # the name under which remat='dots' finds the results of linear maps
 
 
 def fan_in(config: ModelConfig) -> dict[str, int]:
@@ -107,6 +111,11 @@ def _gather_sequence(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     return jax.sharding.reshard(x, sharding.ACT_BSD)
 
 
+def _product(x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P) -> Float[Array, "B S O"]:
+    """A linear map whose result remat='dots' keeps: policies of jax.checkpoint see names, not inside a custom_vjp."""
+    return checkpoint_name(layers.linear(x, w, place), PRODUCT)
+
+
 class Block(nnx.Module):
     """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
 
@@ -140,7 +149,7 @@ class Block(nnx.Module):
 
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
         weight = self._use(getattr(self, kind), name)
-        heads, width = layers.linear(x, weight, sharding.ACT_BSF), self.config.head_dim
+        heads, width = _product(x, weight, sharding.ACT_BSF), self.config.head_dim
         heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // width, width), out_sharding=sharding.ACT_BSHK)
         if self.config.qkv_bias:
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
@@ -173,14 +182,19 @@ class Block(nnx.Module):
         shape = (q.shape[0], c.kv_heads, c.n_heads // c.kv_heads, *q.shape[2:])
         q = lax.reshape(q, shape, out_sharding=grouped)
         bias = jnp.where(mask, 0.0, LOG_ZERO)
-        heads = layers.attention(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, causal)
+
+        def read(q: layers.Query, k: layers.Key, v: layers.Key, bias: layers.Bias) -> layers.Query:
+            return layers.attention(q, k, v, bias, causal)
+
+        read_again = jax.checkpoint(read) if c.remat == "attention" else read
+        heads = read_again(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias)
         return self._merge(jnp.moveaxis(heads, 3, 1), place)
 
     def _merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
         """The output projection of all heads."""
         c = self.config
         heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=sharding.ACT_BSF)
-        x = layers.linear(heads, self._use(self.out, "out_hkd"), place)
+        x = _product(heads, self._use(self.out, "out_hkd"), place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def attention(
@@ -196,8 +210,8 @@ class Block(nnx.Module):
 
     def mlp(self, x: Float[Array, "B S D"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
         """SwiGLU: down(silu(gate(x)) * up(x))."""
-        gate = layers.linear(x, self._use(self.gate, "gate_df"), sharding.ACT_BSF)
-        up = layers.linear(x, self._use(self.up, "up_df"), sharding.ACT_BSF)
+        gate = _product(x, self._use(self.gate, "gate_df"), sharding.ACT_BSF)
+        up = _product(x, self._use(self.up, "up_df"), sharding.ACT_BSF)
         return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), place)
 
     def __call__(self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None) -> Float[Array, "B S D"]:
@@ -221,6 +235,26 @@ def _scan(
         return carry, None
 
     return lax.scan(turn, carry, jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), layers))
+
+
+def _remat(body: Body, config: ModelConfig) -> Body:
+    """The body of the scan over layers with what its backward pass computes again (config.remat)."""
+    match config.remat:
+        case "full":
+            return jax.checkpoint(body)
+        case "dots":
+            return jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(PRODUCT))
+        case "offload":
+            policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=[PRODUCT],
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+            return jax.checkpoint(body, policy=policy)
+    if jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
+        return jax.checkpoint(body, policy=sharding.save_all_but_gathered, prevent_cse=False)
+    return body
 
 
 class Transformer(nnx.Module):
@@ -266,14 +300,8 @@ class Transformer(nnx.Module):
             x = block(x, rope, mask)
             return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept))), None
 
-        if c.remat == "full":
-            body = jax.checkpoint(body)
-        elif c.remat == "dots":
-            body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        elif jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
-            body = jax.checkpoint(body, policy=sharding.save_all_but_gathered, prevent_cse=False)
         numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
-        (x, kept), _ = _scan(body, (x, (x,) * len(layers)), numbered, c.n_layers, c.unroll)
+        (x, kept), _ = _scan(_remat(body, c), (x, (x,) * len(layers)), numbered, c.n_layers, c.unroll)
         return _gather_sequence(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(
             _gather_sequence(old) for old in kept
         )

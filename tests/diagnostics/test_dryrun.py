@@ -14,6 +14,8 @@ from jax.sharding import PartitionSpec as P
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, build, chips, counts
 from distill.config.ladder import paper_model
 from distill.diagnostics.dryrun import arithmetic, hlo, program, report
+from distill.losses import fused
+from distill.losses.chunks import FusedSpec
 from distill.model import sharding
 from launch import dryrun
 from launch.support import cli
@@ -118,6 +120,41 @@ def test_what_the_tpu_compiler_writes_is_read_as_what_it_is():
     }
 
 
+# As the GPU compiler writes collectives that it has combined and made asynchronous, layouts and memory spaces included.
+GPU = """HloModule jit_step, entry_computation_layout={()->f32[]}
+
+%wrapped (p.0: f32[64,32], p.1: f32[128]) -> (f32[8,32], f32[16]) {
+  %p.0 = f32[64,32]{1,0} parameter(0)
+  %p.1 = f32[128]{0} parameter(1)
+  ROOT %rs = (f32[8,32]{1,0}, f32[16]{0}) reduce-scatter(%p.0, %p.1), replica_groups=[1,8]<=[8], dimensions={0}
+}
+ENTRY %main (x: bf16[8,32], y: bf16[16]) -> f32[] {
+  %x = bf16[8,32]{1,0} parameter(0)
+  %y = bf16[16]{0} parameter(1)
+  %ags = ((bf16[8,32]{1,0}, bf16[16]{0}), (bf16[64,32]{1,0}, bf16[128]{0})) all-gather-start(%x, %y), \
+channel_id=1, replica_groups=[1,8]<=[8]
+  %agd = (bf16[64,32]{1,0}, bf16[128]{0}) all-gather-done(%ags)
+  %one = (bf16[8,32]{1,0}, bf16[64,32]{1,0}) all-gather-start(%x), channel_id=4, replica_groups=[1,8]<=[8]
+  %oned = bf16[64,32]{1,0} all-gather-done(%one)
+  %rss = ((f32[64,32]{1,0}, f32[128]{0}), (f32[8,32]{1,0}, f32[16]{0})) async-start(%a, %b), calls=%wrapped
+  %rsd = (f32[8,32]{1,0}, f32[16]{0}) async-done(%rss)
+  %ars = (f32[32]{0}, f32[16]{0}) all-reduce-start(%c, %d), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%add
+  %ard = (f32[32]{0}, f32[16]{0}) all-reduce-done(%ars)
+}
+"""
+
+
+def test_what_the_gpu_compiler_combines_is_counted_whole():
+    """Was seen to count the largest array of a combined gather alone."""
+    found = [(one.kind, one.bytes, one.group) for one in hlo.collectives(GPU)]
+    assert sorted(found) == [
+        ("all-gather", 2 * 64 * 32, 8),
+        ("all-gather", 2 * (64 * 32 + 128), 8),
+        ("all-reduce", 4 * 48, 8),
+        ("reduce-scatter", 4 * (64 * 32 + 128), 8),
+    ]
+
+
 @functools.cache
 def step_hlo(remat: str) -> str:
     """The step of CONFIG with a teacher, compiled for eight devices of a CPU."""
@@ -127,7 +164,9 @@ def step_hlo(remat: str) -> str:
         return program.trace(config, MODEL, made).traced.lower().compile().as_text()
 
 
-@pytest.mark.parametrize("remat", ["none", pytest.param("dots", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize(
+    "remat", ["none", *(pytest.param(name, marks=pytest.mark.slow) for name in ("attention", "dots")), "full"]
+)
 def test_fsdp_gathers_each_weight_once_a_pass_and_keeps_none(remat):
     text = step_hlo(remat)
     got = hlo.bytes_by_kind(hlo.collectives(text))["all-gather"]
@@ -137,6 +176,30 @@ def test_fsdp_gathers_each_weight_once_a_pass_and_keeps_none(remat):
     whole = {(32, 96), (96, 32), (32, 32)}
     stacked = {tuple(map(int, dims.split(","))) for dims in re.findall(r"f32\[3,(\d+,\d+)\]", text)}
     assert not whole & stacked
+
+
+@pytest.mark.parametrize("table", ["embedding", "head"])
+def test_only_pieces_of_a_table_gradient_are_summed_over_data(mesh_of, table):
+    """Scattered over fsdp first. Both failed when tables were gathered before they varied over data: the whole
+    gradient was all-reduced."""
+    spec = FusedSpec(divergence="", tempered=False, tokens=64)
+
+    def total(table_vd, tokens, hidden):
+        if table == "embedding":
+            return jnp.sum(jnp.sin(sharding.rows(table_vd, tokens)))
+        return jnp.sum(fused.fused_losses(spec, hidden, table_vd, tokens[..., None], None).log_z)
+
+    made = mesh_of(2, 4, 1)
+    with jax.set_mesh(made):
+        at = lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(made, place))
+        arrays = (
+            at((64, 32), jnp.float32, sharding.PARAM_SPECS["embed_vd"]),
+            at((8, 16), jnp.int32, sharding.TOKENS_BS),
+            at((8, 16, 32), jnp.float32, sharding.ACT_BSD),
+        )
+        text = jax.jit(jax.grad(total)).lower(*arrays).compile().as_text()
+    summed = [one.bytes for one in hlo.collectives(text) if one.kind == "all-reduce" and one.group == 2]
+    assert summed == [4 * 64 * 32 / 4], "the gradient's quarter, between the two halves of the batch"
 
 
 def test_an_embedding_with_uneven_rows_has_the_same_gradient(mesh_of):
@@ -188,6 +251,30 @@ def test_recomputation_is_a_forward_pass_but_for_the_last_product_of_a_layer():
     model, tokens = configs[0].model, 16 * 2048
     maps = 4 * model.d_model**2 + 2 * model.d_model * model.ff_dim
     assert again - once == pytest.approx(2 * model.n_layers * maps * tokens, rel=1e-6)
+
+
+def test_what_is_recomputed_is_what_its_name_says():
+    """'attention' recomputes scores alone, 'dots' everything but linear maps; each buys memory with it.
+
+    Was seen to fail when policies looked for products inside the linear maps' own gradient: 'dots' was 'full'.
+    """
+    flops, kept = {}, {}
+    for remat in ("none", "attention", "dots", "full"):
+        model = ModelConfig(vocab_size=512, d_model=128, n_layers=4, n_heads=4, d_head=32, tied=False, remat=remat)
+        config = ExperimentConfig(
+            model=dataclasses.replace(model, attention="xla"), batch_size=8, seq_len=256, tokens=10 * 8 * 256,
+            mesh=MeshConfig(data=1),
+        )  # fmt: skip
+        found = program.flops(program.trace(config, None, sharding.abstract(config.mesh)))
+        flops[remat] = found.linear, found.attention
+        made = sharding.make(config.mesh, jax.devices()[:1])
+        with jax.set_mesh(made):
+            compiled = program.trace(config, None, made).traced.lower().compile()
+        kept[remat] = compiled.memory_analysis().temp_size_in_bytes
+    (linear, once), (linear_again, again) = flops["none"], flops["full"]
+    assert linear < linear_again and once < again
+    assert flops["attention"] == flops["dots"] == (linear, again)
+    assert kept["full"] < kept["dots"] < kept["attention"] < kept["none"]
 
 
 def test_bytes_of_the_state_are_those_of_the_arrays():

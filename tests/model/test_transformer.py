@@ -162,7 +162,11 @@ def gradients():
 
 
 @pytest.mark.parametrize(
-    "change", [{"remat": "dots"}, {"remat": "full"}, {"unroll": 4}, {"unroll": 3}, {"unroll": 2, "remat": "dots"}]
+    "change",
+    [
+        *({"remat": name} for name in ("attention", "dots", "offload", "full")),
+        *({"unroll": 4}, {"unroll": 3}, {"unroll": 2, "remat": "dots"}),
+    ],
 )
 def test_remat_and_unrolling_change_no_gradient(gradients, relative_error, tokens, change):
     """Three layers at once are two, for that divides."""

@@ -76,7 +76,7 @@ def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -
     """
     s = shape(config)
     share = 2 * (s.mesh.tensor - 1) / s.mesh.tensor
-    passes = 3 if config.model.remat == "full" else 2
+    passes = 3 if config.model.remat == "full" else 2  # the others keep what linear maps give
     sent = 2 * passes * config.model.n_layers * config.model.d_model * _width(config.model)
     if teacher is not None:
         sent += 2 * teacher.n_layers * teacher.d_model * _width(teacher)
@@ -94,13 +94,11 @@ class Memory:
 def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memory:
     """A model of the compiler's memory, for chips whose compiler is not available.
 
-    Kept: the input of each layer (remat 'full'), or else all intermediate values of a layer. Temporaries: the
-    gradients, and the largest of one layer backward, one layer of the teacher, and the loss with both heads.
+    Kept: the input of each layer, and what config.remat does not compute again. Temporaries: the gradients, and the
+    largest of one layer backward, one layer of the teacher, and the loss with both heads.
     """
     s, model = shape(config), config.model
-    kept = float(s.tokens * model.d_model * _width(model))
-    if model.remat != "full":
-        kept += _layer(model, s, config.seq_len, backward=False)
+    kept = float(s.tokens * model.d_model * _width(model)) + _kept(model, s, config.seq_len)
     gradients = 4 * counts.total(model) / (s.mesh.fsdp * s.mesh.tensor) * (2 if s.microbatches > 1 else 1)
     loss = 6 * model.vocab_size * model.d_model / s.mesh.tensor + 16 * s.tokens * model.d_model
     work = [_layer(model, s, config.seq_len, backward=True), loss]
@@ -110,12 +108,29 @@ def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memo
     return Memory(activations=float(model.n_layers * kept), temporaries=gradients + max(work))
 
 
+def _kept(model: ModelConfig, s: Shape, seq_len: int) -> float:
+    """Bytes of a layer's intermediate values that stay on the device until the backward pass."""
+    match model.remat:
+        case "none":
+            return _layer(model, s, seq_len, backward=False)
+        case "attention":
+            return s.tokens * _between(model, s) * _width(model)
+        case "dots":
+            heads = (model.n_heads + 2 * model.kv_heads) * model.head_dim
+            return s.tokens * (model.d_model + (heads + 2 * model.ff_dim) / s.mesh.tensor) * _width(model)
+    return 0.0
+
+
+def _between(model: ModelConfig, s: Shape) -> float:
+    """Values of a token in one layer, attention's scores apart."""
+    return 4 * model.d_model + (3 * model.ff_dim + 3 * model.n_heads * model.head_dim) / s.mesh.tensor
+
+
 def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
     """One layer: scores in float32 and weights in the activations' dtype, what is between maps, and weights whole."""
     width, split = _width(model), s.mesh.tensor
     scores = s.rows * model.n_heads * seq_len**2 / split
-    between = s.tokens * (4 * model.d_model + (3 * model.ff_dim + 3 * model.n_heads * model.head_dim) / split)
-    once = scores * (4 + width) + between * width
+    once = scores * (4 + width) + s.tokens * _between(model, s) * width
     if not backward:
         return once
     return 2 * once + 3 * width * _matrices(model) / split

@@ -147,9 +147,7 @@ class _Program:
         kind = one.op.removesuffix("-start")
         if kind not in KINDS:
             return None
-        arrays = [_size(*array) for array in _ARRAY.findall(one.type)]
-        # A start also returns its operands, and sometimes counters: the result is half of the large arrays.
-        whole = max(arrays) if one.op.endswith("-start") and kind != "all-reduce" else sum(arrays)
+        whole = _result(one, kind)
         group = _group(one.rest)
         if kind == "reduce-scatter":
             whole *= group
@@ -170,6 +168,19 @@ class _Program:
                 else:
                     users.append(one.op)
         return bool(users) and set(users) == {"dynamic-slice"}
+
+
+def _result(one: _Instruction, kind: str) -> float:
+    """Bytes of what a collective gives.
+
+    A start returns its operand too, and sometimes counters: `(operand, result, ...)`. GPUs combine several of one kind
+    into `((operands), (results), ...)`.
+    """
+    if not one.op.endswith("-start") or kind == "all-reduce":
+        return sum(_size(*array) for array in _ARRAY.findall(one.type))
+    if combined := re.match(r"\(\(.*?\), ?\((.*?)\)", one.type):
+        return sum(_size(*array) for array in _ARRAY.findall(combined[1]))
+    return max(_size(*array) for array in _ARRAY.findall(one.type))
 
 
 def _size(kind: str, dims: str) -> float:
