@@ -181,12 +181,11 @@ const charts = (() => {
             context.clip();
           };
           clip(0);
-          if (panel.shade) {
-            const [from, to] = panel.shade;
+          for (const [from, to, words] of panel.shades) {
             Object.assign(context, {fillStyle: style("--soft"), globalAlpha: 0.12});
             context.fillRect(X(from), box.top, X(to) - X(from), box.height);
             Object.assign(context, {globalAlpha: 1, font: `${11 * ratio}px system-ui, sans-serif`, textAlign: "left"});
-            context.fillText(panel.shade[2], X(from) + 4 * ratio, box.top + 13 * ratio);
+            if (X(to) - X(from) > 60 * ratio) context.fillText(words, X(from) + 4 * ratio, box.top + 13 * ratio);
           }
           seen = [];
           for (const s of panel.series) {

@@ -49,15 +49,26 @@ def figure(chart: Chart, files: Sequence[str] = (), pictures: tuple[bytes, bytes
     rows = math.ceil(len(chart.panels) / across(len(chart.panels), chart.columns))
     room = round(_HEIGHT * chart.height * rows)
     still = f"<noscript>{page.picture(*pictures, alt=chart.alt)}</noscript>" if pictures else ""
+    inside = (
+        f'<figcaption>{page.escape(chart.caption)}</figcaption><script type="application/json">{data(chart)}</script>'
+    )
+    return _frame(f"figure-{chart.name}", chart.alt, room, still, links, inside)
+
+
+def empty_figure(name: str, alt: str) -> str:
+    """The HTML of a figure whose chart a script of the page draws, with `charts.show(figure, description)`."""
+    return _frame(name, alt, round(3 * _HEIGHT), "", "", "")
+
+
+def _frame(name: str, alt: str, room: int, still: str, links: str, inside: str) -> str:
     return (
-        f'<figure class="chart" id="figure-{page.escape(chart.name)}" aria-label="{page.escape(chart.alt)}">'
+        f'<figure class="chart" id="{page.escape(name)}" aria-label="{page.escape(alt)}">'
         f'<div class="frames" style="min-height:{room}px"></div>{still}'
         '<div class="legend" role="group" aria-label="series"></div>'
         f'<div class="tools" role="group" aria-label="view">{links}</div><output aria-live="polite"></output>'
         '<details class="data"><summary>The data</summary>'
         '<div class="scroll" role="region" tabindex="0" aria-label="data">'
-        f"</div></details><figcaption>{page.escape(chart.caption)}</figcaption>"
-        f'<script type="application/json">{data(chart)}</script></figure>'
+        f"</div></details>{inside}</figure>"
     )
 
 
@@ -86,7 +97,7 @@ def _panel(panel: Panel) -> dict[str, object]:
         "y": _axis(panel.y),
         "weight": panel.weight,
         "notes": [list(note) for note in panel.notes],
-        "shade": panel.shade,
+        "shades": [panel.shade] if panel.shade else [],
         "series": [_series(series) for series in panel.series],
     }
 

@@ -4,21 +4,30 @@ The browser computes what `distill.laws.planning.planner` computes, with the sam
 F(N) are inserted into the template as JSON, and a Content-Security-Policy forbids any request.
 """
 
+import dataclasses
 import html
-import json
+import re
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from distill.config.chips import CHIPS, Chip
 from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.resampled import supervised_inside
+from distill.laws.forms.students import paper
 from distill.laws.planning.allocation import Bounds
-from distill.laws.planning.lawfile import LawFile
-from distill.laws.planning.scenarios import PlanError
+from distill.laws.planning.intervals import bootstrap_caveats
+from distill.laws.planning.lawfile import LawFile, StoredLaws
+from distill.laws.planning.scenarios import Flops, PlanError, Prices
+from distill.report import page as html_page
+from distill.report.charts import web
 from distill.system.files import atomic_write
 
-_DRAWS = 128  # resampled laws in the page
+_DRAWS = 512  # resampled laws in the page: as many as a plan uses
+# The warning of a plan whose supervised law was not resampled, for a law file that a reader drops on the page.
+_CAVEAT = bootstrap_caveats(StoredLaws(kept=paper()[1]))[0]
+_KINDS = ("blue", "orange", "green", "purple", "ink", "soft")
 FORMS = {
     "supervised": ("supervised", "chinchilla"),
     "distillation": ("distillation", "distillation-limit", "overtaking"),
@@ -31,9 +40,37 @@ def page(law: LawFile) -> str:
         got = getattr(law, role).name
         if got not in forms:
             raise LawError(f"{law.name}: the page knows {role} laws of the forms {', '.join(forms)}; got {got}.")
-    text = json.dumps(data(law)).replace("</", "<\\/")
-    template = resources.files("distill.report.law").joinpath("planner.html").read_text(encoding="utf-8")
-    return template.replace("__LAW__", text)
+    prices = Prices()
+    scripts = (*web.scripts(), _file("planner.js"))
+    parts = {
+        "LAW": html_page.encode(data(law)),
+        "POLICY": html_page.policy(scripts),
+        "STYLE": html_page.page_style() + web.style(),
+        "COLOURS": _colours(),
+        "MFU": f"{100 * prices.mfu:g}",
+        "ACCELERATORS": f"{prices.accelerators}",
+        "BY_COMPUTE": web.empty_figure(
+            "by_compute", "Loss against compute for each scenario and for supervised training."
+        ),
+        "DIFFERENCE": web.empty_figure("difference", "Loss of distilling minus that of pretraining against compute."),
+        "BY_TEACHER": web.empty_figure("by_teacher", "Student loss against teacher loss at the plan's student tokens."),
+        "COLOPHON": web.colophon(),
+        "SCRIPTS": "".join(f"<script>{script}</script>" for script in scripts),
+    }
+    return re.sub("__([A-Z_]+)__", lambda name: parts[name.group(1)], _file("planner.html"))
+
+
+def _file(name: str) -> str:
+    return resources.files("distill.report.law").joinpath(name).read_text("utf-8")
+
+
+def _colours() -> str:
+    """Classes of the theme's colours."""
+    pairs = {name: web.colours(name) for name in _KINDS}
+    light, dark = (
+        "".join(f".part-{name} {{ background: {pair[i]}; }} " for name, pair in pairs.items()) for i in (0, 1)
+    )
+    return f"{light}@media (prefers-color-scheme: dark) {{ {dark}}}"
 
 
 def write(law: LawFile, path: Path) -> None:
@@ -66,6 +103,12 @@ def data(law: LawFile) -> dict[str, object]:
         "supervised": law.supervised.to_dict(),
         "distillation": law.distillation.to_dict(),
         "draws": _draws(law),
+        "caveats": bootstrap_caveats(law.boot),
+        "caveat": _CAVEAT,
+        "paper_flops": [float(part) for part in dataclasses.astuple(Flops.closed())],
+        "colours": {name: web.colours(name) for name in _KINDS},
+        "chip": Prices().chip or "h100",
+        "chips": {chip.name: _chip(chip) for chip in CHIPS.values()},
         "flops": [float(law.flops.context), float(law.flops.vocabulary)],
         "bounds": vars(Bounds(low=min(1e6, sizes[0] / 1e3))),
         "region": {name: list(getattr(region, name)) for name in ("N_S", "D_S", "L_T", "N_T", "D_T")}
@@ -81,15 +124,22 @@ def data(law: LawFile) -> dict[str, object]:
     }
 
 
+def _chip(chip: Chip) -> list[object]:
+    """[peak FLOP/s, price of an hour or None, currency, where the price is from]."""
+    price = chip.price
+    source = f"list price of {price.date}: {price.source}" if price else ""
+    return [chip.flops, price.hourly if price else None, price.currency if price else "USD", source]
+
+
 def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
-    """The first resampled laws by parameter, to six digits; a law that was not resampled is repeated."""
+    """The first resampled laws by parameter, to ten digits; a law that was not resampled is repeated."""
     if law.boot is None:
         return None
     count = max(np.size(values) for values in law.boot.kept.values().values())
 
     def columns(stack: Law) -> dict[str, list[float]]:
         values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
-        return {name: [float(f"{x:.6g}") for x in column] for name, column in values.items()}
+        return {name: [float(f"{x:.10g}") for x in column] for name, column in values.items()}
 
     inside = supervised_inside(law.boot.kept)
     assert inside is not None  # page() refuses other laws

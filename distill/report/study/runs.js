@@ -22,7 +22,7 @@
     document.getElementById("run-title").textContent = run.name;
     document.getElementById("run-facts").textContent = run.facts + (twin ? `; its twin ends at ${twin.loss.toFixed(4)}` : "; there is no supervised run of this size and text");
     if (!dialog.open) dialog.showModal();
-    charts.show(figure, {name: `run-${name}`, columns: 1, shared: false, height: 3.6, note: "", panels: [{title: "", weight: 1, notes: [], shade: null,
+    charts.show(figure, {name: `run-${name}`, columns: 1, shared: false, height: 3.6, note: "", panels: [{title: "", weight: 1, notes: [], shades: [],
       x: {label: "tokens seen", log: true, lim: null, ticks: [], count: true}, series: all,
       y: {label: "training loss (nats per token)", log: false, lim: [low - room, high + room], ticks: [], count: false}}]});
   }
