@@ -1,14 +1,16 @@
 """Runs a study: a matrix of runs, then the laws, the plan and the report. Run again, it does what is left.
 
 Ctrl-C saves the runs under way and ends. Leaves runs.csv, curves.csv, laws/ and report/index.html in --workdir.
---backend=slurm submits what is left as jobs that wait for each other, and ends; print writes what is left as commands,
-a JSON object a line, for another engine. The same command with another backend goes on where the first ended.
+--backend=slurm submits what is left as jobs that wait for each other, and ends; ray and gke run it on a Ray cluster and
+as JobSets of Kubernetes, from this process; print writes what is left as commands, a JSON object a line. The same
+command with another backend goes on where the first ended.
 """
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,13 +18,17 @@ from distill.config import ConfigError, StudyExperimentConfig
 from distill.config.flags import Parser
 from launch.support import cli
 
+if TYPE_CHECKING:
+    from distill.study.elsewhere import Study
+    from distill.study.ray_engine import RayEngine
+
 EXAMPLES = (
     "distill study --config=configs/study.py:smoke --workdir=runs/smoke",
     "distill study --config=configs/study.py:smoke --workdir=runs/smoke --dry-run",
     "distill study --config=configs/study.py:micro --workdir=runs/micro --config.study.workers=8",
     "distill study --config=configs/study.py:micro --workdir=/nfs/micro --backend=slurm --engine='--time=4:00:00'",
 )
-BACKENDS = ("local", "slurm", "print")
+BACKENDS = ("local", "slurm", "ray", "gke", "print")
 
 
 def parser() -> Parser:
@@ -32,7 +38,9 @@ def parser() -> Parser:
     add("--dry-run", action="store_true", help="list the runs with N, D, FLOPs and what places say, and stop")
     add = parser.group("where it runs (docs/guide/clusters.md)")
     add("--backend", default="local", choices=BACKENDS, help="on this machine, on a cluster, or printed")
-    add("--engine", default="", metavar="FLAGS", help="of launch/slurm.sh, as '--time=4:00:00 --gpus-per-node=1'")
+    add(
+        "--engine", default="", metavar="FLAGS", help="slurm: of launch/slurm.sh; ray: --address= --slot=GPU:8 --hosts="
+    )
     add("--follow", action="store_true", help="of slurm: print the runs that end, until all have")
     add("--part", default="", metavar="PART", help="what a job of a backend runs: RUN,RUN or predict or conclude")
     cli.add_processes(parser)
@@ -50,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return part.carry_out(workdir, flags.part, Console())
     config = cli.config_of(StudyExperimentConfig, flags)
-    if flags.backend != "slurm" and (flags.engine or flags.follow):
-        raise ConfigError(f"--backend={flags.backend} takes neither --engine nor --follow; wanted --backend=slurm")
+    if flags.engine and flags.backend in ("local", "print"):
+        raise ConfigError(f"--backend={flags.backend} takes no --engine; wanted --backend=slurm, ray or gke")
+    if flags.follow and flags.backend != "slurm":
+        raise ConfigError(f"--backend={flags.backend} takes no --follow: it stays until the end by itself")
     command = shlex.join(["python", "-m", "launch.study", *(sys.argv[1:] if argv is None else argv)])
     if flags.dry_run:
         from distill.diagnostics.dryrun import arithmetic
@@ -65,9 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if flags.backend == "print":
         return elsewhere.print_units(config, workdir, command)
+    if flags.backend == "ray":
+        return elsewhere.drive(config, workdir, command, _ray(flags.engine))
+    if flags.backend == "gke":
+        from launch.gke.engine import GkeEngine
+
+        options = shlex.split(flags.engine)
+        return elsewhere.drive(config, workdir, command, lambda it: GkeEngine(it.workdir, it.command, options))
     script = Path(__file__).with_name("slurm.sh")
     engine = shlex.split(flags.engine)
     return elsewhere.submit(config, workdir, command, script=script, flags=engine, follow=flags.follow)
+
+
+def _ray(engine: str) -> "Callable[[Study], RayEngine]":
+    try:
+        from distill.study import ray_engine
+    except ImportError as error:
+        raise ConfigError(f"--backend=ray: {error}; pip install -e '.[ray]'") from None
+    options = ray_engine.RayOptions.parse(engine)
+    return lambda study: ray_engine.RayEngine(study.workdir, study.command, options)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,6 @@ echo "ruff, mypy, shellcheck"
 "$bin/ruff" check .
 "$bin/ruff" format --check --quiet . || fail "the code is not formatted; run .venv/bin/ruff format ."
 "$bin/mypy"
-"$bin/shellcheck" -x launch/*.sh tests/launch/slurm/run.sh .ci/run
+"$bin/shellcheck" -x launch/*.sh tests/launch/slurm/*.sh .ci/run
 echo "pytest -m '${marks:-all}'"
 exec "$PYTHON" -m pytest -n 2 --dist loadfile -q -m "$marks" "$@"

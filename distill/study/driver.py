@@ -43,7 +43,7 @@ class Outcome:
 
 
 def drive(
-    units: Sequence[Unit], engine: Engine, on_event: Callable[[str], None] = lambda _: None, every: float = 1.0
+    units: Sequence[Unit], engine: Engine, on_turn: Callable[[list[str]], None] = lambda _: None, every: float = 1.0
 ) -> Outcome:
     """Runs units, in an order in which each comes after what it needs; returns when all have ended.
 
@@ -51,6 +51,7 @@ def drive(
     overtakes it, so that many small units cannot starve one that needs many hosts. A unit whose host was lost, or that
     was asked to end, starts again. Raises ConfigError for a unit of more hosts than there are, and Preempted when this
     process is asked to stop.
+    `on_turn` gets the lines of what has happened, after at most `every` seconds.
     """
     queue = _Queue(units)
     with preemption.catch_preemption() as flag:
@@ -61,9 +62,7 @@ def drive(
             for unit in queue.startable(hosts):
                 queue.running[unit.name] = unit
                 engine.start(unit)
-                on_event(f"started {unit.name} on {unit.place.hosts} hosts")
-            for name, code in engine.ended(every):
-                on_event(queue.end(name, code))
+            on_turn([queue.end(name, code) for name, code in engine.ended(every)])
     return Outcome(succeeded=tuple(queue.succeeded), failed=queue.failed)
 
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from rich.console import Console
 
 from distill.config import StudyExperimentConfig
-from distill.study import execute, ledger, run, slurm, units
+from distill.study import driver, execute, ledger, run, slurm, units
 from distill.study.board import Board
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.tables import Tables
@@ -98,6 +99,40 @@ def submit(
         return 0
     board = Board(study.tasks, workdir, console)
     jobs.follow(board)
+    return _end(board, console)
+
+
+def drive(
+    config: StudyExperimentConfig,
+    workdir: Path,
+    command: str,
+    engine: Callable[[Study], AbstractContextManager[driver.Engine]],
+) -> int:
+    """Runs what is left of a study on an engine, from this process, which may be killed and started again.
+
+    Returns 1 where runs are missing at the end, else 0.
+    """
+    console = Console()
+    with process.folder_lock(workdir / "driver"):  # that of the workdir is for the parts that write tables
+        with process.folder_lock(workdir):
+            study = opened(config, workdir, command, console)
+        board = Board(study.tasks, workdir, console)
+
+        def show(lines: list[str]) -> None:
+            board.refresh()
+            for line in lines:
+                if not line.startswith("finished"):  # the board says so, run by run
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        with engine(study) as hosts:
+            outcome = driver.drive(study.units(), hosts, show)
+    for name, why in outcome.failed.items():
+        console.print(f"failed {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    return _end(board, console)
+
+
+def _end(board: Board, console: Console) -> int:
+    board.refresh()
     for name in (missing := board.missing())[:10]:
-        console.print(f"missing: {name}; submit again to try it again", highlight=False, markup=False)
+        console.print(f"missing: {name}; the same command tries it again", highlight=False, markup=False)
     return 1 if missing else 0

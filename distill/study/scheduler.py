@@ -107,14 +107,12 @@ class _Queue:
 
 
 class _Team:
-    """Worker processes, each on its own cores."""
+    """Worker processes, each on its own cores and GPUs."""
 
     def __init__(self, n: int, workdir: Path):
         self._workdir = workdir
-        cores, n = process.cores(), max(n, 1)
-        share = max(len(cores) // n, 1)
-        self._cores = [cores[i * share % len(cores) :][:share] for i in range(n)]
-        self.workers = [Worker(own, workdir) for own in self._cores]
+        self._shares = process.shares(max(n, 1), process.cores(), process.gpus())
+        self.workers = [Worker(share, workdir) for share in self._shares]
 
     def idle(self) -> list[Worker]:
         return [worker for worker in self.workers if not worker.tasks]
@@ -137,7 +135,7 @@ class _Team:
     def replace_dead(self) -> None:
         for i, worker in enumerate(self.workers):
             if not worker.tasks and not worker.process.is_alive():
-                self.workers[i] = Worker(self._cores[i], self._workdir)
+                self.workers[i] = Worker(self._shares[i], self._workdir)
 
     def stop(self) -> None:
         """Asks all workers to stop, and then waits for each: their runs save themselves concurrently."""

@@ -1,4 +1,4 @@
-"""Worker processes of a study, each on its own cores: at small sizes two with a core each beat one with both.
+"""Worker processes of a study, each on its own cores and GPUs: at small sizes two with a core each beat one with both.
 
 A worker trains one run at a time, or several together (distill/training/vmapped.py). It sends its progress and the
 rows of finished runs, which its study tabulates, and caches what later runs may need: the token store, compiled steps,
@@ -64,10 +64,10 @@ Message = ProgressMessage | FinishedMessage | FailedMessage
 class Worker:
     """A process that receives runs through a pipe; `compiled` holds the compile keys of the runs it has trained."""
 
-    def __init__(self, cores: list[int], workdir: Path):
+    def __init__(self, share: process.Share, workdir: Path):
         context = process.worker_context()
         self.pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end, cores, workdir), daemon=True)
+        self.process = context.Process(target=_serve, args=(far_end, share, workdir), daemon=True)
         self.process.start()
         far_end.close()
         self.tasks: dict[str, PlannedRun] = {}  # active, by fingerprint
@@ -115,10 +115,10 @@ def vmap_key(task: PlannedRun) -> Hashable:
     return step.step_spec(c), c.model, c.data, teacher, bool(c.teacher.sources), lengths
 
 
-def _serve(pipe: Connection, cores: list[int], workdir: Path) -> None:
+def _serve(pipe: Connection, share: process.Share, workdir: Path) -> None:
     """The main function of a worker process: trains the runs that arrive through the pipe until it closes."""
     process.die_with_parent()
-    process.pin_to_cores(cores)
+    process.take(share)
     process.use_fast_cpu_compilation()
     process.cache_compilations()
     trainer, lock = Trainer(workdir), threading.Lock()

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import fcntl
 import gc
 import os
@@ -9,12 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from typing import TypeVar
 
 from distill.errors import DistillError
+
+T = TypeVar("T")
 
 
 def cache_compilations(directory: str | Path | None = None) -> None:
@@ -41,6 +45,50 @@ def pin_to_cores(processors: Iterable[int]) -> None:
     """Restricts this process to these processors, if the system supports it. Call it before JAX starts threads."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(processors))
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA names them: $CUDA_VISIBLE_DEVICES, else all of the machine."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+    """A worker's part of the machine. `memory` is its part of each GPU's memory; 0 leaves that to JAX."""
+
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...] = ()
+    memory: float = 0.0
+
+
+def shares(n: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
+    """The machine in `n` parts: cores and GPUs to each alike. More workers than GPUs share each of them."""
+    return [
+        Share(
+            cores=_part(cores, i, n),
+            gpus=_part(gpus, i, n),
+            memory=0.9 / -(-n // len(gpus)) if 0 < len(gpus) < n else 0.0,
+        )
+        for i in range(n)
+    ]
+
+
+def _part(items: Sequence[T], i: int, n: int) -> tuple[T, ...]:
+    """Part `i` of `n`: a run of equal length; single items in turn where there are fewer than parts."""
+    share = max(len(items) // n, 1)
+    return tuple(items[i * share % len(items) :][:share]) if items else ()
+
+
+def take(share: Share) -> None:
+    """Restricts this process to its share. Call it before JAX starts."""
+    pin_to_cores(share.cores)
+    if share.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+    if share.memory:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share.memory:.3f}")
 
 
 def die_with_parent() -> None:

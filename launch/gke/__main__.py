@@ -28,6 +28,7 @@ TPUS = {
 }
 GPUS = {"a100": "nvidia-tesla-a100", "h100": "nvidia-h100-80gb", "h200": "nvidia-h200-141gb"}
 GPUS_PER_NODE = 8
+_SHM = {"name": "shm", "emptyDir": {"medium": "Memory"}}
 
 
 EXAMPLES = (
@@ -55,6 +56,7 @@ def parser() -> Parser:
     add("--queue", default="", metavar="NAME", help="the local queue of Kueue that gets it")
     add("--namespace", default="default", metavar="NAME", help="of Kubernetes")
     add("--service-account", default="default", metavar="NAME", help="that may use the bucket")
+    add("--volume", default="", metavar="CLAIM:/PATH", help="a PersistentVolumeClaim (Filestore), mounted at a path")
     return parser
 
 
@@ -92,6 +94,11 @@ def render(given: argparse.Namespace, command: Sequence[str]) -> str:
     else:
         jobs, pods, device, cluster, per_host = 1, given.nodes, "nvidia.com/gpu", "jobset", GPUS_PER_NODE
         selector = {"cloud.google.com/gke-accelerator": GPUS[given.gpu]}
+    claim, _, path = given.volume.partition(":")
+    if given.volume and not (claim and path.startswith("/")):
+        raise ConfigError(
+            f"--volume={given.volume}: wanted the name of a claim and where it is mounted, as work:/mnt/work"
+        )
     several = [f"--cluster={cluster}"] if jobs * pods > 1 else []
     exclusive = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"} if given.tpu else {}
     template = Template(Path(__file__).with_name("jobset.yaml").read_text("utf-8"))
@@ -109,6 +116,12 @@ def render(given: argparse.Namespace, command: Sequence[str]) -> str:
         service_account=json.dumps(given.service_account),
         grace=given.grace,
         selector=json.dumps(selector),
+        mounts=json.dumps(
+            [{"name": "shm", "mountPath": "/dev/shm"}, *([{"name": "shared", "mountPath": path}] * bool(claim))]
+        ),
+        volumes=json.dumps(
+            [_SHM, *([{"name": "shared", "persistentVolumeClaim": {"claimName": claim}}] * bool(claim))]
+        ),
         image=json.dumps(given.image),
         # exec: the notice (SIGTERM) goes to the container's first process.
         command=json.dumps(["/bin/bash", "-c", "exec " + shlex.join([*command, *several])]),

@@ -145,3 +145,28 @@ def test_what_has_saved_itself_ends_with_its_own_code():
         assert process.stdout.readline() == "ending\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == preemption.REQUEUE
+
+
+@pytest.mark.parametrize(
+    "n, gpus, wanted",
+    [
+        (2, [], [("01", (), 0.0), ("23", (), 0.0)]),
+        (2, ["0", "1", "2", "3"], [("01", ("0", "1"), 0.0), ("23", ("2", "3"), 0.0)]),
+        (4, ["5", "7"], [("0", ("5",), 0.45), ("1", ("7",), 0.45), ("2", ("5",), 0.45), ("3", ("7",), 0.45)]),
+        (3, ["0"], [("0", ("0",), 0.3), ("1", ("0",), 0.3), ("2", ("0",), 0.3)]),
+    ],
+)
+def test_workers_share_the_machine_out(n, gpus, wanted):
+    got = runtime.shares(n, [0, 1, 2, 3], gpus)
+    assert [("".join(map(str, s.cores)), s.gpus, pytest.approx(s.memory)) for s in got] == wanted
+
+
+def test_a_worker_sees_its_own_gpus_only(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert runtime.gpus() == ["3", "5"]
+    monkeypatch.setattr(runtime, "pin_to_cores", lambda cores: None)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    runtime.take(runtime.shares(4, [0], runtime.gpus())[1])
+    assert runtime.gpus() == ["5"] and os.environ.pop("XLA_PYTHON_CLIENT_MEM_FRACTION") == "0.450"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert runtime.gpus() == []
