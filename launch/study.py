@@ -84,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return elsewhere.drive(config, workdir, command, lambda it: GkeEngine(it.workdir, it.command, options))
     script = Path(__file__).with_name("slurm.sh")
     engine = shlex.split(flags.engine)
-    return elsewhere.submit(config, workdir, command, script=script, flags=engine, follow=flags.follow)
+    prepare = lambda console: elsewhere.opened(config, workdir, command, console)
+    return elsewhere.submit(workdir, prepare, script=script, flags=engine, follow=flags.follow)
 
 
 def _ray(engine: str) -> "Callable[[Study], RayEngine]":

@@ -3,8 +3,8 @@
 VALUES is a list of values, range(start,stop), linspace(from,to,n) and logspace(from,to,n), by equal factors.
 --backend=local runs on --workers processes, each on its own cores, up to --pack runs of one shape together (seeds,
 rates, temperatures: one program with an axis more, for an accelerator that a small model leaves idle; on a CPU it gains
-nothing); print prints a `distill train` command for each run that is not finished; slurm submits those as an array.
-After either, --backend=local collects what finished.
+nothing); print prints a `distill train` command for each run that is not finished, after which --backend=local collects
+what finished; slurm submits jobs (docs/guide/clusters.md), and again what is left of them.
 
 Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and losses) in --workdir.
 """
@@ -12,6 +12,8 @@ Leaves runs/ (a folder a run), runs.csv, curves.csv and sweep.csv (settings and 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from distill.config import ExperimentConfig
 from distill.config.flags import Parser, at_least, number
@@ -36,6 +38,7 @@ def parser() -> Parser:
     add("--backend", default="local", choices=("local", "slurm", "print"), help="where the runs run")
     add("--workers", type=at_least(0), default=0, metavar="N", help="processes; 0: one a core")
     add("--pack", type=at_least(1), default=1, metavar="N", help="runs of one shape that a worker trains together")
+    add("--part", default="", metavar="PART", help="what a job of slurm runs: RUN,RUN or conclude")
     add("--slurm", default="", metavar="FLAGS", help="of launch/slurm.sh: '--gpus-per-node=1 --time=4:00:00'")
     add("--rate", type=at_least(0, number), default=0.0, metavar="FLOPS", help="of a worker a second, for --dry-run")
     add("--price", type=at_least(0, number), default=0.0, metavar="PRICE", help="of an hour of a worker, for --dry-run")
@@ -44,6 +47,10 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
+    if flags.part:
+        from distill.study import part, run
+
+        return part.carry_out(run.shared_folder(flags.workdir), flags.part, Console())
     config = cli.config_of(ExperimentConfig, flags)
     # Not at the top: --help and a mistyped flag need no JAX.
     from distill.study import sweep

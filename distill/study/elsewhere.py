@@ -73,21 +73,15 @@ def print_units(config: StudyExperimentConfig, workdir: Path, command: str) -> i
 
 
 def submit(
-    config: StudyExperimentConfig,
-    workdir: Path,
-    command: str,
-    *,
-    script: Path,
-    flags: Sequence[str],
-    follow: bool,
+    workdir: Path, prepare: Callable[[Console], Study], *, script: Path, flags: Sequence[str], follow: bool = False
 ) -> int:
-    """Submits what is left of a study to Slurm by launch/slurm.sh (`script`, with `flags`); see distill/study/slurm.py.
+    """Submits what is left of a study or sweep to Slurm by launch/slurm.sh (`script`, with `flags`); see slurm.py.
 
     Returns 0, or with `follow`, which waits for the end, 1 where runs are missing. Raises SlurmError.
     """
     console = Console()
     with process.folder_lock(workdir):
-        study, jobs = opened(config, workdir, command, console), slurm.Jobs(workdir, script, flags)
+        study, jobs = prepare(console), slurm.Jobs(workdir, script, flags)
         alive = jobs.alive()
         left = study.units(list(alive))
         n_queued = sum(task.run in alive for task in study.tasks)

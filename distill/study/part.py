@@ -14,7 +14,7 @@ from rich.console import Console
 from distill.config import ConfigError, DistillError
 from distill.records.runs import RunRecord
 from distill.records.study_table import StudyTable
-from distill.study import ledger, run
+from distill.study import ledger, run, sweep
 from distill.study.matrix import PlannedRun
 from distill.study.tables import Tables, finished
 from distill.study.units import CONCLUDE, PREDICT
@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds for the end of a former attempt whose host was cut of
 
 
 def carry_out(workdir: Path, part: str, console: Console) -> int:
-    """Carries out a part of the study in `workdir`: RUN,RUN or PREDICT or CONCLUDE. Returns 1 if a run failed, else 0.
+    """Carries out a part of the study or sweep in `workdir`: RUN,RUN or PREDICT or CONCLUDE. Returns 1 if a run failed.
 
     Raises ConfigError for a run that the study does not have, Preempted when asked to stop or where another process
     holds a run for too long.
@@ -45,7 +45,8 @@ def carry_out(workdir: Path, part: str, console: Console) -> int:
 
 def chosen(workdir: Path, part: str) -> list[PlannedRun]:
     """The runs of a part, in its order. Raises ConfigError."""
-    by_run = {task.run: task for task in run.prepared(workdir)[1]}
+    tasks = sweep.prepared(workdir) if sweep.is_sweep(workdir) else run.prepared(workdir)[1]
+    by_run = {task.run: task for task in tasks}
     if unknown := [name for name in part.split(",") if name not in by_run]:
         raise ConfigError(
             f"--part={part}: the study in {workdir} has no run {unknown[0]!r}; wanted RUN,RUN, {PREDICT} or {CONCLUDE}"
@@ -140,10 +141,16 @@ def _predict(workdir: Path, console: Console) -> int:
 
 def _conclude(workdir: Path, console: Console) -> int:
     """Collects the finished runs and makes laws, plan and report of them. Returns 1 if runs are missing."""
-    config, tasks = run.prepared(workdir)
-    with patient_lock(workdir):
-        Tables(workdir).collect(tasks)
-        run.conclude(config, workdir, console)
+    if sweep.is_sweep(workdir):
+        tasks = sweep.prepared(workdir)
+        with patient_lock(workdir):
+            Tables(workdir).collect(tasks)
+            sweep.show(tasks, workdir, console)
+    else:
+        config, tasks = run.prepared(workdir)
+        with patient_lock(workdir):
+            Tables(workdir).collect(tasks)
+            run.conclude(config, workdir, console)
     missing = [task.name for task in tasks if finished(workdir, task) is None]
     console.print(f"{len(tasks) - len(missing)} of {len(tasks)} runs are finished", highlight=False)
     for name in missing[:10]:

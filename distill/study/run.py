@@ -12,7 +12,7 @@ from distill import config as configs
 from distill import data
 from distill.config import ConfigError, StudyExperimentConfig
 from distill.records.study_table import StudyTable
-from distill.study import ablations, ledger, matrix
+from distill.study import ablations, ledger, matrix, slurm
 from distill.study.execute import execute, print_failures
 from distill.system import cloud, files, process
 
@@ -33,6 +33,7 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, command: str = ""
             f"config.study.places: {several[0].name} is for {several[0].place.hosts} hosts, and --backend=local has "
             "this one; choose another backend"
         )
+    slurm.refuse_beside_jobs(workdir)
     with process.folder_lock(workdir):
         began = time.monotonic()
         config, tasks = prepare(config, workdir)

@@ -8,6 +8,7 @@ failed, so such a job is cancelled (--kill-on-invalid-dep), and the next submiss
 import getpass
 import hashlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,15 @@ class Jobs:
             board.refresh()
             time.sleep(every)
         board.refresh()
+
+
+def refuse_beside_jobs(workdir: Path) -> None:
+    """Raises SlurmError where jobs of this study are in the queue: this machine would train their runs too."""
+    if (workdir / JOBS).exists() and shutil.which("squeue") and (alive := Jobs(workdir, Path(), ()).alive()):
+        raise SlurmError(
+            f"{workdir}: {len(set(alive.values()))} jobs of it are in the queue of Slurm; wait for them (--backend=slurm "
+            "--follow), or cancel them with scancel"
+        )
 
 
 def _condition(kind: str, jobs: Sequence[str]) -> list[str]:

@@ -4,9 +4,9 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import re
 import shlex
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,13 +20,17 @@ from distill.config import ConfigError, DataConfig, ExperimentConfig, counts, tr
 from distill.laws import from_arrays
 from distill.records import runs
 from distill.records.study_table import StudyTable
-from distill.study.execute import execute, print_failures
+from distill.study import elsewhere, slurm
+from distill.study.execute import execute, print_failures, write_note
 from distill.study.matrix import PlannedRun
+from distill.study.run import shared_folder
+from distill.study.tables import Tables, finished
 from distill.system import files, process
 from distill.system.numbers import duration
 from distill.training import inputs
 
 BACKENDS = ("local", "slurm", "print")
+_SWEEP = "sweep.json"  # the sweep that was submitted, for its jobs
 _SPACES: dict[str, Callable[..., np.ndarray]] = {"linspace": np.linspace, "logspace": np.geomspace}
 
 
@@ -156,7 +160,7 @@ class SweepOptions:
     per core). pack: runs of one shape that a worker trains together. rate: FLOPs per second of a worker, for the
     listing (0: that of the finished runs). price: of one worker-hour, in any currency. source, overrides: the config
     file and the flags of the config, for the commands of other backends. slurm: flags of `slurm_script`, which submits
-    an array of commands.
+    a job.
     """
 
     where: str = ""
@@ -179,13 +183,16 @@ def run(
 
     Returns 1 if runs failed, else 0; the same call retries them. Raises ConfigError for an impossible value.
     """
-    console, workdir = Console(), Path(workdir).resolve()
+    console, workdir = Console(), shared_folder(workdir)
     tasks = expand(config, axes, workdir, options.where)
     if options.dry_run:
         console.print(listing(tasks, workdir, options))
         return 0
-    if options.backend != "local":
-        return _submit(tasks, workdir, options)
+    if options.backend == "print":
+        return _print_commands(tasks, workdir, options)
+    if options.backend == "slurm":
+        return _submit(config, axes, tasks, workdir, options)
+    slurm.refuse_beside_jobs(workdir)
     with process.folder_lock(workdir):
         outcome = execute(
             tasks,
@@ -195,25 +202,63 @@ def run(
             n_workers=options.n_workers or len(process.cores()),
             pack=options.pack,
         )
-        table = _tabulate(tasks, workdir)
-    if table:
-        console.print(table)
+        show(tasks, workdir, console)
     return print_failures(outcome, console)
 
 
-def _submit(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> int:
-    """Prints a command for each remaining run, or submits them to Slurm as one array."""
-    left = [task for task in tasks if runs.load_record(workdir / "runs" / task.run / "result.json") is None]
-    lines = [shlex.join(command(task, workdir, options)) for task in left]
-    if options.backend == "print" or not lines:
-        print("\n".join(lines))
-        return 0
+def show(tasks: Sequence[PlannedRun], workdir: Path, console: Console) -> None:
+    """Writes sweep.csv and prints the finished runs, lowest loss first."""
+    if table := _tabulate(tasks, workdir):
+        console.print(table)
+
+
+def _print_commands(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> int:
+    """Prints a command for each remaining run."""
+    left = [task for task in tasks if finished(workdir, task) is None]
+    print("\n".join(shlex.join(command(task, workdir, options)) for task in left))
+    return 0
+
+
+def _submit(
+    config: ExperimentConfig, axes: Sequence[Axis], tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions
+) -> int:
+    """Submits what is left to Slurm: runs of one trunk in turn, small ones together, none that is queued already."""
     if options.slurm_script is None:
-        raise ConfigError("sweep: the slurm backend needs the script that submits an array (launch/slurm.sh)")
-    path = workdir / "commands.txt"
-    files.atomic_write(path, "\n".join(lines) + "\n")
-    script = ["bash", str(options.slurm_script), f"--array={path}", *shlex.split(options.slurm)]
-    return subprocess.run(script).returncode
+        raise ConfigError("sweep: the slurm backend needs the script that submits a job (launch/slurm.sh)")
+
+    def prepare(console: Console) -> elsewhere.Study:
+        tree = {
+            "config": configs.to_text(config),
+            "axes": [dataclasses.asdict(each) for each in axes],
+            "where": options.where,
+        }
+        files.atomic_write(workdir / _SWEEP, json.dumps(tree, indent=1) + "\n")
+        write_note(tasks, workdir, {"command": shlex.join(options.overrides)})
+        tables = Tables(workdir)
+        tables.collect(tasks)
+        done = frozenset(task.run for task in tasks if task.run in tables.runs)
+        console.print(f"{len(tasks)} runs, {len(done)} of them finished, in {workdir}", highlight=False)
+        part = ("python", "-m", "launch.sweep", f"--workdir={workdir}")
+        return elsewhere.Study(workdir=workdir, tasks=tasks, done=done, command=part)
+
+    return elsewhere.submit(workdir, prepare, script=options.slurm_script, flags=shlex.split(options.slurm))
+
+
+def is_sweep(workdir: Path) -> bool:
+    """Whether a sweep was submitted in this folder."""
+    return (workdir / _SWEEP).exists()
+
+
+def prepared(workdir: Path) -> list[PlannedRun]:
+    """The runs of the sweep that was submitted in a folder. Raises ConfigError for a damaged file."""
+    path = workdir / _SWEEP
+    try:
+        tree = files.loads(path.read_text("utf-8"))
+        axes = [Axis(fields=tuple(it["fields"]), rows=tuple(map(tuple, it["rows"]))) for it in tree["axes"]]
+        config = configs.from_text(ExperimentConfig, tree["config"], str(path))
+        return expand(config, axes, workdir, str(tree["where"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); submit the sweep again") from None
 
 
 def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]:
@@ -227,9 +272,9 @@ def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]
 
 def listing(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -> Table:
     """The runs that would start, their time on one worker and their cost; '-' if no rate is known."""
-    finished = StudyTable.read(workdir / "runs.csv")
-    known, price, n_workers = finished.by_fingerprint, options.price, max(options.n_workers, 1)
-    rate = options.rate or _rate(finished.runs)
+    table_of_runs = StudyTable.read(workdir / "runs.csv")
+    known, price, n_workers = table_of_runs.by_fingerprint, options.price, max(options.n_workers, 1)
+    rate = options.rate or _rate(table_of_runs.runs)
     left = [task for task in tasks if task.run not in known]
     total = sum(task.flops for task in left)
     title = f"{len(tasks)} runs, {len(tasks) - len(left)} of them finished; {total:.3g} FLOPs of training left"
@@ -259,18 +304,18 @@ def _rate(records: Sequence[runs.RunRecord]) -> float:
 def _tabulate(tasks: Sequence[PlannedRun], workdir: Path) -> Table | None:
     """Prints the finished runs by their settings, lowest loss first, and writes sweep.csv."""
     records = StudyTable.read(workdir / "runs.csv").by_fingerprint
-    finished = sorted((t for t in tasks if t.run in records), key=lambda task: records[task.run].loss)
-    if not finished:
+    ended = sorted((t for t in tasks if t.run in records), key=lambda task: records[task.run].loss)
+    if not ended:
         return None
     fields = [field for field, _ in tasks[0].settings]
     figures = ("N", "D", "loss", "loss_se", "L_T", "kl", "flops_student")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", *fields, *figures])
-    table = Table(title=f"{len(finished)} of {len(tasks)} runs, lowest loss first", title_justify="left")
+    table = Table(title=f"{len(ended)} of {len(tasks)} runs, lowest loss first", title_justify="left")
     for name in ("run", "N", "D", "loss"):
         table.add_column(name, justify="left" if name == "run" else "right")
-    for task in finished:
+    for task in ended:
         record = records[task.run]
         cells = [getattr(record, name) for name in figures]
         writer.writerow([task.run, *(value for _, value in task.settings), *("" if c is None else c for c in cells)])

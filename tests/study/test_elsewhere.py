@@ -10,10 +10,11 @@ from rich.console import Console
 
 from configs import study as study_config
 from distill.config import ConfigError, StudyExperimentConfig, build
-from distill.study import matrix, part, run
+from distill.study import matrix, part, run, sweep
 from distill.study.units import CONCLUDE, PREDICT
 from distill.system import preemption, process
 from launch import study as launch_study
+from launch import sweep as launch_sweep
 from launch.support import cli
 
 NINE = [
@@ -151,6 +152,8 @@ def test_a_study_is_jobs_that_wait_for_each_other(slurm, tmp_path, capsys):
     chain = next(name for name in sent if name.startswith("b_8K.") and name != teacher)
     assert sent[chain][1].startswith("afterany:")  # the shorter runs of its trunk
 
+    assert launch(workdir) == 2
+    assert "8 jobs of it are in the queue of Slurm; wait for them" in capsys.readouterr().err
     # Again while all are queued: nothing. After some have gone: those, waiting only for jobs that are there.
     assert launch(workdir, "--backend=slurm") == 0
     assert "0 jobs submitted; 9 runs were in the queue" in capsys.readouterr().out and len(jobs(slurm)) == 8
@@ -182,10 +185,41 @@ def test_slurm_answers_in_its_own_words(slurm, tmp_path, capsys):
     assert "invalid partition" in capsys.readouterr().err
 
 
+def test_a_sweep_is_jobs_too_and_is_not_doubled(slurm, tmp_path, capsys):
+    """More runs than an array holds; runs of one trunk wait for each other; what is queued is not sent again."""
+    workdir = tmp_path / "w"
+    tiny = [
+        "--config=configs/train.py:micro",
+        "--config.data.source=generated",
+        "--config.data.generated.tokens=60K",
+        "--config.data.generated.validation_tokens=8K",
+        "--config.model.vocab_size=8",
+        "--config.seq_len=32",
+        "--config.batch_size=4",
+        "--config.eval.tokens=1K",
+        "--sweep=tokens=4K,100M",
+        "--sweep=seed=range(3)",
+    ]
+    assert (
+        cli.guard(launch_sweep.main, [*tiny, f"--workdir={workdir}", "--backend=slurm", "--slurm=--time=1:00:00"]) == 0
+    )
+    assert "; 0 runs were in the queue" in capsys.readouterr().out
+    sent = jobs(slurm)
+    tasks = sweep.prepared(workdir)
+    ran = {run: job for job, _, part in sent.values() for run in part.split(",")}
+    assert set(ran) == {task.run for task in tasks} | {CONCLUDE} and PREDICT not in sent
+    dependencies = {job: dependency for job, dependency, _ in sent.values()}
+    for seed in range(3):
+        short, long = sorted((t for t in tasks if t.config.seed == seed), key=lambda task: task.config.tokens)
+        assert short.trunk == long.trunk and f"afterany:{ran[short.run]}," in dependencies[ran[long.run]]
+    assert cli.guard(launch_sweep.main, [*tiny, f"--workdir={workdir}", "--backend=slurm"]) == 0
+    assert "0 jobs submitted; 6 runs were in the queue" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--follow"], "takes neither --engine nor --follow"),
+        (["--follow"], "takes no --follow"),
         (["--backend=slrum"], "Did you mean 'slurm'"),
         (["--config.study.places=to 1e9: hosts=2"], "b@8K is for 2 hosts, and --backend=local has this one"),
     ],
