@@ -88,8 +88,8 @@ def refuse_beside_jobs(workdir: Path) -> None:
     """Raises SlurmError where jobs of this study are in the queue: this machine would train their runs too."""
     if (workdir / JOBS).exists() and shutil.which("squeue") and (alive := Jobs(workdir, Path(), ()).alive()):
         raise SlurmError(
-            f"{workdir}: {len(set(alive.values()))} jobs of it are in the queue of Slurm; wait for them (--backend=slurm "
-            "--follow), or cancel them with scancel"
+            f"{workdir}: {len(set(alive.values()))} jobs of it are in the queue of Slurm; wait for them "
+            "(--backend=slurm --follow), or cancel them with scancel"
         )
 
 
