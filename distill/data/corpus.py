@@ -287,9 +287,8 @@ def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnP
                 held_out.add(digest)
             if digest in held_out or (document.split or assign(digest, data.splits)) == "validation":
                 continue
-            for part in document.parts:
-                yield part.text
-                total += len(part.text)
+            yield "".join(part.text for part in document.parts)
+            total += document.size
             if total >= limit:
                 return
 

@@ -156,6 +156,13 @@ def test_special_tokens_map_and_templates_by_name(tmp_path):
         document(made, tree, [USER, REPLY])
 
 
+def test_a_template_in_a_json_file_is_that_which_it_holds(tmp_path):
+    """The file itself was taken for a template."""
+    want = document(tmp_path / "m", PLAIN, [USER, REPLY])
+    made = Columns(ColumnsConfig(messages="messages", template=str(tmp_path / "m" / "tokenizer_config.json")))
+    assert made.document({"messages": [USER, REPLY]}, "") == want
+
+
 def test_a_date_is_refused_until_it_is_given(tmp_path):
     with pytest.raises(DataError, match="data.columns.today"):
         columns(tmp_path / "m", "{{ strftime_now('%Y') }}" + PLAIN)

@@ -27,7 +27,7 @@ class TemplateFiles(NamedTuple):
 
 
 def read_templates(path: str | Path) -> TemplateFiles:
-    """Reads the chat templates of a model folder, a GGUF file or a .jinja file; no texts if there are none.
+    """Reads the chat templates of a model folder, a GGUF, .jinja or .json file; no texts if there are none.
 
     The special tokens are those that transformers would find in the same files; a .jinja file takes those of the folder
     in which it lies. Raises DataError where a file cannot be read.
@@ -40,6 +40,8 @@ def read_templates(path: str | Path) -> TemplateFiles:
         tree = _tree(folder / TOKENIZER_CONFIG)
         if path.is_dir():
             texts = _texts(folder, tree)
+        elif path.suffix == ".json":
+            texts = _told(_tree(path).get("chat_template"))
         else:
             texts = {DEFAULT: path.read_text("utf-8")}
         if "added_tokens_decoder" not in tree:
@@ -80,12 +82,14 @@ def _texts(folder: Path, tree: Mapping[str, object]) -> dict[str, object]:
         files[DEFAULT] = (folder / JINJA).read_text("utf-8")
     for file in sorted((folder / MORE).glob("*.jinja")):
         files[file.name.removesuffix(".jinja")] = file.read_text("utf-8")
-    told = tree.get("chat_template")
-    if files or not told:
-        return files
-    if isinstance(told, list):
-        return {str(item.get("name")): item.get("template") for item in told if isinstance(item, dict)}
-    return dict(told) if isinstance(told, dict) else {DEFAULT: told}
+    return files or _told(tree.get("chat_template"))
+
+
+def _told(value: object) -> dict[str, object]:
+    """The templates that a field of a config holds: one, or several by name."""
+    if isinstance(value, list):
+        return {str(item.get("name")): item.get("template") for item in value if isinstance(item, dict)}
+    return dict(value) if isinstance(value, dict) else {DEFAULT: value} if value else {}
 
 
 def _of_gguf(path: Path) -> TemplateFiles:

@@ -167,12 +167,15 @@ def _after_prompt(ended: str, latest: int, prompt: str, header: str, first: bool
 def _before(text: str, own: int, lead: str, header: str, i: int) -> int:
     """Where a reply begins whose own text begins at `own`: before the text that leads to it, or after its header.
 
-    The header may be shorter than in a prompt, as that of a reply whose reasoning is not repeated.
+    The header may be shorter than in a prompt, and the lead too, as those of a reply whose reasoning is not repeated.
     """
-    if lead and text[:own].endswith(lead):
-        return own - len(lead)
-    if not lead or any(text[:own].endswith(header[:size]) for size in range(len(header), min(len(header), 4) - 1, -1)):
-        return own
+    shared = _common(lead[::-1], text[max(own - len(lead), 0) : own][::-1])
+    if shared == len(lead):
+        return own - shared
+    for size in range(len(header), 3, -1):
+        at = text.rfind(header[:size], 0, own) + size
+        if size <= at and own - at <= shared:
+            return at
     raise Unclear(f"does not write reply {i + 1} in the chat as it does at its end")
 
 
