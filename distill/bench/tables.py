@@ -1,24 +1,23 @@
 """Forms judged on real runs: in the sample, left out, held out, rolled forward.
 
-    python -m launch.bench tables                 # Apple's 354 distillation runs, which ship
-    python -m launch.bench tables --part=others   # the supervised tables in $DISTILL_DATA
-
-The others: Chinchilla (245 digitised points), Gadre et al. (104 runs, three training sets, C4 validation), misfitting
-(the best learning rate per size and budget), steplaw (the best learning rate and batch size).
+python -m launch.bench tables                # the museum: every form, every table that ships or is in $DISTILL_DATA
+python -m launch.bench tables --part=page    # its section of docs/results/laws.md, from the results of the museum
+python -m launch.bench tables --part=apple   # Apple's 354 distillation runs: held-out errors and coverage
+python -m launch.bench tables --part=lambda  # the study of lambda: runs of left-out trunks and teachers
 """
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill import laws
-from distill.bench import outside
+from distill.bench import lambdas, museum, museum_page, outside
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser
 
 STUDENT_FORMS = ("distillation", "distillation-limit", "overtaking", "additive")
+PARTS = ("museum", "page", "apple", "lambda")
 
 
 def apple() -> None:
@@ -44,62 +43,23 @@ def apple() -> None:
         print(f"{test.larger} against {test.smaller}: objective {test.gain:+.1%} lower, p = {test.p_value:.3f}")
 
 
-def others(folder: Path) -> None:
-    """Chinchilla's form and Eq. 1 on supervised tables: fitted on four fifths of the compute, the last predicted."""
-    for name, runs in _tables(folder):
-        compute = runs["N"] * runs["D"]
-        for form in ("chinchilla", "supervised"):
-            fit = laws.fit(form, runs)
-            held = laws.holdout(form, runs, compute > np.quantile(compute, 0.8), resamples=500)
-            print(
-                f"{name:16s} {len(runs):3d} rows {form:10s} in the sample {fit.error[0]:.3%}, last fifth "
-                f"{held.errors.mean():.2%} mean {held.errors.max():.2%} max ({held.coverage:.0%} inside); {fit.status}",
-                flush=True,
-            )
-
-
-def _tables(folder: Path) -> Iterable[tuple[str, laws.Table]]:
-    def rows(path: str) -> list[dict[str, str]]:
-        with (folder / path).open() as file:
-            return list(csv.DictReader(file))
-
-    if (folder / "chinchilla").exists():
-        cells = rows("chinchilla/svg_extracted_data.csv")
-        N, C, L = (np.array([float(row[name]) for row in cells]) for name in ("Model Size", "Training FLOP", "loss"))
-        kept = np.sort(np.argsort(L)[:-5])
-        yield "chinchilla", laws.from_arrays(N=N[kept], D=(C / 6 / N)[kept], L=L[kept])
-    if (folder / "gadre_overtraining").exists():
-        cells = [row for row in rows("gadre_overtraining/runs_long.csv") if row["eval"].startswith("c4_val")]
-        for kind in sorted({row["train_set"] for row in cells}):
-            yield f"gadre {kind}", _best([r for r in cells if r["train_set"] == kind], "N_no_emb", "D", "loss")
-    if (folder / "misfitting").exists():
-        yield "misfitting", _best(rows("misfitting/scaling_results_last_ckpt_only.csv"), "N_no_emb", "D", "loss")
-    if (folder / "steplaw").exists():
-        yield "steplaw", _best(rows("steplaw/dense_lr_bs_loss.csv"), "N", "D", "smooth loss")
-
-
-def _best(cells: Sequence[Mapping[str, str]], N: str, D: str, loss: str) -> laws.Table:
-    """The lowest loss of each size and budget."""
-    best: dict[tuple[float, float], float] = {}
-    for row in cells:
-        key = float(row[N]), float(row[D])
-        best[key] = min(best.get(key, np.inf), float(row[loss]))
-    return laws.from_arrays(N=[k[0] for k in best], D=[k[1] for k in best], L=list(best.values()))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints one line per form and table."""
+    """Prints one line per form and table; the museum writes its results too."""
     parser = Parser("bench tables", __doc__)
-    parser.add_argument("--part", default="apple", help="apple or others")
+    parser.add_argument("--part", default="museum", help=", ".join(PARTS))
+    parser.add_argument("--out", default="docs/campaigns/museum.json", help="the museum's results")
+    parser.add_argument("--page", default="docs/results/laws.md", help="the document with the museum's section")
+    parser.add_argument("--table", default="docs/study/lambda/runs.csv", help="the runs of the study of lambda")
     flags = parser.parse_args(argv)
-    if flags.part not in ("apple", "others"):
-        hint = nearest(flags.part, ("apple", "others"))
-        raise ConfigError(f"--part={flags.part}; wanted apple or others.{hint}")
-    if flags.part == "apple":
-        apple()
+    if flags.part not in PARTS:
+        raise ConfigError(f"--part={flags.part}; wanted one of {', '.join(PARTS)}.{nearest(flags.part, PARTS)}")
+    if flags.part == "museum":
+        museum.run(outside.folder(), Path(flags.out))
+    elif flags.part == "page":
+        museum_page.write(museum.read(Path(flags.out)), Path(flags.page))
+        print(f"wrote {flags.page}")
+    elif flags.part == "lambda":
+        lambdas.judge(laws.load_table(flags.table))
     else:
-        folder = outside.folder()
-        if folder is None:
-            raise ConfigError(outside.MISSING)
-        others(folder)
+        apple()
     return 0
