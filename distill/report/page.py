@@ -54,22 +54,25 @@ def table_script() -> str:
     return resources.files("distill.report").joinpath("tables.js").read_text("utf-8")
 
 
-def page(title: str, sections: Iterable[str], scripts: Sequence[str] = (), style: str = "") -> str:
-    """The whole document; no script runs but those given."""
+def page(
+    title: str, sections: Iterable[str], scripts: Sequence[str] = (), style: str = "", *, live: bool = False
+) -> str:
+    """The whole document; no script runs but those given. A `live` page may ask the server that it came from."""
     body = "\n".join(sections)
     code = "".join(f"<script>{script}</script>\n" for script in scripts)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy(scripts, live=live)}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{page_style()}{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n{code}</body>\n</html>\n"
     )
 
 
-def policy(scripts: Sequence[str]) -> str:
-    """The content policy of a page: nothing from outside, and of scripts only these."""
+def policy(scripts: Sequence[str], *, live: bool = False) -> str:
+    """The content policy of a page: nothing from outside, of scripts only these; a `live` page may ask its server."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    return _POLICY + ("; script-src " + " ".join(f"'sha256-{text}'" for text in hashes) if hashes else "")
+    allowed = "; script-src " + " ".join(f"'sha256-{text}'" for text in hashes) if hashes else ""
+    return _POLICY + allowed + ("; connect-src 'self'" if live else "")
 
 
 def section(name: str, title: str, *parts: str) -> str:

@@ -135,12 +135,12 @@ const charts = (() => {
     context.globalAlpha = 1;
   }
 
-  function plot(figure, chart, panel, host) {
+  function plot(figure, chart, panel, host, kept) {
     const state = figure.state;
     const log = {x: state.log.x ?? panel.x.log, y: state.log.y ?? panel.y.log};
     const family = chart.shared ? chart.panels : [panel];
     const home = {x: extent(family, "x", log.x), y: extent(family, "y", log.y)};
-    const view = {x: [...home.x], y: [...home.y]};
+    const view = kept || {x: [...home.x], y: [...home.y]};
     const frame = make("div", {class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart",
       "aria-label": `${panel.title || chart.name}: ${panel.y.label} over ${panel.x.label}. Arrow keys read the points, plus and minus zoom, 0 resets.`});
     const tip = make("div", {class: "tip", hidden: ""}), ring = make("div", {class: "ring", hidden: ""});
@@ -258,7 +258,8 @@ const charts = (() => {
     u.over.addEventListener("dblclick", reset);
     const resize = new ResizeObserver(() => { if (host.clientWidth && host.clientWidth != u.width) u.setSize({width: host.clientWidth, height}); });
     resize.observe(host);
-    return {view, log, redraw: () => u.redraw(false, true), zoom, reset,
+    const moved = () => ["x", "y"].some(which => view[which].some((end, i) => end != home[which][i])) ? view : null;
+    return {view, log, moved, redraw: () => u.redraw(false, true), zoom, reset,
       destroy: () => { resize.disconnect(); u.destroy(); }};
   }
 
@@ -291,16 +292,17 @@ const charts = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  function draw(figure, chart) {
+  function draw(figure, chart, again = true) {
     figure.state ??= {off: new Set(), log: {}, plots: []};
     const state = figure.state, frames = figure.querySelector(".frames");
+    const kept = state.plots.map(p => p.moved());
     state.plots.forEach(p => p.destroy());
     state.chart = chart;
     frames.style.setProperty("--columns", Math.min(chart.columns, chart.panels.length));
     const hosts = chart.panels.map(() => make("div", {class: "panel"}));
     frames.replaceChildren(...hosts);
     frames.style.minHeight = "";
-    state.plots = chart.panels.map((panel, i) => plot(figure, chart, panel, hosts[i]));
+    state.plots = chart.panels.map((panel, i) => plot(figure, chart, panel, hosts[i], again && kept[i]));
     const labels = new Map();
     for (const s of chart.panels.flatMap(p => p.series)) if (s.named && !labels.has(s.label)) labels.set(s.label, s);
     figure.querySelector(".legend").replaceChildren(...(chart.note ? [make("span", {class: "soft"}, chart.note)] : []), ...[...labels].map(([label, s]) => {
@@ -332,7 +334,7 @@ const charts = (() => {
         const next = b.getAttribute("aria-pressed") != "true";
         figure.state.log[which] = next;
         b.setAttribute("aria-pressed", String(next));
-        draw(figure, figure.state.chart);
+        draw(figure, figure.state.chart, false);
       }, now));
     }
     all.push(button("zoom in", () => figure.state.plots.forEach(p => p.zoom(1 / 1.5))), button("zoom out", () => figure.state.plots.forEach(p => p.zoom(1.5))),

@@ -28,7 +28,7 @@ _NAMES = ("ntp", "kd", "grad_norm", "param_norm", "learning_rate", "tokens_per_s
 _BARS = " ▁▂▃▄▅▆▇█"
 _Numbers = Sequence[float] | NDArray[np.float64]
 _WIDEST = 28  # characters of a run's name
-_MOST = 12  # runs that are shown: the latest ones
+MOST = 12  # runs that are shown: the latest ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,12 @@ def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float |
         if not parts:
             raise
         return Group(*parts)  # a study whose runs all wait
-    runs = [read(path) for path in paths[:_MOST]]
+    runs = [read(path) for path in paths[:MOST]]
     first = runs[0]
-    state = _state(first, now)
-    if state == "dead":
-        state += f": process {first.gone} has ended; the same command continues the run"
-    parts.append(Text(f"{first.name}: {state}", style="bold"))
+    what = state(first, now)
+    if what == "dead":
+        what += f": process {first.gone} has ended; the same command continues the run"
+    parts.append(Text(f"{first.name}: {what}", style="bold"))
     parts.append(_curve("loss (nats per token)", first.curves.mean["ntp"], first.curves.at["step"], width, height))
     parts.append(Text(_numbers(first.last), style="dim"))
     if len(paths) > 1:
@@ -108,15 +108,16 @@ def screen(workdir: str | Path, width: int = 100, height: int = 12, now: float |
             rate, line = run.last.get("tokens_per_second"), spark(run.curves.mean["ntp"], max(width - 42 - widest, 8))
             table.add_row(
                 run.name[:_WIDEST], f"{run.last.get('step', 0):,}", f"{run.last.get('ntp', math.nan):.4f}",
-                f"{rate:,.0f}" if rate else "-", _state(run, now), line,
+                f"{rate:,.0f}" if rate else "-", state(run, now), line,
             )  # fmt: skip
-        if len(paths) > _MOST:
-            table.caption = f"{len(paths) - _MOST} older runs not shown"
+        if len(paths) > MOST:
+            table.caption = f"{len(paths) - MOST} older runs not shown"
         parts.append(table)
     return Group(*parts)
 
 
-def _state(run: RunLog, now: float) -> str:
+def state(run: RunLog, now: float) -> str:
+    """What a run does at a time: finished, failed, dead, silent, or how long is left."""
     if run.finished:
         return "finished"
     if run.failed:
