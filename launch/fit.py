@@ -10,9 +10,11 @@ from distill import laws
 from distill.config import ConfigError
 from distill.config.flags import Parser
 from distill.laws.fitting.numerals import number
+from distill.laws.fitting.rows import has_both_kinds
 from distill.laws.forms import registry
 from distill.laws.planning import lawfile
 from distill.laws.uncertainty import text as summary
+from distill.laws.uncertainty.extrapolation import plausible
 from distill.system import process
 from launch.support import cli
 
@@ -48,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         registry.import_forms(flags.forms)
     table = _table(flags)
     form = registry.get(flags.law or laws.default_form(table))
+    below = flags.supervised or ("table" if form.given() and has_both_kinds(table) else "paper")
     options = {"weights": flags.weights or None, "units": flags.units == "check", "seed": flags.seed}
     options |= {"grid": flags.starts == "published"}
     resampling: _Resampling = {"resamples": flags.resamples, "kind": flags.bootstrap, "cluster": flags.cluster or None}
@@ -56,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         """(fit, that of the first stage, held-out part): the last two where the flags ask for them."""
         objective = laws.Objective(kind=flags.objective, delta=delta, quantile=flags.quantile)
         first = given = None
-        if form.given() and flags.supervised == "table":
+        if form.given() and below == "table":
             first = laws.fit("supervised", table, objective=objective, **options)
             given = first.law
         elif form.given():
-            given = laws.paper()[0] if flags.supervised == "paper" else laws.load(flags.supervised)
+            given = laws.paper()[0] if below == "paper" else laws.load(below)
         if not flags.holdout:
             return laws.fit(form, table, supervised=given, objective=objective, **options), first, None
         held = laws.holdout(
@@ -80,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{time.perf_counter() - began:.1f} s")
         return 0
     fit, first, held = fitted(deltas[0], **resampling)
-    boot = held.boot if held else laws.bootstrap((first, fit) if first else fit, seed=flags.seed, **resampling)
+    inside = lawfile.draws(below) if form.given() and below not in ("table", "paper") else None
+    staged = (first, fit) if first else fit
+    boot = held.boot if held else laws.bootstrap(staged, seed=flags.seed, given=inside, **resampling)
+    boot = laws.calibrated(boot, plausible(form) if flags.out else ())
     print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
         out = Path(flags.out)
@@ -114,7 +120,8 @@ def parser() -> Parser:
     add("--law", default="", help="a form: supervised, distillation, distillation-limit, chinchilla, ... (default: "
         "distillation where runs have a teacher's loss, else supervised)")  # fmt: skip
     add("--forms", default="", help="a Python file with forms of your own, imported first")
-    add("--supervised", default="paper", help="Lsup of a student law: paper, table (fit it first), or a law file")
+    add("--supervised", default="", help="Lsup of a student law: table (fit it first; the default where the table has "
+        "both kinds of runs), paper (the default elsewhere), or a law file")  # fmt: skip
     add("--columns", default="", help="the law's names for the table's columns: N=params,D=tokens")
     add("--rows", default="", help="fit only the rows of a rule, before any check: 'State == finished and D < 1e12'")
     add("--scale", default="", help="factors of columns: N=1e6,D=1e9 for sizes in millions and tokens in billions")

@@ -73,10 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.json:
         tree = to_dict(chosen, prices) | ({"budget": bought.words} if bought else {})
         tree |= {"pretraining": alone.to_dict()} if alone else {}
+        tree |= {"law": law.statuses()} if law.boot else {}
         print(json.dumps(tree | (_emit(flags, chosen) if flags.emit_config else {}), indent=1))
         return 0
     if bought:
         print(f"{bought.words}\n")
+    if law.boot:
+        print(f"coefficients of the law: {law.coefficients}\n")  # the plan says how good its predictions are
     if alone:
         print(f"{alone.describe()}\n\nDistil instead, a student of the same size for the same compute?\n")
     print(describe(chosen, prices))

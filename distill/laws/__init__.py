@@ -43,6 +43,7 @@ __getattr__, __dir__ = facade(
         ".fitting.rows": ("default_form",),
         ".fitting.fit": ("Fit", "Status", "fit"),
         ".uncertainty.bootstrap": ("Bootstrap", "Prediction", "PredictionInterval", "bootstrap"),
+        ".uncertainty.extrapolation": ("Extrapolation", "calibrated", "extrapolate"),
         ".uncertainty.profile_likelihood": ("Profile", "profile"),
         ".uncertainty.joint": ("JointFit", "fit_jointly"),
         ".uncertainty.compare": ("Candidate", "Chosen", "Compared", "Nested", "choose", "compare", "nested"),

@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from distill.laws.fitting import identifiability, outliers, solver, starts, text
+from distill.laws.fitting import identifiability, misfit, outliers, solver, starts, text
 from distill.laws.fitting.objective import Objective
 from distill.laws.fitting.rows import rows_of, select
 from distill.laws.fitting.table import Runs, Table
@@ -26,12 +26,14 @@ OK = "ok"
 NOT_CONVERGED = "not converged"
 NOT_IDENTIFIED = "not identified"
 SUSPECT = "suspect rows"
+NOT_ASSESSED = "not assessed"  # of predictions: nothing was tested beyond the runs
+LACK_OF_FIT = "lack of fit"  # of predictions: the form does not describe the runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
     """Whether a fit can be trusted: `kind` is "ok", "not converged", "not identified" or "suspect rows" (some residuals
-    lie far outside the others'), `message` says why."""
+    lie far outside the others'), `message` says why. That of predictions is "ok", "not assessed" or "lack of fit"."""
 
     kind: str
     message: str = ""
@@ -47,13 +49,18 @@ class Status:
 class Fit:
     """A fitted law with its table, options, residuals and diagnostics.
 
+    `coefficients` says whether the runs fix the parameters; `open` names those that they do not, with why.
+    `predictions` is "lack of fit" where the residuals show that the form does not describe the runs, else "not
+    assessed": how good predictions are beyond the runs, `laws.extrapolate` tests. `status` is the worse of the two.
     `objective` is the minimum of the sum over rows; `residuals` are log Lhat - log L, [n]; `weights` are the rows'.
     `agreement` is the share of starts that reached the minimum, `decrement` the certificate of solver.Solutions, and
     `curvature` the smallest eigenvalue of the scaled Gauss-Newton matrix (0 = flat in some direction, 1 = round).
     """
 
     law: Law
-    status: Status
+    coefficients: Status
+    predictions: Status
+    open: Mapping[str, str]
     objective: float
     residuals: np.ndarray
     minimised: Objective
@@ -79,6 +86,7 @@ class Fit:
         mean, largest = self.error
         notes = {
             "status": str(self.status),
+            "open": ", ".join(self.open) or "none: the runs fix all parameters",
             "objective": f"{self.objective:.9g}; {self.agreement:.0%} of the starts agree",
             "error": f"{mean:.3%} mean, {largest:.3%} max in the sample",
         }
@@ -87,6 +95,15 @@ class Fit:
     def plot(self) -> "Figure":
         """A matplotlib figure: predicted against observed losses, and residuals."""
         return plots.figures().fit(self)
+
+    @property
+    def status(self) -> Status:
+        """The worse of `coefficients` and `predictions`, as one of the kinds of `coefficients`.
+
+        A law whose form does not describe the runs is "not identified": other runs of the same models would give other
+        parameters.
+        """
+        return worse(self.coefficients, self.predictions)
 
     @property
     def error(self) -> tuple[float, float]:
@@ -102,7 +119,9 @@ class Fit:
         """The entries of a law file that describe the fit, beside the law itself."""
         mean, largest = self.error
         return {
-            "status": {"kind": self.status.kind, "message": self.status.message},
+            "status": dataclasses.asdict(self.status),
+            "coefficients": dataclasses.asdict(self.coefficients) | {"open": dict(self.open)},
+            "predictions": dataclasses.asdict(self.predictions),
             "objective": {**dataclasses.asdict(self.minimised), "value": self.objective},
             "certificate": {"decrement": self.decrement, "agreement": self.agreement, "curvature": self.curvature},
             "rows": len(self.rows),
@@ -193,11 +212,17 @@ def make_fit(
     law = plain(form.unpack(np, solutions.theta[best], rows.setting, rows.given))
     residuals = np.log(law(*rows.inputs)) - np.log(rows.target)
     converged = bool(solutions.converged[best])
-    status, curvature = _judge(law, solutions.theta[best], converged, agreement, rows, residuals, weights)
+    bounds = _at_bounds(law, solutions.theta[best])
+    status = _judge(law, bounds, converged, rows, residuals, weights)
     status = _with_outliers(status, outliers.outliers(law, rows, residuals, runs.columns, runs.labels()))
+    clusters = runs.columns["trunk"].astype(str) if "trunk" in runs.columns else None
+    lack = misfit.misfits(law, rows, residuals, weights, clusters) if converged else ()
+    finite = np.isfinite(residuals).all()
     return Fit(
         law=law,
-        status=status,
+        coefficients=status,
+        predictions=described(lack),
+        open=identifiability.open_parameters(law, rows, residuals, weights, bounds) if finite else {},
         objective=float(values[best]) / measure.unit,
         residuals=residuals,
         minimised=measure,
@@ -207,9 +232,26 @@ def make_fit(
         theta=solutions.theta[best],
         agreement=agreement,
         decrement=float(solutions.decrement[best]),
-        curvature=curvature,
+        curvature=identifiability.min_eigenvalue(law, rows, weights),
         seed=seed,
     )
+
+
+def described(lack: Sequence[misfit.Misfit]) -> Status:
+    """The status of predictions from the tests that reject the form."""
+    if not lack:
+        return Status(kind=NOT_ASSESSED)
+    why = "; ".join(one.words() for one in lack)
+    return Status(kind=LACK_OF_FIT, message=f"the form does not describe these runs: {why}")
+
+
+def worse(coefficients: Status, predictions: Status) -> Status:
+    """One status of the two, of the kinds of coefficients."""
+    if predictions.kind != LACK_OF_FIT:
+        return coefficients
+    kind = NOT_IDENTIFIED if coefficients else coefficients.kind
+    rest = f"{coefficients.message}; " if coefficients.message else ""
+    return Status(kind=kind, message=rest + predictions.message)
 
 
 def plain(law: Law) -> Law:
@@ -252,35 +294,31 @@ def _given(form: type[Law], supervised: Law | None) -> Mapping[str, Law]:
     return dict.fromkeys(form.given(), supervised)
 
 
+def _at_bounds(law: Law, theta: np.ndarray) -> list[str]:
+    """The parameters whose coordinates ended on their bound."""
+    declared = law.parameters().items()
+    return [name for u, (name, p) in zip(theta, declared) if u <= p.box[0] + 1e-9 or u >= p.box[1] - 1e-9]
+
+
 def _judge(
-    law: Law,
-    theta: np.ndarray,
-    converged: bool,
-    agreement: float,
-    rows: solver.Rows,
-    residuals: np.ndarray,
-    weights: np.ndarray,
-) -> tuple[Status, float]:
-    """The status of a solution and the smallest eigenvalue of its scaled Gauss-Newton matrix."""
+    law: Law, bounds: list[str], converged: bool, rows: solver.Rows, residuals: np.ndarray, weights: np.ndarray
+) -> Status:
+    """The status of a solution's coefficients."""
     free = identifiability.free_directions(law, rows, residuals, weights)
-    curvature = identifiability.min_eigenvalue(law, rows, weights)
     if (not converged and not free) or not np.isfinite(residuals).all():
-        return Status(
-            kind=NOT_CONVERGED, message="no start met the certificate; try another form or more starts"
-        ), curvature
+        return Status(kind=NOT_CONVERGED, message="no start met the certificate; try another form or more starts")
     count = len(law.parameters())
     if len(rows) == count:
-        return Status(kind=NOT_IDENTIFIED, message=f"{count} rows for {count} parameters leave no residual"), curvature
-    bounds = [
-        name
-        for name, u, p in zip(law.parameters(), theta, law.parameters().values())
-        if u <= p.box[0] + 1e-9 or u >= p.box[1] - 1e-9
-    ]
+        return Status(kind=NOT_IDENTIFIED, message=f"{count} rows for {count} parameters leave no residual")
+    if identifiability.few(len(rows), count):
+        message = f"{len(rows)} rows for {count} parameters leave {len(rows) - count}: too few to tell the noise"
+        return Status(kind=NOT_IDENTIFIED, message=message)
     reasons = [f"{', '.join(bounds)} at the end of the range (a simpler form fits as well)"] if bounds else []
     reasons += [f"the runs fix {direction.words()}" for direction in free if not set(bounds) & set(_main(direction))]
-    if reasons:
-        return Status(kind=NOT_IDENTIFIED, message="; ".join(reasons)), curvature
-    return Status(kind=OK), curvature
+    floor = identifiability.open_parameters(law, rows, residuals, weights).get("E")
+    if floor and "E" not in bounds and not reasons:
+        reasons.append(f"E is open ({floor})")
+    return Status(kind=NOT_IDENTIFIED, message="; ".join(reasons)) if reasons else Status(kind=OK)
 
 
 def _with_outliers(status: Status, far: tuple[outliers.Outlier, ...]) -> Status:

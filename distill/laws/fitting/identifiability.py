@@ -7,7 +7,7 @@ parameters move along it together at no cost, and only combinations that stay co
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from distill.laws.forms.parameters import FitSetting
 OPEN = 1.0  # standard error, in natural logarithms, from which a direction counts as open
 _STEP = 1e-5
 _MAIN = 0.1  # weight from which a parameter is named in a direction
+_ENDLESS = 1e3  # standard error beyond which a direction is free, so that its rounding reaches no other parameter
+_FEW = 4  # rows a parameter below which the median residual is no scale
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,94 @@ def slopes(law: Law, rows: Rows) -> np.ndarray:
 
 
 def noise(residuals: np.ndarray, parameters: int) -> float:
-    """A robust standard deviation of residuals: 1.4826 times the median absolute one, corrected for p parameters."""
+    """A robust standard deviation of residuals: 1.4826 times the median absolute one, corrected for p parameters.
+
+    With fewer than four rows a parameter most residuals may be nearly zero, since a Huber fit passes through as many
+    rows as it has parameters; the root mean square, each residual at most four deviations, is then the larger one.
+    """
     n = len(residuals)
-    return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(n / max(n - parameters, 1))) or 1e-12
+    free = np.sqrt(n / max(n - parameters, 1))
+    robust = float(1.4826 * np.median(np.abs(residuals)) * free)
+    if n < _FEW * parameters:
+        cut = 4 * max(robust, float(np.abs(residuals).mean()))
+        robust = max(robust, float(np.sqrt(np.mean(np.clip(residuals, -cut, cut) ** 2)) * free))
+    return robust or 1e-12
+
+
+def student(freedom: int) -> float:
+    """Student's 95% quantile, within 1% from 3 degrees of freedom on (Abramowitz & Stegun 26.7.5)."""
+    z, v = 1.6449, float(max(freedom, 1))
+    one, two = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + one / v + two / v**2 + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / v**3
+
+
+def few(rows: int, parameters: int) -> bool:
+    """Whether so few rows are left beyond the parameters that the residuals cannot tell the noise."""
+    return rows < parameters + max(3, parameters // 2)
+
+
+def open_parameters(
+    law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray, bounds: Sequence[str] = ()
+) -> dict[str, str]:
+    """The parameters and combinations that the rows do not fix, each with why, in words.
+
+    A parameter is fixed where its own 90% interval, all others free, spans less than the factor exp(OPEN) times 1.645
+    to either side, and where that of a floor E stays above zero. What follows a parameter in `bounds`, which ended on
+    its bound, is open too: its intervals would be those at the bound alone.
+    """
+    names = list(law.parameters())
+    sigma, t = noise(residuals, len(names)), student(len(rows) - len(names))
+    if few(len(rows), len(names)):
+        return dict.fromkeys([*names, *law.combinations], f"{len(rows)} runs for {len(names)} parameters")
+    reasons = {name: "at the end of its range" for name in bounds}
+    fixed = _directions(law, names, slopes(law, rows), sigma, weights)
+    spread = np.array([[d.weights[name] for name in names] for d in fixed])
+    spread = (
+        spread / np.linalg.norm(spread, axis=1, keepdims=True) * np.array([[min(d.error, _ENDLESS)] for d in fixed])
+    )
+    errors = dict(zip(names, np.sqrt((spread**2).sum(0)).tolist()))
+    for name, error in errors.items():
+        widest = fixed[int(np.argmax(np.abs(spread[:, names.index(name)])))]
+        if error * t > OPEN * 1.645:
+            reasons.setdefault(name, _together(name, widest))
+        elif name == "E" and error * t > 1:
+            reasons.setdefault(name, "its interval reaches 0")
+    for name in _tied(law, rows, sigma, weights, bounds):
+        reasons.setdefault(name, f"tied to {', '.join(bounds)}, at the end of the range")
+    return {name: reasons[name] for name in (*names, *law.combinations) if name in reasons}
+
+
+def _together(name: str, direction: Direction) -> str:
+    """'only through kappa', 'only together with E, alpha' or 'alone'."""
+    others = [other for other in direction.main if other != name]
+    if direction.keeps and name in direction.main:
+        return f"only through {', '.join(direction.keeps)}"
+    return f"only together with {', '.join(others)}" if others else "the runs hardly depend on it"
+
+
+def _tied(law: Law, rows: Rows, sigma: float, weights: np.ndarray, bounds: Sequence[str]) -> list[str]:
+    """The parameters whose error more than doubles if those at bounds may move: their intervals are of the bound.
+
+    In the coordinates of the fit, in which a bound is a number. A combination counts if one of its parts does.
+    """
+    names = list(law.parameters())
+    if not bounds:
+        return []
+    J = coordinate_slopes(law, rows, rows.setting) * np.sqrt(weights)[:, None]
+    information = J.T @ J / sigma**2 + 1e-12 * np.eye(len(names))
+    kept = [i for i, name in enumerate(names) if name not in bounds]
+    free = np.sqrt(np.diagonal(np.linalg.inv(information)))[kept]
+    held = np.sqrt(np.diagonal(np.linalg.inv(information[np.ix_(kept, kept)])))
+    tied = [names[i] for i, a, b in zip(kept, free, held) if a > 2 * b]
+    moved = set(tied)
+    return tied + [name for name in law.combinations if _depends(law, name) & moved]
+
+
+def _depends(law: Law, combination: str) -> set[str]:
+    """The parameters that a combination depends on."""
+    value = getattr(law, combination)
+    changed = {name: dataclasses.replace(law, **{name: getattr(law, name) * 1.01}) for name in law.parameters()}
+    return {name for name, moved in changed.items() if abs(getattr(moved, combination) / value - 1) > 1e-6}
 
 
 def directions(law: Law, rows: Rows, residuals: np.ndarray, weights: np.ndarray) -> tuple[Direction, ...]:

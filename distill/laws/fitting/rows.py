@@ -20,6 +20,16 @@ def default_form(runs: Runs) -> str:
     return "distillation" if _taught(table).any() else "supervised"
 
 
+def has_both_kinds(runs: Runs) -> bool:
+    """Whether a table has supervised runs beside students, so that the law of Lsup can be fitted to it first."""
+    table = as_table(runs)
+    kinds = table.columns.get("kind")
+    if kinds is not None and set(kinds.tolist()) & set(_KINDS):
+        return set(_KINDS) <= set(kinds.tolist())
+    taught = _taught(table)
+    return bool(taught.any() and not taught.all())
+
+
 def select(form: type[Law], runs: Runs) -> Table:
     """The runs that a form describes: of its kind, with a loss, and on request the best or the mean of each group.
 

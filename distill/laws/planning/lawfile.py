@@ -2,8 +2,12 @@
 
 A law file is JSON: the law itself (`Law.to_dict`), the fit that made it (`Fit.to_dict`), and beside them
 
+    coefficients    the status of the coefficients, and which are open, with why (`Fit.to_dict`)
+    predictions     the status of predictions and, where rolling forward has shown it, how wide their intervals must be
+                    (`Calibration`); absent in older files: not assessed
+    alternatives    other forms of the same runs, in the order of the weights in `predictions`, with draws
     open            directions in parameter space that the runs leave open
-    bootstrap       how the runs were resampled, and the intervals (`Bootstrap.to_dict`)
+    bootstrap       how the runs were resampled, and the intervals of what is not open (`Bootstrap.to_dict`)
     draws           the resampled parameters by name, at most DRAWS of each; those of Lsup under "supervised"
     held_out        errors of the runs that were held out
     supervised_fit  the fit of the supervised law inside (`Fit.to_dict`)
@@ -16,11 +20,12 @@ All keys except the law itself are optional.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 import jax
 import numpy as np
 
-from distill.laws.fitting.fit import Fit
+from distill.laws.fitting.fit import NOT_ASSESSED, Fit, Status
 from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law, LawError, read_json
 from distill.laws.forms.registry import from_dict
@@ -29,7 +34,9 @@ from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.forms.students import paper
 from distill.laws.planning.region import ANY, PAPER_REGION, Region
 from distill.laws.planning.scenarios import Flops
+from distill.laws.uncertainty import text
 from distill.laws.uncertainty.bootstrap import Bootstrap
+from distill.laws.uncertainty.calibration import Calibration
 from distill.laws.uncertainty.holdout import Holdout
 
 STUDENTS = ("N_S", "D_S", "L_T")  # inputs of a law of students; U_S may follow
@@ -37,16 +44,47 @@ DRAWS = 512  # resampled laws that a law file keeps
 _LARGEST = 1e12  # JSON has no infinity, and the standard error of an unconstrained direction is infinite
 
 
+class _Tree(TypedDict, total=False):
+    """The keys of a law file that are read here, as they should be; whatever is not raises where it is used."""
+
+    status: Mapping[str, str] | str
+    coefficients: Mapping[str, str]
+    predictions: Mapping[str, object]
+    alternatives: Sequence[Mapping[str, Mapping[str, object]]]
+    bootstrap: Mapping[str, float]
+    draws: Mapping[str, object]
+    supervised_fit: Mapping[str, Mapping[str, object]]
+    region: Mapping[str, Sequence[float]]
+    flops: Sequence[float]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoredLaws:
-    """The resampled laws of a law file (ResampledLaws): a stack of distillation laws, each with its supervised law."""
+    """The resampled laws of a law file (CalibratedLaws): a stack of distillation laws, each with its supervised law.
+
+    `best` is the file's law; `failure` the share of failed resamples; `calibration` is of the law of students,
+    `below` of the supervised law inside, `others` are other forms of the same runs.
+    """
 
     kept: Law
+    best: Law | None = None
+    failure: float = 0.0
+    calibration: Calibration | None = None
+    below: Calibration | None = None
+    others: tuple["StoredLaws", ...] = ()
+
+    @property
+    def estimate(self) -> Law:
+        """The law that was resampled; the stack itself where it is not known."""
+        return self.kept if self.best is None else self.best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LawFile:
-    """Laws and their metadata; if the file lacks them, `boot` and `region` are None and `flops` is Appendix H's."""
+    """Laws and their metadata; if the file lacks them, `boot` and `region` are None and `flops` is Appendix H's.
+
+    A status that the file lacks is "not assessed".
+    """
 
     name: str
     supervised: Law
@@ -54,7 +92,14 @@ class LawFile:
     boot: ResampledLaws | None
     region: Region | None
     flops: Flops
+    status: Status = Status(kind=NOT_ASSESSED)
+    coefficients: Status = Status(kind=NOT_ASSESSED)
+    predictions: Status = Status(kind=NOT_ASSESSED)
     borrowed: bool = False  # the law of students is the paper's, because the file has only a supervised law
+
+    def statuses(self) -> dict[str, str]:
+        """Both statuses in words, for whatever shows the law: 'not assessed' of a file that does not say."""
+        return {"coefficients": str(self.coefficients), "predictions": str(self.predictions)}
 
 
 def write(
@@ -78,6 +123,9 @@ def write(
     }
     if boot:
         tree |= {"bootstrap": boot.to_dict(level), "draws": _draws(boot)}
+    if boot and boot.calibration:
+        tree |= {"status": dataclasses.asdict(text.judged(fit, boot)), "predictions": boot.calibration.to_dict()}
+        tree["alternatives"] = [one.fit.law.to_dict() | {"draws": _draws(one)} for one in boot.others]
     if held:
         errors = held.errors
         tree["held_out"] = {
@@ -88,7 +136,8 @@ def write(
             "level": held.level,
         }
     if first:
-        tree["supervised_fit"] = first.to_dict()
+        below = {"predictions": boot.below.to_dict()} if boot and boot.below else {}
+        tree["supervised_fit"] = first.to_dict() | below
     tree["region"] = dataclasses.asdict(region) if region else _covered(fit, first)
     if flops:
         tree["flops"] = [flops.context, flops.vocabulary]
@@ -116,7 +165,7 @@ def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
     tree = read_json(path)
     law = from_dict(tree, where)
     if borrow and law.inputs in (("N", "D"), ("N", "D", "U")):
-        return _borrowed(law, tree.get("draws"), tree.get("region"), tree.get("flops"), where)
+        return _borrowed(law, tree, where)
     inside = {name: getattr(law, name) for name in law.given()}
     if law.inputs not in (STUDENTS, (*STUDENTS, "U_S")) or "supervised" not in inside:
         raise LawError(
@@ -129,33 +178,42 @@ def read(path: str | os.PathLike, borrow: bool = False) -> LawFile:
             name=where,
             supervised=inside["supervised"],
             distillation=law,
-            boot=_stored(law, inside["supervised"], tree.get("draws")),
+            boot=_stored(law, inside["supervised"], tree),
             region=Region(**{k: (float(v[0]), float(v[1])) for k, v in region.items()}) if region else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
+            **_statuses(tree),
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
 
 
-def _borrowed(
-    law: Law,
-    draws: Mapping[str, object] | None,
-    region: Mapping[str, Sequence[float]] | None,
-    flops: Sequence[float] | None,
-    where: str,
-) -> LawFile:
+def _borrowed(law: Law, tree: _Tree, where: str) -> LawFile:
     """A supervised law nested in the paper's law of students. Raises LawError for damaged draws or region."""
+    draws, region, flops = tree.get("draws"), tree.get("region"), tree.get("flops")
     try:
         stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
         box = {name: (float(low), float(high)) for name, (low, high) in (region or {}).items()}
+        others = []
+        for other in tree.get("alternatives", []):
+            own, columns = from_dict(other, "alternatives"), other["draws"]
+            columns = {name: _column(columns[name]) for name in own.parameters()}
+            others.append(StoredLaws(kept=_students(dataclasses.replace(own, **columns)), best=_students(own)))
+        boot = StoredLaws(
+            kept=_students(stack),
+            best=_students(law),
+            failure=_failure(tree),
+            below=Calibration.from_dict(tree.get("predictions", {})),
+            others=tuple(others),
+        )
         return LawFile(
             name=where,
             supervised=law,
             distillation=_students(law),
-            boot=StoredLaws(kept=_students(stack)) if stack else None,
+            boot=boot if stack else None,
             region=Region(N_S=box["N"], D_S=box["D"], L_T=ANY, N_T=box["N"], D_T=box["D"]) if box else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
             borrowed=True,
+            **_statuses(tree),
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
@@ -171,11 +229,39 @@ def _students(supervised: Law) -> Law:
     return DistillationUnique(**c, kappa=float(law.kappa), P=P, delta=delta, eta=eta, supervised=supervised)
 
 
+class _Statuses(TypedDict):
+    status: Status
+    coefficients: Status
+    predictions: Status
+
+
+def _statuses(tree: _Tree) -> _Statuses:
+    """Both statuses and the worse of them. A file of before 0.2 has one, or none."""
+
+    def one(entry: object) -> Status:
+        if isinstance(entry, str):
+            return Status(kind=entry)
+        entry = entry if isinstance(entry, Mapping) else {}
+        return Status(kind=str(entry.get("kind", NOT_ASSESSED)), message=str(entry.get("message", "")))
+
+    return _Statuses(
+        status=one(tree.get("status")),
+        coefficients=one(tree.get("coefficients")),
+        predictions=one(tree.get("predictions")),
+    )
+
+
+def _failure(tree: _Tree) -> float:
+    """The share of resamples that failed; 0 in a file that does not say."""
+    boot = tree.get("bootstrap") or {}
+    return float(boot.get("failed", 0)) / max(float(boot.get("resamples", 1)), 1.0)
+
+
 def _draws(boot: Bootstrap) -> dict[str, object]:
     """The first kept resamples by parameter; those of the nested supervised law under its own name."""
     first: Law = jax.tree_util.tree_map(lambda leaf: leaf[:DRAWS] if np.ndim(leaf) else leaf, boot.kept)
     columns = lambda law: {name: np.asarray(values).tolist() for name, values in law.values().items()}
-    inside = supervised_inside(first) if boot.supervised else None
+    inside = supervised_inside(first) if boot.staged else None
     return columns(first) | ({"supervised": columns(inside)} if inside else {})
 
 
@@ -187,10 +273,26 @@ def _covered(fit: Fit, first: Fit | None) -> dict[str, list[float]]:
     return {name: [float(values.min()), float(values.max())] for name, values in columns.items()}
 
 
-def _stored(law: Law, supervised: Law, draws: Mapping[str, object] | None) -> StoredLaws | None:
+def _stored(law: Law, supervised: Law, tree: _Tree) -> StoredLaws | None:
     """The stack of laws that a file's `draws` describe. Raises ValueError or similar errors for damaged ones."""
+    draws = tree.get("draws")
     if not draws:
         return None
+    others = []
+    for other in tree.get("alternatives", []):
+        own = from_dict(other, "alternatives")
+        others.append(StoredLaws(kept=_stack(own, supervised, other["draws"]), best=own))
+    return StoredLaws(
+        kept=_stack(law, supervised, draws),
+        best=law,
+        failure=_failure(tree),
+        calibration=Calibration.from_dict(tree.get("predictions", {})),
+        below=Calibration.from_dict((tree.get("supervised_fit") or {}).get("predictions", {})),
+        others=tuple(others),
+    )
+
+
+def _stack(law: Law, supervised: Law, draws: Mapping[str, object]) -> Law:
     below = draws.get("supervised", {})
     if not isinstance(below, Mapping):
         raise TypeError(f"draws of the supervised law are {type(below).__name__}, wanted an object")
@@ -199,8 +301,19 @@ def _stored(law: Law, supervised: Law, draws: Mapping[str, object] | None) -> St
     shapes = {values.shape for values in (*own.values(), *inner.values())}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise ValueError(f"draws of shapes {sorted(shapes)}, wanted as many of every parameter")
-    inside = dataclasses.replace(supervised, **inner)
-    return StoredLaws(kept=dataclasses.replace(law, **own, **{"supervised": inside}))
+    return dataclasses.replace(law, **own, **{"supervised": dataclasses.replace(supervised, **inner)})
+
+
+def draws(path: str | os.PathLike) -> Law | None:
+    """The resampled laws of a file of a supervised law, a stack [R]; None where it keeps none. Raises LawError."""
+    tree = read_json(path)
+    law, columns = from_dict(tree, str(path)), tree.get("draws")
+    if law.given() or not columns:
+        return None
+    try:
+        return dataclasses.replace(law, **{name: _column(columns[name]) for name in law.parameters()})
+    except (TypeError, ValueError, KeyError) as error:
+        raise LawError(f"{path}: draws are damaged ({error}); fit the law again.") from error
 
 
 def _column(values: object) -> Floats:

@@ -16,7 +16,7 @@ import numpy as np
 from distill.laws.forms import notebook, plots
 from distill.laws.forms.resampled import ResampledLaws
 from distill.laws.planning.allocation import Bounds
-from distill.laws.planning.intervals import bootstrap_caveats, crossover_points, plan_intervals
+from distill.laws.planning.intervals import bootstrap_caveats, crossover_points, predictions, uncertainty
 from distill.laws.planning.problem import Alternative, Problem, least, require_room
 from distill.laws.planning.question import Question
 from distill.laws.planning.region import Region
@@ -54,9 +54,11 @@ _STANDS_OUT = 0.005  # report a second optimum when its L_S is within this share
 class Plan:
     """The best use of a budget, the supervised alternative, and the uncertainty of both.
 
-    Losses in nats per token, compute in FLOPs. `interval` holds 90% bootstrap intervals by name: L_S and supervised_L
-    of this exact plan; N_T, D_T, D_S, L_T of the optimum recomputed under each resampled law, and N_S if a budget is
-    given and N_S was chosen; the crossovers.
+    Losses in nats per token, compute in FLOPs. `interval` holds 90% intervals by name: L_S and supervised_L of this
+    exact plan; N_T, D_T, D_S, L_T of the optimum recomputed under each resampled law, and N_S if a budget is given and
+    N_S was chosen; the crossovers. Those of losses are calibrated where the law was rolled forward (`predictions` says
+    what that showed), with the plain ones in `bootstrap`; the others are of the bootstrap. `forms` are the laws that
+    `probability` is under, by weight.
     """
 
     scenario: str
@@ -76,6 +78,9 @@ class Plan:
     crossover_tokens: float | None
     probability: float | None
     interval: Mapping[str, tuple[float, float]]
+    bootstrap: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    forms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    predictions: str = ""
     warnings: tuple[str, ...]
     problem: Problem = dataclasses.field(repr=False, compare=False)
 
@@ -117,12 +122,13 @@ class Plan:
         else:
             text = f"Pretrain: supervised training of a {alone} gives {other}, distilling a {taught} {expected}"
         if self.probability is not None:
-            text += f"; distillation wins with probability {self.probability:.2f}"
+            text += f"; distillation wins with probability {self.probability:.2f}{self._under()}"
         return ". ".join([f"{text} ({self.scenario})", *(f"Warning: {w}" for w in self.warnings)]) + "."
 
     def numbers(self) -> list[tuple[str, str, str]]:
         """Label, value and 90% interval ('' without one) of sizes, tokens and losses, as text."""
-        rows = [(label, show(getattr(self, name)), self._within(name, show)) for label, name, show in _NUMBERS]
+        known = [entry for entry in _NUMBERS if not np.isnan(getattr(self, entry[1]))]  # of given teachers no D_T
+        rows = [(label, show(getattr(self, name)), self._within(name, show)) for label, name, show in known]
         loss = _NUMBERS[-1][2]
         rows.append(("supervised loss", loss(self.supervised.L), self._within("supervised_L", loss)))
         return [(label, value, within.strip()) for label, value, within in rows]
@@ -132,6 +138,12 @@ class Plan:
             return ""
         low, high = self.interval[name]
         return f" [{show(low)}, {show(high)}]"
+
+    def _under(self) -> str:
+        """' (under distillation-limit 70%, overtaking 30%)' where several forms are averaged."""
+        if len(self.forms) < 2:
+            return ""
+        return f" (under {', '.join(f'{name} {weight:.0%}' for name, weight in self.forms.items())})"
 
 
 def plan(
@@ -205,7 +217,7 @@ def answer(question: Question, problem: Problem, boot: ResampledLaws | None, reg
     best = {name: float(values[0]) for name, values in split.items()}
     cost = bill(problem.scenario, problem.F, size, best["D_S"], best["N_T"], best["D_T"], problem.served)
     other = _alternative(question, problem, size)
-    interval, probability = plan_intervals(question, problem, boot, best, cost, other)
+    known = uncertainty(question, problem, boot, best, cost, other)
     by_compute, by_tokens, catching_up = crossover_points(problem, best, boot)
     warnings = [*_warnings(question, problem, best), *_outside(problem, best, other, region), *bootstrap_caveats(boot)]
     return Plan(
@@ -219,8 +231,11 @@ def answer(question: Question, problem: Problem, boot: ResampledLaws | None, reg
         stored_bytes=signal_bytes(best["D_S"]),
         crossover_compute=by_compute,
         crossover_tokens=by_tokens,
-        probability=probability,
-        interval=interval | catching_up,
+        probability=known.probability,
+        interval={**known.interval, **catching_up},
+        bootstrap=known.bootstrap,
+        forms=known.forms,
+        predictions=predictions(boot),
         warnings=tuple(warnings),
         problem=problem,
     )

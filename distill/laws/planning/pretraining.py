@@ -11,11 +11,13 @@ from distill.laws.forms.law import Law
 from distill.laws.forms.resampled import ResampledLaws, supervised_inside
 from distill.laws.planning.allocation import Bounds, supervised_optimum
 from distill.laws.planning.crossover import column
+from distill.laws.planning.intervals import bootstrap_caveats, failure, predictions, supervised_draws, trust
 from distill.laws.planning.region import Region
 from distill.laws.planning.repeats import alone, enough, useless
 from distill.laws.planning.scenarios import UNLIMITED, Flops, PlanError
-from distill.laws.planning.signatures import ForwardFlops
+from distill.laws.planning.signatures import ForwardFlops, SupervisedLaw
 from distill.laws.planning.text import Json
+from distill.laws.uncertainty.bootstrap import MOST_FAILED
 from distill.system.numbers import si
 
 _BOUNDS = Bounds(low=1e3)
@@ -34,7 +36,8 @@ class _Options(TypedDict):
 class Pretraining:
     """The compute-optimal supervised model of `compute` FLOPs: N parameters on D tokens, loss L in nats per token.
 
-    `interval` holds 90% bootstrap intervals by name: L of this exact model; N and D of the optimum recomputed under
+    `interval` holds 90% intervals by name: L of this exact model, calibrated where the law was rolled forward
+    (`predictions` says what that showed), with the plain one in `bootstrap`; N and D of the optimum recomputed under
     each resampled law.
     """
 
@@ -45,6 +48,8 @@ class Pretraining:
     L: float
     interval: Mapping[str, tuple[float, float]]
     warnings: tuple[str, ...]
+    bootstrap: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    predictions: str = ""
 
     def sentence(self) -> str:
         """The advice in one sentence."""
@@ -64,7 +69,11 @@ class Pretraining:
             ("compute", f"{self.compute:.3g}", ""),
         ]
         lines = [f"  {label:<32}{value:>10}  {within}".rstrip() for label, value, within in rows]
-        return "\n".join([self.sentence(), "", *lines])
+        head = [f"  predictions: {self.predictions}"] if self.predictions else []
+        if "L" in self.bootstrap:
+            low, high = self.bootstrap["L"]
+            head.append(f"  90% interval of the loss: calibrated; of the bootstrap alone: [{low:.4f}, {high:.4f}]")
+        return "\n".join([self.sentence(), "", *head, *lines])
 
     def to_dict(self) -> dict[str, Json]:
         """JSON-ready values."""
@@ -72,6 +81,8 @@ class Pretraining:
             "constraint": self.constraint,
             **{name: getattr(self, name) for name in ("compute", "N", "D", "L")},
             "interval": {name: [low, high] for name, (low, high) in self.interval.items()},
+            "bootstrap": {name: [low, high] for name, (low, high) in self.bootstrap.items()},
+            "predictions": self.predictions,
             "warnings": list(self.warnings),
             "sentence": self.sentence(),
         }
@@ -109,12 +120,21 @@ def pretraining(
         raise PlanError(f"compute={compute!r}: wanted a positive number of FLOPs")
     optimum = supervised_optimum(supervised, np.array([compute]), **options)
     best = {name: float(values[0]) for name, values in optimum.items()}
-    interval = {}
-    stack = (supervised_inside(boot.kept) or boot.kept) if boot is not None else None
+    interval, plain = {}, {}
+    stack = (supervised_inside(boot.kept) or boot.kept) if boot is not None and failure(boot) <= MOST_FAILED else None
     if stack is not None and any(np.ndim(value) for value in stack.values().values()):
         again = supervised_optimum(stack, np.array([compute]), **options)
-        L = np.asarray(alone(column(stack), np.array([best["N"]]), np.array([best["D"]]), unique))
-        interval = {"N": _percentiles(again["N"]), "D": _percentiles(again["D"]), "L": _percentiles(L)}
+        N, D = np.array([best["N"]]), np.array([best["D"]])
+
+        def expected(law: SupervisedLaw) -> Floats:
+            return np.asarray(alone(column(law), N, D, unique), np.float64)
+
+        interval = {"N": _percentiles(again["N"]), "D": _percentiles(again["D"]), "L": _percentiles(expected(stack))}
+        trusted = trust(boot)
+        if trusted and trusted.below:
+            draws = supervised_draws(trusted, trusted.below, supervised, expected, (N[0], D[0]))
+            plain = {"L": interval["L"]}
+            interval["L"] = _percentiles(draws)
     return Pretraining(
         constraint=constraint,
         compute=compute,
@@ -123,7 +143,10 @@ def pretraining(
         warnings=(
             *useless(best["D"], enough(supervised, best["N"], unique), unique),
             *_warnings(best, region),
+            *(bootstrap_caveats(boot) if stack is None else ()),
         ),
+        bootstrap=plain,
+        predictions=predictions(boot),
     )
 
 

@@ -39,7 +39,7 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
     }
     parts["serving"] = plan.bill.serving
     total = plan.bill.total
-    lines = [plan.sentence(), ""]
+    lines = [plan.sentence(), "", *_trusted(plan)]
     lines += [f"  {label:<32}{value:>10}  {within}".rstrip() for label, value, within in rows]
     lines += ["", f"  compute {_flops(total)} FLOPs = {petaflops_days(total):.3g} petaFLOP/s-days"]
     lines += [f"  {name:<32}{100 * part / total:>9.1f}%" for name, part in parts.items() if part]
@@ -49,6 +49,21 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
         f"  {rate(prices)}",
     ]
     return "\n".join(lines)
+
+
+def _trusted(plan: Plan) -> list[str]:
+    """How far predictions may be trusted, and of which kind the intervals are; nothing where there are none."""
+    if not plan.predictions:
+        return []
+    lines = [f"  predictions: {plan.predictions}"]
+    if plan.bootstrap:
+        ends = {"L_S": "student loss", "supervised_L": "supervised loss"}
+        alone = ", ".join(f"{ends[k]} [{low:.4f}, {high:.4f}]" for k, (low, high) in plan.bootstrap.items())
+        lines.append("  90% intervals of losses: calibrated by rolling forward, of a new run; all others: bootstrap")
+        lines.append(f"  the bootstrap alone, without the law's own error: {alone}")
+    else:
+        lines.append("  90% intervals: bootstrap alone, without the law's own error")
+    return [*lines, ""]
 
 
 def to_dict(plan: Plan, prices: Prices | None = None) -> dict[str, Json]:

@@ -23,12 +23,16 @@ from distill.laws.fitting import solver
 from distill.laws.fitting.fit import Fit, solved_rows
 from distill.laws.forms import notebook, plots
 from distill.laws.forms.law import Law, LawError
+from distill.laws.forms.resampled import supervised_inside
+from distill.laws.uncertainty.calibration import Calibration
 from distill.system import progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = ("pairs", "residual", "wild")
+MOST_FAILED = 0.1  # share of failed resamples above which no interval is printed
+_AT_BOUND = 0.05  # share of resamples at a parameter's bound from which its interval is that of the bound
 _RETRIES = (1.0, 10.0, 10.0)  # factor of the first delta: continue the search once, then start from other solutions
 
 
@@ -48,7 +52,8 @@ Prediction = PredictionInterval  # its public name until 0.1
 class Bootstrap:
     """Resampled laws of a fit: `laws` is one Law whose parameters are arrays [resamples], `failed` marks the bad ones.
 
-    `supervised` holds the first stage of a pair. Intervals and predictions exclude the failed resamples.
+    `supervised` holds the first stage of a pair. Intervals and predictions exclude the failed resamples. `calibration`
+    and the `others`, bootstraps of other forms of the runs, come from `laws.calibrated`.
     """
 
     fit: Fit
@@ -58,25 +63,70 @@ class Bootstrap:
     cluster: str | None
     seed: int
     supervised: "Bootstrap | None" = None
+    calibration: Calibration | None = None
+    others: tuple["Bootstrap", ...] = ()
 
     def __repr__(self) -> str:
         how = f"{self.kind} by {self.cluster}" if self.cluster else self.kind
-        ends = (f"  {name} = {estimate} {within}" for name, estimate, within in self._estimates())
+        ends = (f"  {name} = {estimate} {within}" for name, estimate, within in self.estimates())
         return "\n".join(
             [f"{self.fit.law.name}: {len(self)} resamples ({how}), {int(self.failed.sum())} failed", *ends]
         )
 
     def _repr_html_(self) -> str:
         caption = repr(self).split("\n")[0]
-        return notebook.table(caption, ("", "estimate", "90% interval"), self._estimates())
+        return notebook.table(caption, ("", "estimate", "90% interval"), self.estimates())
 
-    def _estimates(self) -> list[tuple[str, str, str]]:
-        """Name, estimate and 90% interval of every parameter and combination."""
-        best = self.fit.law
+    def estimates(self, level: float = 0.9, within: str = "[{:.5g}, {:.5g}]") -> list[tuple[str, str, str]]:
+        """Name, estimate and interval of every parameter and combination; "open: why" where the runs fix none.
+
+        `within` is the format of the ends of an interval.
+        """
+        best, why = self.fit.law, self.open
         return [
-            (name, f"{getattr(best, name):.6g}", f"[{low:.5g}, {high:.5g}]")
-            for name, (low, high) in self.interval().items()
+            (name, f"{getattr(best, name):.6g}", f"open: {why[name]}" if name in why else within.format(*ends))
+            for name, ends in self.interval(level).items()
         ]
+
+    @functools.cached_property
+    def open(self) -> dict[str, str]:
+        """The parameters and combinations without an honest interval, each with why.
+
+        Those that the fit leaves open; those whose resamples reach a bound, or spread by a factor of e to the power
+        1.645 to either side; all of them where more than a tenth of the resamples failed.
+        """
+        names = [*self.laws.parameters(), *self.laws.combinations]
+        if self.failure > MOST_FAILED:
+            return dict.fromkeys(names, f"{self.failure:.0%} of the resamples failed")
+        reasons = dict(self.fit.open)
+        kept = self.solutions.theta[~self.failed]
+        for column, (name, p) in zip(kept.T, self.laws.parameters().items()):
+            low, high = np.percentile(np.asarray(getattr(self.kept, name)), [5, 95])
+            if np.mean((column <= p.box[0] + 1e-9) | (column >= p.box[1] - 1e-9)) >= _AT_BOUND:
+                reasons.setdefault(name, "its interval reaches the end of its range")
+            elif p.sign == "positive" and high > low * np.exp(2 * 1.645):
+                reasons.setdefault(name, f"the resamples spread over a factor of {high / low:.2g}")
+        return {name: reasons[name] for name in names if name in reasons}
+
+    @property
+    def estimate(self) -> Law:
+        """The fitted law."""
+        return self.fit.law
+
+    @property
+    def below(self) -> Calibration | None:
+        """The calibration of the supervised law inside."""
+        return self.supervised.calibration if self.supervised else None
+
+    @property
+    def staged(self) -> bool:
+        """Whether the supervised law inside was resampled too."""
+        return any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(supervised_inside(self.laws)))
+
+    @property
+    def failure(self) -> float:
+        """The share of failed resamples."""
+        return float(self.failed.mean())
 
     def plot(self) -> "Figure":
         """A matplotlib figure: the fit, its residuals, the intervals, and the least fixed pair of parameters."""
@@ -98,7 +148,7 @@ class Bootstrap:
         return jax.tree_util.tree_map(lambda leaf: leaf[good] if np.ndim(leaf) else leaf, self.laws)
 
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
-        """Percentile intervals of the parameters and of the form's combinations, by name."""
+        """Percentile intervals of the parameters and of the form's combinations, by name, those that are `open` too."""
         tails = [50 * (1 - level), 50 * (1 + level)]
         names = [*self.laws.parameters(), *self.laws.combinations]
         ends = {name: np.percentile(getattr(self.kept, name), tails) for name in names}
@@ -130,7 +180,7 @@ class Bootstrap:
         return wanted
 
     def to_dict(self, level: float = 0.9) -> dict[str, object]:
-        """Its entries in a law file: how it was resampled, how many failed, and the intervals."""
+        """Its entries in a law file: how it was resampled, how many failed, and the intervals of what is not open."""
         tree: dict[str, object] = {
             "kind": self.kind,
             "cluster": self.cluster,
@@ -138,11 +188,12 @@ class Bootstrap:
             "failed": int(self.failed.sum()),
             "seed": self.seed,
             "level": level,
-            "intervals": {name: list(ends) for name, ends in self.interval(level).items()},
+            "intervals": {name: list(ends) for name, ends in self.interval(level).items() if name not in self.open},
+            "open": self.open,
         }
         if self.supervised:
             tree["supervised"] = self.supervised.to_dict(level)
-        elif self.laws.given():
+        elif self.laws.given() and not self.staged:
             tree["conditional"] = "on the given supervised law"
         return tree
 
@@ -153,15 +204,21 @@ def bootstrap(
     resamples: int = 1000,
     kind: str = "pairs",
     cluster: str | None = None,
+    given: Law | None = None,
     seed: int = 0,
 ) -> Bootstrap:
-    """Resamples a fit, or a pair (supervised, distillation) in two stages. Raises LawError for a bad request."""
+    """Resamples a fit, or a pair (supervised, distillation) in two stages.
+
+    `given` is a stack of resampled supervised laws (leaves [R]), such as `lawfile.draws` of the file that the law of
+    Lsup came from: every resample of a student law then takes one of them. Raises LawError for a bad request.
+    """
     if kind not in KINDS:
         raise LawError(f"bootstrap of kind {kind!r}; wanted one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
     if resamples < 2:
         raise LawError(f"{resamples} resamples; wanted at least 2, better 1000.")
     if isinstance(fits, Fit):
-        return _stage(fits, *draw([fits], resamples, kind, cluster, seed)[0], kind, cluster, seed)
+        inside = None if given is None else jax.tree_util.tree_map(lambda leaf: np.resize(leaf, resamples), given)
+        return _stage(fits, *draw([fits], resamples, kind, cluster, seed)[0], kind, cluster, seed, inside=inside)
     if len(fits) != 2 or not fits[1].law.given():
         raise LawError("a pair of fits is (supervised, distillation); got " + ", ".join(f.law.name for f in fits))
     first, second = draw(fits, resamples, kind, cluster, seed)
@@ -222,13 +279,15 @@ def _stage(
     cluster: str | None,
     seed: int,
     below: Bootstrap | None = None,
+    inside: Law | None = None,
 ) -> Bootstrap:
-    """Solves all resamples of one fit, given those of the stage below."""
+    """Solves all resamples of one fit, given those of the stage below, or other resamples of the law inside."""
     form = type(one.law)
     count = len(weights) if shifts is None else len(shifts)
     rows = one.rows
-    if below:
-        rows = dataclasses.replace(rows, given=dict.fromkeys(form.given(), below.laws))
+    inside = below.laws if below else inside
+    if inside is not None:
+        rows = dataclasses.replace(rows, given=dict.fromkeys(form.given(), inside))
     if shifts is not None:
         fitted = np.log(one.law(*rows.inputs))
         rows = dataclasses.replace(rows, target=np.exp(fitted - shifts))

@@ -5,7 +5,7 @@ them from all that came before. Unlike interpolation errors, these are not small
 """
 
 import dataclasses
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
@@ -15,11 +15,15 @@ from distill.laws.fitting.table import Runs
 from distill.laws.forms import registry
 from distill.laws.forms.law import Law, LawError
 from distill.laws.uncertainty.bootstrap import Bootstrap, bootstrap
+from distill.laws.uncertainty.extrapolation import extrapolate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Holdout:
-    """A fit to the kept rows and its predictions of the held-out ones (losses [m], intervals of single runs)."""
+    """A fit to the kept rows and its predictions of the held-out ones (losses [m], intervals of single runs).
+
+    `low` and `high` are of the plain bootstrap; `inputs` are those of the held-out rows by name.
+    """
 
     fit: Fit
     boot: Bootstrap
@@ -28,6 +32,7 @@ class Holdout:
     low: np.ndarray
     high: np.ndarray
     level: float
+    inputs: dict[str, np.ndarray]
 
     @property
     def errors(self) -> np.ndarray:
@@ -38,6 +43,12 @@ class Holdout:
     def coverage(self) -> float:
         """The share of held-out runs inside their predictive interval."""
         return float(((self.low <= self.observed) & (self.observed <= self.high)).mean())
+
+    @property
+    def calibrated(self) -> float:
+        """The share of held-out runs inside the calibrated interval of the kept ones (`laws.extrapolate`)."""
+        guess = extrapolate(self.fit, cluster=self.boot.cluster).predict(self.level, **self.inputs)
+        return float(((guess.low <= self.observed) & (self.observed <= guess.high)).mean())
 
 
 class HoldoutOptions(FitOptions, total=False):
@@ -78,8 +89,8 @@ def holdout(
     one = fit(cls, selected.where(~held), supervised=given, seed=seed, **options)
     boot = bootstrap((first, one) if first else one, resamples=resamples, kind=kind, cluster=cluster, seed=seed)
     rows = rows_of(cls, selected.where(held), units=False)
-    inputs: dict[str, Any] = dict(zip(cls.inputs, rows.inputs))
-    guess = boot.predict(level, **inputs)
+    inputs = dict(zip(cls.inputs, rows.inputs))
+    guess = boot.predict(level, noise=True, **inputs)
     return Holdout(
         fit=one,
         boot=boot,
@@ -88,6 +99,7 @@ def holdout(
         low=guess.low,
         high=guess.high,
         level=level,
+        inputs=inputs,
     )
 
 

@@ -73,7 +73,7 @@ def _residuals(axis: Axes, fit: Fit, held: Holdout | None) -> None:
 def _intervals(axis: Axes, fit: Fit, boot: Bootstrap, level: float = 0.9) -> None:
     intervals = boot.interval(level)
     signs = {name: p.sign for name, p in fit.law.parameters().items()}
-    names = [name for name in intervals if signs.get(name, "positive") == "positive"]
+    names = [name for name in intervals if signs.get(name, "positive") == "positive" and name not in boot.open]
     for row, name in enumerate(reversed(names)):
         best = getattr(fit.law, name)
         low, high = (max(end / best, 1e-300) for end in intervals[name])
