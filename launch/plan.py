@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.json:
         tree = to_dict(chosen, prices) | ({"budget": bought.words} if bought else {})
         tree |= {"pretraining": alone.to_dict()} if alone else {}
-        tree |= {"law": law.statuses()} if law.boot else {}
+        tree |= {"law": {**law.statuses()}} if law.boot else {}
         print(json.dumps(tree | (_emit(flags, chosen) if flags.emit_config else {}), indent=1))
         return 0
     if bought:

@@ -141,25 +141,35 @@ def _calibrated(
     at: _Point,
 ) -> tuple[Floats, Floats]:
     """(L_S, supervised L) of a run [R each], moved apart as rolling forward asks; else the resamples."""
-    L_S, alone = parts[0].L_S, parts[0].alone
     trusted = trust(boot)
     if trusted is None:
-        return L_S, alone
+        return parts[0].L_S, parts[0].alone
+    # The same resamples of the supervised law in the same places of both, so that what they share cancels.
+    L_S, alone = (np.concatenate([_resized(x, w) for x, w in zip(each, weights)]) for each in _columns(parts))
     if trusted.below is not None:
         tokens = effective_tokens(min(at.D, problem.bounds.high), problem.unique)
 
         def loss(law: SupervisedLaw) -> Floats:
             return dataclasses.replace(problem, supervised=law).alone(np.array([at.N]), np.array([at.D]))
 
-        alone = supervised_draws(trusted, trusted.below, problem.supervised, loss, (at.N, tokens))
+        if len(trusted.below.weights) > 1:
+            alone = supervised_draws(trusted, trusted.below, problem.supervised, loss, (at.N, tokens))
+        else:
+            own = np.log(loss(problem.supervised))
+            alone = np.exp(trusted.below.draws(list(own), [np.log(alone)], (at.N, tokens), seed=1))
     if trusted.calibration is not None:
         tokens = effective_tokens(min(at.D_S, problem.bounds.high), problem.unique)
         each = [dataclasses.replace(problem, distillation=_student(part)) for part in forms]
         logs = [np.log(one.taught(np.array([at.N_S]), np.array([at.D_S]), np.array([at.L_T])))[0] for one in each]
         resampled = [np.log(_resized(part.L_S, w)) for part, w in zip(parts, weights)]
         L_S = np.exp(trusted.calibration.draws(logs, resampled, (at.N_S, tokens, at.L_T), seed=2))
-        alone = np.resize(alone, len(L_S))
-    return L_S, alone
+    count = max(len(L_S), len(alone))
+    return np.resize(L_S, count), np.resize(alone, count)
+
+
+def _columns(parts: Sequence[_Losses]) -> tuple[list[Floats], list[Floats]]:
+    """The students' losses and those of supervised training, [forms][R]."""
+    return [part.L_S for part in parts], [part.alone for part in parts]
 
 
 def supervised_draws(

@@ -193,23 +193,20 @@ def _borrowed(law: Law, tree: _Tree, where: str) -> LawFile:
     try:
         stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()}) if draws else None
         box = {name: (float(low), float(high)) for name, (low, high) in (region or {}).items()}
-        others = []
-        for other in tree.get("alternatives", []):
-            own, columns = from_dict(other, "alternatives"), other["draws"]
-            columns = {name: _column(columns[name]) for name in own.parameters()}
-            others.append(StoredLaws(kept=_students(dataclasses.replace(own, **columns)), best=_students(own)))
-        boot = StoredLaws(
-            kept=_students(stack),
-            best=_students(law),
-            failure=_failure(tree),
-            below=Calibration.from_dict(tree.get("predictions", {})),
-            others=tuple(others),
-        )
+        boot = None
+        if stack is not None:
+            boot = StoredLaws(
+                kept=_students(stack),
+                best=_students(law),
+                failure=_failure(tree),
+                below=Calibration.from_dict(tree.get("predictions", {})),
+                others=tuple(_borrowing(other) for other in tree.get("alternatives", [])),
+            )
         return LawFile(
             name=where,
             supervised=law,
             distillation=_students(law),
-            boot=boot if stack else None,
+            boot=boot,
             region=Region(N_S=box["N"], D_S=box["D"], L_T=ANY, N_T=box["N"], D_T=box["D"]) if box else None,
             flops=Flops(float(flops[0]), float(flops[1])) if flops else Flops.closed(),
             borrowed=True,
@@ -217,6 +214,13 @@ def _borrowed(law: Law, tree: _Tree, where: str) -> LawFile:
         )
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise LawError(f"{where}: draws, region or flops are damaged ({error}); fit the law again.") from error
+
+
+def _borrowing(tree: Mapping[str, Mapping[str, object]]) -> StoredLaws:
+    """Another form of the supervised runs, nested in the paper's law of students as the file's own is."""
+    law, draws = from_dict(tree, "alternatives"), tree["draws"]
+    stack = dataclasses.replace(law, **{name: _column(draws[name]) for name in law.parameters()})
+    return StoredLaws(kept=_students(stack), best=_students(law))
 
 
 def _students(supervised: Law) -> Law:

@@ -251,7 +251,7 @@ def _next(fitted: Fitted) -> str:
 
 def _estimates(fitted: Fitted) -> Estimates:
     title = f"{fitted.fit.law.name}: {fitted.level:.0%} intervals, {len(fitted.boot)} resamples"
-    spans = fitted.boot.interval(fitted.level)
+    spans = {name: ends for name, ends in fitted.boot.interval(fitted.level).items() if name not in fitted.boot.open}
     return Estimates(title=title, law=fitted.fit.law, intervals=spans, level=fitted.level)
 
 
