@@ -4,9 +4,12 @@ That is transformers where it is installed and reads the model; else a forward p
 this purpose alone, plainly and with its own reading of config.json, safetensors and (by the package gguf) GGUF files.
 """
 
+import contextlib
 import importlib
+import io
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,23 +59,30 @@ def logits(path: str | Path, tokens: Ids) -> Reading:
 
 def by_transformers(path: Path, tokens: Ids) -> Reading:
     """As `transformers` reads it, in float32. Raises ImportError where it is missing, InteropError where it refuses."""
-    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
-    name = f"transformers {transformers.__version__}"
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     place = {"gguf_file": path.name} if path.suffix == ".gguf" else {"use_safetensors": True}
+    name = "transformers"
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            str(path.parent if path.suffix == ".gguf" else path), dtype=torch.float32, attn_implementation="eager",
-            output_loading_info=True, local_files_only=True, trust_remote_code=False, **place,
-        )  # fmt: skip
+        # Its bars and warnings are none of this program's.
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+            name = f"transformers {transformers.__version__}"
+            transformers.logging.set_verbosity_error()
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                str(path.parent if path.suffix == ".gguf" else path), dtype=torch.float32,
+                attn_implementation="eager", output_loading_info=True, local_files_only=True,
+                trust_remote_code=False, **place,
+            )  # fmt: skip
         made_up = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
         if made_up:
             raise ValueError(f"it lacks {made_up[0]}")
         with torch.no_grad():
             found = model.eval()(torch.tensor(tokens.astype(np.int64))).logits.float().numpy()
-    except Exception as error:  # whatever a library of that size raises
-        raise InteropError(f"{name} cannot read the model: {str(error).strip().splitlines()[0]:.120}") from None
+    except ImportError:
+        raise
+    except Exception as error:  # whatever libraries of that size raise
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InteropError(f"{name} cannot read the model: {why:.120}") from None
     return Reading(found, name)
 
 

@@ -66,7 +66,7 @@ def test_no_alias_belongs_to_two_quantities():
 
 def test_a_column_of_layers_named_L_is_no_loss():
     table = laws.as_table({"N": N, "D": D, "L": [4, 8, 12], "loss": LOSS})
-    with pytest.raises(laws.LawError, match="L may be the column 'L' and 'loss', and they differ.*--columns=L="):
+    with pytest.raises(laws.LawError, match="L may be the column 'L' and 'loss', and they differ.*--columns=L=loss "):
         inputs(table)
     check(laws.as_table(table, {"L": "loss"}))
     check(laws.as_table({"N": N, "D": D, "L": LOSS, "loss": LOSS}))  # two of one content are one

@@ -206,9 +206,10 @@ def _only(table: NamedColumns, name: str, named_alike: Sequence[str]) -> str:
     for other in others:
         if not _same(table.columns[first], table.columns[other]):
             both = " and ".join(repr(column) for column in named_alike[:5])
+            meant = others[0]  # a column that is called as the law's own letter, as layers are, comes first
             raise LawError(
                 f"{table.source}: {name} may be the column {both}, and they differ. "
-                f"Name the one that is meant: --columns={name}={first} (columns={{{name!r}: {first!r}}} in Python)."
+                f"Name the one that is meant: --columns={name}={meant} (columns={{{name!r}: {meant!r}}} in Python)."
             )
     return first
 
