@@ -27,4 +27,4 @@ def test_a_training_a_sweep_and_a_preemption_on_two_nodes(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_as_jobs_while_a_node_is_killed_a_second_submission_and_a_failed_teacher(tmp_path):
-    assert "all three passed" in run("study.sh", tmp_path, 900)
+    assert "all three passed" in run("study.sh", tmp_path, 1800)
