@@ -7,6 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from distill import laws
+from distill.report.charts import picture
+from distill.report.law import planner_page
+from distill.report.study import results, run_figures
 from launch.notebooks import FOLDER, SETTING, execute, main, point
 from launch.support import cli
 
@@ -59,6 +63,20 @@ class TestStored:
             banned = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.While, ast.Try, ast.BinOp)
             assert not [node for node in ast.walk(tree) if isinstance(node, banned)], source
 
+    def test_every_cell_that_promises_a_figure_has_one(self, path):
+        for cell in cells(path):
+            source = "".join(cell["source"])
+            wanted = {"Image(": "image/png", "HTML(": "text/html"}
+            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+            for call, kind in wanted.items():
+                assert cell["cell_type"] != "code" or call not in source or kind in kinds, source
+
+    def test_what_it_imports_exists(self, path):
+        """Only the imports are run; test_runs_from_a_clean_kernel_to_the_same_outputs runs all."""
+        for source in code(path)[1:]:
+            imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            exec(compile(ast.Module(imports, []), path.name, "exec"), {})
+
     def test_keeps_rendered_outputs(self, path):
         assert any(printed(cells(path))) and '"output_type": "error"' not in path.read_text(encoding="utf-8")
 
@@ -70,6 +88,27 @@ def test_runs_from_a_clean_kernel_to_the_same_outputs(path):
     for before, after in zip(stored, fresh, strict=True):
         assert _NUMBER.sub("#", before) == _NUMBER.sub("#", after)
         np.testing.assert_allclose(numbers(after), numbers(before), rtol=0.05, atol=0.02)
+
+
+def test_the_figures_of_the_micro_study_are_drawn_from_their_cells():
+    """The two cells that draw, run on the shipped table alone."""
+    known = {
+        "found": results.load(laws.shipped("micro")),
+        "run_figures": run_figures,
+        "picture": picture,
+        "Image": bytes,
+    }
+    drawn = [source for source in code(FOLDER / "micro_study.ipynb") if "run_figures." in source and "Image(" in source]
+    assert len(drawn) == 2
+    for source in drawn:
+        assert eval(source, known).startswith(b"\x89PNG")
+
+
+def test_the_stored_planner_is_todays():
+    stored = next(cell for cell in cells(FOLDER / "plan_compute.ipynb") if "planner.frame" in "".join(cell["source"]))
+    assert "".join(stored["outputs"][0]["data"]["text/html"]) == planner_page.frame(laws.read("paper")), (
+        "distill notebooks --only=plan_compute"
+    )
 
 
 def test_a_wrong_repository_is_one_line(capsys):

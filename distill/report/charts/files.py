@@ -12,7 +12,7 @@ from distill.system.files import atomic_write
 
 def write(folder: Path, chart: Chart) -> tuple[bytes, bytes]:
     """Writes the files of a chart and returns its PNG in the light and the dark theme."""
-    light, dark = picture.both(chart, THEMES)
+    light, dark = (picture.image(chart, theme) for theme in THEMES)
     atomic_write(folder / f"{chart.name}.png", light)
     atomic_write(folder / f"{chart.name}-{DARK.name}.png", dark)
     atomic_write(folder / f"{chart.name}.svg", picture.svg(chart, LIGHT))

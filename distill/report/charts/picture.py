@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from distill.report.charts.chart import Axis, Chart, Panel, Series
-from distill.report.theme import Theme, count_axis, count_ticks, label, legend, new_figure, panels, png
+from distill.report.theme import LIGHT, Theme, count_axis, count_ticks, label, legend, new_figure, panels, png
 
 DASHES: dict[str, Any] = {"": "", "-": "-", "--": (0, (4, 3)), ":": ":", "-.": "-."}
 
@@ -39,13 +39,10 @@ def draw(chart: Chart, theme: Theme) -> Figure:
     return figure
 
 
-def both(chart: Chart, themes: Sequence[Theme]) -> list[bytes]:
-    """The chart as PNG in each theme."""
-    images = []
-    for theme in themes:
-        with theme.applied():
-            images.append(png(draw(chart, theme)))
-    return images
+def image(chart: Chart, theme: Theme = LIGHT) -> bytes:
+    """The chart as PNG."""
+    with theme.applied():
+        return png(draw(chart, theme))
 
 
 def svg(chart: Chart, theme: Theme) -> bytes:

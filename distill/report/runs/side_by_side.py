@@ -13,7 +13,7 @@ from distill.report.charts.chart import Chart
 from distill.report.page import Column
 from distill.report.runs import curves
 from distill.report.runs.curves import LOSSES, Curves
-from distill.report.theme import LIGHT, png
+from distill.report.theme import LIGHT
 from distill.system.files import atomic_write
 from distill.system.numbers import flops, si
 
@@ -28,8 +28,7 @@ def write(workdirs: Sequence[str], out: str | Path) -> list[Path]:
     """
     runs = [curves.load(Path(workdir), _POINTS) for workdir in workdirs]
     drawn, path = figure(runs, Path(out).name), Path(out)
-    with LIGHT.applied():
-        atomic_write(path.with_suffix(".png"), png(picture.draw(drawn, LIGHT)))
+    atomic_write(path.with_suffix(".png"), picture.image(drawn))
     atomic_write(path.with_suffix(".svg"), picture.svg(drawn, LIGHT))
     atomic_write(path.with_suffix(".csv"), _rows(runs))
     atomic_write(path.with_suffix(".html"), compose(runs, path.name))

@@ -13,7 +13,7 @@ from distill.errors import ReportError
 from distill.report import page
 from distill.report.charts import picture, web
 from distill.report.charts.chart import Axis, Chart, Panel, Series
-from distill.report.theme import LIGHT, LOSS, MARKERS, places, png
+from distill.report.theme import LIGHT, LOSS, MARKERS, places
 from distill.system.files import atomic_write
 
 _TICKS = 5  # per panel
@@ -30,8 +30,7 @@ def write(workdirs: Sequence[str], x: str, by: str, out: str | Path) -> list[Pat
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = figure(sweeps, x, by, path.name)
-    with LIGHT.applied():
-        atomic_write(path.with_suffix(".png"), png(picture.draw(drawn, LIGHT)))
+    atomic_write(path.with_suffix(".png"), picture.image(drawn))
     atomic_write(path.with_suffix(".svg"), picture.svg(drawn, LIGHT))
     atomic_write(path.with_suffix(".csv"), _best(sweeps, x, by))
     title = f"Sweep of {x} by {by}"
