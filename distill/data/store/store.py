@@ -60,14 +60,16 @@ class TokenStore:
     @property
     def turn_by_turn(self) -> bool:
         """Whether the turns of a document were encoded apart, as earlier versions did."""
-        columns = self.manifest["recipe"].get("columns", {})
-        return "encoding" not in self.manifest["recipe"] and bool({"chat", "prompt"} & set(columns))
+        columns = self.manifest["recipe"].get("columns")
+        in_parts = isinstance(columns, dict) and bool({"chat", "prompt"} & set(columns))
+        return in_parts and "encoding" not in self.manifest["recipe"]
 
     def _special_bytes(self) -> NDArray[np.int64]:
         """UTF-8 bytes of each special token's name, 0 for other tokens [vocabulary]."""
         tokenizer, sizes = self.tokenizer(), np.zeros(self.vocab_size, np.int64)
         for i, name in getattr(tokenizer, "special_tokens", {}).items():
-            sizes[i] = len(name.encode("utf-8"))
+            if i < len(sizes):  # a damaged manifest may claim fewer
+                sizes[i] = len(name.encode("utf-8"))
         return sizes
 
     @property
