@@ -1,6 +1,6 @@
 """Writes the report of a study again, from what its workdir holds, and prints its short form; or the page of a run.
 
-The page is WORKDIR/report/index.html; a study's figures lie beside it as PNG files. A run need not be finished.
+The page is WORKDIR/report/index.html; its figures lie beside it as PNG, SVG and CSV. A run need not be finished.
 """
 
 import sys
@@ -22,8 +22,8 @@ def parser() -> Parser:
     parser = Parser("report", __doc__, examples=EXAMPLES)
     add = parser.group("the page of a study or a run")
     add("--workdir", default="", metavar="DIR", help="folder of the study or the run")
-    add = parser.group("pictures of several")
-    add("--out", "--output", default="", metavar="FILE", help="picture and table, FILE.png and FILE.csv")
+    add = parser.group("pictures and a page of several")
+    add("--out", "--output", default="", metavar="FILE", help="pictures, table and page: FILE.png, .svg, .csv, .html")
     add("--runs", default="", metavar="DIR,DIR,...", help="draws the curves of several runs; a row each in the table")
     add(
         "--sweeps", default="", metavar="DIR,...", help="draws the losses of sweeps, the best of each line in the table"
