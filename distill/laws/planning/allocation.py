@@ -27,6 +27,7 @@ from distill.laws.planning.signatures import ForwardFlops, StudentLaw, Supervise
 
 _CHUNK = 128  # cases solved in one call: one shape, so one compilation per scenario
 _BISECTIONS = 52
+_FLAT = 1e-7  # of a loss, within which a teacher of fewer tokens is as good
 _SLOPE_WIDTH = 1e-3  # of the central differences in logarithms
 
 
@@ -379,8 +380,11 @@ def _solve_teacher(parts: tuple[SupervisedLaw, ForwardFlops], case: _Scalars, li
     def loss(n: jax.Array, d: jax.Array) -> jax.Array:
         return jnp.asarray(alone(supervised, jnp.exp(n), jnp.exp(d), unique, jnp))
 
+    # A law of repeated text is flat beyond its useful tokens: all of them reach L_T, and the fewest are wanted.
+    goal = L_T * (1 + _FLAT) if reads_unique(supervised) else L_T
+
     def tokens(n: jax.Array) -> jax.Array:
-        return _bisect(lambda d: loss(n, d) < L_T, log_low, log_high)
+        return _bisect(lambda d: loss(n, d) < goal, log_low, log_high)
 
     def cost_rises(n: jax.Array) -> jax.Array:
         d = tokens(n)
