@@ -85,21 +85,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     fit, first, held = fitted(deltas[0], **resampling)
     inside = lawfile.draws(below) if form.given() and below not in ("table", "paper") else None
     staged = (first, fit) if first else fit
-    boot = held.boot if held else laws.bootstrap(staged, seed=flags.seed, given=inside, **resampling)
+    plain = held.boot if held and inside is None else None
+    boot = plain or laws.bootstrap(staged, seed=flags.seed, given=inside, **resampling)
     boot = laws.calibrated(boot, plausible(form) if flags.out else ())
     print(summary.report(fit, boot, held, first, flags.level))
     if flags.out:
-        out = Path(flags.out)
-        lawfile.write(out, fit, boot, held, first, level=flags.level)
-        if flags.figures == "yes":
-            from distill.report.law import fit_figure
-
-            fit_figure.draw(out.with_suffix(".png"), fit, boot, held)
-        print(f"\nwrote {out}" + (f" and {out.with_suffix('.png')}" if flags.figures == "yes" else ""))
+        _law_file(Path(flags.out), fit, boot, held, first, flags)
     if flags.page:
         _page(Path(flags.page), fit, boot, held, first, flags.level)
     print(f"{time.perf_counter() - began:.1f} s")
     return 0
+
+
+def _law_file(
+    out: Path,
+    fit: laws.Fit,
+    boot: laws.Bootstrap,
+    held: laws.Holdout | None,
+    first: laws.Fit | None,
+    flags: argparse.Namespace,
+) -> None:
+    """The law file, with its figure beside it unless --figures=no."""
+    lawfile.write(out, fit, boot, held, first, level=flags.level)
+    if flags.figures == "yes":
+        from distill.report.law import fit_figure
+
+        fit_figure.draw(out.with_suffix(".png"), fit, boot, held)
+    print(f"\nwrote {out}" + (f" and {out.with_suffix('.png')}" if flags.figures == "yes" else ""))
 
 
 def _page(
