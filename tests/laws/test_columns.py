@@ -161,3 +161,15 @@ def test_the_guide_lists_every_alias():
     for role in ("N", "D", "L", "C", "U"):
         exact, aliases = naming.ALIASES[role]
         assert re.findall(r"`([^`]+)`", rows[role]) == [*exact, *aliases]
+
+
+def test_a_swept_budget_beside_the_tokens_of_our_own_rows():
+    """sweep.csv has `tokens`, as asked for, and D, as trained; was seen to be refused as two candidates."""
+    root = Path(__file__).parents[2] / "docs" / "study" / "rates" / "supervised"
+    table = laws.load_table(root / "sweep.csv")
+    assert (table["tokens"] != table["D"]).any() and "D; losses" in notes(laws.Supervised, table)[0].replace(
+        ", L = loss", ""
+    )
+    foreign = laws.as_table({name: table[name] for name in ("N", "D", "tokens", "loss")})
+    with pytest.raises(laws.LawError, match="D may be the column"):
+        inputs(foreign)

@@ -78,6 +78,9 @@ _TRAINING = ("train_loss", "training_loss", "loss_train")  # not a law's loss; a
 RUN = ("run", "run_id", "run id", "Run ID", "ID")  # columns that tell one run from another
 _SOLVED = ("N", "D", "N_S", "D_S")  # names that C can stand for
 RULES = ("6ND", "F")
+# Of runs.csv and of sweep.csv, where a swept field such as `tokens`, the budget before it is cut to whole steps, may
+# stand beside what was measured: there the law's own names are meant.
+_OURS = frozenset(("run", "N", "D", "loss", "flops_student"))
 
 
 class NamedColumns(Protocol):
@@ -118,6 +121,8 @@ def candidates(table: NamedColumns, name: str) -> list[str]:
     chosen = [known for known in exact if known in table.named]
     if chosen:
         return chosen[:1]
+    if _OURS.issubset(table.columns) and (own := [c for c in table.columns if c in exact]):
+        return own[:1]
     named_alike = [c for c in table.columns if c in exact or _plain(c) in aliases or _bare(c) in exact]
     perplexities = [c for c in named_alike if is_perplexity(c)]
     if table.loss_unit == "perplexity":
