@@ -1,6 +1,7 @@
 """The charts of a fitted law: along each input, its residuals, against the data, and beyond the data."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from distill.laws.fitting.fit import Fit
 from distill.laws.uncertainty.bootstrap import Bootstrap, PredictionInterval
+from distill.laws.uncertainty.extrapolation import Extrapolation, extrapolate
 from distill.laws.uncertainty.holdout import Holdout
 from distill.report.charts.chart import Axis, Chart, Floats, Panel, Series, floats
 from distill.report.law.interval_chart import symbol
@@ -16,8 +18,9 @@ from distill.system.numbers import si
 
 _POINTS = 60  # of a curve
 _WIDE = 2.0  # a slice reaches from the least input over this to the largest times this
-FAR = 100.0  # how far the largest run is scaled in the chart beyond the data
+FAR = 10.0  # how far the largest run is scaled in the chart beyond the data
 _RUN = "a single run, 90%"
+_CALIBRATED = "a new run, 90% (calibrated)"
 _LAW = "the law, 90% (bootstrap)"
 
 
@@ -46,6 +49,11 @@ class Fitted:
         return [
             self.inside(name)[1] * scale if counted(name) else 0 * scale + self.inside(name)[0] for name in self.names
         ]
+
+    @functools.cached_property
+    def extrapolation(self) -> Extrapolation:
+        """The fit rolled forward: what its predictions of larger runs were worth."""
+        return extrapolate(self.fit, cluster=self.boot.cluster)
 
     def bands(self, inputs: Sequence[Floats]) -> tuple[PredictionInterval, PredictionInterval]:
         """The intervals of the law and of a single run at inputs [points]."""
@@ -155,13 +163,21 @@ def beyond(fitted: Fitted) -> Chart:
     at = fitted.scaled(scale)
     shade = (1.0, FAR, "beyond all runs")
     x = Axis(label="times the largest run's sizes and tokens", log=True, limits=(0.1, FAR))
-    panel = Panel(title="", x=x, y=Axis(label=LOSS), series=tuple(_bands(fitted, scale, at)), shade=shade)
+    law = fitted.boot.predict(fitted.level, noise=False, **dict(zip(fitted.names, at)))
+    run = fitted.extrapolation.predict(fitted.level, **dict(zip(fitted.names, at)))
+    series = (
+        Series(
+            label=_CALIBRATED, x=scale, y=law.estimate, low=run.low, high=run.high, colour="orange", line="-", width=0.6
+        ),
+        Series(label=_LAW, x=scale, y=law.estimate, low=law.low, high=law.high, colour="blue", line="-", width=1.8),
+    )
+    panel = Panel(title="", x=x, y=Axis(label=LOSS), series=series, shade=shade)
     return Chart(
         name="beyond",
-        alt="The law beyond its runs, with the interval of the law and that of a single run apart.",
-        caption="Sizes and tokens grow together from those of the largest run; a teacher's loss stays at its lowest. "
-        "The dark band (bootstrap) says how the law would vary if the runs were repeated, if its form is right; the "
-        "light band adds what a single run scatters. Neither knows that the form may be wrong where nobody measured.",
+        alt="The law beyond its runs, with its bootstrap interval and the calibrated interval of a new run apart.",
+        caption="Sizes and tokens grow together from those of the largest run; other inputs stay at their least. The "
+        "bootstrap band says how the law would vary if the runs were repeated, if its form is right. The calibrated "
+        "band is as wide as the law's errors were when it was fitted to smaller runs and predicted larger ones.",
         panels=(panel,),
         columns=1,
         height=3.2,

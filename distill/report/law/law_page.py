@@ -111,7 +111,11 @@ def _further(fitted: Fitted) -> str:
         for name in fitted.names
         for low, high in [fitted.inside(name)]
     )
-    return page.paragraph(f"The runs cover {sizes}. Outside of this the law is a guess that its form makes.")
+    status = fitted.extrapolation.status
+    return page.paragraph(
+        f"The runs cover {sizes}. Outside of this the law is a guess that its form makes. Rolled forward, from smaller "
+        f"runs to larger ones, its predictions are: {status}."
+    )
 
 
 def _fixed(fitted: Fitted) -> str:
@@ -231,7 +235,7 @@ def _next(fitted: Fitted) -> str:
             as_table(grid | {output: np.ones(cost.size)}),
             as_table(far | {output: np.ones(1)}),
             _NEXT,
-            cost=np.sqrt(cost / np.min(cost)),
+            cost=(cost / np.min(cost)) ** 0.25,
         )
     except LawError as error:
         return page.paragraph(f"No proposal: {error}")
@@ -244,7 +248,7 @@ def _next(fitted: Fitted) -> str:
     text = (
         f"Today the law's standard error at ten times the largest run is about {chosen.before:.2%}, its form's own "
         f"error included. Of {cost.size} runs on a grid up to four times the largest, these reduce it most for the "
-        "square root of what they cost; each assumes that those before it were made."
+        "fourth root of what they cost; each assumes that those before it were made."
     )
     return page.paragraph(text) + page.table("Runs to make next", columns, rows)
 

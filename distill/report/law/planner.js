@@ -249,7 +249,8 @@ function fromFile(tree, name) {
   const stack = tree.draws && stacked(tree, inside), span = ends => ends.map(Math.log10);
   const middle = ([a, b]) => [a, b, a + (b - a) / 3].map(x => Math.round(100 * x) / 100);
   return {name, supervised: inside, distillation: {form, parameters: tree.parameters, supervised: inside}, draws: stack, flops,
-    caveats: stack && !tree.draws.supervised ? [CAVEAT] : [], bounds: {low: min(1e6, sizes[0] / 1e3), high: 1e17}, region: region ?? null,
+    caveats: [...(stack && !tree.draws.supervised ? [CAVEAT] : []), ...(stack && tree.predictions ? [first.uncalibrated] : [])],
+    bounds: {low: min(1e6, sizes[0] / 1e3), high: 1e17}, region: region ?? null,
     ranges: {compute: span(compute), L_T: losses},
     sliders: {N_S: middle(span(sizes)), compute: middle(span(compute)), N_T: middle(span(teachers)),
       L_T: [losses[0], losses[1], Math.round(50 * (losses[0] + losses[1])) / 100]}};

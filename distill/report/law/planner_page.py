@@ -20,6 +20,7 @@ from distill.laws.planning.allocation import Bounds
 from distill.laws.planning.intervals import bootstrap_caveats
 from distill.laws.planning.lawfile import LawFile, StoredLaws
 from distill.laws.planning.scenarios import Flops, PlanError, Prices
+from distill.laws.uncertainty.calibration import CalibratedLaws
 from distill.report import page as html_page
 from distill.report.charts import web
 from distill.system.files import atomic_write
@@ -27,6 +28,10 @@ from distill.system.files import atomic_write
 _DRAWS = 512  # resampled laws in the page: as many as a plan uses
 # The warning of a plan whose supervised law was not resampled, for a law file that a reader drops on the page.
 _CAVEAT = bootstrap_caveats(StoredLaws(kept=paper()[1]))[0]
+_UNCALIBRATED = (
+    "this law file is calibrated for runs beyond its own; the intervals and the probability of this page are those of "
+    "its resampled laws alone, and narrower than those of `distill plan`"
+)
 _KINDS = ("blue", "orange", "green", "purple", "ink", "soft")
 FORMS = {
     "supervised": ("supervised", "chinchilla"),
@@ -103,7 +108,8 @@ def data(law: LawFile) -> dict[str, object]:
         "supervised": law.supervised.to_dict(),
         "distillation": law.distillation.to_dict(),
         "draws": _draws(law),
-        "caveats": bootstrap_caveats(law.boot),
+        "caveats": [*bootstrap_caveats(law.boot), *([_UNCALIBRATED] if _calibrated(law) else [])],
+        "uncalibrated": _UNCALIBRATED,
         "caveat": _CAVEAT,
         "paper_flops": [float(part) for part in dataclasses.astuple(Flops.closed())],
         "colours": {name: web.colours(name) for name in _KINDS},
@@ -122,6 +128,11 @@ def data(law: LawFile) -> dict[str, object]:
             "L_T": [losses[0], losses[1], round((losses[0] + losses[1]) / 2, 2)],
         },
     }
+
+
+def _calibrated(law: LawFile) -> bool:
+    boot = law.boot
+    return isinstance(boot, CalibratedLaws) and bool(boot.calibration or boot.below or boot.others)
 
 
 def _chip(chip: Chip) -> list[object]:
