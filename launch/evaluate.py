@@ -10,16 +10,17 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from distill import config
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
-from distill.config.flags import Parser, at_least
+from distill.config.flags import Parser, at_least, tree_of
 from distill.system import process
 from launch.support import cli
 
@@ -38,7 +39,13 @@ EXAMPLES = (
 
 
 def parser() -> Parser:
-    parser = Parser("evaluate", __doc__, examples=EXAMPLES)
+    parser = Parser(
+        "evaluate",
+        __doc__,
+        examples=EXAMPLES,
+        fields=TokenizerConfig,
+        prefixes=("tokenizer.", "data.tokenizer.", "config.data.tokenizer."),
+    )
     add = parser.group("the models")
     add("--model", required=True, metavar="MODEL", help="a finished run, a model's directory or a GGUF file")
     add("--teacher", default="", metavar="MODEL", help="likewise: KL(teacher, model) and agreement")
@@ -48,6 +55,11 @@ def parser() -> Parser:
     add("--seq_len", type=at_least(0), default=0, metavar="N", help="tokens of a window; 0: that of the run, or 512")
     add("--batch_size", type=at_least(1), default=8, metavar="N", help="windows computed at once")
     add("--cache", default=CACHE, metavar="DIR", help="where tokenized text is kept")
+    parser.group(
+        "its tokens",
+        "every field of data.tokenizer is a flag (docs/guide/config.md), in place of the model's own tokenizer:\n"
+        "--tokenizer.path=FILE, --tokenizer.end_of_text=TOKEN, --tokenizer.special='<s> $A', ...",
+    )
     add = parser.group("what is printed")
     add("--json", action="store_true", help="print JSON")
     return parser
@@ -79,20 +91,18 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     """The scores by name, and what was measured on what."""
     import jax
 
-    from distill.data.tokenizers.tokenizer import same_tokens, say_tokens
-    from distill.teacher import any_model
+    from distill.teacher import any_model, vocabulary
     from distill.training.evaluate import evaluate
 
     model = any_model.load(flags.model)
-    store = open_text(model, flags.text, flags.cache)
+    store = open_text(model, flags.text, flags.cache, tree_of(flags.overrides, TokenizerConfig))
     teacher = any_model.load(flags.teacher) if flags.teacher else None
-    for one in (model, teacher):
-        if one and not same_tokens(one.record.tokenizer, store.tokenizer_name):
-            raise ConfigError(
-                f"{one.source} reads {say_tokens(one.record.tokenizer)} and the text is "
-                f"{store.tokenizer_name!r} tokens; give a text in its own tokens, or compare models that share a "
-                "tokenizer"
-            )
+    if vocabulary.known(model) or not flags.overrides:
+        vocabulary.check(model, store, "model")
+    else:  # a model without a tokenizer, and one that was given for it
+        vocabulary.check_rows(model, store, "model")
+    if teacher:
+        vocabulary.check(teacher, store, "teacher")
     seq_len = flags.seq_len or (512 if model.published else model.config.seq_len)
     evaluation = store.evaluation("validation", seq_len, flags.tokens)
     devices = jax.sharding.get_mesh().size
@@ -110,22 +120,41 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     return subject | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
 
 
-def open_text(model: "Model", text: Sequence[str], cache: str) -> "TokenStore":
-    """The text in the model's tokens: files, or a run's own store, or the embedded corpus."""
+def open_text(model: "Model", text: Sequence[str], cache: str, tokenizer: Mapping[str, object]) -> "TokenStore":
+    """The text in the model's tokens: files, or a run's own store, or the embedded corpus.
+
+    tokenizer: fields of data.tokenizer that count for more than the model's own.
+    """
     from distill import data
 
     if not text and not model.published:
+        if tokenizer:
+            raise ConfigError(
+                f"--tokenizer.{next(iter(tokenizer))}: the text of the run in {model.source} is tokenized already; "
+                "leave it out, or give --text"
+            )
         return model.store()
-    folder = Path(os.path.expanduser(cache))
-    files = {"source": "files", "files": FilesConfig(validation=tuple(text))} if text else {}
-    if model.published:
-        tokenizer = TokenizerConfig(kind="json", path=model.source)
-    else:
-        spec = model.tokenizer().spec
-        tokenizer = TokenizerConfig(kind=spec[0], path=spec[1], end_of_text=spec[2])  # type: ignore[arg-type]
-    store = data.open_store(DataConfig(**files, tokenizer=tokenizer), folder)  # type: ignore[arg-type]
+    source = DataConfig(source="files", files=FilesConfig(validation=tuple(text))) if text else DataConfig()
+    found = dataclasses.replace(source, tokenizer=tokenizer_config(model, tokenizer))
+    store = data.open_store(found, Path(os.path.expanduser(cache)))
     assert isinstance(store, data.TokenStore)
     return store
+
+
+def tokenizer_config(model: "Model", given: Mapping[str, object]) -> TokenizerConfig:
+    """The model's own tokenizer, or the fields of data.tokenizer that were given; special tokens by their names."""
+    from distill.data.corpus import spec_of
+    from distill.data.tokenizers.spec import spec_of as spec_of_model
+    from distill.data.tokenizers.tokenizer import load
+
+    path = str(given.get("path", model.source))
+    spec = spec_of_model(path) if model.published or "path" in given else model.tokenizer().spec
+    if spec.kind == "symbols":
+        raise ConfigError(f"--text: the run in {model.source} reads symbols of a generated language; leave --text out")
+    own = {"kind": spec.kind, "path": spec.path, "special": spec.special}
+    own |= {"end_of_text": spec.option} if spec.kind == "json" else {}
+    wanted = config.build(TokenizerConfig, {**own, **given}, "flags")
+    return dataclasses.replace(wanted, special=load(spec_of(wanted)).spec.special)
 
 
 if __name__ == "__main__":

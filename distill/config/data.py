@@ -88,7 +88,7 @@ class TokenizerConfig:
     bytes          UTF-8, vocabulary 256; a NUL (removed from text, and counted) ends each document
     bpe            a byte-level BPE of `vocab_size` tokens, trained on the training splits only
     json           a `tokenizer.json` at `path`, which may also be a model's folder or a GGUF file that holds one
-    sentencepiece  a SentencePiece model at `path`
+    sentencepiece  a SentencePiece model at `path`, or in the folder of a model there
     """
 
     kind: Literal["bytes", "bpe", "json", "sentencepiece"] = "bytes"  # how text becomes tokens
@@ -97,6 +97,8 @@ class TokenizerConfig:
     vocab_size: int = 8192  # bpe only [tokens]
     train_bytes: int = 100_000_000  # bpe only: text read to learn the merges [bytes]
     end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
+    # around a text: 'model', what the tokenizer's files say; 'none'; or tokens, as '<s> $A'. The store's name has it
+    special: str = dataclasses.field(default="model", metadata=Identity.excluded)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -250,7 +250,9 @@ class InitConfig:
     """The weights that a run starts from instead of random ones: those of a finished run or of a published model.
 
     From a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; from a wider one,
-    'slice' takes the leading part of every dimension (distill/model/warm_start.py).
+    'slice' takes the leading part of every dimension (distill/model/warm_start.py). Rows of embedding and head belong
+    to tokens: 'same' wants the source's tokenizer, 'text' carries the rows of the tokens that both have and draws the
+    others with their mean and spread, 'number' takes rows by number, whatever they meant.
     """
 
     # folder of a finished run or a published model; '': random weights
@@ -258,6 +260,7 @@ class InitConfig:
     run: str = ""  # the source's own name, filled in
     layers: Literal["every", "first"] = "every"  # which of a deeper source's layers
     width: Literal["same", "slice"] = "same"  # 'slice' takes the leading part of a wider source
+    tokens: Literal["same", "text", "number"] = "same"  # which row of the source becomes a token's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,10 @@ from distill.data.sources.inside import SplitInside, needs_inner_split
 from distill.data.sources.language import Generated
 from distill.data.store.build import OnProgress, StoreRecipe, build_progress, build_store
 from distill.data.store.store import MANIFEST, TokenStore, read_manifest
+from distill.data.tokenizers.around import MODEL, NONE, Around
+from distill.data.tokenizers.same import difference
+from distill.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from distill.data.tokenizers.spec import JSON, SENTENCEPIECE, Spec
 from distill.data.tokenizers.subword import END_OF_TEXT, SubwordTokenizer
 from distill.data.tokenizers.tokenizer import ByteTokenizer, SymbolTokenizer, Tokenizer, load
 from distill.errors import DataError
@@ -58,16 +62,32 @@ def _finished(place: str) -> TokenStore:
 def _open_finished(config: DataConfig) -> TokenStore:
     """Opens the store at `config.tokens`. Raises DataError where the config names a tokenizer other than its own."""
     store = _finished(config.tokens)
-    if config.tokenizer != TokenizerConfig():
-        wanted = _describe_tokenizer(config.tokenizer)
-        made_with = store.manifest["recipe"].get("tokenizer")
-        if made_with != wanted:
-            raise DataError(
-                f"{store.path} holds tokens of {store.tokenizer_name!r}: "
-                f"{_difference(made_with, wanted, 'tokenizer')}; "
-                "leave data.tokenizer at its default to take the store's, or tokenize again"
-            )
+    if config.tokenizer != TokenizerConfig() and (differs := _other_tokenizer(config.tokenizer, store)):
+        raise DataError(
+            f"{store.path} holds tokens of {store.tokenizer_name!r}: {differs}; "
+            "leave data.tokenizer at its default to take the store's, or tokenize again"
+        )
     return store
+
+
+def _other_tokenizer(config: TokenizerConfig, store: TokenStore) -> str:
+    """What differs between a config's tokenizer and a finished store's; '' if the store may be that config's.
+
+    The default special tokens are those of the store, which may be older than the setting.
+    """
+    wanted, made_with = _describe_tokenizer(config), store.manifest["recipe"].get("tokenizer")
+    if made_with == wanted:
+        return ""
+    if config.kind == "bpe":
+        return _difference(made_with, wanted, "tokenizer")
+    given = load(spec_of(config))
+    if differs := difference(store.tokenizer(), given):
+        return f"{differs} of the config"
+    if given.end_of_text != store.end_of_text:
+        return f"documents end with token {store.end_of_text} there, {given.end_of_text} in the config"
+    if config.special != MODEL and given.spec.special != store.special:
+        return f"its text stands in {store.special!r}, data.tokenizer.special is {config.special!r}"
+    return ""
 
 
 def _open_made(
@@ -123,8 +143,19 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
     """Returns the recipe of a config; `path_of` maps a recipe to the path of its store.
 
     Whole documents are assigned to splits, unless the source has too few (see sources/inside.py). An existing store
-    of an earlier version is reused if it has text for training and for validation.
+    of an earlier version is reused if it has text for training and for validation. Earlier versions did not put the
+    special tokens of the tokenizer's files around a text, and did not record it.
     """
+    recipe = _choose_splits(config, path_of)
+    if "special" not in recipe.description["tokenizer"] or config.tokenizer.special != MODEL:
+        return recipe
+    bare = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, special=NONE))
+    earlier = _choose_splits(bare, path_of)
+    unrecorded = _trainable(path_of(earlier), earlier) and "special" not in read_manifest(path_of(earlier))["tokenizer"]
+    return earlier if unrecorded and not _trainable(path_of(recipe), recipe) else recipe
+
+
+def _choose_splits(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) -> StoreRecipe:
     recipe = make_recipe(config)
     for earlier in _earlier(recipe):
         if _trainable(path_of(earlier), earlier):
@@ -223,7 +254,7 @@ def make_source(config: DataConfig) -> TextSource:
 def _special_tokens(config: TokenizerConfig) -> Collection[str]:
     """The special tokens of the tokenizer, as text writes them."""
     if config.kind == "json":
-        given = load((config.kind, config.path, config.end_of_text))
+        given = load(spec_of(config))
         return given.special_tokens.values() if isinstance(given, SubwordTokenizer) else ()
     return (END_OF_TEXT,) if config.kind == "bpe" else ()
 
@@ -243,21 +274,21 @@ def _tokenizer(
             path = folder / "tokenizer.json"
             if not path.exists():
                 train_bpe(_training_text(source, data, config.train_bytes, report), config.vocab_size, path)
-            trained = load(("json", str(path), ""))
+            trained = load(Spec("json", str(path)))
             trained.name = f"bpe-{trained.vocab_size}-{trained.hash[:8]}"
             return trained
 
         return description, train
-    given = load((config.kind, config.path, config.end_of_text))
+    given = load(spec_of(config))
 
     def copy(folder: Path, report: OnProgress) -> Tokenizer:
+        path = folder / (SENTENCEPIECE if isinstance(given, SentencePieceTokenizer) else JSON)
         if isinstance(given, SubwordTokenizer):
-            path = folder / "tokenizer.json"
             path.write_text(given.text, "utf-8")
-        else:
-            path = folder / "tokenizer.model"
-            shutil.copyfile(config.path, path)
-        renamed = load((config.kind, str(path), config.end_of_text))
+        elif isinstance(given, SentencePieceTokenizer):
+            shutil.copyfile(given.file, path)
+        end = given.token(given.end_of_text) if given.end_of_text >= 0 else NONE
+        renamed = load(given.spec._replace(path=str(path), option=end))
         renamed.name = given.name
         return renamed
 
@@ -266,12 +297,24 @@ def _tokenizer(
 
 def _describe_tokenizer(config: TokenizerConfig) -> dict[str, object]:
     """The tokenizer's part of a recipe. A trained tokenizer follows from the text, which the recipe also names."""
+    spec = spec_of(config)
     if config.kind == "bytes":
         return {"kind": "bytes"}
     if config.kind == "bpe":
         return {"kind": "bpe", "vocab_size": config.vocab_size, "train_bytes": config.train_bytes}
-    given = load((config.kind, config.path, config.end_of_text))
-    return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text}
+    given = load(spec)
+    around = {} if given.around == Around() else {"special": given.spec.special}
+    return {"kind": config.kind, "hash": given.hash, "end_of_text": given.end_of_text} | around
+
+
+def spec_of(config: TokenizerConfig) -> Spec:
+    """What `load` makes the tokenizer of a config of. Raises DataError for special tokens that its kind cannot have."""
+    if config.kind not in ("json", "sentencepiece") and config.special not in (MODEL, NONE):
+        raise DataError(
+            f"data.tokenizer.special is {config.special!r}, wanted 'none' or 'model', for a tokenizer of kind "
+            f"{config.kind!r} has no special tokens but the end of text; leave it out"
+        )
+    return Spec(config.kind, config.path, config.end_of_text, config.special)
 
 
 def _training_text(source: TextSource, data: DataConfig, limit: int, report: OnProgress) -> Iterator[str]:

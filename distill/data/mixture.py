@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from distill.data.store.evaluation import Evaluation, Share, View, evaluation_set
 from distill.data.store.store import TokenStore
+from distill.data.tokenizers.same import difference
 from distill.errors import DataError
 
 
@@ -21,14 +22,20 @@ class Mixture:
             )
         first = stores[0]
         for store in stores[1:]:
-            if store.tokenizer_hash != first.tokenizer_hash:
+            same = store.tokenizer_hash == first.tokenizer_hash
+            if not same and (differs := difference(first.tokenizer(), store.tokenizer())):
                 raise DataError(
-                    f"data.mixture: {first.path} holds tokens of {first.tokenizer_name!r} "
-                    f"({first.tokenizer_hash[:12]}), {store.path} of {store.tokenizer_name!r} "
-                    f"({store.tokenizer_hash[:12]}); tokenize both with the same tokenizer"
+                    f"data.mixture: {first.path} holds tokens of {first.tokenizer_name!r}, {store.path} of "
+                    f"{store.tokenizer_name!r}: {differs}; tokenize both with the same tokenizer"
+                )
+            if store.special != first.special:
+                raise DataError(
+                    f"data.mixture: the text of {first.path} stands in {first.special!r} and that of {store.path} in "
+                    f"{store.special!r} (data.tokenizer.special, '$A' is the text); tokenize both alike"
                 )
         self.stores, self.weights = tuple(stores), tuple(weight / sum(weights) for weight in weights)
         self.tokenizer_name, self.tokenizer_hash = first.tokenizer_name, first.tokenizer_hash
+        self.special = first.special
         self.vocab_size, self.end_of_text, self.byte_lengths = first.vocab_size, first.end_of_text, first.byte_lengths
         self.tokenizer, self.check_vocabulary = first.tokenizer, first.check_vocabulary
         parts = [[store.fingerprint, weight] for store, weight in zip(stores, self.weights)]

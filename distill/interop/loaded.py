@@ -5,7 +5,9 @@ import functools
 from pathlib import Path
 
 from distill.config import ModelConfig
-from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.spec import spec_of
+from distill.data.tokenizers.tokenizer import Tokenizer
+from distill.data.tokenizers.tokenizer import load as load_tokenizer
 from distill.interop import parameters
 from distill.interop.source import ModelSource, fingerprint, open_source
 from distill.model.transformer import Transformer
@@ -34,9 +36,9 @@ class LoadedModel:
         return int(self.source.tree.get("max_position_embeddings") or 0)
 
     @functools.cached_property
-    def tokenizer(self) -> SubwordTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """The tokenizer of the model. Raises DataError where it is missing or unreadable."""
-        return SubwordTokenizer(str(self.source.path))
+        return load_tokenizer(spec_of(self.source.path))
 
 
 def load(path: str | Path, *, dtype: str = "float32", on_progress: parameters.OnTensor = lambda _: None) -> LoadedModel:

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from distill.data.sources.template_files import DEFAULT, TOKENIZER_CONFIG, read_templates
-from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.sentencepiece import SentencePieceTokenizer
+from distill.data.tokenizers.spec import SENTENCEPIECE
+from distill.data.tokenizers.subword import SubwordTokenizer, byte_letters
 from distill.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 from distill.errors import InteropError
 from distill.interop.source import ModelSource
@@ -36,7 +37,7 @@ def of_source(source: ModelSource) -> TokenizerFiles:
     if source.path.is_dir():
         return TokenizerFiles({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
     templates = read_templates(source.path)
-    text = SubwordTokenizer(str(source.path), "none").text
+    text = SubwordTokenizer(str(source.path), "none").saying()
     return TokenizerFiles(_files(text, {**templates.special, **_templates(templates.texts)}), known)
 
 
@@ -51,11 +52,16 @@ def of_tokenizer(tokenizer: Tokenizer) -> TokenizerFiles:
     end = tokenizer.end_of_text
     if isinstance(tokenizer, SubwordTokenizer):
         name = tokenizer.token(end) if end >= 0 else ""
-        return TokenizerFiles(_files(tokenizer.text, {"eos_token": name} if name else {}), end)
+        return TokenizerFiles(_files(tokenizer.saying(), {"eos_token": name} if name else {}), end)
     if isinstance(tokenizer, ByteTokenizer):
         return TokenizerFiles(_files(_bytes_json(), {"eos_token": _END}), end)
-    if tokenizer.spec[0] == "sentencepiece":
-        return TokenizerFiles({"tokenizer.model": Path(tokenizer.spec[1]).read_bytes()}, end)
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        said = {
+            **{f"add_{name}_token": bool(ids) for name, ids in zip(("bos", "eos"), tokenizer.around)},
+            **{f"{name}_token": tokenizer.token(ids[0]) for name, ids in zip(("bos", "eos"), tokenizer.around) if ids},
+        }
+        content = {SENTENCEPIECE: tokenizer.file.read_bytes(), TOKENIZER_CONFIG: json.dumps(said, indent=1).encode()}
+        return TokenizerFiles(content, end)
     raise InteropError(f"tokens {tokenizer.name!r} are symbols of a generated language; no tokenizer.json can say them")
 
 
@@ -72,7 +78,7 @@ def _bytes_json() -> str:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.processors import ByteLevel
 
-    letter = _byte_letters()
+    letter = byte_letters()
     vocabulary = {letter[i]: i for i in range(1, 256)} | {_END: 0}
     library = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -80,10 +86,3 @@ def _bytes_json() -> str:
     library.post_processor = ByteLevel(trim_offsets=False)
     library.add_special_tokens([AddedToken(_END, special=True, normalized=False)])
     return library.to_str()
-
-
-def _byte_letters() -> dict[int, str]:
-    """GPT-2's letter for each byte: the character itself if printable, else one from U+0100 on."""
-    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [i for i in range(256) if i not in printing]
-    return {i: chr(i) for i in printing} | {i: chr(256 + n) for n, i in enumerate(others)}

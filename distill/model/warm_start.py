@@ -10,7 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
+from numpy.typing import NDArray
 
 from distill.config import ConfigError, InitConfig, ModelConfig
 from distill.model.transformer import Transformer, fan_in, parameter_name
@@ -46,7 +47,8 @@ def check(config: InitConfig, student: ModelConfig, source: ModelConfig) -> None
             refuse(name, "the same")
     if student.tied and not source.tied:
         refuse("tied", "false: its embedding and head are two tables")
-    for name in ("d_model", "ff_dim", "n_heads", "kv_heads", "vocab_size"):
+    by_text = () if config.tokens == "text" else ("vocab_size",)
+    for name in ("d_model", "ff_dim", "n_heads", "kv_heads", *by_text):
         if getattr(student, name) > getattr(source, name):
             refuse(name, "as many or fewer")
         if name != "vocab_size" and config.width == "same" and getattr(student, name) != getattr(source, name):
@@ -62,10 +64,13 @@ def layers(config: InitConfig, student: int, source: int) -> list[int]:
     return [i * source // student if config.layers == "every" else i for i in range(student)]
 
 
-def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> Transformer:
+def warm_start(
+    config: InitConfig, model: ModelConfig, source: Transformer, rows: NDArray[np.int64] | None = None, seed: int = 0
+) -> Transformer:
     """The parameters of a model of config `model`, from those of `source`, on the current mesh.
 
-    Raises ConfigError if the shapes do not allow it.
+    rows: for each token the source's row in embedding and head, or -1 for one that is drawn by `seed` [at most V];
+    None: rows by number. Raises ConfigError if the shapes do not allow it.
     """
     check(config, model, source.config)
     chosen = np.array(layers(config, model.n_layers, source.config.n_layers))
@@ -80,13 +85,25 @@ def warm_start(config: InitConfig, model: ModelConfig, source: Transformer) -> T
         if stacked:
             array = array[chosen]
         for axis, letter in enumerate(_DIMS[short], start=stacked):
-            array = _slice(array, axis, letter, model, source.config)
+            if letter == "v" and rows is not None:
+                array = _by_token(array, rows, model.vocab_size, seed)
+            else:
+                array = _slice(array, axis, letter, model, source.config)
         # The embedding is a table, so it is not scaled, even if it is also a tied head.
         array = array * (1.0 if short == "embed" or name not in arrays else scale.get(short, 1.0))
         return jax.sharding.reshard(array.astype(jnp.float32), like.sharding.spec)
 
     params = [one(name, like) for name, like in _named(place)]
     return jax.tree.unflatten(jax.tree.structure(place), params)
+
+
+def _by_token(array: Float[Array, "W D"], rows: NDArray[np.int64], size: int, seed: int) -> Float[Array, "V D"]:
+    """The rows of a table by token [V, D]; those of -1, and of padding, have the mean and spread of the others."""
+    rows = np.concatenate([rows, np.full(size - len(rows), -1)])
+    carried = array[rows[rows >= 0]]
+    drawn = jax.random.normal(jax.random.key(seed), (size, array.shape[1]), array.dtype)
+    drawn = jnp.mean(carried, axis=0)[None] + jnp.std(carried, axis=0)[None] * drawn
+    return jnp.where((rows >= 0)[:, None], array[np.maximum(rows, 0)], drawn)
 
 
 def _slice(array: Array, axis: int, letter: str, student: ModelConfig, source: ModelConfig) -> Array:

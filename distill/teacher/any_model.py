@@ -6,6 +6,7 @@ from pathlib import Path
 from distill import data
 from distill.config import ConfigError
 from distill.data.tokenizers import tokenizer as tokenizers
+from distill.data.tokenizers.spec import Spec, spec_of
 from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.interop import tokenizer_files
 from distill.interop.source import is_model, open_source
@@ -26,7 +27,7 @@ class Model(LoadedTeacher):
         tokenizer: a tokenizer.json to use instead.
         """
         if tokenizer:
-            return tokenizer_files.of_tokenizer(tokenizers.load(("json", tokenizer, "")))
+            return tokenizer_files.of_tokenizer(tokenizers.load(Spec("json", tokenizer)))
         if self.published:
             return tokenizer_files.of_source(open_source(self.source)[0])
         return tokenizer_files.of_tokenizer(self.tokenizer())
@@ -34,10 +35,10 @@ class Model(LoadedTeacher):
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises ConfigError where that of a run is gone."""
         if self.published:
-            return tokenizers.load(("json", self.source, ""))
+            return tokenizers.load(spec_of(self.source))
         kind = self.config.data.tokenizer.kind
         if kind == "bytes" and self.config.data.source in ("embedded", "files", "tfds"):
-            return tokenizers.load(("bytes", "", ""))
+            return tokenizers.load(Spec("bytes"))
         return self.store().tokenizer()
 
     def store(self) -> data.TokenStore:

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from distill import interop, laws
 from distill.config import ModelConfig, counts
-from distill.errors import InteropError
+from distill.data.tokenizers.same import difference
+from distill.data.tokenizers.spec import Spec
+from distill.data.tokenizers.tokenizer import load as load_tokenizer
+from distill.errors import DataError, InteropError
 from distill.interop import card, export, reference
 from distill.interop.layout import expected
 from distill.interop.source import open_source
@@ -20,7 +23,7 @@ from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law
 from distill.records.runs import RunRecord
 from distill.system.progress import Progress
-from distill.teacher import any_model
+from distill.teacher import any_model, vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     `on_progress` is called after each tensor. Raises InteropError.
     """
     model = any_model.load(wanted.source)
+    warning = check_tokenizer(model, wanted.tokenizer)
     dtype = wanted.dtype or stored_dtype(model)
     prediction = predict(wanted.law, model.record) if wanted.law else None
     text = card.card(Path(wanted.out).name, facts(model), prediction)
@@ -63,12 +67,38 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
         on_tensor=on_tensor,
     )
     family = open_source(wanted.out)[0].tree["architectures"][0]
-    lines = [f"{wanted.out}: {family}, {counts.total(config):,} parameters, {dtype}"]
+    lines = [f"{wanted.out}: {family}, {counts.total(config):,} parameters, {dtype}", *warning]
     if prediction:
         lines.append(f"measured loss {model.record.loss:.4f}, predicted {prediction}")
     if wanted.verify:
         lines += verify(wanted, model, dtype)
     return lines
+
+
+def check_tokenizer(model: any_model.Model, path: str) -> list[str]:
+    """A warning of a model's own tokenizer, if it has more tokens than the model has rows.
+
+    path: a tokenizer.json to be taken along. Raises InteropError where it has more tokens than rows, or other tokens
+    than the model's own.
+    """
+    rows = model.config.model.tokens
+    try:
+        own = vocabulary.tokenizer_of(model)
+    except DataError:
+        own = None
+    given = load_tokenizer(Spec("json", path)) if path else own
+    if given is None or given.vocab_size <= rows and not path:
+        return []
+    beyond = f"{given.vocab_size} tokens and the model {rows}: the ids from {rows} on have no row in embedding and head"
+    if not path:
+        return [f"warning: its tokenizer has {beyond}; a text with such a token has no meaning to it"]
+    if given.vocab_size > rows:
+        raise InteropError(f"--tokenizer={path}: it has {beyond}; give the tokenizer that the model was trained with")
+    if own and (differs := difference(own, given, more=True)):
+        raise InteropError(
+            f"--tokenizer={path}: not the tokenizer of {model.source} ({differs}); leave it out to take that"
+        )
+    return []
 
 
 def _shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from distill import interop
 from distill.config import ExperimentConfig, counts
-from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.around import NONE
+from distill.data.tokenizers.spec import spec_of
+from distill.data.tokenizers.tokenizer import load as load_tokenizer
 from distill.errors import DataError
 from distill.interop.source import fingerprint, open_source
 from distill.model.transformer import Transformer
@@ -40,6 +42,6 @@ def load(path: str | Path) -> Transformer:
 def _tokenizer(path: str | Path) -> str:
     """The name of its tokenizer, as a token store has it; '' where there is no tokenizer that can be read."""
     try:
-        return SubwordTokenizer(str(path), "none").name
+        return load_tokenizer(spec_of(path, NONE)._replace(option=NONE)).name
     except DataError:
         return ""

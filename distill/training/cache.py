@@ -39,7 +39,7 @@ from distill.teacher.signals.manifest import (
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT, ShardEntry
 from distill.teacher.signals.spec import SignalSpec
-from distill.training.inputs import make_loader, open_store, resolve, validation_set
+from distill.training.inputs import check_tokens, make_loader, open_store, resolve, validation_set
 from distill.training.teachers import OnlineTeacher
 from distill.types import Batch, HiddenStates, SparseSignal, StoredSignal, TeacherSignal
 
@@ -77,6 +77,7 @@ def cache_signals(
     )
     store = open_store(config, out.parent)
     run = resolve(config, store)
+    check_tokens(run, store)
     config = run.config
     with process.folder_lock(out), jax.set_mesh(sharding.make(config.mesh)):
         source = OnlineTeacher(run, store)

@@ -14,11 +14,10 @@ from distill.data import corpus
 from distill.data.mixture import Mixture
 from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import MANIFEST, TokenStore
-from distill.data.tokenizers.tokenizer import same_tokens, say_tokens
 from distill.model import warm_start
 from distill.system import cloud, distributed
 from distill.system.progress import Progress
-from distill.teacher import load
+from distill.teacher import load, vocabulary
 from distill.teacher.load import TeacherInfo
 from distill.teacher.signals.reader import identify_stored
 
@@ -88,20 +87,33 @@ def mixture_run(parts: list[tuple[str, float]]) -> str:
     return parts[0][0] if len(parts) == 1 else "+".join(sorted(f"{run}@{weight:.6g}" for run, weight in parts))
 
 
-def check_vocabulary(teacher: TeacherInfo, store: TokenStore | Mixture, config: ExperimentConfig) -> None:
-    """Raises ConfigError where a teacher and the student of `config` do not share a vocabulary and a tokenizer."""
+def check_heads(teacher: TeacherInfo, store: TokenStore | Mixture, config: ExperimentConfig) -> None:
+    """Raises ConfigError where a teacher's head lacks tokens of the text, or does not fit that of the student."""
     model, known = config.model, teacher.config.model
+    vocabulary.check_rows(teacher, store, "teacher")
     if (model.vocab_size != known.vocab_size and not model.valid_vocab) or model.tokens > known.tokens:
         raise ConfigError(
             f"config.model.vocab_size={model.vocab_size} with {model.tokens} tokens; the teacher in {teacher.source} "
             f"has {known.vocab_size} with {known.tokens}; teacher and student must share a vocabulary. Where heads are "
             f"padded, give the number of tokens: config.model.valid_vocab={store.vocab_size}"
         )
-    if not same_tokens(teacher.record.tokenizer, store.tokenizer_name):
-        raise ConfigError(
-            f"the teacher in {teacher.source} was trained on {say_tokens(teacher.record.tokenizer)} and the "
-            f"student's data are {store.tokenizer_name!r} tokens; distillation needs one tokenizer"
+
+
+def check_init(run: ResolvedRun, store: TokenStore | Mixture) -> None:
+    """Raises ConfigError where a run would take its rows from a model whose tokens are not those of its text."""
+    if run.init and run.config.init.tokens == "same":
+        also = (
+            "; or config.init.tokens='text', which carries the rows of the tokens that both have, or 'number', which "
+            "takes them by number"
         )
+        vocabulary.check(run.init, store, "source of config.init", also)
+
+
+def check_tokens(run: ResolvedRun, store: TokenStore | Mixture) -> None:
+    """Raises DistillError where a run's model, or its teacher, has no row for a token of its text."""
+    for teacher in run.teachers:
+        vocabulary.check_rows(teacher, store, "teacher")
+    store.check_vocabulary(run.config.model)
 
 
 def open_store(
@@ -134,11 +146,12 @@ def preview(
         elif config.data.source == "mixture":
             place = folder  # the embedded text may be among its stores
         store = _checked(config, data.open_store(config.data, place, on_progress=on_progress))
+        check_tokens(run, store)
+        check_init(run, store)
         yield resolve(run, store), store
 
 
 def _checked(config: ExperimentConfig, store: TokenStore | Mixture) -> TokenStore | Mixture:
-    store.check_vocabulary(config.model.tokens)
     # Checked now rather than after the last step: a run without validation text cannot be scored.
     store.views(
         "validation", config.seq_len, packing=config.data.packing, completions_only=config.data.completions_only

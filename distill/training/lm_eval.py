@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from distill.config import ConfigError
 from distill.data.documents import Part
 from distill.data.tokenizers.tokenizer import Tokenizer
 from distill.losses.divergences import argmax_token, cross_entropy
@@ -32,18 +33,26 @@ def _score(params: Transformer, tokens: Int[Array, "B S"]) -> tuple[Float[Array,
 class Harness(LM):
     """A model on the current mesh, with its tokenizer.
 
-    Texts are cut on the left to `context` + 1 tokens; one shape is compiled for each power of two. An empty context
-    is the end-of-text token, or the first token where there is none.
+    Texts are cut on the left to `context` + 1 tokens; one shape is compiled for each power of two. They begin with what
+    the tokenizer's files put before a text (BOS); an empty context is that, or else the end-of-text token.
+    Raises ConfigError for a tokenizer with more tokens than the model has.
     """
 
     def __init__(self, params: Transformer, tokenizer: Tokenizer, *, context: int, batch_size: int = 8):
         super().__init__()
+        if tokenizer.vocab_size > params.config.tokens:
+            raise ConfigError(
+                f"lm_eval: the tokenizer {tokenizer.name!r} has {tokenizer.vocab_size} tokens and the model "
+                f"{params.config.tokens}: the ids from there on have no row in its embedding and head; give its own"
+            )
         devices = jax.sharding.get_mesh().size
         self._params, self._tokenizer, self._context = params, tokenizer, context
+        self._begin = tokenizer.around.before
         self._rows = -(-batch_size // devices) * devices
 
     def _encode(self, text: str) -> list[int]:
-        return [int(i) for i in self._tokenizer.encode([Part(text)])[0]] if text else []
+        ids = self._tokenizer.encode([Part(text)])[0].tolist() if text else []
+        return [*self._begin, *ids] if self._begin or ids else [max(self._tokenizer.end_of_text, 0)]
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], int]:
         """The tokens of both, and how many at the end are the continuation's; encoded as one, since merges cross."""
@@ -51,8 +60,7 @@ class Harness(LM):
         if blanks:  # blanks are tokenized with the text that follows
             context, continuation = context[:-blanks], context[-blanks:] + continuation
         head, whole = self._encode(context), self._encode(context + continuation)
-        if not head:
-            head = [max(self._tokenizer.end_of_text, 0)]
+        if not context and not self._begin:
             whole = head + whole
         return whole[-self._context - 1 :], min(max(len(whole) - len(head), 0), self._context)
 
@@ -64,7 +72,7 @@ class Harness(LM):
         """log p(text) of each request, in adjacent windows; each begins with the last token of the previous one."""
         pieces, owner = [], []
         for i, request in enumerate(requests):
-            ids = [max(self._tokenizer.end_of_text, 0), *self._encode(request.args[0])]
+            ids = self._encode(request.args[0]) if self._begin else [*self._encode(""), *self._encode(request.args[0])]
             for start in range(0, len(ids) - 1, self._context):
                 window = ids[start : start + self._context + 1]
                 pieces.append((window, len(window) - 1))
@@ -99,7 +107,7 @@ class Harness(LM):
     def _continue(self, context: str, options: dict[str, object]) -> str:
         given = options.get("until") or []
         until = [given] if isinstance(given, str) else list(given)  # type: ignore[call-overload]  # as the harness says
-        ids = self._encode(context) or [max(self._tokenizer.end_of_text, 0)]
+        ids = self._encode(context)
         made: list[int] = []
         while len(made) < int(str(options.get("max_gen_toks", 64))):
             recent = (ids + made)[-self._context :]
@@ -107,7 +115,7 @@ class Harness(LM):
             tokens = np.zeros((self._rows, width), np.int32)
             tokens[:, : len(recent)] = recent
             logits = _last(self._params, sharding.place(tokens, jax.sharding.get_mesh()), len(recent) - 1)
-            token = int(np.argmax(np.asarray(logits)[0]))
+            token = int(np.argmax(np.asarray(logits)[0, : self._tokenizer.vocab_size]))
             if token == self._tokenizer.end_of_text:
                 break
             made.append(token)

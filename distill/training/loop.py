@@ -100,7 +100,7 @@ def train(
             on_progress=on_progress,
             train_steps=vmapped.train_steps if vmapped else steps.train_steps,
         )
-        state = start.first_state(run, teacher, context.checkpoints, context.trunk, fork)
+        state = start.first_state(run, teacher, context.checkpoints, context.trunk, fork, store)
         state = _loop(context, state)
         record = result.run_record(config, state.params, store, teacher, began)
     # Only now, with the last checkpoint safely on disk, is the run finished.

@@ -1,8 +1,11 @@
 """Where a run starts: its workdir claimed for it, the run that it forks from, and its first state."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig
@@ -12,10 +15,12 @@ from distill.model import warm_start
 from distill.records.checkpoints import Checkpoints
 from distill.system import cloud, distributed, files
 from distill.system.progress import Progress
-from distill.teacher import load
+from distill.teacher import load, vocabulary
 from distill.training import step as steps
-from distill.training.inputs import ResolvedRun, open_store, resolve
+from distill.training.inputs import ResolvedRun, check_init, check_tokens, open_store, resolve
 from distill.training.teachers import TeacherSource
+
+_log = logging.getLogger(__name__)
 
 
 def opened(
@@ -32,8 +37,11 @@ def opened(
     """
     with distributed.process_zero_first():
         workdir.pull()
-        config = run.config if isinstance(run, ResolvedRun) else run
-        store = store or open_store(config, workdir.path, on_progress=on_progress)
+        run = resolve(run)  # before the text, which may take long
+        store = store or open_store(run.config, workdir.path, on_progress=on_progress)
+        check_tokens(run, store)
+        if not (workdir.path / "config.txt").exists():  # a run that has begun has its weights
+            check_init(run, store)
     return forked(resolve(run, store), workdir.path, fork), store
 
 
@@ -105,6 +113,7 @@ def first_state(
     checkpoints: Checkpoints,
     trunk: Checkpoints | None,
     fork: str | Path | None,
+    store: TokenStore | Mixture,
 ) -> steps.TrainState:
     """The furthest state there is: of this run, else of its trunk before the decay, else of the run it forks from.
 
@@ -127,6 +136,12 @@ def first_state(
     if checkpoint is not None:
         return state.restored(checkpoint[1])
     if run.init:
-        weights = warm_start.warm_start(config.init, config.model, load.load_parameters(run.init))
+        rows = vocabulary.rows_by_text(run.init, store) if config.init.tokens == "text" else None
+        if rows is not None:
+            _log.warning(
+                "%s: the rows of %d of %d tokens were carried over by their text; the others were drawn anew",
+                run.init.source, np.sum(rows >= 0), len(rows),
+            )  # fmt: skip
+        weights = warm_start.warm_start(config.init, config.model, load.load_parameters(run.init), rows, config.seed)
         return dataclasses.replace(state, params=weights)
     return state

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from distill import data
+from distill.config import ModelConfig
 from distill.config.data import DataConfig, FilesConfig, SplitConfig
 from distill.data.documents import SPLITS, assign
 from distill.data.store.blocks import BLOCK, BlockReader, BlockWriter
@@ -324,6 +325,14 @@ def test_a_finished_store_needs_no_writable_disk(config, tmp_path, monkeypatch):
 
 
 def test_a_model_with_too_small_a_vocabulary(embedded):
-    embedded.check_vocabulary(256)
-    with pytest.raises(data.DataError, match="model.vocab_size is 128.*'bytes' with a vocabulary of 256"):
-        embedded.check_vocabulary(128)
+    embedded.check_vocabulary(ModelConfig(vocab_size=256))
+    for model, advice in (
+        (
+            ModelConfig(vocab_size=128),
+            "model.vocab_size is 128.*'bytes' with a vocabulary of 256; set model.vocab_size=256",
+        ),
+        (ModelConfig(vocab_size=256, valid_vocab=200), "valid_vocab is 200.*set model.valid_vocab=256"),
+        (ModelConfig(vocab_size=128, valid_vocab=100), "set model.vocab_size=256 and model.valid_vocab=0"),
+    ):
+        with pytest.raises(data.DataError, match=advice):
+            embedded.check_vocabulary(model)

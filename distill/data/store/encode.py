@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.documents import Document, Encoding, Part
+from distill.data.tokenizers.around import Around
+from distill.data.tokenizers.spec import Spec
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.system import process
 
 
 class Encoded(NamedTuple):
-    """Concatenated documents, each ended by the tokenizer's end_of_text."""
+    """Concatenated documents, each in the tokens that its tokenizer puts around a text, and ended by end_of_text."""
 
     ids: NDArray  # [tokens], in the store's dtype
     lengths: NDArray[np.int64]  # [documents], in tokens
@@ -79,18 +81,29 @@ def _marked(parts: Sequence[Part], encoding: Encoding) -> _Tokens:
 
 
 def _ended(tokens: _Tokens, document: Document, tokenizer: Tokenizer) -> _Tokens:
-    """With the token that ends a document, which is trained after trained text; blanks do not count."""
-    end = tokenizer.end_of_text
-    if end < 0 or len(tokens.ids) and tokens.ids[-1] == end:
-        return tokens
+    """With what stands around a text, unless a template wrote it, and with the token that ends a document.
+
+    What comes after is trained after trained text; blanks do not count.
+    """
+    around = Around() if any(part.template for part in document.parts) else tokenizer.around
+    written = not around.after and len(tokens.ids) and tokens.ids[-1] == tokenizer.end_of_text
+    after = () if written else closing(around.after, tokenizer.end_of_text)
     trained = next((part.trained for part in reversed(document.parts) if part.text.strip()), False)
-    return tokens._replace(ids=np.append(tokens.ids, np.int32(end)), mask=np.append(tokens.mask, trained))
+    return tokens._replace(
+        ids=np.concatenate([np.array(around.before, np.int32), tokens.ids, np.array(after, np.int32)]),
+        mask=np.concatenate([np.zeros(len(around.before), bool), tokens.mask, np.full(len(after), trained)]),
+    )
+
+
+def closing(after: tuple[int, ...], end_of_text: int) -> tuple[int, ...]:
+    """The tokens that close a document: what its tokenizer puts after a text, and one end of text (-1: none)."""
+    return after if end_of_text < 0 or after[-1:] == (end_of_text,) else (*after, end_of_text)
 
 
 _worker: list[Tokenizer] = []
 
 
-def start_worker(spec: tuple[str, ...]) -> None:
+def start_worker(spec: Spec) -> None:
     """Loads the tokenizer once per worker process."""
     import os
 

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.config import nearest
+from distill.config import ModelConfig, nearest
 from distill.data.store.blocks import BlockReader
 from distill.data.store.evaluation import Evaluation, Share, View, evaluation_set
 from distill.data.store.packing import PackedDocuments
 from distill.data.store.split import DOCUMENT_DTYPE, Split
 from distill.data.store.windows import Windows
+from distill.data.tokenizers.around import NONE
+from distill.data.tokenizers.spec import Spec
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.errors import DataError
 from distill.system.files import loads
@@ -47,6 +49,8 @@ class TokenStore:
         self.tokenizer_hash: str = tokenizer["hash"]
         self.vocab_size: int = tokenizer["vocab_size"]
         self.end_of_text: int = tokenizer["end_of_text"]
+        # What stands around the text of every document; stores from before 2026-12 record nothing and have nothing.
+        self.special: str = tokenizer.get("special", NONE)
         self.splits = {
             name: Split(
                 self.path, name, self.manifest["dtype"], entry, self._special_bytes if self.turn_by_turn else None
@@ -141,14 +145,21 @@ class TokenStore:
         kind = self.manifest["tokenizer"]["kind"]
         name = {"json": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind, "")
         option = str(self.vocab_size) if kind == "symbols" else "none"
-        return load((kind, str(self.path / name), option))
+        tokenizer = load(Spec(kind, str(self.path / name), option, self.special))
+        if kind == "json" and self.end_of_text >= 0:
+            tokenizer.end_of_text = self.end_of_text
+            tokenizer.spec = tokenizer.spec._replace(option=tokenizer.token(self.end_of_text))
+        return tokenizer
 
-    def check_vocabulary(self, vocab_size: int) -> None:
-        """Raises DataError unless a model with this vocabulary covers every token of the store."""
-        if vocab_size < self.vocab_size:
+    def check_vocabulary(self, model: ModelConfig) -> None:
+        """Raises DataError unless a model covers every token of the store, with the setting that would."""
+        if model.tokens < self.vocab_size:
+            name = "valid_vocab" if self.vocab_size <= model.vocab_size else "vocab_size"
+            also = " and model.valid_vocab=0" if name == "vocab_size" and model.valid_vocab else ""
             raise DataError(
-                f"model.vocab_size is {vocab_size}, but the store {self.path} holds tokens of {self.tokenizer_name!r} "
-                f"with a vocabulary of {self.vocab_size}; set model.vocab_size={self.vocab_size}"
+                f"model.{name} is {getattr(model, name)}, but the store {self.path} holds tokens of "
+                f"{self.tokenizer_name!r} with a vocabulary of {self.vocab_size}; "
+                f"set model.{name}={self.vocab_size}{also}"
             )
 
     def verify(self) -> None:
@@ -190,7 +201,11 @@ def _check(manifest: Mapping[str, Any]) -> None:
         return value
 
     tokenizer, source = manifest["tokenizer"], manifest["recipe"].get("source", {})
-    texts = (manifest["fingerprint"], tokenizer["name"], tokenizer["hash"], tokenizer["kind"])
+    texts = (
+        manifest["fingerprint"],
+        *(tokenizer[name] for name in ("name", "hash", "kind")),
+        tokenizer.get("special", NONE),
+    )
     expect(all(isinstance(text, str) for text in texts), "names that are no text")
     expect(isinstance(source.get("maker", {}), dict), "a maker that is none")
     expect(-1 <= number(tokenizer["end_of_text"] + 1) - 1 < tokenizer["vocab_size"], "an end of text beyond the tokens")

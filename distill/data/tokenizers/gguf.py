@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from distill.data.tokenizers.around import Around
 from distill.errors import DataError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -109,6 +110,34 @@ _CUTS = {
 }
 
 
+def around(path: str | Path) -> Around:
+    """The tokens around a text that a GGUF file asks for, as llama.cpp reads it: BOS is the rule for Llama 3 alone.
+
+    Raises DataError where it asks for a token that it does not name.
+    """
+    fields = GgufFile(path).fields
+    usual = {"bos": fields.get("tokenizer.ggml.pre") == "llama-bpe", "eos": False}
+    found: dict[str, tuple[int, ...]] = {}
+    for name, default in usual.items():
+        found[name] = ()
+        if fields.get(f"tokenizer.ggml.add_{name}_token", default) is True:
+            i = fields.get(f"tokenizer.ggml.{name}_token_id")
+            if type(i) is not int:
+                raise DataError(
+                    f"{path}: it puts a token {name.upper()} at every text, and tokenizer.ggml.{name}_token_id is "
+                    f"{i!r:.40}; set data.tokenizer.special to 'none', or to the tokens around a text"
+                )
+            found[name] = (i,)
+    return Around(found["bos"], found["eos"])
+
+
+def end_of_text(path: str | Path) -> str:
+    """The name of the token that ends a text; '' where the file says none."""
+    fields = GgufFile(path).fields
+    tokens, i = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.eos_token_id")
+    return str(tokens[i]) if isinstance(tokens, list) and type(i) is int and 0 <= i < len(tokens) else ""
+
+
 def tokenizer_json(path: str | Path) -> str:
     """The tokenizer of a GGUF file as the text of a tokenizer.json. Raises DataError unless it is byte-level BPE."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -122,7 +151,7 @@ def tokenizer_json(path: str | Path) -> str:
     if kind != "gpt2" or not isinstance(cut, str) or cut not in _CUTS:
         raise DataError(
             f"{path}: its tokenizer is of kind {kind!r} ({cut!r}), wanted byte-level BPE ('gpt2') cut like "
-            f"{', '.join(_CUTS)}; take the model's own tokenizer.json (data.tokenizer.path)"
+            f"{', '.join(_CUTS)}; take the model's own tokenizer.json (data.tokenizer.path; in convert, --tokenizer)"
         )
     tokens, kinds = fields.get("tokenizer.ggml.tokens", []), fields.get("tokenizer.ggml.token_type", [])
     if not tokens or len(tokens) != len(kinds):

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 from distill.config import nearest
 from distill.data.documents import Encoding, Part
 from distill.data.tokenizers import gguf
+from distill.data.tokenizers.around import MODEL, TEXT, Around, read_around, write_around
+from distill.data.tokenizers.spec import END_OF_TEXT as END_OF_TEXT
+from distill.data.tokenizers.spec import Piece, Spec
 from distill.data.tokenizers.special import AddedToken, SpecialTokens
 from distill.errors import DataError
-from distill.system.files import atomic_write
+from distill.system.files import atomic_write, loads
 
-END_OF_TEXT = "<|endoftext|>"
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
+
+CONFIG = "tokenizer_config.json"
 # Names of the end-of-document token in published tokenizers, most common first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 _BYTE_ALPHABET = 256
@@ -29,10 +35,10 @@ def _missing(path: str) -> str:
         return "there is no such file; set data.tokenizer.path"
     if (Path(path) / "tokenizer.model").exists():
         return (
-            "this folder has a tokenizer.model (SentencePiece) and no tokenizer.json; put the model's tokenizer.json "
-            "there: transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it"
+            "this folder has a tokenizer.model (SentencePiece) and no tokenizer.json; "
+            "set data.tokenizer.kind=sentencepiece"
         )
-    return "there is no tokenizer.json in this folder; put the model's own there"
+    return "there is no tokenizer.json in this folder; put the model's own there, or set data.tokenizer.path"
 
 
 def read(path: str) -> str:
@@ -49,12 +55,12 @@ def read(path: str) -> str:
 class SubwordTokenizer:
     """A tokenizer.json. Documents are encoded as plain text: '<|endoftext|>' is characters, not the special token."""
 
-    def __init__(self, path: str, end_of_text: str = ""):
-        """path: see `read`. end_of_text: the token's name; '' tries the usual names, 'none' ends documents with no
-        token."""
+    def __init__(self, path: str, end_of_text: str = "", around: str = MODEL):
+        """path: see `read`. end_of_text: the token's name; '' tries the usual names and then the one that the model's
+        files name, 'none' ends documents with no token. around: as data.tokenizer.special; 'model' reads the
+        post-processor, or what a GGUF file says of BOS and EOS."""
         from tokenizers import Tokenizer as Library
 
-        self.spec: tuple[str, ...] = ("json", path, end_of_text)
         self.text = read(path)
         try:
             self._text, self._template = Library.from_str(self.text), Library.from_str(self.text)
@@ -75,9 +81,24 @@ class SubwordTokenizer:
         self.name = f"{_stem(Path(path))}-{self.vocab_size}-{self.hash[:8]}"
         self.end_of_text = _find_end(path, end_of_text, ids, canonical)
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
+        self.around = self._read(path, around, ids)
+        self.spec = Spec("json", path, end_of_text, write_around(self.around, self.token))
+        self.rules = _rules(canonical)
+        self._canonical, self._ids = canonical, ids
         self._special = SpecialTokens(
             self.text, path, canonical["added_tokens"], _unknown_token(canonical["model"]), self.vocab_size
         )
+
+    def _read(self, path: str, wanted: str, ids: dict[str, int]) -> Around:
+        if wanted != MODEL:
+            return read_around(wanted, ids, f"tokenizer {path}")
+        found = gguf.around(path) if path.endswith(".gguf") else _of_post_processor(self._template, path)
+        if max((*found.before, *found.after), default=0) >= self.vocab_size:
+            raise DataError(
+                f"tokenizer {path}: puts tokens {[*found.before, *found.after]} around a text and has ids up to "
+                f"{self.vocab_size - 1}; repair it, or set data.tokenizer.special='none'"
+            )
+        return found
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]:
         encoded: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(parts)
@@ -89,7 +110,7 @@ class SubwordTokenizer:
                     encodings = library.encode_batch_fast(texts, add_special_tokens=False)
                 except BaseException as error:
                     _unless_ended(error)
-                    raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
+                    raise DataError(f"tokenizer {self.spec.path}: cannot encode a text ({str(error):.200})") from None
                 for i, encoding in zip(places, encodings):
                     encoded[i] = np.array(encoding.ids, np.int32)
         return encoded
@@ -105,7 +126,7 @@ class SubwordTokenizer:
             raise
         except BaseException as error:
             _unless_ended(error)
-            raise DataError(f"tokenizer {self.spec[1]}: cannot encode a text ({str(error):.200})") from None
+            raise DataError(f"tokenizer {self.spec.path}: cannot encode a text ({str(error):.200})") from None
 
     @property
     def special_tokens(self) -> dict[int, str]:
@@ -113,16 +134,63 @@ class SubwordTokenizer:
         return dict(self._special.names)
 
     def token(self, i: int) -> str:
-        """The token as the vocabulary writes it; '' for an unknown id."""
         return self._text.id_to_token(i) or ""
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
 
+    def pieces(self) -> list[Piece]:
+        added = {token["id"]: token for token in self._canonical["added_tokens"]}
+        letters = {letter: i for i, letter in byte_letters().items()} if _byte_level(self._canonical) else {}
+        found = [Piece("none")] * self.vocab_size
+        for token, i in self._ids.items():
+            if i in added:
+                found[i] = Piece("special" if added[i]["special"] else "text", token.encode("utf-8", "replace"))
+            elif letters and all(letter in letters for letter in token):
+                found[i] = Piece("text", bytes(letters[letter] for letter in token))
+            else:
+                found[i] = piece(token)
+        return found
+
+    def saying(self) -> str:
+        """The tokenizer.json with a post-processor that puts `around` around a text, and nothing else."""
+        from tokenizers import Tokenizer as Library
+        from tokenizers import processors
+
+        library = Library.from_str(self.text)
+        if _of_post_processor(library, self.spec.path) == self.around:
+            return self.text
+        names = {i: self.token(i) for i in (*self.around.before, *self.around.after)}
+        form = [*(names[i] for i in self.around.before), TEXT, *(names[i] for i in self.around.after)]
+        trim = processors.ByteLevel(trim_offsets=False)
+        around = processors.TemplateProcessing(single=form, special_tokens=[(name, i) for i, name in names.items()])
+        library.post_processor = processors.Sequence([trim, around]) if names else trim  # type: ignore[assignment]
+        return library.to_str()
+
 
 def _unless_ended(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
         raise error
+
+
+def _of_post_processor(library: "Library", path: str) -> Around:
+    """What the post-processor of a tokenizer.json puts around a text. Raises DataError where it does more."""
+    found = []
+    for text in ("a", "b c"):
+        try:
+            whole = library.encode(text, add_special_tokens=True)
+            bare = library.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            _unless_ended(error)
+            raise DataError(f"tokenizer {path}: cannot encode a text ({str(error):.200})") from None
+        at = next((i for i, added in enumerate(whole.special_tokens_mask) if not added), len(whole.ids))
+        found.append(Around(tuple(whole.ids[:at]), tuple(whole.ids[at + len(bare) :])))
+        if whole.ids[at : at + len(bare)] != bare or found[0] != found[-1]:
+            raise DataError(
+                f"tokenizer {path}: its post-processor makes {whole.ids} of the tokens {bare}, wanted tokens before "
+                "and after them; set data.tokenizer.special to 'none', or to the tokens around a text, such as '<s> $A'"
+            )
+    return found[0]
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: Path) -> None:
@@ -167,16 +235,44 @@ class _Canonical(TypedDict, total=False):
 def _find_end(path: str, wanted: str, ids: dict[str, int], canonical: _Canonical) -> int:
     if wanted == "none":
         return -1
-    special = [token["content"] for token in canonical["added_tokens"]]
-    name = wanted or next((n for n in _END_NAMES if n in ids), "")
+    added = [token["content"] for token in canonical["added_tokens"]]
+    name = wanted or next((n for n in _END_NAMES if n in ids), "") or _named_end(path)
     if name in ids:
         return ids[name]
     problem = f"there is no token {wanted!r}" if wanted else "cannot tell which token ends a document"
-    known = f"its added tokens are {', '.join(special[:20])}" if special else "it has no added tokens"
+    known = f"its added tokens are {', '.join(added[:20])}" if added else "it has no added tokens"
     raise DataError(
         f"tokenizer {path}: {problem}; {known}. Set data.tokenizer.end_of_text to one of them, or to 'none'."
-        f"{nearest(wanted, special)}"
+        f"{nearest(wanted, added)}"
     )
+
+
+def _named_end(path: str) -> str:
+    """The end of text that the model's own files name; '' where they name none."""
+    if path.endswith(".gguf"):
+        return gguf.end_of_text(path)
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    token = read_config(folder).get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """The tokenizer_config.json of a model's folder; empty where there is none that can be read."""
+    try:
+        tree = loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _rules(canonical: _Canonical) -> str:
+    """A digest of what the model merges, or how it weighs pieces; '' for models that need no such list."""
+    model = canonical["model"]
+    if model.get("type") not in ("BPE", "Unigram"):
+        return ""
+    content = model["merges"] if model["type"] == "BPE" else model["vocab"]
+    return f"{model['type']} {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
 def _unknown_token(model: dict[str, Any]) -> str:
@@ -188,7 +284,7 @@ def _unknown_token(model: dict[str, Any]) -> str:
 def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -> NDArray[np.int64]:
     """Bytes of text per token. Exact for byte-level and byte-fallback vocabularies; others do not preserve text."""
     added = {token["id"]: token for token in canonical["added_tokens"]}
-    byte_level = '"ByteLevel"' in json.dumps([canonical.get("decoder"), canonical.get("pre_tokenizer")])
+    byte_level = _byte_level(canonical)
     lengths = np.zeros(vocab_size, np.int64)
     for token, i in ids.items():
         if i in added:
@@ -200,8 +296,28 @@ def _byte_lengths(canonical: _Canonical, ids: dict[str, int], vocab_size: int) -
     return lengths
 
 
-def piece_bytes(piece: str) -> int:
-    """UTF-8 bytes of a SentencePiece-style piece: '▁' is a blank, '<0x0A>' is one byte."""
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return 1
-    return len(piece.replace("▁", " ").removeprefix("##").encode("utf-8"))
+def _byte_level(canonical: _Canonical) -> bool:
+    return '"ByteLevel"' in json.dumps([canonical.get("decoder"), canonical.get("pre_tokenizer")])
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's letter for each byte: the character itself if printable, else one from U+0100 on."""
+    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [i for i in range(256) if i not in printing]
+    return {i: chr(i) for i in printing} | {i: chr(256 + n) for n, i in enumerate(others)}
+
+
+def piece(token: str) -> Piece:
+    """A SentencePiece-style token: '▁' is a blank, '<0x0A>' is one byte."""
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        try:
+            return Piece("byte", bytes.fromhex(token[3:5]))
+        except ValueError:
+            return Piece("byte", token.encode())
+    return Piece("text", token.replace("▁", " ").encode("utf-8", "replace"))
+
+
+def piece_bytes(token: str) -> int:
+    """UTF-8 bytes of a SentencePiece-style token; '##' before a part of a word stands for none."""
+    made = piece(token)
+    return 1 if made.kind == "byte" else len(made.text.removeprefix(b"##"))

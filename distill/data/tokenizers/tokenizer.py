@@ -9,18 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.documents import Encoding, Part
-
-_HASHED = re.compile(r"-\d+-[0-9a-f]{8}$")
+from distill.data.tokenizers.around import NONE, Around
+from distill.data.tokenizers.spec import END_OF_TEXT, Piece, Spec
 
 
 class Tokenizer(Protocol):
     """The tokenizer interface that a store uses.
 
     `encode` returns one int32 array per part, each a text of its own. `encode_whole` encodes the parts of a document as
-    one text. Both recognise special tokens only where a template wrote them. The builder ends each document with
-    `end_of_text` (-1: with no token). `name` ends in digits of the hash where the kind alone does
-    not identify the tokenizer, so that equal names mean equal tokens. `byte_lengths[id]` is the number of UTF-8 bytes
-    of text that the token represents, 0 for special tokens: losses in nats per byte compare across tokenizers.
+    one text. Both recognise special tokens only where a template wrote them. The builder puts `around` around the
+    text of a document and ends it with `end_of_text` (-1: with no token). `name` ends in digits of the hash where the
+    kind alone does not identify the tokenizer, so that equal names mean equal tokens. `byte_lengths[id]` is the number
+    of UTF-8 bytes of text that the token represents, 0 for special tokens: losses in nats per byte compare across
+    tokenizers. `rules` names how pieces become tokens ('': unknown): rules of one kind are equal or differ.
     """
 
     name: str
@@ -28,13 +29,19 @@ class Tokenizer(Protocol):
     vocab_size: int
     end_of_text: int
     byte_lengths: NDArray[np.int64]
-    spec: tuple[str, ...]  # (kind, path, option), with which `load` recreates it in another process
+    around: Around
+    rules: str
+    spec: Spec  # with which `load` recreates it in another process
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
 
     def encode_whole(self, documents: Sequence[Sequence[Part]]) -> list[Encoding]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token(self, i: int) -> str: ...  # as the vocabulary writes it; '' for an unknown id
+
+    def pieces(self) -> list[Piece]: ...
 
 
 class ByteTokenizer:
@@ -44,9 +51,11 @@ class ByteTokenizer:
     hash = hashlib.sha256(b"distill: UTF-8 bytes, 0 ends a document").hexdigest()
     vocab_size = 256
     end_of_text = 0
+    around = Around()
+    rules = ""
 
     def __init__(self) -> None:
-        self.spec: tuple[str, ...] = ("bytes", "", "")
+        self.spec = Spec("bytes", special=NONE)
         self.byte_lengths = np.ones(256, np.int64)
         self.byte_lengths[0] = 0
 
@@ -64,17 +73,25 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i).decode("utf-8", "replace")
 
+    def token(self, i: int) -> str:
+        return END_OF_TEXT if i == 0 else chr(i) if i < 128 else f"<0x{i:02X}>"
+
+    def pieces(self) -> list[Piece]:
+        return [Piece("special", END_OF_TEXT.encode()), *(Piece("text", bytes([i])) for i in range(1, 256))]
+
 
 class SymbolTokenizer:
     """The identity, for generated languages: text is decimal symbols, separated by blanks."""
 
     end_of_text = -1
+    around = Around()
+    rules = ""
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
         self.name = f"symbols-{vocab_size}"
         self.hash = hashlib.sha256(f"distill: {self.name}".encode()).hexdigest()
-        self.spec: tuple[str, ...] = ("symbols", "", str(vocab_size))
+        self.spec = Spec("symbols", option=str(vocab_size), special=NONE)
         # One 'byte' per symbol, so that bits per byte are bits per symbol.
         self.byte_lengths = np.ones(vocab_size, np.int64)
 
@@ -92,28 +109,23 @@ class SymbolTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
 
+    def token(self, i: int) -> str:
+        return str(i)
 
-def same_tokens(one: str, other: str) -> bool:
-    """Whether two tokenizer names mean equal tokens: equal names, or equal sizes and hashes with any folder."""
-    return one == other or bool(_HASHED.search(one)) and _HASHED.findall(one) == _HASHED.findall(other)
-
-
-def say_tokens(name: str) -> str:
-    """A tokenizer's tokens, for a message; a model without a tokenizer that can be read has no name for them."""
-    return f"{name!r} tokens" if name else "tokens of an unknown tokenizer (it has no tokenizer.json that can be read)"
+    def pieces(self) -> list[Piece]:
+        return [Piece("text", str(i).encode()) for i in range(self.vocab_size)]
 
 
-def load(spec: tuple[str, ...]) -> Tokenizer:
-    """The tokenizer of a spec (kind, path, option). Raises DataError where its file cannot be read."""
-    kind, path, option = spec
-    if kind == "bytes":
+def load(spec: Spec) -> Tokenizer:
+    """The tokenizer of a spec. Raises DataError where its file cannot be read."""
+    if spec.kind == "bytes":
         return ByteTokenizer()
-    if kind == "symbols":
-        return SymbolTokenizer(int(option))
-    if kind == "sentencepiece":
+    if spec.kind == "symbols":
+        return SymbolTokenizer(int(spec.option))
+    if spec.kind == "sentencepiece":
         from distill.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
-        return SentencePieceTokenizer(path)
+        return SentencePieceTokenizer(spec.path, spec.special)
     from distill.data.tokenizers.subword import SubwordTokenizer
 
-    return SubwordTokenizer(path, option)
+    return SubwordTokenizer(spec.path, spec.option, spec.special)

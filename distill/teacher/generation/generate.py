@@ -23,7 +23,7 @@ from distill.model.decode import Completions
 from distill.model.transformer import Transformer
 from distill.system import files, process
 from distill.system.progress import Progress, Rate
-from distill.teacher import load
+from distill.teacher import load, vocabulary
 from distill.teacher.generation import journal
 from distill.teacher.generation import store as completions
 from distill.teacher.generation.journal import Journal, Record
@@ -79,7 +79,7 @@ def generate(
             raise ConfigError("data.source='mixture': prompts come from one store; generate from each store by itself")
         teacher = load.read_info(config.teacher)
         record = teacher.record
-        _check(config, store, record.tokenizer)
+        vocabulary.check(teacher, store, "teacher")
         config = dataclasses.replace(config, run=record.run, data=config.data.identified(store.fingerprint))
         _claim(output, config)
         prompts = Prompts(store, config)
@@ -98,14 +98,6 @@ def generate(
         }
         files.atomic_write(output / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         return manifest
-
-
-def _check(config: GenerationConfig, store: TokenStore, tokenizer: str) -> None:
-    if tokenizer != store.tokenizer_name:
-        raise ConfigError(
-            f"the teacher in {config.teacher} reads {tokenizer!r} tokens and the prompts are {store.tokenizer_name!r} "
-            "tokens; set data.tokenizer to the teacher's"
-        )
 
 
 def _claim(output: Path, config: GenerationConfig) -> None:
@@ -140,7 +132,10 @@ def _write(
         first, done = written.done, written.lines
         if first < len(batches):
             sharding.check(model, config.batch_size, jax.sharding.get_mesh())
-            writer = _Writer(config, store, prompts, load.load(config.teacher).params)
+            params = load.load(config.teacher).params
+            # A padded head has columns that are no tokens, which must not be drawn.
+            params.config = dataclasses.replace(params.config, valid_vocab=store.vocab_size)
+            writer = _Writer(config, store, prompts, params)
             pending = writer.start(*batches[first])
             began = time.monotonic()
             for i in range(first, len(batches)):

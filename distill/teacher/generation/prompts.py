@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.config.generation import GenerationConfig
+from distill.data.store.encode import closing
 from distill.data.store.split import Split
 from distill.data.store.store import TokenStore
 from distill.errors import DataError
@@ -71,7 +72,7 @@ class Prompts:
     def _find(self, split: Split, config: GenerationConfig) -> PromptPosition:
         ends = split.document_ends().astype(np.int64)
         begins = np.concatenate([[0], ends[:-1]])
-        ends = ends - self._closed(split, ends)
+        ends = ends - self._closed(split, begins, ends)
         if split.masked:
             lengths = _before_completions(split, begins, ends)
             good = (lengths >= 1) & (lengths <= config.prompt_tokens)
@@ -84,11 +85,14 @@ class Prompts:
         keep = np.flatnonzero(good)[: config.prompts or None]
         return PromptPosition(split.name, document[keep], begins[keep], lengths[keep])
 
-    def _closed(self, split: Split, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-        """1 where a document's last token is the end of text, which is never part of a prompt."""
-        if self._store.end_of_text < 0 or not len(ends):
-            return np.zeros(len(ends), np.int64)
-        return (split.read(ends - 1, 1)[:, 0] == self._store.end_of_text).astype(np.int64)
+    def _closed(self, split: Split, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many tokens at the end of each document close it, which are never part of a prompt."""
+        closed, open_ = np.zeros(len(ends), np.int64), np.ones(len(ends), bool)
+        for token in reversed(closing(self._store.tokenizer().around.after, self._store.end_of_text)):
+            places = np.maximum(ends - 1 - closed, 0)
+            open_ &= (places >= begins) & (split.read(places, 1)[:, 0] == token) if len(ends) else open_
+            closed += open_
+        return closed
 
 
 def _before_completions(split: Split, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -124,12 +124,12 @@ def build(
 
 def _copy(prompts: TokenStore, folder: Path) -> Tokenizer:
     """The prompts' tokenizer, with its file copied into the folder of the new store."""
-    kind, path, option = prompts.tokenizer().spec
-    if path and Path(path).is_file():
-        copied = folder / Path(path).name
-        shutil.copyfile(path, copied)
-        path = str(copied)
-    tokenizer = load((kind, path, option))
+    spec = prompts.tokenizer().spec
+    if spec.path and Path(spec.path).is_file():
+        copied = folder / Path(spec.path).name
+        shutil.copyfile(spec.path, copied)
+        spec = spec._replace(path=str(copied))
+    tokenizer = load(spec)
     tokenizer.name, tokenizer.hash, tokenizer.end_of_text = (
         prompts.tokenizer_name,
         prompts.tokenizer_hash,
