@@ -97,7 +97,7 @@ class TokenizerConfig:
     vocab_size: int = 8192  # bpe only [tokens]
     train_bytes: int = 100_000_000  # bpe only: text read to learn the merges [bytes]
     end_of_text: str = ""  # json only: the token that ends a document; '': found by its usual names
-    # around a text: 'model', what the tokenizer's files say; 'none'; or tokens, as '<s> $A'. The store's name has it
+    # what stands around a text: 'model' (as the tokenizer's files say), 'none', or tokens such as '<s> $A'
     special: str = dataclasses.field(default="model", metadata=Identity.excluded)
 
 
