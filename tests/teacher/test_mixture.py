@@ -150,7 +150,7 @@ def test_unequal_tokenizers_are_refused(small, teachers, store, tmp_path, one_de
     (other / "checkpoints").symlink_to(workdir / "checkpoints")
     (other / "config.txt").write_text((workdir / "config.txt").read_text())
     runs.save_record(dataclasses.replace(record, tokenizer="another"), other / "result.json")
-    with pytest.raises(ConfigError, match="other was trained on 'another' tokens .* distillation needs one tokenizer"):
+    with pytest.raises(ConfigError, match="other reads 'another' tokens and the text is 'symbols-8' tokens"):
         loop.train(student_of(small, [teachers[0], (record, other)]), tmp_path / "student", store=store)
 
 

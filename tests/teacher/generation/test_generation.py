@@ -261,7 +261,7 @@ def test_a_folder_belongs_to_one_generation(wanted, done, changes, words):
 
 def test_tokens_of_another_kind_are_refused(wanted, tmp_path):
     tokens = DataConfig(source="generated")
-    with pytest.raises(ConfigError, match="reads 'bytes' tokens and the prompts are 'symbols-8' tokens"):
+    with pytest.raises(ConfigError, match="reads 'bytes' tokens and the text is 'symbols-8' tokens"):
         generate.generate(dataclasses.replace(wanted, data=tokens), tmp_path)
 
 
