@@ -152,7 +152,15 @@ def choose_recipe(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) ->
     bare = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, special=NONE))
     earlier = _choose_splits(bare, path_of)
     unrecorded = _trainable(path_of(earlier), earlier) and "special" not in read_manifest(path_of(earlier))["tokenizer"]
-    return earlier if unrecorded and not _trainable(path_of(recipe), recipe) else recipe
+    if not unrecorded or _trainable(path_of(recipe), recipe):
+        return recipe
+    _log.warning(
+        "%s: an earlier version built it, without what the tokenizer's files put around each text (%s); it is used as "
+        "it is. Delete it to build it anew, under another fingerprint",
+        path_of(earlier),
+        recipe.description["tokenizer"]["special"],
+    )
+    return earlier
 
 
 def _choose_splits(config: DataConfig, path_of: Callable[[StoreRecipe], Path]) -> StoreRecipe:

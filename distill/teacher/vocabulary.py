@@ -35,6 +35,14 @@ def tokenizer_of(model: TeacherInfo) -> Tokenizer:
     raise DataError(f"the token store of the run in {model.source} is not there any more")
 
 
+def special_of(model: TeacherInfo) -> str:
+    """What the files of a published model put around a text, as data.tokenizer.special; '' for a run, or unknown."""
+    try:
+        return tokenizer_of(model).spec.special if is_model(model.source) else ""
+    except DataError:
+        return ""
+
+
 def known(model: TeacherInfo) -> bool:
     """Whether the record of a model names its tokenizer; a published model may have none that can be read."""
     return bool(model.record.tokenizer)

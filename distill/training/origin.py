@@ -8,6 +8,7 @@ from distill.data.loader import Loader
 from distill.data.mixture import Mixture
 from distill.data.store.store import TokenStore
 from distill.system.numbers import number, plural, si
+from distill.teacher import vocabulary
 from distill.teacher.load import TeacherInfo
 from distill.training.inputs import ResolvedRun
 
@@ -48,6 +49,11 @@ def describe(run: ResolvedRun, store: TokenStore | Mixture | None) -> Origin:
             warnings.append(
                 f"the teacher in {teacher.source} was trained on another text ({_name(teacher.config.data)}) than "
                 "this student reads; on text that it does not know, a teacher is worse than its loss says"
+            )
+        if store and (special := vocabulary.special_of(teacher)) not in ("", store.special):
+            warnings.append(
+                f"the teacher in {teacher.source} was made for texts in {special!r} and this student's stand in "
+                f"{store.special!r} ('$A' is the text; data.tokenizer.special): its losses may be worse for it"
             )
     return Origin(text=text, teacher=_teacher(run, store), warnings=tuple(warnings))
 

@@ -162,7 +162,7 @@ def test_earlier_stores_and_runs_keep_their_names(corpus, monkeypatch, tmp_path,
     assert names[0] == names[1]  # the store's own name tells such runs apart
 
 
-def test_a_store_without_the_record_is_kept_as_it_is(corpus, monkeypatch, tmp_path):
+def test_a_store_without_the_record_is_kept_as_it_is(corpus, monkeypatch, tmp_path, caplog):
     config = fixed(corpus, monkeypatch, tmp_path, tokens.bos())
     bare = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, special="none"))
     old = data.open_store(bare, tmp_path / "s")
@@ -173,7 +173,9 @@ def test_a_store_without_the_record_is_kept_as_it_is(corpus, monkeypatch, tmp_pa
     manifest = json.loads((old.path / MANIFEST).read_text())
     del manifest["tokenizer"]["special"]  # as an earlier version wrote it
     (old.path / MANIFEST).write_text(json.dumps(manifest))
+    assert "an earlier version" not in caplog.text
     kept = data.open_store(config, tmp_path / "s")
+    assert "an earlier version built it, without what" in caplog.text
     assert (kept.path, kept.fingerprint, kept.special) == (old.path, GOLDEN["bos"], "none")
     assert kept.tokenizer().around == Around() and rows(kept) == rows(old)
     asked = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, special="<s> $A"))

@@ -23,7 +23,7 @@ from distill.records.runs import RunRecord
 from distill.teacher import any_model, conversion, load, vocabulary
 from distill.teacher.generation import generate, journal
 from distill.teacher.load import TeacherInfo
-from distill.training import loop
+from distill.training import inputs, loop, origin
 from launch import convert
 from launch import evaluate as launch_evaluate
 from launch import generate as launch_generate
@@ -173,6 +173,16 @@ def test_equal_tokenizers_in_two_folders_generate_and_teach(texts, tmp_path):
         generate.generate(dataclasses.replace(wanted, decode=DecodeConfig(new_tokens=2)), tmp_path / f"g-{name}")
         taught = student(texts, tmp_path / name, teacher=configs.TeacherConfig(source=str(model)))
         assert loop.train(taught, tmp_path / f"w-{name}").kind == "distillation"
+
+
+def test_a_teacher_that_saw_bos_warns_of_a_text_without(texts, tmp_path):
+    model = tokens.publish(tmp_path / "model", tokens.bos())
+    taught = student(texts, model, teacher=configs.TeacherConfig(source=str(model)))
+    for special, warned in (("model", False), ("none", True)):
+        asked = dataclasses.replace(taught.data.tokenizer, special=special)
+        config = dataclasses.replace(taught, data=dataclasses.replace(taught.data, tokenizer=asked))
+        with inputs.preview(inputs.resolve(config), tmp_path / "w") as (run, store):
+            assert any("texts in '<s> $A'" in said for said in origin.describe(run, store).warnings) == warned
 
 
 @pytest.mark.parametrize("seed", range(5))
