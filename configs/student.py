@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from configs import base
 from distill.config import ConfigError
-from distill.data.tokenizers.subword import SubwordTokenizer
+from distill.data.tokenizers.around import NONE
+from distill.data.tokenizers.spec import spec_of
+from distill.data.tokenizers.tokenizer import load
 from distill.interop.source import open_source
 
 SHARE = 4
@@ -26,7 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.get_config()
     groups = max(1, teacher.kv_heads // SHARE)
     heads = groups * max(1, min(teacher.n_heads // SHARE // groups, teacher.n_heads // teacher.kv_heads))
-    tokens = SubwordTokenizer(arg, "none").vocab_size
+    spec = spec_of(arg, NONE)._replace(option=NONE)
+    tokens = load(spec).vocab_size
     with config.unlocked():
         config.model.update(base.tree(teacher))
         config.model.update(
@@ -36,6 +39,6 @@ def get_config(arg: str = "") -> ConfigDict:
         )  # fmt: skip
         config.teacher.source = arg
         config.optim.update(learning_rate=5e-3, base_width=64)
-        config.data.tokenizer.update(kind="json", path=arg)
+        config.data.tokenizer.update(kind=spec.kind, path=arg)
         config.batch_size, config.seq_len, config.tokens = 8, 256, 2_000_000
     return config
