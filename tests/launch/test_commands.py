@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import distill
+import distill.bench
 from distill.config import ConfigError
 from launch import __main__ as launch_main
+from launch import bench
 from launch.support import cli
 
 ROOT = Path(__file__).parents[2]
@@ -241,3 +242,10 @@ def test_a_parser_is_cheap(tmp_path):
 def test_a_config_error_is_what_a_parser_raises():
     with pytest.raises(ConfigError, match="there is no flag --x"):
         command("train").parser().parse_args(["--workdir=w", "--x=1"])
+
+
+def test_every_benchmark_can_be_run():
+    """What `launch.bench` lists has a `main`, and no other module of the room has one of its own."""
+    room = Path(distill.bench.__file__).parent
+    with_main = {path.stem for path in room.glob("*.py") if "\ndef main(" in path.read_text("utf-8")}
+    assert set(bench.names()) == with_main - {"step_peers"}, "step_peers is started by the bench of steps"
