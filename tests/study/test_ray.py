@@ -23,9 +23,12 @@ def command(workdir, *flags):
 
 
 @pytest.fixture
-def cluster():
-    """Three nodes of one processor each, and a head that runs nothing."""
+def cluster(monkeypatch):
+    """Three nodes of one processor and one device each, and a head that runs nothing."""
     from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("XLA_FLAGS", "")  # the nodes' programs have the environment of this one
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     small = {"include_dashboard": False, "object_store_memory": 80_000_000}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
