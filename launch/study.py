@@ -57,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from distill.study import part
 
         return part.carry_out(workdir, flags.part, Console())
+    if any((flags.cluster, flags.coordinator, flags.processes, flags.process)):
+        raise ConfigError(
+            "--cluster, --coordinator, --processes and --process are of --part, which backends start; "
+            "for a study on many machines wanted --backend=slurm, ray or gke"
+        )
     config = cli.config_of(StudyExperimentConfig, flags)
     if flags.engine and flags.backend in ("local", "print"):
         raise ConfigError(f"--backend={flags.backend} takes no --engine; wanted --backend=slurm, ray or gke")

@@ -10,6 +10,7 @@ CHECKED = (
     "distill.model.decode",
     "distill.model.layers",
     "distill.model.transformer",
+    "distill.model.warm_start",
     "distill.teacher.mixture",
     "distill.teacher.observe",
     "distill.training.cache",

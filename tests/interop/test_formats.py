@@ -167,7 +167,7 @@ LLAMA = {
         ({"architectures": ["Qwen3MoeForCausalLM"]}, ["mixture of experts"]),
         ({"architectures": ["Gemma2ForCausalLM"]}, ["soft caps"]),
         ({"architectures": ["Qwen33ForCausalLM"]}, ["Did you mean 'Qwen3ForCausalLM'"]),
-        ({"architectures": None}, ["None"]),
+        ({"architectures": None}, ["architectures is missing", "LlamaForCausalLM"]),
         ({"hidden_act": "gelu"}, ["hidden_act", "gelu", "SwiGLU"]),
         ({"mlp_bias": True}, ["mlp_bias"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),

@@ -336,6 +336,8 @@ def test_the_tokenizer_inside(tmp_path, cut):
         writer.add_token_list(tokens)
         writer.add_token_types([3, 3, *[1] * (len(tokens) - 2)])
         writer.add_token_merges(merges)
+        if cut == "llama-bpe":  # whose rule is a BOS
+            writer.add_bos_token_id(0)
 
     write(tmp_path / "m.gguf", "F32", extra=extra)
     made = SubwordTokenizer(str(tmp_path / "m.gguf"))

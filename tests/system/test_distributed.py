@@ -279,8 +279,11 @@ def test_one_process_asks_nobody():
     assert distributed.batch_slice(jax.sharding.get_mesh()) == (0, 1)
 
 
-def test_a_cluster_flag_is_for_commands_that_know_it(capsys):
-    from launch import study
+def test_a_cluster_flag_is_for_commands_that_know_it(capsys, tmp_path):
+    """A study is not one program on many hosts; its parts may be. Was seen to train on one machine without a word."""
+    from launch import study, sweep
 
-    assert cli.guard(study.main, ["--workdir=x", "--cluster=slurm"]) == 2
+    assert cli.guard(sweep.main, [f"--workdir={tmp_path}/x", "--cluster=slurm"]) == 2
     assert "there is no flag --cluster" in capsys.readouterr().err
+    assert cli.guard(study.main, [f"--workdir={tmp_path}/x", "--cluster=slurm"]) == 2
+    assert "wanted --backend=slurm, ray or gke" in capsys.readouterr().err
