@@ -40,6 +40,7 @@ def read(reader: Reader, page: str, slow: bool) -> int:
     return len(todo)
 
 
+@pytest.mark.dear("a reader types whole pages")
 @pytest.mark.parametrize("page", GUIDES)
 def test_the_readme_and_the_guides(reader, page):
     read(reader, page, slow=False)

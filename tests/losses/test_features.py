@@ -141,6 +141,7 @@ def gradients(config, shape, batches, run_steps):
     return moments, sums
 
 
+@pytest.mark.dear("every cut of a batch is a program of its own")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_whole_step_however_it_is_cut(kind, tiny, big, make_batch, run_steps, relative_error, mesh_of):
     """Two microbatches; fused on 2 x 1 x 2 devices: the same gradient of student and projections to 1e-5."""

@@ -73,6 +73,7 @@ def finished(tmp_path_factory):
     return workdir, cache, done.stdout
 
 
+@pytest.mark.dear("a whole study")
 def test_a_tiny_study_ends_with_tables_laws_and_a_report(finished):
     workdir, _, screen = finished
     records = RunTable(workdir / "runs.csv").load()

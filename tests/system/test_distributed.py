@@ -100,6 +100,7 @@ def loss(workdir):
     return json.loads((workdir / "result.json").read_text())["loss"]
 
 
+@pytest.mark.dear("pairs of processes, which compile alone")
 def test_two_processes_stop_together_end_together_and_learn_what_one_learns(start, flags, alone, tmp_path):
     run = tmp_path / "run"
     first = start(2, run, flags)
