@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack
 
 from distill import laws
 from distill.config import ConfigError
-from distill.config.flags import Parser
+from distill.config.flags import Parser, between
 from distill.laws.fitting.numerals import number
 from distill.laws.fitting.rows import has_both_kinds
 from distill.laws.forms import registry
@@ -38,6 +38,12 @@ class _Resampling(TypedDict, total=False):
     cluster: str | None
 
 
+STANDS_IN = (
+    "supervised the paper's law (Table 6) stands in for Lsup, as the table has no supervised runs: of other models or\n"
+    "           text a guess, and so is whether to distil; --supervised=FILE or a table with such runs replaces it"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads the table, fits, bootstraps, prints; writes nothing unless all of it succeeded."""
     began = time.perf_counter()
@@ -45,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     deltas = deltas_of(flags.delta)
     if len(deltas) > 1 and (flags.out or flags.objective != "huber"):
         raise ConfigError(f"--delta={flags.delta}: a path of deltas is for huber and prints only; wanted one delta")
+    for flag, place in (("--out", flags.out), ("--page", flags.page)):
+        if place and Path(place).is_dir():
+            raise ConfigError(f"{flag}={place}: is a folder; wanted the name of a file in it")
     process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
@@ -89,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     boot = plain or laws.bootstrap(staged, seed=flags.seed, given=inside, **resampling)
     boot = laws.calibrated(boot, plausible(form) if flags.out else ())
     print(summary.report(fit, boot, held, first, flags.level))
+    if form.given() and below == "paper" and not flags.supervised and flags.table != "apple":
+        print(STANDS_IN)
     if flags.out:
         _law_file(Path(flags.out), fit, boot, held, first, flags)
     if flags.page:
@@ -152,7 +163,7 @@ def parser() -> Parser:
     add("--resamples", type=int, default=4096, help="of the bootstrap (default 4096)")
     add("--bootstrap", default="pairs", help="pairs, residual or wild (default pairs)")
     add("--cluster", default="", help="a column of runs that are not independent: trunk, teacher, model")
-    add("--level", type=float, default=0.9, help="of the intervals (default 0.9)")
+    add("--level", type=between(0, 1), default=0.9, help="of the intervals (default 0.9)")
     add("--units", default="check", choices=("check", "asis"), help="asis accepts unusual magnitudes")
     add("--seed", type=int, default=0, help="of random starts and resamples")
     add = parser.group("what is written")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill import laws
 from distill.config.chips import CHIPS
 from distill.config.flags import Parser, number
 from distill.laws.forms import registry
@@ -34,6 +35,11 @@ EXAMPLES = (
 BORROWED = (
     "this law file holds no law of students, so the paper's (Table 6) stands in with this supervised law inside: its "
     "advice on distilling is a guess for your data"
+)
+
+PAPERS = (
+    "the supervised law in this file is the paper's (Table 6): where your runs are of other models or text, whether to "
+    "distil is a guess; fit the students with --supervised=FILE of your own runs"
 )
 
 
@@ -124,7 +130,11 @@ def _plan(
         served=flags.served,
         region=law.region,
     )
-    return dataclasses.replace(chosen, warnings=(BORROWED, *chosen.warnings)) if law.borrowed else chosen
+    if law.borrowed:
+        return dataclasses.replace(chosen, warnings=(BORROWED, *chosen.warnings))
+    if flags.law != "paper" and law.supervised == laws.paper()[0]:
+        return dataclasses.replace(chosen, warnings=(PAPERS, *chosen.warnings))
+    return chosen
 
 
 def _emit(flags: argparse.Namespace, chosen: Plan, show: bool = False) -> dict[str, str]:

@@ -100,9 +100,9 @@ CHIPS = {
 
 def find(name: str) -> Chip:
     """The chip of this name. Raises ConfigError that lists the valid names."""
-    if name not in CHIPS:
+    if name.lower() not in CHIPS:
         raise ConfigError(f"--chip={name}: wanted one of {', '.join(CHIPS)}.{nearest(name, CHIPS)}")
-    return CHIPS[name]
+    return CHIPS[name.lower()]
 
 
 def recognise(device_kind: str) -> Chip | None:

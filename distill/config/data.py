@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from distill.config.tree import Identity
+from distill.config.tree import ConfigError, Identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,13 @@ class DataConfig:
     unique: int = 0
     store: str = ""  # the store's own fingerprint, filled in where the config alone does not say what the text is
     cache: str = dataclasses.field(default="", metadata=Identity.excluded)  # folder of built stores; '': WORKDIR/data
+
+    def __post_init__(self):
+        if self.files.paths and self.source == "embedded":
+            raise ConfigError(
+                f"data.files.paths: got {self.files.paths[0]!r}, and data.source='embedded' reads no files; "
+                "add data.source=files"
+            )
 
     def identified(self, store: str) -> "DataConfig":
         """This config with the fingerprint of its opened store; unchanged if its own fields determine the text."""

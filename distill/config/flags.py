@@ -76,6 +76,19 @@ def at_least(least: float, read: Callable[[str], float] = count) -> Callable[[st
     return bounded
 
 
+def between(low: float, high: float) -> Callable[[str], float]:
+    """A type for `Parser`: a number between two others, neither of which it may be."""
+
+    def bounded(text: str) -> float:
+        value = number(text)
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted a number between {low:g} and {high:g}")
+        return value
+
+    bounded.__name__ = number.__name__
+    return bounded
+
+
 _WANTED = {
     "count": "a whole number such as 8, 64K or 2.5e5",
     "parse_count": "a whole number such as 8, 64K or 2.5e5",

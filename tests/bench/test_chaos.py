@@ -51,6 +51,7 @@ def test_a_command_that_fails_is_no_success(tmp_path):
         list(chaos.attack(broken, 1, 0, tmp_path / "here"))
 
 
+@pytest.mark.dear("a real run, killed and started again until it ends")
 def test_a_killed_training_run_ends_as_one_that_was_left_alone(tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")  # the tests' eight devices
     found = list(chaos.attack(chaos.SCENARIOS["train"], 2, 1, tmp_path / "here"))

@@ -14,6 +14,9 @@ DUPLICATES = ("error", "mean", "keep")
 LOSS_UNITS = ("nats", "bits", "perplexity")
 _HIGHEST_LOSS = 11.0  # nats per token: an untrained model of 60,000 tokens
 _HIGHEST_E = 2.4  # nats per token: published laws have 1.5 to 2.2 on text in subwords, less on bytes
+# Columns that say how a run ended, and what they call one that did not.
+_STATES = ("state", "status", "run.state", "run_status")
+_UNFINISHED = ("crashed", "failed", "killed", "running", "preempted", "preempting", "aborted", "canceled", "cancelled")
 _ADVICE = "Convert it ({}), or accept it as it is (--units=asis, units=False in Python)."
 
 
@@ -61,6 +64,23 @@ def groups(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The index of each row's group of equal inputs, numbered by first appearance: [rows]."""
     numbers: dict[tuple, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in zip(*(a.tolist() for a in arrays))], np.int64)
+
+
+def unfinished_note(table: Lines) -> tuple[str, ...]:
+    """A note if a column of states, as trackers export it, calls some rows crashed, failed, killed or running."""
+    for name, column in table.columns.items():
+        if name.strip().lower() not in _STATES or column.dtype.kind not in "UO":
+            continue
+        words = np.char.lower(column.astype(str))
+        bad = np.isin(words, _UNFINISHED)
+        if bad.any():
+            first, kept = int(np.flatnonzero(bad)[0]), [str(word) for word in column[~bad].tolist()]
+            rule = f"--rows='{name} == {kept[0]}'" if kept else f"--rows='{name} != {column[first]}'"
+            return (
+                f"{int(bad.sum())} of {len(column)} rows are not finished by their column {name} (row "
+                f"{int(table.lines[first])}: {column[first]}), and fitted as they are; {rule} leaves them out",
+            )
+    return ()
 
 
 def repeats_note(inputs: Sequence[str], arrays: Sequence[np.ndarray], losses: np.ndarray) -> tuple[str, ...]:

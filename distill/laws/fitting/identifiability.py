@@ -57,14 +57,18 @@ def differences(
     low: float | np.ndarray = -np.inf,
     high: float | np.ndarray = np.inf,
 ) -> np.ndarray:
-    """Finite differences of a vector function, [values, len(at)]: central, or one-sided at the end of a box."""
+    """Finite differences of a vector function, [values, len(at)]: central, or one-sided at the end of a box.
+
+    0 where a neighbour has no finite value: rows there fix nothing.
+    """
     columns = []
     for i in range(len(at)):
         step = np.zeros(len(at))
         step[i] = _STEP * max(1.0, abs(at[i]))
         up, down = np.clip(at + step, low, high), np.clip(at - step, low, high)
-        columns.append((function(up) - function(down)) / (up[i] - down[i]))
-    return np.stack(columns, axis=-1)
+        with np.errstate(all="ignore"):
+            columns.append((function(up) - function(down)) / (up[i] - down[i]))
+    return np.nan_to_num(np.stack(columns, axis=-1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def slopes(law: Law, rows: Rows) -> np.ndarray:

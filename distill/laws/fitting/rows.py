@@ -85,6 +85,7 @@ def notes(form: type[Law], table: Table) -> list[str]:
     unit = f"stated as {table.loss_unit}" if table.loss_unit else "assumed; else --loss-unit=bits or perplexity"
     losses = f"; losses in nats per token ({unit})" if any(name.startswith("L") for name in arrays) else ""
     lines = [f"{naming.described(form, table)}{losses}", *table.notes]
+    lines += checks.unfinished_note(table)
     if table.duplicates != "mean":
         lines += checks.repeats_note(form.inputs, [arrays[name] for name in form.inputs], arrays[form.output])
     return lines

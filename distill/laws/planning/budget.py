@@ -78,6 +78,8 @@ def budget(
     if not 0 < value < float("inf"):
         raise PlanError(f"--{name}={value:g}: wanted a positive number")
     if name == "dollars":
+        if prices.hourly == 0:
+            raise PlanError("--dollars with --hourly=0: wanted a price above 0, or --gpu-hours in place of money")
         if not prices.hourly > 0:
             raise PlanError(
                 f"--dollars: there is no list price of {prices.chip or 'this accelerator'}; "

@@ -10,6 +10,7 @@ smallest runs, chooses on the middle ones, and reports the error of the choice o
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -32,13 +33,14 @@ class Compared:
 
     @property
     def error(self) -> float:
-        """The mean relative error of left-out rows."""
-        return float(np.nanmean(self.left_out))
+        """The mean relative error of left-out rows; inf where every fold failed."""
+        return float(np.nanmean(self.left_out)) if np.isfinite(self.left_out).any() else math.inf
 
     @property
     def standard_error(self) -> float:
-        """The standard error of `error`."""
-        return float(np.nanstd(self.left_out) / np.sqrt(max(np.isfinite(self.left_out).sum(), 1)))
+        """The standard error of `error`; inf where every fold failed."""
+        count = int(np.isfinite(self.left_out).sum())
+        return float(np.nanstd(self.left_out) / np.sqrt(count)) if count else math.inf
 
 
 def compare(

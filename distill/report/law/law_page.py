@@ -179,9 +179,14 @@ def _forms(fitted: Fitted) -> str:
                 units=False,
                 seed=own.seed,
             )
-            found.append(Compared(fit=other, left_out=left_out(other, _FOLDS)))
+            compared = Compared(fit=other, left_out=left_out(other, _FOLDS))
         except LawError as error:
             failed.append(f"{form.name}: {error}")
+            continue
+        if math.isfinite(compared.error):
+            found.append(compared)
+        else:
+            failed.append(f"{form.name}: no fit without a tenth of the runs passed its certificate")
     found.sort(key=lambda one: one.error)
     rows = [
         [
