@@ -56,7 +56,7 @@ def _flags(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
     return call, [
         b"--workdir=w\n--config.tokens=250K\n--config.optim.learning_rate=5e-3\n--config.data.split=teacher",
         b"--config=configs/train.py:micro\n--workdir=w\n--dry-run\n--config.model.tied=true\n--config.mesh.data=2",
-        b"--workdir=w\n--config.data.files.paths=a,b\n--config.objective.target=topk\n--config.objective.top_k=4",
+        b"--workdir=w\n--config.data.source=files\n--config.data.files.paths=a,b\n--config.objective.target=topk\n--config.objective.top_k=4",
     ]
 
 
