@@ -208,6 +208,12 @@ def test_utf16_is_read_as_text(tmp_path, encoding, mark, compression):
     assert encoding in json.dumps(recipe.description)
 
 
+def _lines(draw, newline):
+    """One to three lines of five words each, in several scripts."""
+    words = [*WORDS, "café", "naïve", "λόγος", "слово", "日本語"]
+    return newline.join(" ".join(draw.choice(words) for _ in range(5)) for _ in range(draw.randint(1, 3)))
+
+
 def test_text_in_any_dress_is_the_same_documents(tmp_path):
     """200 seeded files: an encoding, a mark before it, line ends, separators, a compression, a script."""
     marks = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE}
@@ -215,9 +221,7 @@ def test_text_in_any_dress_is_the_same_documents(tmp_path):
     for seed in range(200):
         draw = random.Random(seed)
         encoding, newline = draw.choice(list(marks)), draw.choice(["\n", "\r\n", "\r"])
-        word = lambda: draw.choice([*WORDS, "café", "naïve", "λόγος", "слово", "日本語"])  # noqa: B023
-        lines = lambda: newline.join(" ".join(word() for _ in range(5)) for _ in range(draw.randint(1, 3)))  # noqa: B023
-        documents = [f"{number}: {lines()}" for number in range(draw.randint(5, 40))]
+        documents = [f"{number}: {_lines(draw, newline)}" for number in range(draw.randint(5, 40))]
         separator = draw.choice(["\n\n", "\n---\n"])
         content = separator.replace("\n", newline).join(documents).encode(encoding)
         # UTF-16 without a mark is told by its NULs, which only Latin scripts leave.

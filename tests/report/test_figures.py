@@ -50,7 +50,7 @@ def test_students_against_teachers_panel_by_panel(found):
 
 def test_lines_are_means_over_seeds():
     runs = tuple(rows(seeds=(0, 1, 2)))
-    figure = drawn(run_figures.students(Results(workdir=None, runs=runs)), LIGHT)  # type: ignore[arg-type]
+    figure = drawn(run_figures.students(Results(workdir=Path(), runs=runs)), LIGHT)
     x, y = lines(figure.axes[0])[0]
     N, D = sorted(SIZES.values())[0], BUDGETS[0]
     best = [run for run in runs if (run.N, run.D, run.N_T, run.D_T) == (N, D, 98_000, 1_000_000)]

@@ -61,8 +61,8 @@ def _on_probes(one: Tokenizer, other: Tokenizer, pieces: list[Piece]) -> str:
     for part, a, b in zip(parts, one.encode(parts), other.encode(parts)):
         if a.tolist() != b.tolist():
             at = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-            cut = lambda ids: ids[at : at + 4].tolist()  # noqa: B023
-            return f"the text {part.text[:40]!r} is {cut(a)} in one and {cut(b)} in the other, from token {at} on"
+            here, there = a[at : at + 4].tolist(), b[at : at + 4].tolist()
+            return f"the text {part.text[:40]!r} is {here} in one and {there} in the other, from token {at} on"
     return ""
 
 

@@ -164,7 +164,7 @@ class SubwordTokenizer:
         form = [*(names[i] for i in self.around.before), TEXT, *(names[i] for i in self.around.after)]
         trim = processors.ByteLevel(trim_offsets=False)
         around = processors.TemplateProcessing(single=form, special_tokens=[(name, i) for i, name in names.items()])
-        library.post_processor = processors.Sequence([trim, around]) if names else trim  # type: ignore[assignment]
+        library.post_processor = processors.Sequence([trim, around] if names else [trim])
         return library.to_str()
 
 
