@@ -1,5 +1,7 @@
 """What a stranger found who had only the documents: each was a traceback, or went on without a word."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -87,3 +89,15 @@ def test_chips_by_any_case_and_hours_that_cost_nothing(capsys):
     assert "h100, 989 TFLOP/s peak" in capsys.readouterr().out
     assert cli.guard(plan.main, ["--N_S=1B", "--dollars=20000", "--chip=h100", "--hourly=0"]) == 2
     assert "--hourly=0: wanted a price above 0" in capsys.readouterr().err
+
+
+def test_a_bad_row_makes_no_claim_of_how_far(runs, tmp_path, capsys):
+    """Was seen to print `ok: 0.13% to 2x` beside `suspect rows`, where clean runs give 0.7%."""
+    text = runs.read_text().replace("crashed", "finished") + "finished,2e9,4e10,7.9\n"
+    runs.write_text(text)
+    out = tmp_path / "law.json"
+    words = [f"--table={runs}", "--law=chinchilla", "--resamples=16", "--figures=no", f"--out={out}"]
+    assert cli.guard(fit.main, words) == 0
+    printed = capsys.readouterr().out
+    assert "status     suspect rows" in printed and "predictions   not assessed: suspect rows make it" in printed
+    assert json.loads(out.read_text())["predictions"]["kind"] == "not assessed"

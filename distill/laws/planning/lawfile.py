@@ -124,7 +124,8 @@ def write(
     if boot:
         tree |= {"bootstrap": boot.to_dict(level), "draws": _draws(boot)}
     if boot and boot.calibration:
-        tree |= {"status": dataclasses.asdict(text.judged(fit, boot)), "predictions": boot.calibration.to_dict()}
+        said = dataclasses.asdict(text.predictions(fit, boot))
+        tree |= {"status": dataclasses.asdict(text.judged(fit, boot)), "predictions": boot.calibration.to_dict() | said}
         tree["alternatives"] = [one.fit.law.to_dict() | {"draws": _draws(one)} for one in boot.others]
     if held:
         errors = held.errors

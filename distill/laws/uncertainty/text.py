@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill.laws.fitting.checks import loss_doubts
-from distill.laws.fitting.fit import Fit, Status, worse
+from distill.laws.fitting.fit import NOT_ASSESSED, SUSPECT, Fit, Status, worse
 from distill.laws.fitting.rows import notes
 from distill.laws.uncertainty.bootstrap import Bootstrap
 from distill.laws.uncertainty.holdout import Holdout
@@ -46,7 +46,7 @@ def statuses(fit: Fit, boot: Bootstrap | None = None) -> list[str]:
     left = list(boot.open if boot else fit.open)
     fixed = [name for name in (*fit.law.parameters(), *fit.law.combinations) if name not in left]
     words = "; ".join(f"{what}: {', '.join(names)}" for what, names in (("fixed", fixed), ("open", left)) if names)
-    lines = [f"coefficients  {fit.coefficients.kind}; {words}", f"predictions   {_predictions(fit, boot)}"]
+    lines = [f"coefficients  {fit.coefficients.kind}; {words}", f"predictions   {predictions(fit, boot)}"]
     if boot and boot.others and boot.calibration:
         names = [one.fit.law.name for one in (boot, *boot.others)]
         shares = ", ".join(f"{name} {weight:.0%}" for name, weight in zip(names, boot.calibration.weights))
@@ -56,10 +56,13 @@ def statuses(fit: Fit, boot: Bootstrap | None = None) -> list[str]:
 
 def judged(fit: Fit, boot: Bootstrap | None = None) -> Status:
     """The worse of both statuses, with what rolling forward has shown where the bootstrap was calibrated."""
-    return worse(fit.coefficients, _predictions(fit, boot))
+    return worse(fit.coefficients, predictions(fit, boot))
 
 
-def _predictions(fit: Fit, boot: Bootstrap | None) -> Status:
+def predictions(fit: Fit, boot: Bootstrap | None) -> Status:
+    """How good predictions are, and how far; of suspect rows nothing is claimed."""
+    if fit.coefficients.kind == SUSPECT:
+        return Status(kind=NOT_ASSESSED, message="suspect rows make it look better or worse than it is; leave them out")
     if boot and boot.calibration:
         return Status(kind=boot.calibration.kind, message=boot.calibration.message)
     return fit.predictions
