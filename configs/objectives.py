@@ -4,8 +4,9 @@
     python -m launch.train --config=configs/objectives.py:reverse --workdir=runs/reverse \\
         --config.teacher.source=runs/teacher
 
-(mixture takes --config.teacher.mixture=runs/teacher@0.7,runs/other@0.3 in place of a source.) 10 to 15 s a preset on
-one core, compilation included.
+(mixture takes --config.teacher.mixture=runs/teacher@0.7,runs/other@0.3 in place of a source; cross_likelihood and
+cross_projection are for a teacher with another tokenizer, docs/guide/tokenizers.md.) 10 to 15 s a preset on one core,
+compilation included.
 """
 
 from typing import Any
@@ -31,6 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "sampled": {"target": "sampled", "draws": 4},
     "argmax": {"target": "argmax"},
     "labels": {"lambda_": 0.0},
+    "cross_likelihood": {"cross_tokenizer": "likelihood", "lambda_": 0.5},
+    "cross_projection": {"cross_tokenizer": "projection", "lambda_": 0.5},
     "features_mse": {"features": ("1>1", "2>2"), "feature_loss": "mse"},
     "features_cosine": {"features": ("1>1", "2>2"), "feature_loss": "cosine"},
     "mixture": {},

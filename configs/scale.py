@@ -5,7 +5,7 @@
 
 v5e (default)  256 chips: data=8, fsdp=32; one sequence of 4096 a chip
 v5p             64 chips: data=4, fsdp=16; four sequences a chip
-h100            64 GPUs: data=8, fsdp=8, so that weights travel inside a node; four sequences a GPU, one at a time
+h100            64 GPUs: data=8, fsdp=8, so that weights travel inside a node; four sequences a GPU
 
 All else is that of configs/train.py:7.75B. Pieces of a weight's width (4352 / fsdp) that are a multiple of 8 are what
 the TPU compiler scatters; with fsdp=256 it all-reduces whole gradients. docs/guide/scale.md has the reports.
@@ -30,5 +30,4 @@ def get_config(arg: str = "v5e") -> ConfigDict:
     config = train.get_config("7.75B")
     with config.unlocked():
         config.mesh.update(MESHES[arg])
-        config.microbatches = 4 if arg == "h100" else 1
     return config

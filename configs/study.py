@@ -11,11 +11,15 @@ micro            532 runs: two-layer models of 7K to 222K parameters (teachers t
                      bash launch/corpus.sh
                      python -m launch.tokenize --output=stores/prose 'out/corpus/*.jsonl.xz'
 entropy          118 runs on a random language whose entropy is known: how near does the fitted E come to it?
-lambda           388 runs: lambda by the teacher's strength by size by budget, two seeds, on the text of `micro`
+knee             30 supervised runs on the same language, of widths up to its rank
+lambda           376 runs: lambda by the teacher's strength by size by budget, two seeds, on the text of `micro`
 stored           160 runs: top-k and random draws of a teacher's distribution beside the whole, over sizes and budgets
 chains           96 runs: students of their teacher's size that teach the next, four times, on fresh and repeated text;
                  with --config.objective.lambda_=0.5, in a workdir of its own, students read the text as well
+ensembles        88 runs: students of one, two and four teachers of their own size and budget, at lambda .5 and 1
 repeats          152 runs: 1/16 to all of a budget is unique text, for teachers, students and supervised runs
+teachers         138 runs: three losses L_T, each of teachers of three sizes, and students of three sizes: does a
+                 teacher's size matter beyond its loss?
 ablations        the paper's sensitivity studies on one student of 13K parameters: lambda, tau, the divergence, the
                  teacher's target, three seeds each, with KL and calibration of teacher and students
 
@@ -41,8 +45,11 @@ PRESETS = (
     "lambda",
     "stored",
     "chains",
+    "ensembles",
     "repeats",
+    "teachers",
     "entropy",
+    "knee",
     "ablations",
     *PROTOCOLS,
     *(f"paper-{name}" for name in PROTOCOLS),
@@ -100,7 +107,7 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             )
             config.study.seeds = (0, 1, 2)
             config.objective.tail = "renormalise"  # of what topk and topp leave out, as in the paper
-        elif arg == "entropy":
+        elif arg in ("entropy", "knee"):
             # 256 distributions over 256 symbols, of full rank: small widths cannot hold them. (With 1,024 contexts of
             # 32 symbols at depth 2 the smallest model stays at the frequencies of symbols: a plateau, not a law.)
             config.data.source = "generated"
@@ -113,11 +120,22 @@ def get_config(arg: str = "smoke") -> ConfigDict:
             config.study.supervised = ("p q c r s @ 250K 500K 1M 2M 4M",)
             config.study.distilled = ("c@1M s@4M > p q c r @ 250K 500K 1M 2M",)
             config.study.seeds = (0, 1)
+            if arg == "knee":
+                config.study.models = ("s = 64x2", "t = 96x2", "u = 128x2")
+                config.study.teachers = config.study.distilled = ()
+                config.study.supervised = ("s t u @ 250K 500K 1M 2M 4M",)
         elif arg == "lambda":
             config.study.models = _micro_models()
             config.study.teachers = ("c @ 250K 500K 1M", "t @ 1M 4M")
             config.study.supervised = ("p c s @ 250K 1M 4M",)  # lambda = 0: the same whoever teaches
-            config.study.distilled = ("c@250K c@500K c@1M t@1M t@4M > p c s @ 250K 1M 4M",)
+            # The largest student is far below the weak teachers at 4M: one seed of those.
+            weak = "c@250K c@500K c@1M"
+            config.study.distilled = (
+                "t@1M t@4M > p c s @ 250K 1M 4M",
+                f"{weak} > p c @ 250K 1M 4M",
+                f"{weak} > s @ 250K 1M",
+                f"{weak} > s @ 4M # 0",
+            )
             config.study.ablations = ("lambda_ = 0.25 0.5 0.75 1",)
             config.study.seeds = (0, 1)
             config.optim.learning_rate = 14e-3  # the best on every budget
@@ -145,6 +163,14 @@ def get_config(arg: str = "smoke") -> ConfigDict:
                 f"{chain} > {chain.rpartition('>')[2].replace('@', ' @ ')}" for chain in chains
             )
             _on_prose(config)
+        elif arg == "ensembles":
+            config.study.models = _micro_models()
+            config.study.teachers = ("c s @ 250K 1M # 0 1 2 3 4 5 6 7",)
+            config.study.supervised = ("c s @ 250K 1M",)
+            cells = [f"{name}@{budget}" for name in "cs" for budget in ("250K", "1M")]
+            config.study.distilled = tuple(f"{cell} 2*{cell} 4*{cell} > {cell.replace('@', ' @ ')}" for cell in cells)
+            config.study.ablations = ("lambda_ = 0.5 1",)
+            _on_prose(config)
         elif arg == "repeats":
             config.study.models = _micro_models()
             cells = [f"{budget}/{unique}" for budget in ("500K", "2M") for unique in _shares(budget)]
@@ -155,6 +181,14 @@ def get_config(arg: str = "smoke") -> ConfigDict:
                 f"t@4M > p c s @ 500K 2M {' '.join(cells)}",
                 f"c@1M {' '.join(taught)} > p c @ 500K",
             )
+            _on_prose(config)
+        elif arg == "teachers":
+            # Budgets by the supervised law of `lambda` and `repeats`: losses of 1.90, 1.80 and 1.66 nats a byte.
+            levels = ("p@3.62M c@604K s@360K", "q@3.83M r@728K t@456K", "c@8.7M s@1.41M u@715K")
+            config.study.models = _micro_models()
+            config.study.teachers = tuple(label.replace("@", " @ ") for level in levels for label in level.split())
+            config.study.supervised = ("p c s @ 250K 1M",)
+            config.study.distilled = tuple(f"{level} > p c s @ 250K 1M" for level in levels)
             _on_prose(config)
         elif arg == "micro":
             config.study.models = _micro_models()

@@ -2,7 +2,8 @@
 
 B batch (sequences)   S sequence (tokens)      D d_model            F ff_dim          V vocabulary
 H query heads         G key-value heads        K head_dim           L layers          M microbatches
-In signals K is the number of tokens kept of the vocabulary.
+X experts             J experts of a token
+In signals K is the number of tokens kept of the vocabulary, and T tokens are those of a teacher with another tokenizer.
 """
 
 import dataclasses
@@ -38,10 +39,14 @@ class SparseSignal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HiddenSignal:
-    """The teacher's last normalised hidden states and its head, which give its whole distribution; no logits."""
+    """The teacher's last normalised hidden states and its head, which give its whole distribution; no logits.
+
+    Its logits are hidden head', and where `cap` is not 0 cap tanh(of those / cap).
+    """
 
     hidden: Float[Array, "B S D"]
     head: Float[Array, "V D"]
+    cap: float = dataclasses.field(default=0.0, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -73,8 +78,58 @@ class MixedSignal:
     offsets: tuple[Float[Array, "B S 1"], ...]
 
 
-Signal = TeacherSignal | SparseSignal | HiddenSignal | MixedSignal  # what an objective reads
-StoredSignal = TeacherSignal | SparseSignal | HiddenStates  # what a batch carries
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """A batch's text in the tokens of a teacher with another tokenizer, and which tokens of both are the same bytes.
+
+    A chunk is named by 1 + the position, among the student's S predicted tokens, of its first one; 0 is no chunk.
+    """
+
+    tokens: Int[Array, "B T+1"]
+    chunk: Int[Array, "B S"]  # of each token that the student predicts
+    teacher_chunk: Int[Array, "B T"]  # of each token that the teacher predicts
+    segment: Int[Array, "B T"] | None = None
+    position: Int[Array, "B T"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ChunkSignal:
+    """A teacher's log-probabilities of chunks (`Alignment`), at the position of the first token of each."""
+
+    chunk: Int[Array, "B S"]
+    log_probs: Float[Array, "B S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CellSignal:
+    """A teacher's log-probabilities of C cells, and of the chunk itself as outcome C (losses/cross_tokenizer.py).
+
+    At the position of each chunk's first token, at tau = 1; `cells` is the cell of each of the student's tokens.
+    """
+
+    chunk: Int[Array, "B S"]
+    log_probs: Float[Array, "B S C+1"]
+    cells: Int[Array, " V"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StoredCells:
+    """A `CellSignal` as a batch carries it, in the dtype of the store; the cells are apart, without a batch axis."""
+
+    chunk: Int[Array, "B S"]
+    log_probs: Float[Array, "B S C+1"]
+
+
+CrossSignal = ChunkSignal | CellSignal  # of a teacher with another tokenizer
+TokenSignal = TeacherSignal | SparseSignal | HiddenSignal | MixedSignal  # of a teacher with the student's tokens
+Signal = TokenSignal | CrossSignal  # what an objective reads
+StoredSignal = (
+    TeacherSignal | SparseSignal | HiddenStates | Alignment | ChunkSignal | StoredCells
+)  # what a batch carries
 
 
 @jax.tree_util.register_dataclass

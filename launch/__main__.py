@@ -20,6 +20,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "teachers and text": {
         "tokenize": "make a token store of text",
         "cache": "store a teacher's signal for many students",
+        "import_signals": "make a store of signals that others wrote",
         "generate": "let a teacher complete prompts: hard labels",
         "convert": "write any model as a Hugging Face directory",
         "corpus": "extract public-domain prose from packages",
@@ -53,7 +54,7 @@ def listing() -> str:
     lines = [f"distill {distill.__version__}: logit distillation and its scaling law, in JAX", ""]
     lines += ["usage: distill COMMAND [--name=value ...]      (python -m launch.COMMAND is the same)", ""]
     for group, commands in GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:<10} {about}" for name, about in commands.items()), ""]
+        lines += [f"{group}:", *(f"  {name:<14} {about}" for name, about in commands.items()), ""]
     lines += [
         "distill COMMAND --help lists its flags with defaults and examples; distill --version prints the version;"
     ]
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if first.startswith("-"):
         raise ConfigError(f"got {first!r} before a command, wanted distill COMMAND {first}; distill alone lists them")
+    first = first.replace("-", "_")
     if first not in COMMANDS:
         raise ConfigError(
             f"there is no command {first!r}.{nearest(first, COMMANDS) or ' Run distill alone for a list.'}"

@@ -16,7 +16,7 @@ EXAMPLES = (
     "distill bench fit --help",
 )
 # Modules of the room that are parts of a benchmark or campaigns with a command of their own.
-_NOT_BENCHES = ("chaos", "lambdas", "museum", "museum_page", "outside", "public", "refits", "turns")
+_NOT_BENCHES = ("chaos", "lambdas", "museum", "museum_page", "ours", "outside", "public", "refits", "turns")
 
 
 def names() -> list[str]:

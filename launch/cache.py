@@ -9,6 +9,10 @@ stored of them unless --kind says otherwise, and its mesh computes them. The sam
        hidden   the last hidden states, in --dtype, and the head: everything
        argmax   the most probable token
        full     the whole distribution
+       chunks   of a teacher with another tokenizer (objective.cross_tokenizer=likelihood): every chunk's probability
+       cells    of such a teacher (projection): the distribution over common cells
+
+With --config.teacher.server=URL in place of a source, a server with vLLM's completions is asked for --kind=topk.
 """
 
 import sys
@@ -29,9 +33,10 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "distill cache --config=configs/signals.py:topk --config.teacher.source=runs/teacher --out=stores/topk",
     "distill cache --config.teacher.source=runs/teacher --kind=sampled --draws=20 --out=stores/sampled",
+    "distill cache --config=configs/signals.py:topk --config.teacher.server=http://localhost:8000 --out=stores/served",
     "distill cache --out=stores/topk --verify",
 )
-_KINDS = ("topk", "topp", "sampled", "hidden", "argmax", "full")
+_KINDS = ("topk", "topp", "sampled", "hidden", "argmax", "full", "chunks", "cells")
 _NUMBERS = ("top_k", "top_p", "floor", "draws", "proposal", "seed", "dtype")
 
 
@@ -81,28 +86,20 @@ def _follow(
     config: ExperimentConfig, signal: "SignalSpec", out: str, every: bool, shard_tokens: int
 ) -> "SignalManifest":
     """Makes the store, and says how far it is."""
-    from distill.training import cache
+    from distill.training import cache, served
 
-    with progress.bar("loading the teacher") as show:
-        return cache.cache_signals(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
+    make = served.cache_served if config.teacher.server else cache.cache_signals
+    with progress.bar("asking the server" if config.teacher.server else "loading the teacher") as show:
+        return make(config, signal, out, every=every, shard_tokens=shard_tokens, on_progress=show)
 
 
 def _describe(out: str, manifest: "SignalManifest") -> None:
-    recipe, fidelity = manifest["recipe"], manifest["fidelity"]
-    windows, signal = recipe["windows"], recipe["signal"]
+    from distill.teacher.signals import summary
+
+    signal = manifest["recipe"]["signal"]
     numbers = " ".join(f"{name}={value}" for name, value in signal.items() if name != "kind")
     print(f"{Path(out)}: {signal['kind']} {numbers}".rstrip())
-    print(f"  teacher  {recipe['teacher']['run']}, loss {manifest['teacher']['validation']['loss']:.4f}")
-    print(
-        f"  windows  {windows['count']:,d} of {windows['of']:,d}, {recipe['data']['seq_len']} tokens each, "
-        f"in {len(manifest['shards'])} shards"
-    )
-    print(f"  size     {manifest['bytes_per_token']:.1f} bytes a token")
-    known = {name: "-" if value is None else f"{value:.5g}" for name, value in fidelity.items()}
-    print(
-        f"  fidelity KL(whole, stored) {known['kl']}, KL(stored, whole) {known['kl_back']} nats, "
-        f"cosine of gradients {known['gradient_cosine']} (on {fidelity['tokens']} tokens)"
-    )
+    print("\n".join(summary.describe(manifest)))
 
 
 if __name__ == "__main__":

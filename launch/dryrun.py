@@ -1,28 +1,43 @@
 """What a step would cost on machines that are not there: memory, FLOPs, collectives, and whether it fits.
 
-For v5e and v5p the TPU compiler itself is asked, which needs no TPU but takes minutes (pip install -e
-'.[tpu-compiler]'); any other chip is a model, and the output says so. Exit code 1: the step does not fit.
+For v5e, v5p and v6e the TPU compiler itself is asked (pip install -e '.[tpu-compiler]'), for a100, h100, h200 and b200
+XLA's GPU compiler where it is installed ('.[gpu-compiler]'). Neither needs its device; both take minutes. Any other
+chip is arithmetic, and the output says so. --estimate adds the compiler's own estimate of the seconds of a step, which
+nobody has measured: compare two of one compiler. --tune compiles several ways to run the step on as many chips and
+prints the best. Exit code 1: the step does not fit.
 """
 
+import argparse
 import dataclasses
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, chips, nearest
 from distill.config.flags import Parser
 from distill.config.ladder import PAPER_LADDER, paper_model
 from distill.system import progress
+from distill.system.files import atomic_write
 from launch.support import cli
+
+if TYPE_CHECKING:
+    from distill.diagnostics.dryrun.report import Report
 
 EXAMPLES = (
     "distill dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e",
     "distill dryrun --config=configs/train.py:546M --mesh=data=8 --chip=h100",
     "distill dryrun --config=configs/train.py:1.82B --mesh=fsdp=16 --chip=v5p --emit-config=mine.py",
 )
+
+BEST = 5  # lines that --tune prints
 
 
 def parser() -> Parser:
@@ -34,9 +49,14 @@ def parser() -> Parser:
         "--teacher",
         default="",
         metavar="MODEL",
-        help="a row of the paper's ladder, a workdir or a published model, in place of config.teacher.source",
+        help="a row of the paper's ladder, a workdir, a published model or its config.json alone, in place of "
+        "config.teacher.source",
     )
-    add("--emit-config", default="", metavar="FILE", help="write the config for `distill train`")
+    add("--estimate", action="store_true", help="the compiler's estimate of seconds, MFU and the dearest lines")
+    add("--tune", type=int, default=0, metavar="N", help="compile N meshes, microbatches and remats; print the best")
+    add("--memory", type=float, default=0.0, metavar="GIB", help="of a chip, for --tune (default: nine tenths of it)")
+    add("--json", default="", metavar="FILE", help="write what is printed as JSON too; of --tune, every way that fits")
+    add("--emit-config", default="", metavar="FILE", help="write the config for `distill train`; of --tune, the best")
     return parser
 
 
@@ -46,35 +66,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     chip = chips.find(flags.chip)
     config = dataclasses.replace(config, mesh=_mesh(flags.mesh, config.mesh))
     count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
-    # Not at the top: libtpu reads its settings when JAX loads it, and a mistyped flag needs neither.
-    from distill.diagnostics.dryrun import compiler
-
-    if chip.dims:
-        chips.topology(chip, count)
-        compiler.check()
-        os.environ.update(compiler.environment(chip, count))
-    else:
+    with tempfile.TemporaryDirectory() as kernels:
+        # Not at the top: libtpu reads its settings when JAX loads it, and a mistyped flag needs neither.
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from pathlib import Path
+        from distill.diagnostics.dryrun import compiler
 
+        if chip.dims:
+            chips.topology(chip, count)
+        if chip.dims:
+            compiler.check(chip)
+        if flags.estimate or flags.tune:
+            compiler.check_estimates(chip)
+        os.environ.update(compiler.environment(chip, count, kernels if flags.estimate or flags.tune else ""))
+        if flags.tune:
+            return _tune(flags, config, chip, kernels)
+        cost = _report(flags, config, chip, kernels)
+    if cost is None:
+        return 1
     from distill.diagnostics.dryrun import report
 
+    table = Table.grid(padding=(0, 2))
+    for row in report.rows(cost):  # as text: brackets are no markup
+        table.add_row(*map(Text, row))
+    Console().print(table, highlight=False)
+    _write(flags, config, report.figures(cost))
+    return 0 if cost.fits else 1
+
+
+def _write(flags: argparse.Namespace, config: ExperimentConfig, figures: object) -> None:
+    """The files that --json and --emit-config name."""
+    from distill.diagnostics.dryrun import report
+
+    if flags.json:
+        atomic_write(flags.json, json.dumps(figures, indent=1) + "\n")
+    if flags.emit_config:
+        report.write_config(config, Path(flags.emit_config), taught=bool(flags.teacher or config.teacher.source))
+        print(f"wrote {flags.emit_config}")
+
+
+def _report(flags: argparse.Namespace, config: ExperimentConfig, chip: chips.Chip, kernels: str) -> "Report | None":
+    """The report of the step; None where the compiler says that it does not fit."""
+    from distill.diagnostics.dryrun import compiler, report
+
     teacher = _teacher(flags.teacher or config.teacher.source)
-    what = f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if chip.dims else "")
+    count = config.mesh.data * config.mesh.fsdp * config.mesh.tensor
+    compiles = not compiler.missing(chip)
+    what = f"a step on {count} {chip.name}: traced" + (" and compiled (minutes)" if compiles else "")
     with progress.bar(what, transient=True):
         try:
-            cost = report.dry_run(config, teacher, chip)
+            return report.dry_run(config, teacher, chip, estimated=flags.estimate, kernels=kernels)
         except compiler.DoesNotFit as error:
-            print(f"{count} {chip.name}: DOES NOT FIT, says the TPU compiler: {error}")
-            return 1
+            print(f"{count} {chip.name}: DOES NOT FIT, says {compiler.name(chip)}: {error}")
+            return None
+
+
+def _tune(flags: argparse.Namespace, config: ExperimentConfig, chip: chips.Chip, kernels: str) -> int:
+    """Prints the best ways to run this step on as many chips; 1 where none of those tried fits."""
+    from distill.diagnostics.dryrun import tune
+
+    teacher = _teacher(flags.teacher or config.teacher.source)
+    limit = flags.memory * chips.GIB or 0.9 * chip.memory
+    found = []
+    with progress.bar(f"{flags.tune} programs compiled (minutes each)", transient=True):
+        for one in tune.compare(config, teacher, chip, limit=limit, count=flags.tune, kernels=kernels):
+            found.append(one)
     table = Table.grid(padding=(0, 2))
-    for row in report.rows(cost):
+    for row in tune.rows(found, BEST):
         table.add_row(*row)
     Console().print(table, highlight=False)
-    if flags.emit_config:
-        report.write_config(config, Path(flags.emit_config), teacher is not None)
-        print(f"wrote {flags.emit_config}")
-    return 0 if cost.fits else 1
+    fits, memory = sum(one.cost is not None for one in found), f"{limit / chips.GIB:.1f} GiB"
+    print(f"{fits} of {len(found)} fit in {memory}; seconds are the compiler's estimate, never measured")
+    if fits:
+        best = min(found, key=lambda one: one.seconds)
+        _write(flags, best.config, tune.figures(found))
+    return 0 if fits else 1
 
 
 def _mesh(text: str, given: MeshConfig) -> MeshConfig:
@@ -99,8 +164,11 @@ def _teacher(name: str) -> ModelConfig | None:
         return None
     if name in PAPER_LADDER:
         return paper_model(name)
+    from distill.interop import hf_config, source
     from distill.teacher import load
 
+    if Path(name).suffix == ".json":
+        return hf_config.read_config(source.read_json(Path(name)), name)
     try:
         return load.read_info(name).config.model
     except ConfigError as error:

@@ -35,6 +35,7 @@ EXAMPLES = (
     "distill evaluate --model=runs/student --teacher=runs/teacher",
     "distill evaluate --model=models/qwen --teacher=models/qwen-large --text='texts/*.txt' --seq_len=512",
     "distill evaluate --model=SmolLM2-135M-Instruct.Q4_1.gguf --tokens=16K --json",
+    "distill evaluate --model=runs/student --tasks=arc_easy,piqa",
 )
 
 
@@ -60,6 +61,9 @@ def parser() -> Parser:
         "every field of data.tokenizer is a flag (docs/guide/config.md), in place of the model's own tokenizer:\n"
         "--tokenizer.path=FILE, --tokenizer.end_of_text=TOKEN, --tokenizer.special='<s> $A', ...",
     )
+    add = parser.group("tasks of the lm-evaluation-harness (pip install 'distill[lm_eval]')")
+    add("--tasks", default="", metavar="NAMES", help="names, separated by commas; their scores are printed too")
+    add("--task_files", default="", metavar="DIR", help="a folder of task files (.yaml) of your own")
     add = parser.group("what is printed")
     add("--json", action="store_true", help="print JSON")
     return parser
@@ -93,7 +97,10 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
 
     from distill.teacher import any_model, vocabulary
     from distill.training.evaluate import evaluate
+    from distill.training.tasks import Tasks
 
+    names = [name.strip() for name in flags.tasks.split(",") if name.strip()]
+    tasks = Tasks(names, flags.task_files) if names else None
     model = any_model.load(flags.model)
     store = open_text(model, flags.text, flags.cache, tree_of(flags.overrides, TokenizerConfig))
     teacher = any_model.load(flags.teacher) if flags.teacher else None
@@ -117,7 +124,10 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
         "tokens": evaluation.tokens,
         "seq_len": seq_len,
     }
-    return subject | {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
+    found = {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
+    if tasks:
+        found |= tasks.scores(model.params, model.tokenizer(), context=model.context, batch_size=rows)
+    return subject | found
 
 
 def open_text(model: "Model", text: Sequence[str], cache: str, tokenizer: Mapping[str, object]) -> "TokenStore":

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     staged = (first, fit) if first else fit
     plain = held.boot if held and inside is None else None
     boot = plain or laws.bootstrap(staged, seed=flags.seed, given=inside, **resampling)
-    boot = laws.calibrated(boot, plausible(form) if flags.out else ())
+    boot = laws.calibrated(boot, plausible(form) if flags.out or flags.page else ())
     print(summary.report(fit, boot, held, first, flags.level))
     if form.given() and below == "paper" and not flags.supervised and flags.table != "apple":
         print(STANDS_IN)
@@ -139,7 +139,7 @@ def parser() -> Parser:
     parser = Parser("fit", __doc__, examples=EXAMPLES)
     add = parser.group("the table and the law")
     add("--table", required=True, help="a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet), a folder or a glob of run "
-        "folders, or a table that ships (apple, micro)")  # fmt: skip
+        "folders, or a table that ships (apple, micro, lambda, ...)")  # fmt: skip
     add("--law", default="", help="a form: supervised, distillation, distillation-limit, chinchilla, ... (default: "
         "distillation where runs have a teacher's loss, else supervised)")  # fmt: skip
     add("--forms", default="", help="a Python file with forms of your own, imported first")

@@ -1,6 +1,7 @@
-"""Runs the notebooks from a clean kernel and keeps their outputs; points their badges at one repository.
+"""Runs the notebooks from a clean kernel and keeps their outputs; points them at one repository.
 
-Without --repository it executes notebooks/*.ipynb in place.
+Without --repository it executes notebooks/*.ipynb in place. Their first cell installs what $DISTILL_SOURCE names: a
+checkout, a zip or a URL; else the repository, or the checkout that they lie in. Badges come with --repository.
 """
 
 import os
@@ -26,7 +27,17 @@ EXAMPLES = (
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SETTING = FOLDER / "repository.txt"
-_PLACE = re.compile(r'(colab\.research\.google\.com/github/|git\+https://github\.com/)[\w.-]+/[\w.-]+?(?=/blob|["\\])')
+_BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb)\n\n"
+)
+_INSTALL = '''import os
+
+source = os.environ.get("DISTILL_SOURCE", "{default}")  # a checkout, a zip or a URL
+try:
+    import distill
+except ImportError:
+    %pip install -q "{{source}}"'''
 
 
 class NotebookError(DistillError):
@@ -57,9 +68,20 @@ def execute(path: Path, timeout: int = 600) -> "NotebookNode":
     return notebook
 
 
-def point(text: str, repository: str) -> str:
-    """The notebook's text with every badge and install line naming `repository`."""
-    return _PLACE.sub(lambda match: match.group(1) + repository, text)
+def repository() -> str:
+    """The repository that the notebooks point at; "" until --repository was run."""
+    return SETTING.read_text(encoding="utf-8").strip() if SETTING.exists() else ""
+
+
+def point(notebook: "NotebookNode", name: str, repository: str) -> None:
+    """Points the notebook of this name at owner/repo: its badge, and the source that its first cell installs.
+
+    Without a repository there is no badge, and the source is the checkout that the notebook lies in.
+    """
+    title, install = notebook.cells[:2]
+    badge = _BADGE.format(repository=repository, name=name) if repository else ""
+    title.source = badge + title.source[max(title.source.find("# "), 0) :]
+    install.source = _INSTALL.format(default=f"git+https://github.com/{repository}" if repository else "..")
 
 
 def parser() -> Parser:
@@ -84,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise NotebookError(f"--repository={flags.repository}: wanted owner/repo")
         SETTING.write_text(flags.repository + "\n", encoding="utf-8")
         for path in sorted(FOLDER.glob("*.ipynb")):
-            path.write_text(point(path.read_text(encoding="utf-8"), flags.repository), encoding="utf-8")
+            notebook = nbformat.read(path, as_version=4)
+            point(notebook, path.stem, flags.repository)
+            nbformat.write(notebook, path)
         return 0
     paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
     if flags.only and flags.only not in paths:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill import laws
 from distill.config.chips import CHIPS
-from distill.config.flags import Parser, number
+from distill.config.flags import Parser, money, number
 from distill.laws.forms import registry
 from distill.laws.planning import recipe as emit
 from distill.laws.planning.budget import budget, prices_of
@@ -32,23 +31,13 @@ EXAMPLES = (
     "distill plan --N_S=1e9 --compute=3e20 --emit-config=out --ladder=paper",
 )
 
-BORROWED = (
-    "this law file holds no law of students, so the paper's (Table 6) stands in with this supervised law inside: its "
-    "advice on distilling is a guess for your data"
-)
-
-PAPERS = (
-    "the supervised law in this file is the paper's (Table 6): where your runs are of other models or text, whether to "
-    "distil is a guess; fit the students with --supervised=FILE of your own runs"
-)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     process.cache_compilations()
     if flags.forms:
         registry.import_forms(flags.forms)
-    law = read(flags.law, borrow=not flags.page)
+    law = read(flags.law, borrow=True)
     if flags.page:
         page.write(law, Path(flags.page))
         print(f"wrote {flags.page}; open it in any browser")
@@ -112,7 +101,7 @@ def _alone(flags: argparse.Namespace, law: LawFile, compute: float | None) -> Pr
 def _plan(
     flags: argparse.Namespace, law: LawFile, N_S: float | tuple[float, float], compute: float | None, loss: float | None
 ) -> Plan:
-    """The plan that the flags ask for; it warns where the law of students is the paper's."""
+    """The plan that the flags ask for, with what the law file's own laws are to be warned of."""
     chosen = plan(
         law.supervised,
         law.distillation,
@@ -130,11 +119,7 @@ def _plan(
         served=flags.served,
         region=law.region,
     )
-    if law.borrowed:
-        return dataclasses.replace(chosen, warnings=(BORROWED, *chosen.warnings))
-    if flags.law != "paper" and law.supervised == laws.paper()[0]:
-        return dataclasses.replace(chosen, warnings=(PAPERS, *chosen.warnings))
-    return chosen
+    return dataclasses.replace(chosen, warnings=(*law.caveats(), *chosen.warnings))
 
 
 def _emit(flags: argparse.Namespace, chosen: Plan, show: bool = False) -> dict[str, str]:
@@ -168,7 +153,7 @@ def parser() -> Parser:
     prices = Prices()
     add = parser.group("hours and money", "a budget in place of --compute; compute = hours x peak x MFU")
     add("--gpu-hours", type=float, help="accelerator-hours in all")
-    add("--dollars", "--money", type=float, help="money in all, in --currency")
+    add("--dollars", "--money", type=money, help="money in all, in --currency: 20000, 20K or 20,000")
     add("--days", type=float, help="days on all --accelerators")
     add("--chip", default="", help=f"peak and list price of {', '.join(CHIPS)} (default: an H100's peak)")
     add("--peak_flops", type=float, help=f"of one accelerator (default that of the chip, else {prices.peak_flops:g})")

@@ -8,7 +8,8 @@
 # One task a node sees all its GPUs (--gpus-per-node); with several tasks the command gets --cluster=slurm. COMMANDS.txt
 # has one command a line (empty lines and # are left out); each is a job of the array, N of them at once.
 # A job that is preempted, or within --grace seconds of its time limit, saves itself, ends with 75 and is queued again
-# under its own number: its next start continues. Logs are LOGS/NAME-JOB.log, appended over restarts.
+# under its own number: its next start continues. So is, up to three times, a job that lost a program to a signal, or
+# to the end of another host's. Logs are LOGS/NAME-JOB.log, appended over restarts.
 # --dependency is Slurm's own; a job that can no more start is cancelled.
 # --dry-run prints the batch script that would be submitted. Submit from the clone, on a file system that all nodes see.
 set -euo pipefail
@@ -73,7 +74,10 @@ while [ -n "$heard" ]; do
 done
 echo "[$(date -u +%FT%TZ)] job $SLURM_JOB_ID ends with $code"
 # 143: at the first task that ends with 75 srun ends the others, one of which may not quite have done so by itself.
-if [ "$code" -eq 75 ] || { [ "$code" -eq 143 ] && [ -n "$noticed" ]; }; then
+again() { [ "$code" -eq 75 ] || { [ "$code" -eq 143 ] && [ -n "$noticed" ]; }; }
+# A program was killed or aborted (128 + the signal), or another host's has ended (69). More often it is the command's fault.
+lost() { [[ "$code" =~ ^(69|134|137|139)$ ]] && [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; }
+if again || lost; then
   scontrol requeue "$SLURM_JOB_ID"
   sleep 60 # until Slurm ends this start of the job
 fi

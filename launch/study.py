@@ -8,19 +8,19 @@ command with another backend goes on where the first ended.
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from distill.config import ConfigError, StudyExperimentConfig
+from distill.config import ConfigError, StudyExperimentConfig, chips
 from distill.config.flags import Parser
-from launch.support import cli
+from distill.system import progress
+from launch.support import cli, engines
 
 if TYPE_CHECKING:
-    from distill.study.elsewhere import Study
-    from distill.study.ray_engine import RayEngine
+    from distill.study.matrix import PlannedRun
 
 EXAMPLES = (
     "distill study --config=configs/study.py:smoke --workdir=runs/smoke",
@@ -28,14 +28,22 @@ EXAMPLES = (
     "distill study --config=configs/study.py:micro --workdir=runs/micro --config.study.workers=8",
     "distill study --config=configs/study.py:micro --workdir=/nfs/micro --backend=slurm --engine='--time=4:00:00'",
 )
-BACKENDS = ("local", "slurm", "ray", "gke", "print")
+BACKENDS = ("local", *engines.NAMES, "print")
 
 
 def parser() -> Parser:
     parser = cli.experiment_parser("study", __doc__, EXAMPLES, StudyExperimentConfig, "configs/study.py")
     add = parser.group("the study")
     add("--workdir", required=True, metavar="DIR", help="folder of the study")
-    add("--dry-run", action="store_true", help="list the runs with N, D, FLOPs and what places say, and stop")
+    add(
+        "--dry-run",
+        nargs="?",
+        const="list",
+        default="",
+        choices=("list", "compile"),
+        help="list the runs with N, D, FLOPs and what places say, and the units of a --backend, and stop; 'compile' "
+        "asks the compilers for the largest step of each place (minutes, kept)",
+    )
     add = parser.group("where it runs (docs/guide/clusters.md)")
     add("--backend", default="local", choices=BACKENDS, help="on this machine, on a cluster, or printed")
     add(
@@ -60,46 +68,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any((flags.cluster, flags.coordinator, flags.processes, flags.process)):
         raise ConfigError(
             "--cluster, --coordinator, --processes and --process are of --part, which backends start; "
-            "for a study on many machines wanted --backend=slurm, ray or gke"
+            f"for a study on many machines wanted --backend={engines.WANTED}"
         )
     config = cli.config_of(StudyExperimentConfig, flags)
-    if flags.engine and flags.backend in ("local", "print"):
-        raise ConfigError(f"--backend={flags.backend} takes no --engine; wanted --backend=slurm, ray or gke")
-    if flags.follow and flags.backend != "slurm":
-        raise ConfigError(f"--backend={flags.backend} takes no --follow: it stays until the end by itself")
     command = shlex.join(["python", "-m", "launch.study", *(sys.argv[1:] if argv is None else argv)])
+    engines.check(flags.backend, flags.engine, flags.follow)
     if flags.dry_run:
-        from distill.diagnostics.dryrun import arithmetic
-        from distill.study import forecast
-
-        Console().print(forecast.show(run.planned(config, workdir), arithmetic.total_bytes), highlight=False)
-        return 0
+        return _dry_run(config, workdir, jobs=flags.backend != "local", compiled=flags.dry_run == "compile")
     if flags.backend == "local":
         return run.run(config, workdir, command=command)
     from distill.study import elsewhere
 
     if flags.backend == "print":
         return elsewhere.print_units(config, workdir, command)
-    if flags.backend == "ray":
-        return elsewhere.drive(config, workdir, command, _ray(flags.engine))
-    if flags.backend == "gke":
-        from launch.gke.engine import GkeEngine
-
-        options = shlex.split(flags.engine)
-        return elsewhere.drive(config, workdir, command, lambda it: GkeEngine(it.workdir, it.command, options))
-    script = Path(__file__).with_name("slurm.sh")
-    engine = shlex.split(flags.engine)
     prepare = lambda console: elsewhere.opened(config, workdir, command, console)
-    return elsewhere.submit(workdir, prepare, script=script, flags=engine, follow=flags.follow)
+    return engines.run(flags.backend, workdir, prepare, flags.engine, flags.follow)
 
 
-def _ray(engine: str) -> "Callable[[Study], RayEngine]":
-    try:
-        from distill.study import ray_engine
-    except ImportError as error:
-        raise ConfigError(f"--backend=ray: {error}; pip install -e '.[ray]'") from None
-    options = ray_engine.RayOptions.parse(engine)
-    return lambda study: ray_engine.RayEngine(study.workdir, study.command, options)
+def _dry_run(config: StudyExperimentConfig, workdir: Path, *, jobs: bool, compiled: bool) -> int:
+    """Prints what would run; returns 1 where a compiler says that a step does not fit, else 0."""
+    from distill.diagnostics.dryrun import arithmetic
+    from distill.study import forecast, run
+
+    tasks, console = run.planned(config, workdir), Console()
+    console.print(forecast.show(tasks, arithmetic.total_bytes), highlight=False)
+    if jobs:
+        console.print(forecast.jobs(tasks), highlight=False)
+    return _compile(tasks, console) if compiled else 0
+
+
+def _compile(tasks: "Sequence[PlannedRun]", console: Console) -> int:
+    """Compiles the largest step of each place and prints what the compilers say; returns 1 if one does not fit."""
+    from distill.diagnostics.dryrun import apart, arithmetic
+    from distill.study import forecast
+
+    largest = forecast.largest(tasks, arithmetic.total_bytes)
+    if not largest:
+        raise ConfigError(
+            "--dry-run=compile: no line of config.study.places names a slice; wanted such as 'to 1e9: slice=v5e:4x4'"
+        )
+    codes, notes = 0, list[str]()
+    for task, config, teacher in largest:
+        place = task.place
+        what = f"{place.chip}:{place.topology}, {task.name}"
+        with progress.bar(f"{what}: compiled (minutes)", transient=True):
+            found, kept = apart.verdict(config, teacher, chips.find(place.chip))
+        said = found.refusal or f"{found.total / chips.GIB:.1f} of {found.limit / chips.GIB:.0f} GiB a chip"
+        fits = "fits" if found.fits else "DOES NOT FIT"
+        console.print(
+            f"{what}: {fits}, {said}, says {found.source}{' (kept)' if kept else ''}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        codes |= not found.fits
+        if found.note and found.note not in notes:
+            notes.append(found.note)
+    for note in notes:
+        console.print(f"no compiler was asked: {note}", highlight=False, markup=False, soft_wrap=True)
+    return int(codes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ marks="not slow"
 if [ "${1:-}" = "--slow" ]; then
   marks=""
   shift
+  if ! "$PYTHON" -c 'import importlib.util as u; exit(u.find_spec("jax_cuda13_plugin") is None)'; then
+    marks="not gpu_compiler"
+    echo "tests of XLA's GPU compiler are left out: the extra gpu-compiler is not installed"
+  fi
 fi
 if [ -z "${DISTILL_DATA:-}" ]; then
   marks="${marks:+$marks and }not data"

@@ -83,15 +83,37 @@ def _print_header(config: ExperimentConfig, origin: "Origin") -> None:
 def _description(config: ExperimentConfig, origin: "Origin") -> dict[str, str]:
     N, D = counts.non_embedding(config.model), counts.training_tokens(config)
     forward = counts.forward_flops(config.model, config.seq_len)
+    # Not at the top: --help and a mistyped flag need no JAX.
+    import jax
+
+    from distill.model import attention_kernels
+
+    device = jax.local_devices()[0]
+    attention = attention_kernels.described(config.model, config.seq_len, device.platform, device.device_kind)
+    used = f" that a token uses, {counts.stored(config.model):,d} with all experts" if config.model.experts else ""
     return {
         "run": configs.fingerprint(config),
         "text": origin.text,
         "teacher": origin.teacher,
-        "N": f"{N:,d} non-embedding parameters, {counts.total(config.model):,d} in all",
+        **({"tokenizer": origin.tokenizer} if origin.tokenizer else {}),
+        **_weights(config),
+        "N": f"{N:,d} non-embedding parameters{used}, {counts.total(config.model):,d} in all",
         "D": f"{D:,d} tokens in {config.steps:,d} steps of {config.batch_size} x {config.seq_len}",
         "F": f"{forward:.4g} forward FLOPs per token ({forward / (2 * N):.2f} times 2N)",
         "C": f"{counts.run_flops(config).student:.4g} FLOPs of training",
-    }
+    } | ({"attention": attention} if attention else {})
+
+
+def _weights(config: ExperimentConfig) -> dict[str, str]:
+    """What a run that does not begin with random weights begins with, and what of it is trained."""
+    init, rows = config.init, {}
+    if init.source:
+        parts = f"{init.width} width, layers by {init.layers}, tokens {init.tokens}"
+        rows["init"] = f"the weights of {init.source} ({parts})"
+    if config.model.lora.rank:
+        count = counts.lora_parameters(config.model)
+        rows["trained"] = f"{count:,d} parameters of adapters of rank {config.model.lora.rank} alone"
+    return rows
 
 
 def _print(rows: dict[str, str]) -> None:

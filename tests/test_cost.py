@@ -21,7 +21,7 @@ def test_the_dearest_come_first_and_the_unexcused_are_named():
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
 def test_it_counts_children_and_workers(pytester, monkeypatch, workers):
-    """A test that starts a busy process pays for it; was seen to print 0 when only the test's own time was counted."""
+    """A test that starts a busy process pays for it: the time of its children counts."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     pytester.makeconftest("from tests import cost\ndef pytest_configure(config): config.pluginmanager.register(cost)\n")
     pytester.makepyfile(

@@ -104,7 +104,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_on_a_terminal(folder, name):
-    """Was seen to fail when the bar's total, None until the first step, was formatted as a number."""
+    """The bar's total is None until the first step."""
     check(name, terminal.run(line(name, folder)), escapes=True)
 
 
@@ -121,7 +121,7 @@ def test_piped_there_is_no_escape_code(folder, name):
 
 @pytest.mark.parametrize("name", ["watch", "report"])
 def test_a_stdout_that_is_not_utf_8(folder, name):
-    """Was seen to fail with UnicodeEncodeError in watch, report and sweep."""
+    """What it cannot write is written otherwise."""
     check(name, piped(line(name, made(folder)), {"PYTHONIOENCODING": "latin-1"}), escapes=False)
 
 

@@ -70,10 +70,13 @@ def save(made, folder: Path) -> Path:
     return folder / "tokenizer.json"
 
 
-def publish(folder: Path, made, *, rows=None, seed=0, scale=1.0, **files) -> Path:
-    """A Hugging Face directory: a random model with so many rows, beside a tokenizer (None: none)."""
+def publish(folder: Path, made, *, rows=None, seed=0, scale=1.0, shape=None, **files) -> Path:
+    """A Hugging Face directory: a random model with so many rows, beside a tokenizer (None: none).
+
+    shape: fields of the model beside or in place of those of a small Llama; files: JSON files beside the weights.
+    """
     rows = rows or made.get_vocab_size()
-    shape = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 24, "qk_norm": False, "tied": False}
+    shape = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 24, "qk_norm": False, "tied": False} | (shape or {})
     params = Transformer(ModelConfig(vocab_size=rows, scaled_embedding=False, **shape), jax.random.key(seed))
     params.head[...] = params.head[...] * scale
     content = {} if made is None else {"tokenizer.json": made.to_str().encode()}
@@ -83,3 +86,15 @@ def publish(folder: Path, made, *, rows=None, seed=0, scale=1.0, **files) -> Pat
 
 
 NFC, LOWER, NFKC = normalizers.NFC(), normalizers.Lowercase(), normalizers.NFKC()
+
+
+def student_flags(models):
+    """Flags of a short run: the published student in models/student, taught by models/teacher, on models/*.txt."""
+    return [
+        f"--config=configs/student.py:{models / 'teacher'},{models / 'student'}",
+        "--config.data.source=files",
+        f"--config.data.files.paths={models / 'a.txt'}",
+        f"--config.data.files.validation={models / 'v.txt'}",
+        f"--config.data.cache={models / 'cache'}",
+        *("--config.seq_len=32", "--config.batch_size=2"),
+    ]

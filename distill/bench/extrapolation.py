@@ -2,6 +2,7 @@
 
     python -m launch.bench extrapolation --out=docs/campaigns      # all tables; those of others lie in $DISTILL_DATA
     python -m launch.bench extrapolation --part=ours               # those that ship with this project
+    python -m launch.bench extrapolation --tables=micro --forms=kaplan,farseer   # forms beside, of some tables
     python -m launch.bench extrapolation --summarise=docs/campaigns/extrapolation.jsonl
 
 For each share of a table's runs by compute (40 to 90%) the forms are fitted to them, and the runs above, up to ten
@@ -14,13 +15,13 @@ quantiles of the held-out errors themselves.
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from distill import laws
-from distill.bench import outside, public
+from distill.bench import museum, outside, public
 from distill.config import ConfigError
 from distill.config.flags import Parser
 from distill.laws.fitting.rows import rows_of, select
@@ -32,47 +33,50 @@ from distill.system import process
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BANDS = {"2x": (1.0, 2.05), "4x": (2.05, 4.1), "10x": (4.1, 10.5)}  # the held-out compute over the largest fitted
 _LEAST = 40  # held-out rows from which a table is shown alone
-_OURS = ("micro", "entropy", "lambda")
+# Forms that are averaged where a table's forms have both; other tables are not rolled forward by size times tokens.
+AVERAGED = (("chinchilla", "supervised"), ("data-constrained", "chinchilla"), ("distillation-limit", "overtaking"))
+_TWICE = {f"gemstones {part}" for part in public.GEMSTONES} | {"scalebench lr_bsz"}  # runs of other tables here
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One table, the forms that are fitted to it, and the law of Lsup where they are of students."""
+    """One table, the forms that are averaged, those judged `beside` them, and Lsup where they are of students."""
 
     name: str
     runs: laws.Table
     forms: tuple[str, ...]
+    beside: tuple[str, ...] = ()
     supervised: Law | None = None
     delta: float = 1e-2
 
 
-def cases(folder: Path | None, studies: Path = Path("docs/study")) -> Iterator[Case]:
-    """The tables of others in `folder`, and our own studies'."""
-    if folder is not None:
-        for name, runs in public.tables(folder):
-            forms = ("data-constrained", "chinchilla") if "U" in runs.columns else ("chinchilla", "supervised")
-            yield Case(name=name, runs=runs, forms=forms, delta=1e-3 if name == "chinchilla" else 1e-2)
-    students = ("distillation-limit", "overtaking")
-    yield Case(name="apple", runs=laws.load_table("apple"), forms=students, supervised=laws.paper()[0], delta=1e-3)
-    for name in _OURS:
-        runs = laws.load_table(studies / name / "runs.csv", duplicates="keep")
-        yield Case(name=name, runs=runs, forms=("chinchilla", "supervised"))
-        if name == "micro":
-            below = laws.fit("supervised", runs, delta=1e-2, units=False).law
-            yield Case(name="micro students", runs=runs, forms=students, supervised=below)
+def cases(folder: Path | None) -> Iterator[Case]:
+    """The tables that ship, and those of others in `folder`."""
+    for one in museum.specimens(folder):
+        forms = next((pair for pair in AVERAGED if set(pair) <= set(one.forms)), None)
+        if forms and one.name not in _TWICE:
+            beside = tuple(form for form in one.forms if form not in forms)
+            delta = 1e-3 if one.name in ("chinchilla", "apple students") else 1e-2
+            yield Case(name=one.name, runs=one.all, forms=forms, beside=beside, supervised=one.given, delta=delta)
 
 
-def predicted(case: Case, share: float) -> Iterator[dict[str, object]]:
-    """Held-out errors and intervals by band, one entry a form and one for their average; nothing where runs are few."""
-    forms = [get(form) for form in case.forms]
-    selected = select(forms[0], case.runs)
-    rows = rows_of(forms[0], selected, units=False)
+def predicted(case: Case, share: float, known: Container[str] = ()) -> Iterator[dict[str, object]]:
+    """Held-out errors and intervals by band, one entry a form and one for their average; nothing where runs are few.
+
+    Forms that are `known`, and their average, are not fitted again.
+    """
+    again = () if all(form in known for form in case.forms) else case.forms
+    forms = [get(form) for form in (*again, *(form for form in case.beside if form not in known))]
+    selected = select(get(case.forms[0]), case.runs)
+    rows = rows_of(get(case.forms[0]), selected, units=False)
     law = laws.paper()[0] if case.supervised is None else laws.paper()[1]
     compute = Edges.of(law, rows.inputs).compute(*rows.inputs)
     seen = compute <= np.quantile(compute, share) + 1e-9
     far = np.exp(compute - compute[seen].max())
     held = ~seen & (far <= BANDS["10x"][1])
-    if seen.sum() < 2 * max(len(form.parameters()) for form in forms) or not held.any():
+    enough = {form for form in (*case.forms, *case.beside) if seen.sum() >= 2 * len(get(form).parameters())}
+    forms = [form for form in forms if form.name in enough]
+    if not forms or not held.any() or not set(case.forms) <= enough:
         return
     options = {"supervised": case.supervised, "units": False, "delta": case.delta, "start_count": 64}
     fits = [laws.fit(form, selected.where(seen), **options) for form in forms]
@@ -80,10 +84,13 @@ def predicted(case: Case, share: float) -> Iterator[dict[str, object]]:
     inputs = [dict(zip(form.inputs, rows_of(form, selected.where(held), units=False).inputs)) for form in forms]
     plain = [laws.bootstrap(fit, resamples=200).predict(**at) for fit, at in zip(fits, inputs)]
     guesses = [(fit.law.name, laws.extrapolate(fit).predict(**at), p) for fit, at, p in zip(fits, inputs, plain)]
-    if len({fit.law.inputs for fit in fits}) == 1:
-        guesses.append(("average", laws.extrapolate(fits).predict(**inputs[0]), None))
+    averaged = [fit for fit in fits if fit.law.name in case.forms]
+    if averaged and len({fit.law.inputs for fit in averaged}) == 1:
+        guesses.append(("average", laws.extrapolate(averaged).predict(**inputs[0]), None))
     for name, guess, bootstrap in guesses:
         entry = {"table": case.name, "form": name, "share": share, "rows": int(seen.sum())}
+        if name in case.beside:
+            entry["beside"] = True
         yield entry | {"bands": _bands(far[held], new.target, guess, bootstrap)}
 
 
@@ -107,22 +114,47 @@ def _bands(
     return bands
 
 
-def campaign(path: Path, folder: Path | None) -> None:
-    """Appends the missing entries of all cases to a log."""
+def campaign(path: Path, folder: Path | None, tables: Sequence[str] = (), forms: Sequence[str] = ()) -> None:
+    """Appends the missing entries of all cases to a log, or of some tables and of some forms."""
     lines = path.read_text().splitlines() if path.exists() else []
-    done = {(entry["table"], entry["share"]) for entry in map(json.loads, lines)}
+    done: dict[tuple[str, float], set[str]] = defaultdict(set)
+    for entry in map(json.loads, lines):
+        done[entry["table"], entry["share"]].add(entry["form"])
     path.parent.mkdir(parents=True, exist_ok=True)
     for case in cases(folder):
+        if tables and case.name not in tables:
+            continue
+        others = {form for form in (*case.forms, *case.beside) if forms and form not in forms}
         for share in SHARES:
-            if (case.name, share) not in done:
-                entries = "".join(json.dumps(entry) + "\n" for entry in predicted(case, share))
-                with path.open("a") as file:
-                    file.write(entries)
+            known = done[case.name, share] | others
+            entries = "".join(json.dumps(entry) + "\n" for entry in predicted(case, share, known))
+            with path.open("a") as file:
+                file.write(entries)
+
+
+def read(path: Path) -> list[dict]:
+    """The entries of a log."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def coverage(entries: Sequence[dict], table: str, form: str) -> tuple[float, float, int] | None:
+    """Coverage and width of the calibrated 90% intervals of one form on one table, and how many rows are behind them.
+
+    None below 40 rows.
+    """
+    parts = [(table, band) for e in entries if (e["table"], e["form"]) == (table, form) for band in e["bands"].values()]
+    rows = sum(len(part["errors"]) for _, part in parts)
+    if rows < _LEAST:
+        return None
+    inside = sum(part["calibrated"][0] for _, part in parts)
+    errors = np.concatenate([part["errors"] for _, part in parts])
+    spread = float(np.quantile(errors, 0.95) - np.quantile(errors, 0.05))
+    return inside / rows, sum(part["calibrated"][1] for _, part in parts) / rows / max(spread, 1e-9), rows
 
 
 def summarise(path: Path) -> str:
     """The coverage and width by form and distance, pooled and the mean over tables, and by table, as Markdown."""
-    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    entries = [entry for entry in read(path) if not entry.get("beside")]
     kinds = {"each form": lambda form: form != "average", "their average": lambda form: form == "average"}
     out = ["| 90% intervals | distance | rows | hold | mean of tables | width | plain bootstrap | its width |"]
     out.append("|" + "---|" * 8)
@@ -164,6 +196,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the campaign, or prints the summary of a log."""
     parser = Parser("bench extrapolation", __doc__)
     parser.add_argument("--part", default="all", choices=("all", "ours"), help="ours: only tables that ship")
+    parser.add_argument("--tables", default="", metavar="NAMES", help="these alone, separated by commas")
+    parser.add_argument("--forms", default="", metavar="NAMES", help="these alone, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("docs/campaigns"), help="folder of the log")
     parser.add_argument("--summarise", type=Path, default=None, metavar="LOG", help="print the summary of a log")
     flags = parser.parse_args(argv)
@@ -173,7 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder is None and flags.part == "all":
             raise ConfigError(f"{outside.MISSING}; --part=ours needs none")
         flags.summarise = flags.out / "extrapolation.jsonl"
-        campaign(flags.summarise, folder if flags.part == "all" else None)
+        chosen = [[name for name in names.split(",") if name] for names in (flags.tables, flags.forms)]
+        campaign(flags.summarise, folder if flags.part == "all" else None, *chosen)
     elif not flags.summarise.exists():
         raise ConfigError(f"--summarise={flags.summarise}: no such file; wanted a log of this campaign")
     print(summarise(flags.summarise))

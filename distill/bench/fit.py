@@ -2,12 +2,12 @@
 
     python -m launch.bench fit                       # Chinchilla form, 240 rows, and Eq. 8 on Apple's 354 runs
     python -m launch.bench fit --part=scaling        # cost against resamples and rows, and memory
+    python -m launch.bench fit --part=rows           # one fit of 128 starts to 1e5 rows, in seconds of processor time
 
 Peers run a sample of the resamples and are scaled to all; everything alternates in rounds, so that a busy machine
 slows both. The Chinchilla table in $DISTILL_DATA is used where that is set, else a seeded twin of 240 rows.
 """
 
-import csv
 import importlib.util
 import os
 import resource
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill import laws
-from distill.bench import fit_peers, outside
+from distill.bench import fit_peers, outside, public
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser
-from distill.laws.fitting import solver
+from distill.laws.fitting import search, solver, starts
 from distill.laws.fitting.fit import solved_rows
 from distill.laws.forms.law import Law
 from distill.laws.uncertainty.bootstrap import draw
@@ -32,13 +32,9 @@ _ROUNDS = 4
 def chinchilla_table(rows: int = 240) -> tuple[str, laws.Table]:
     """The table of Hoffmann et al. as Epoch digitised it, less its five largest losses, or a seeded twin of it."""
     folder = outside.folder()
-    path = folder / "chinchilla" / "svg_extracted_data.csv" if folder else None
-    if path and path.exists() and rows == 240:
-        with path.open() as file:
-            cells = list(csv.DictReader(file))
-        N, C, L = (np.array([float(row[name]) for row in cells]) for name in ("Model Size", "Training FLOP", "loss"))
-        kept = np.sort(np.argsort(L)[:-5])
-        return "the Chinchilla table", laws.from_arrays(N=N[kept], D=(C / 6 / N)[kept], L=L[kept])
+    found = next(public.chinchilla(folder), None) if folder and rows == 240 else None
+    if found:
+        return "the Chinchilla table", found.table
     generator = np.random.default_rng(7)
     N = np.exp(generator.uniform(np.log(5e7), np.log(1.5e10), rows))
     D = np.exp(generator.uniform(np.log(2e8), np.log(3e11), rows))
@@ -172,13 +168,52 @@ def scaling() -> None:
             )
 
 
+def large(rows: int, sample: int) -> None:
+    """One fit of 128 starts to many rows beside BFGS with a gradient written by hand, from `sample` of the starts.
+
+    Seconds are of processor time over all threads, since the peer has one thread and a busy machine slows both.
+    """
+    _, table = chinchilla_table(rows)
+    for turn in ("with compilation", "again"):
+        began, clock = time.process_time(), time.perf_counter()
+        fit = laws.fit("chinchilla", table)
+        spent, passed = time.process_time() - began, time.perf_counter() - clock
+        print(
+            f"Chinchilla form, {rows} rows, 128 starts, {turn}: {spent:.2f} s of processor time, {passed:.2f} s on the "
+            f"clock, objective {fit.objective:.16g}, {fit.agreement:.0%} agree; {_load()}",
+            flush=True,
+        )
+    problem = solved_rows(fit.rows, laws.Objective())
+    points = starts.random(laws.Chinchilla, fit.rows.setting, 128, 0)
+    began = time.process_time()
+    full = solver.solve(laws.Chinchilla, problem, points, fit.weights, laws.Objective(), widen=search.WIDEN)
+    print(
+        f"  all starts on all rows: {time.process_time() - began:.2f} s (with compilation), {full.objective.min():.16g}"
+    )
+    chosen = [laws.Chinchilla.unpack(np, point, fit.rows.setting, {}) for point in points[:sample]]
+    columns = tuple(table[name] for name in ("N", "D", "L"))
+    began = time.process_time()
+    ends = [
+        fit_peers.bfgs_numpy(
+            columns, np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta]), np.ones((1, rows)), 1e-3
+        )[0]
+        for law in chosen
+    ]
+    theirs = (time.process_time() - began) * 128 / sample
+    print(
+        f"  bfgs_numpy on one thread: {theirs:.0f} s for as many (from {sample}): {theirs / spent:.0f} times ours; "
+        f"lowest end {min(ends) / fit.objective - 1:+.1e} of ours"
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one part or all."""
-    parts = ("all", "chinchilla", "students", "scaling")
+    parts = ("all", "chinchilla", "students", "scaling", "rows")
     parser = Parser("bench fit", __doc__)
     parser.add_argument("--part", default="all", help=", ".join(parts))
     parser.add_argument("--resamples", type=int, default=4096)
     parser.add_argument("--sample", type=int, default=400, help="resamples that the slow peers run")
+    parser.add_argument("--rows", type=int, default=100_000, help="of --part=rows")
     flags = parser.parse_args(argv)
     if flags.part not in parts:
         raise ConfigError(f"--part={flags.part}; wanted one of {', '.join(parts)}.{nearest(flags.part, parts)}")
@@ -188,4 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         students(flags.resamples, max(flags.sample // 4, 8))
     if flags.part in ("all", "scaling"):
         scaling()
+    if flags.part in ("all", "rows"):
+        large(flags.rows, max(flags.sample // 50, 2))
     return 0

@@ -3,7 +3,8 @@
 import numpy as np
 
 from distill.laws.fitting import solver, starts
-from distill.laws.fitting.fit import WIDEN, Fit, solved_rows
+from distill.laws.fitting.fit import Fit, solved_rows
+from distill.laws.fitting.search import WIDEN
 from distill.laws.forms.law import Law
 
 _STARTS = 24  # random ones, beside the solution of all rows

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig
+from distill.config import ExperimentConfig, MeshConfig, ModelConfig, OptimConfig, build
 from distill.system import process
 
 CALL = 16  # our steps in one call, as in launch.train
@@ -34,6 +34,12 @@ class Job:
     quick: bool  # compiled at LLVM's level 1, as a study does
     microbatches: int = 1
 
+    @classmethod
+    def read(cls, line: str) -> "Job":
+        """The job that `json.dumps(dataclasses.asdict(job))` wrote."""
+        request = json.loads(line)
+        return cls(**(request | {"model": build(ModelConfig, request["model"]), "cores": tuple(request["cores"])}))
+
     @property
     def config(self) -> ExperimentConfig:
         tokens = 10_000 * self.batch_size * self.seq_len
@@ -45,8 +51,7 @@ class Job:
 
 def main() -> int:
     """Executes the job in the first line of standard input."""
-    request = json.loads(sys.stdin.readline())
-    job = Job(**(request | {"model": ModelConfig(**request["model"]), "cores": tuple(request["cores"])}))
+    job = Job.read(sys.stdin.readline())
     process.die_with_parent()
     process.pin_to_cores(job.cores)
     if job.quick:

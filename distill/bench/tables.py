@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from distill import laws
-from distill.bench import lambdas, museum, museum_page, outside
+from distill.bench import extrapolation, lambdas, museum, museum_page, ours, outside
 from distill.config import ConfigError, nearest
 from distill.config.flags import Parser
 
-STUDENT_FORMS = ("distillation", "distillation-limit", "overtaking", "additive")
 PARTS = ("museum", "page", "apple", "lambda")
 
 
@@ -24,7 +23,7 @@ def apple() -> None:
     """The student forms on Apple's runs: 328 weak ones fitted, 26 strong ones predicted."""
     runs, supervised = laws.load_table("apple"), laws.paper()[0]
     weak = runs.where("L_S > 2.3")
-    ranked = laws.compare(STUDENT_FORMS, weak, supervised=supervised)
+    ranked = laws.compare(ours.STUDENTS, weak, supervised=supervised)
     for one in ranked:
         form = one.fit.law.name
         held = laws.holdout(form, runs, "L_S <= 2.3", supervised=supervised, resamples=500)
@@ -56,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.part == "museum":
         museum.run(outside.folder(), Path(flags.out))
     elif flags.part == "page":
-        museum_page.write(museum.read(Path(flags.out)), Path(flags.page))
+        log = Path(flags.out).with_name("extrapolation.jsonl")
+        forecasts = extrapolation.read(log) if log.exists() else []
+        museum_page.write(museum.read(Path(flags.out)), Path(flags.page), forecasts)
         print(f"wrote {flags.page}")
     elif flags.part == "lambda":
         lambdas.judge(laws.load_table(flags.table))

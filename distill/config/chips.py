@@ -44,8 +44,8 @@ class Chip:
     link: float
     node: int = 0  # chips that `link` connects; 0: all of a pod
     beyond: float = 0.0  # bytes a second between nodes
-    dims: int = 0  # of the torus that its compiler knows; 0: launch.dryrun has no compiler for it
-    largest: int = 0  # chips of the largest slice that its compiler takes
+    dims: int = 0  # of the torus that the TPU compiler knows; 0: it does not know this chip
+    largest: int = 0  # chips of the largest slice that the TPU compiler takes
     price: Price | None = None
 
     @property
@@ -53,9 +53,9 @@ class Chip:
         """Dense bfloat16 FLOPs a second, the precision of training."""
         return self.peak["bfloat16"]
 
-    def seconds(self, wire: float, group: int) -> float:
-        """Seconds that a chip takes to send `wire` bytes in a group of `group` chips."""
-        return wire / (self.beyond if self.node and group > self.node else self.link)
+    def seconds(self, wire: float, span: int) -> float:
+        """Seconds that a chip takes to send `wire` bytes in a group whose first and last are `span` chips apart."""
+        return wire / (self.beyond if self.node and span > self.node else self.link)
 
 
 def _book(hourly: float) -> Price:
@@ -78,7 +78,7 @@ CHIPS = {
         Chip(name="v5p", kinds=("TPU v5p", "TPU v5"), peak={"bfloat16": 459e12, "int8": 918e12},
              memory=95 * GIB, bandwidth=2765e9, link=180e9, dims=3, largest=6144, price=_book(4.2)),
         Chip(name="v6e", kinds=("TPU v6",), peak={"bfloat16": 918e12, "int8": 1836e12},
-             memory=32 * GIB, bandwidth=1638e9, link=180e9,
+             memory=32 * GIB, bandwidth=1638e9, link=180e9, dims=2, largest=256,
              price=Price(hourly=2.7, currency="USD", date="2024-12", source="Google Cloud, general availability")),
         Chip(name="v4", kinds=("TPU v4",), peak={"bfloat16": 275e12, "int8": 275e12},
              memory=32 * GIB, bandwidth=1200e9, link=90e9),
@@ -115,10 +115,15 @@ def recognise(device_kind: str) -> Chip | None:
 
 
 def topology(chip: Chip, count: int) -> str:
-    """The TPU compiler's name of the slice of `count` chips: 'v5e:16x16'. Raises ConfigError if there is none.
+    """The compiler's name of `count` chips: a TPU's slice 'v5e:16x16', or '1x8x8', eight nodes of eight GPUs.
 
-    Slices are powers of two (v5e: up to 256), as square as they can be; four chips are one host.
+    Slices are powers of two (v5e, v6e: up to 256), as square as they can be; four chips are one host. Raises
+    ConfigError if there is none of this size.
     """
+    if not chip.dims:
+        if count > chip.node and count % chip.node:
+            raise ConfigError(f"--mesh: {count} chips; {chip.name} come in nodes of {chip.node}")
+        return f"1x{max(count // chip.node, 1)}x{min(count, chip.node)}"
     if count < 4 or count & (count - 1) or count > chip.largest:
         raise ConfigError(
             f"--mesh: {count} chips; a slice of {chip.name} has a power of two of them, from 4 to {chip.largest}"

@@ -8,97 +8,13 @@ import math
 from typing import Literal
 
 from distill.config.data import DataConfig
+from distill.config.model import ModelConfig, check_positive
 from distill.config.objective import ObjectiveConfig
+from distill.config.teacher import TeacherConfig
 from distill.config.tree import Identity, digest, fingerprint, identity
 from distill.errors import ConfigError
 
 MOST_TOKENS = 10**16
-
-
-def _check_positive(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)}, wanted at least 1")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The paper's decoder-only transformer (section 4 and Appendix I). A size of 0 means its derived value.
-
-    Sizes follow the glossary in distill/types.py: D = d_model, F = ff_dim, H = n_heads, G = kv_heads, K = head_dim.
-    """
-
-    vocab_size: int = 256  # rows of the embedding and the head
-    valid_vocab: int = 0  # 0: vocab_size; fewer: the last rows are padding, which never has or gives probability
-    d_model: int = 32  # D: width of the residual stream
-    n_layers: int = 2  # layers of attention and feed-forward
-    n_heads: int = 2  # H: query heads
-    n_kv_heads: int = 0  # 0: n_heads (MHA); fewer: grouped-query attention
-    d_head: int = 0  # 0: d_model / n_heads
-    d_ff: int = 0  # 0: 8/3 d_model, rounded up to a multiple of d_ff_multiple
-    d_ff_multiple: int = 128  # what a derived d_ff is rounded up to
-    tied: bool = True  # the head is the embedding, transposed
-    qk_norm: bool = True  # queries and keys are normalised, with a gain each
-    qkv_bias: bool = False  # of the attention's first projections
-    out_bias: bool = False  # of the attention's last projection
-    scaled_embedding: bool = True  # a tied embedding times sqrt(D) where it is looked up; false in published models
-    window: int = 0  # positions that a query sees, its own included; 0: all before it [positions]
-    rope_base: float = 500_000.0  # of the rotary angles
-    rope_scaling: Literal["none", "linear", "llama3"] = "none"  # how angles are stretched for longer contexts
-    rope_factor: float = 1.0  # by how much
-    rope_low: float = 1.0  # llama3 only, as rope_high: turns within rope_context below which an angle is stretched
-    rope_high: float = 4.0  # and above which it is left alone
-    rope_context: int = 8192  # llama3 only: the context before it was extended [positions]
-    norm_eps: float = 1e-6  # added to the mean square in every RMSNorm
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matmuls; parameters are float32
-    # what the backward pass computes again: nothing, attention's scores, all but linear maps (which stay on the device,
-    # or wait in the host's memory), every layer
-    remat: Literal["none", "attention", "dots", "offload", "full"] = dataclasses.field(
-        default="none", metadata=Identity.excluded
-    )
-    unroll: int = dataclasses.field(default=1, metadata=Identity.excluded)  # layers in a turn of their loop, at most
-    sequence: bool = dataclasses.field(default=False, metadata=Identity.excluded)  # mesh.residual: split over tensor
-    # which kernel computes it; auto: the fastest that the device has
-    attention: Literal["auto", "xla", "splash", "cudnn"] = dataclasses.field(default="auto", metadata=Identity.excluded)
-
-    def __post_init__(self):
-        _check_positive(self, "vocab_size", "d_model", "n_layers", "n_heads", "d_ff_multiple", "unroll")
-        if not self.d_head and self.d_model % self.n_heads:
-            raise ConfigError(
-                f"model: d_model={self.d_model} is not a multiple of n_heads={self.n_heads}; "
-                "change one of them or give d_head"
-            )
-        if self.n_heads % self.kv_heads:
-            raise ConfigError(
-                f"model: n_heads={self.n_heads} is not a multiple of n_kv_heads={self.kv_heads}; "
-                "every key-value head serves the same number of query heads"
-            )
-        if not 0 <= self.valid_vocab <= self.vocab_size:
-            raise ConfigError(f"model: valid_vocab={self.valid_vocab}, wanted at most vocab_size={self.vocab_size}")
-        if self.head_dim % 2:
-            raise ConfigError(f"model: head_dim={self.head_dim} is odd; rotary positions need pairs")
-        if self.window < 0 or self.rope_factor <= 0 or self.rope_low >= self.rope_high:
-            raise ConfigError(
-                f"model: window={self.window}, rope_factor={self.rope_factor}, rope_low={self.rope_low}, rope_high="
-                f"{self.rope_high}; wanted a window of at least 0, a factor above 0, and rope_low below rope_high"
-            )
-
-    @property
-    def tokens(self) -> int:
-        """The number of columns of the head that are tokens (the rest is padding)."""
-        return self.valid_vocab or self.vocab_size
-
-    @property
-    def kv_heads(self) -> int:
-        return self.n_kv_heads or self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.d_head or self.d_model // self.n_heads
-
-    @property
-    def ff_dim(self) -> int:
-        return self.d_ff or -(-8 * self.d_model // (3 * self.d_ff_multiple)) * self.d_ff_multiple
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,57 +60,6 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
-    """Which finished run teaches, and how its signal reaches the student.
-
-    `run` is the teacher's own fingerprint and enters the student's; `source` is the path of that run on this machine
-    and does not. 'online' runs the teacher inside the step; 'memory' computes its log-probabilities once per window
-    and keeps them (float16) for later epochs and students of the same process, up to `memory_gib`; 'stored' reads what
-    launch.cache wrote to the folder `store`, and loads the teacher only to evaluate the student, if `source` is given.
-    Several teachers are a `mixture` of 'WORKDIR@WEIGHT' in place of a source: their distributions are averaged with
-    the normalised weights before any target is taken; `run` then names all of them.
-    """
-
-    run: str = ""  # the teacher's fingerprint, filled in from source
-    # folder of its finished run, or of a published model
-    source: str = dataclasses.field(default="", metadata=Identity.excluded)
-    # several teachers, each 'WORKDIR@WEIGHT'
-    mixture: tuple[str, ...] = dataclasses.field(default=(), metadata=Identity.excluded)
-    stored: str = ""  # what a store holds of the teacher, as 'topk top_k=128'; filled in from the store
-    # folder of a store of launch.cache, for signal 'stored'
-    store: str = dataclasses.field(default="", metadata=Identity.excluded)
-    # run it in the step, keep its log-probabilities in memory, or read a store
-    signal: Literal["online", "memory", "stored"] = dataclasses.field(default="online", metadata=Identity.excluded)
-    # of signals kept by 'memory', at most [GiB]
-    memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
-    dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of its weights; int8 has a scale for every channel
-
-    def __post_init__(self):
-        if self.store and self.signal != "stored":
-            raise ConfigError(
-                f"teacher.store={self.store!r} with signal={self.signal!r}; set signal='stored' to read it"
-            )
-        if self.source and self.mixture:
-            raise ConfigError("teacher: got both source and mixture; several teachers are mixture='A@0.7,B@0.3' alone")
-        for i, part in enumerate(self.mixture):
-            try:
-                valid = float(part.rpartition("@")[2]) > 0 and part.rpartition("@")[0].strip()
-            except ValueError:
-                valid = ""
-            if not valid:
-                raise ConfigError(f"teacher.mixture[{i}]: got {part!r}, wanted 'WORKDIR@WEIGHT', the weight above 0")
-
-    @property
-    def sources(self) -> tuple[tuple[str, float], ...]:
-        """The workdirs of all teachers and their weights, which sum to 1."""
-        if self.source:
-            return ((self.source, 1.0),)
-        parts = [(part.rpartition("@")[0].strip(), float(part.rpartition("@")[2])) for part in self.mixture]
-        total = sum(weight for _, weight in parts)
-        return tuple((source, weight / total) for source, weight in parts)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How tokens are drawn: temperature 0 is greedy; top_k 0 and top_p 1 leave the distribution whole.
 
@@ -225,7 +90,7 @@ class DecodeConfig(SamplingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_positive(self, "new_tokens")
+        check_positive(self, "new_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,31 +114,46 @@ class OnPolicyConfig(SamplingConfig):
 class InitConfig:
     """The weights that a run starts from instead of random ones: those of a finished run or of a published model.
 
-    From a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones; from a wider one,
-    'slice' takes the leading part of every dimension (distill/model/warm_start.py). Rows of embedding and head belong
-    to tokens: 'same' wants the source's tokenizer, 'text' carries the rows of the tokens that both have and draws the
-    others with their mean and spread, 'number' takes rows by number, whatever they meant.
+    From a deeper source, 'every' takes layers evenly spaced from the first, 'first' the first ones, 'influence' those
+    that change their input most; from a wider one, 'slice' takes the leading part of every dimension, 'importance' the
+    channels, units and heads that do most (distill/model/warm_start.py). Both are measured on the run's own text. Rows
+    of embedding and head belong to tokens: 'same' wants the source's tokenizer, 'text' carries the rows of the tokens
+    that both have and draws the others with their mean and spread, 'number' takes rows by number, whatever they meant.
     """
 
     # folder of a finished run or a published model; '': random weights
     source: str = dataclasses.field(default="", metadata=Identity.excluded)
     run: str = ""  # the source's own name, filled in
-    layers: Literal["every", "first"] = "every"  # which of a deeper source's layers
-    width: Literal["same", "slice"] = "same"  # 'slice' takes the leading part of a wider source
+    layers: Literal["every", "first", "influence"] = "every"  # which of a deeper source's layers
+    # of a wider source: 'slice' takes the leading part, 'importance' what does most
+    width: Literal["same", "slice", "importance"] = "same"
+    calibration: int = 16_384  # of the run's text, on which importance and influence are measured [tokens]
     tokens: Literal["same", "text", "number"] = "same"  # which row of the source becomes a token's
+
+    def __post_init__(self):
+        if self.calibration < 1:
+            raise ConfigError(f"init.calibration: got {self.calibration}, wanted at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """The fixed validation set: `tokens` tokens in evenly spaced windows of the training length."""
+    """The fixed validation set: `tokens` tokens in evenly spaced windows of the training length; and tasks."""
 
     tokens: int = 65_536  # of the validation set [tokens]
     batch_size: int = dataclasses.field(default=16, metadata=Identity.excluded)  # computed at once [windows]
+    # evaluations between a run's first and last step, which are scored and sampled too; 0: the end alone, without a
+    # sample
+    along: int = dataclasses.field(default=0, metadata=Identity.excluded)
+    tasks: tuple[str, ...] = ()  # of the lm-evaluation-harness, by name: their scores are columns of runs.csv
+    # folder of task files (.yaml) of your own, in which tasks are looked for before the harness's own
+    task_files: str = dataclasses.field(default="", metadata=Identity.excluded)
+    # which of the evaluations along the run score the tasks: each n-th; 0: none, the end alone
+    tasks_every: int = dataclasses.field(default=1, metadata=Identity.excluded)
 
     def __post_init__(self):
-        for name in ("tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"eval.{name}: got {getattr(self, name)}, wanted at least 1")
+        for name, least in (("tokens", 1), ("batch_size", 1), ("along", 0), ("tasks_every", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"eval.{name}: got {getattr(self, name)}, wanted at least {least}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -298,7 +178,7 @@ class LoopConfig:
     wandb: str = ""  # the project of Weights & Biases that is told too (pip install wandb)
 
     def __post_init__(self):
-        _check_positive(self, "steps_per_call", "patience")
+        check_positive(self, "steps_per_call", "patience")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,7 +204,7 @@ class ExperimentConfig:
     microbatches: int = dataclasses.field(default=1, metadata=Identity.excluded)
 
     def __post_init__(self):
-        _check_positive(self, "batch_size", "seq_len", "microbatches")
+        check_positive(self, "batch_size", "seq_len", "microbatches")
         if self.tokens > MOST_TOKENS:
             raise ConfigError(f"tokens={self.tokens:.3g}, wanted at most {MOST_TOKENS:.0e}; the largest runs have 1e14")
         if self.batch_size % self.microbatches:
@@ -340,6 +220,22 @@ class ExperimentConfig:
             self._check_on_policy()
         if self.objective.features:
             self._check_features()
+        if self.objective.cross_tokenizer != "none":
+            self._check_cross_tokenizer()
+
+    def _check_cross_tokenizer(self) -> None:
+        refused = {
+            f"teacher.signal={self.teacher.signal!r}": self.teacher.signal == "memory",
+            "teacher.mixture": bool(self.teacher.mixture),
+            "objective.features": bool(self.objective.features),
+            "on_policy.fraction": bool(self.on_policy.fraction),
+        }
+        for name, found in refused.items():
+            if found:
+                raise ConfigError(
+                    f"objective.cross_tokenizer={self.objective.cross_tokenizer!r} with {name}: wanted one teacher "
+                    "that runs in the step or whose signals are stored (launch.cache), on the tokens of the text"
+                )
 
     def _check_features(self) -> None:
         deepest = max(mine for mine, _ in self.objective.feature_pairs)

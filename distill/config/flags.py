@@ -5,6 +5,7 @@ one-line ConfigError that names the nearest valid flag, field or value. Standard
 """
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,15 @@ def count(text: str) -> int:
 def number(text: str) -> float:
     """A number as people write it: 1e9, 1.5B, 546M, 7_000_000. Raises ValueError."""
     return parse_number(text)
+
+
+_GROUPED = re.compile(r"\d{1,3}(,\d{3})+(\.\d*)?")
+
+
+def money(text: str) -> float:
+    """An amount as people write it: what `number` reads, $20K and 20,000 too. Raises ValueError."""
+    plain = text.strip().removeprefix("$")
+    return number(plain.replace(",", "") if _GROUPED.fullmatch(plain) else plain)
 
 
 def at_least(least: float, read: Callable[[str], float] = count) -> Callable[[str], float]:
@@ -259,6 +269,9 @@ class Parser(argparse.ArgumentParser):
                     options.append(name)
                 elif value.lower() not in _FALSE:
                     raise ConfigError(f"{name}: got {value!r}, wanted no value, true or false")
+                continue
+            if action and action.nargs == "?" and (not equals or value.lower() in _TRUE + _FALSE):
+                options += [name] * (value.lower() not in _FALSE)  # a switch that may have a value
                 continue
             if not equals:
                 if i >= len(words) or words[i].startswith("--"):

@@ -30,11 +30,18 @@ class ObjectiveConfig:
     ('bucket') or their mass goes to the others ('renormalise', as in the paper). distill/config/exactness.py says how
     exact each combination is.
 
+    cross_tokenizer: what is compared with a teacher of another tokenizer, one chunk of equal bytes after the other: its
+    'likelihood', or a 'projection' of both vocabularies (distill/losses/cross_tokenizer.py). With a teacher of the same
+    tokenizer it changes nothing.
+
     schedule: lambda, temperature and beta move to their `_final` values over the run.
 
     features: pairs of layers 'student>teacher' whose hidden states L_F compares through a learned projection, by
     `feature_loss` (distill/losses/features.py): 0 is the embedding, i the residual stream after layer i. Their weight
     is independent of lambda, which divides between the labels and the teacher's distribution.
+
+    balance, router_z: the weights of the two losses of a student's routers, where it has experts: the mean over layers
+    and tokens (distill/model/experts.py).
     """
 
     lambda_: float = 1.0  # lambda: weight of the teacher's loss; the labels' is 1 - lambda
@@ -48,6 +55,8 @@ class ObjectiveConfig:
     top_p: float = 0.9  # of topp: the mass that is kept
     tail: Literal["bucket", "renormalise"] = "bucket"  # what becomes of the mass that topk and topp leave out
     draws: int = 1  # of sampled, a token [draws]
+    # what is compared with a teacher of another tokenizer; none: such a teacher is refused
+    cross_tokenizer: Literal["none", "likelihood", "projection"] = "none"
     # how lambda, temperature and beta move to their _final values
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     lambda_final: float = 1.0  # at the last step
@@ -56,6 +65,8 @@ class ObjectiveConfig:
     features: tuple[str, ...] = ()  # pairs of layers to compare, 'student>teacher'
     feature_loss: Literal["mse", "cosine"] = "mse"  # of the hidden states
     feature_weight: float = 1.0  # w: weight of their loss, beside lambda
+    balance: float = 0.01  # weight of the loss that spreads tokens over experts; without experts no effect
+    router_z: float = 0.001  # weight of the squared log of the router's normaliser; without experts no effect
     # Where the loss is computed: 'dense' from whole logits, 'fused' in chunks, 'auto' by the size of the vocabulary.
     implementation: Literal["auto", "dense", "fused"] = dataclasses.field(default="auto", metadata=Identity.excluded)
 
@@ -76,6 +87,8 @@ class ObjectiveConfig:
         self._expect("top_p", 0 < self.top_p <= 1, "a number above 0, at most 1")
         self._expect("draws", self.draws > 0, "at least 1")
         self._expect("z_loss", 0 <= self.z_loss < math.inf, "a finite number of at least 0, such as 1e-4")
+        self._expect("balance", 0 <= self.balance < math.inf, "a finite number of at least 0, such as 0.01")
+        self._expect("router_z", 0 <= self.router_z < math.inf, "a finite number of at least 0, such as 0.001")
         self._expect(
             "feature_weight", 0 < self.feature_weight < math.inf, "a number above 0; without features leave them out"
         )
@@ -85,6 +98,11 @@ class ObjectiveConfig:
                     f"objective.features[{i}]: got {pair!r}, wanted 'layer of the student>layer of the teacher', "
                     "e.g. '2>6'"
                 )
+        if self.cross_tokenizer != "none" and self.target != "soft":
+            raise ConfigError(
+                f"objective.cross_tokenizer={self.cross_tokenizer!r} with target={self.target!r}: tokens of the "
+                "teacher are none of the student's; set target='soft'"
+            )
         cell = TABLE[self.divergence, self.exactness_row, not self.tempered]
         if cell.verdict == "refused":
             tau = "a temperature other than 1" if self.tempered else "temperature 1"

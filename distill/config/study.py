@@ -16,7 +16,9 @@ class StudyConfig:
                 repeats 125K unique tokens (`data.unique`)
     teachers    'models @ budgets'; trained on the teachers' half
     distilled   'teachers > models @ budgets', e.g. 'c@250K r@1M > p q @ 125K 250K'; a student of a line above may
-                teach: 'c@1M > c @ 1M', then 'c@1M>c@1M > c @ 1M'
+                teach: 'c@1M > c @ 1M', then 'c@1M>c@1M > c @ 1M'. An ensemble teaches by the mean of its
+                distributions: 'c@1M+r@1M' is both; '2*c@1M' is c@1M of seeds 2s and 2s + 1 for a student of seed s
+                (study.teachers has them). L_T is measured of the ensemble; N_T and D_T are sums
     ablations   'field = values' of the objective, e.g. 'target = soft argmax topk:4': every distilled run with each
                 setting in addition; such a study compares settings and fits no law
     places      'to PARAMETERS: hosts=4 mesh=data=4,fsdp=8 time=24h', e.g. 'to 1e9: slice=v5e:4x4': where runs run, by

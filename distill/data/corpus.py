@@ -288,19 +288,22 @@ def _tokenizer(
 
         return description, train
     given = load(spec_of(config))
+    return description, lambda folder, report: copy_tokenizer(given, folder)
 
-    def copy(folder: Path, report: OnProgress) -> Tokenizer:
-        path = folder / (SENTENCEPIECE if isinstance(given, SentencePieceTokenizer) else JSON)
-        if isinstance(given, SubwordTokenizer):
-            path.write_text(given.text, "utf-8")
-        elif isinstance(given, SentencePieceTokenizer):
-            shutil.copyfile(given.file, path)
-        end = given.token(given.end_of_text) if given.end_of_text >= 0 else NONE
-        renamed = load(given.spec._replace(path=str(path), option=end))
-        renamed.name = given.name
-        return renamed
 
-    return description, copy
+def copy_tokenizer(given: Tokenizer, folder: Path) -> Tokenizer:
+    """The tokenizer of a store's own copy of its file, which is written into `folder`; one without a file as it is."""
+    if not isinstance(given, (SubwordTokenizer, SentencePieceTokenizer)):
+        return given
+    path = folder / (SENTENCEPIECE if isinstance(given, SentencePieceTokenizer) else JSON)
+    if isinstance(given, SubwordTokenizer):
+        path.write_text(given.text, "utf-8")
+    else:
+        shutil.copyfile(given.file, path)
+    end = given.token(given.end_of_text) if given.end_of_text >= 0 else NONE
+    renamed = load(given.spec._replace(path=str(path), option=end))
+    renamed.name = given.name
+    return renamed
 
 
 def _describe_tokenizer(config: TokenizerConfig) -> dict[str, object]:

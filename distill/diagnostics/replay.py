@@ -18,11 +18,11 @@ from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.records.checkpoints import Checkpoints
 from distill.system.progress import Progress
-from distill.teacher.observe import Teacher
+from distill.teacher.observe import StepTeacher
 from distill.training import step as steps
 from distill.training.inputs import make_loader, open_store, resolve
 from distill.training.teachers import open_teacher
-from distill.types import Batch, Head
+from distill.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
 def _look(
     spec: steps.StepSpec,
     state: steps.TrainState,
-    teacher: Teacher | Head | None,
+    teacher: StepTeacher | None,
     batch: Batch,
     windows: NDArray[np.int64],
     store: TokenStore | Mixture,
@@ -93,7 +93,7 @@ def _look(
 ) -> Replay:
     @jax.jit
     def gradients(
-        state: steps.TrainState, teacher: Teacher | Head | None, batch: Batch, rows: jax.Array
+        state: steps.TrainState, teacher: StepTeacher | None, batch: Batch, rows: jax.Array
     ) -> tuple[Transformer, dict[str, jax.Array], jax.Array]:
         weight = jax.sharding.reshard(rows, P(sharding.BATCH, None)) * batch.weight
         batch = dataclasses.replace(batch, weight=weight)

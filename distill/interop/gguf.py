@@ -16,6 +16,7 @@ import numpy as np
 
 from distill.data.tokenizers.gguf import GgufFile, Stored
 from distill.errors import InteropError
+from distill.interop.families import Family, family_of
 from distill.interop.safetensors import Tensor, read_bytes
 
 T = TypeVar("T")
@@ -59,6 +60,16 @@ class _Tensor(NamedTuple):
     stored: Stored
     kind: str
     row: int
+
+
+def stored_name(name: str) -> str:
+    """The name in a GGUF file of a tensor of a Hugging Face checkpoint."""
+    stem, _, kind = name.rpartition(".")
+    whole = {there: here for here, there in _WHOLE.items()}
+    if stem in whole:
+        return f"{whole[stem]}.{kind}"
+    layer, _, part = stem.removeprefix("model.layers.").partition(".")
+    return f"blk.{layer}.{next(here for here, there in _LAYER.items() if there == part)}.{kind}"
 
 
 def open_file(path: str | Path) -> "Gguf":
@@ -215,7 +226,9 @@ class Gguf:
         if linear:
             return {"rope_type": "linear", "factor": factor}
         if kind not in ("none", "linear"):
-            return {"rope_type": kind}
+            raise InteropError(
+                f"{self.path}: rope_type is {kind!r:.40}; in a GGUF file 'linear' and Llama 3's are read"
+            )
         if _FREQUENCIES not in self._stored:
             return None
         stored = self._stored[_FREQUENCIES].stored
@@ -233,6 +246,11 @@ class Gguf:
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }
+
+    @property
+    def family(self) -> Family:
+        """The family that the file's fields amount to."""
+        return family_of(self.tree, str(self.path))
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a tensor: quantised types as float32, others in their stored dtype."""

@@ -1,49 +1,17 @@
-"""Converts config.json of Hugging Face to ModelConfig and back: Llama (and SmolLM2), Mistral, Qwen2, Qwen3.
+"""Converts config.json of Hugging Face to ModelConfig and back, by the table of families.
 
 A field that would change a forward pass is either supported or refused by name; no field is ignored silently.
 """
 
 from collections.abc import Mapping
-from types import EllipsisType
-from typing import Literal, TypedDict, TypeVar, overload
 
-from distill.config import ConfigError, ModelConfig, nearest
+from distill.config import ConfigError, ModelConfig, build, nearest
 from distill.errors import InteropError
+from distill.interop import rope
+from distill.interop.families import FAMILIES, KEYS, Family, Key, family_of, fitting, keys_of, misfit, rotates
+from distill.interop.reading import Reader
 
-T = TypeVar("T")
-
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-# Why an architecture is not supported, by the prefix of its name; the longest matching prefix applies.
-_REASONS = {
-    "Gemma": "its norms, embedding scale and soft caps are others",
-    "GPT2": "it has learned positions, LayerNorm and GELU",
-    "GPTNeoX": "it has parallel blocks, LayerNorm and GELU",
-    "GptOss": "it is a mixture of experts with attention sinks",
-    "Mixtral": "it is a mixture of experts",
-    "Qwen2Moe": "it is a mixture of experts",
-    "Qwen3Moe": "it is a mixture of experts",
-    "Qwen3Next": "most of its layers are no attention layers",
-    "Qwen2VL": "it reads images",
-    "Qwen2_5_VL": "it reads images",
-    "Llama4": "it is a mixture of experts that reads images",
-    "Mllama": "it reads images",
-    "Mistral3": "it reads images",
-    "Deepseek": "it has latent attention and a mixture of experts",
-    "Phi3": "its projections are fused and its rotary angles are of another kind",
-    "Phi": "it has parallel blocks and LayerNorm",
-    "Olmo2": "its norms come after the blocks",
-    "Olmo": "its norms have no gains",
-    "SmolLM3": "some of its layers have no positions",
-    "Granite": "it has multipliers on embedding, residuals and logits",
-    "Cohere": "it has parallel blocks and LayerNorm",
-    "Falcon": "it has parallel blocks and fused projections",
-    "Mamba": "it has no attention",
-    "Bert": "it reads in both directions",
-    "T5": "it is an encoder and a decoder",
-}
-
-
-# Keys that a forward pass reads, here or in `_window` and `_rope`.
+# Keys that a forward pass of some family reads, beside those of its own row.
 _READ = {
     *(
         "architectures",
@@ -69,6 +37,7 @@ _READ = {
 _HARMLESS = {
     *("transformers_version", "_name_or_path", "name_or_path", "auto_map", "is_llama_config", "dtype"),
     *("torch_dtype", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id"),
+    *("residual_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "embedding_dropout", "cache_implementation"),
     *("initializer_range", "attention_dropout", "pretraining_tp", "tokenizer_class", "_attn_implementation"),
     *("attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled", "gradient_checkpointing"),
     *("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
@@ -79,6 +48,7 @@ _HARMLESS = {
     *("num_beam_groups", "diversity_penalty", "length_penalty", "repetition_penalty", "no_repeat_ngram_size"),
     *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "remove_invalid_values"),
     *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "generation_config"),
+    *("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"),
     *("transformers.js_config", "unsloth_version", "unsloth_fixed", "_commit_hash", "license", "base_model"),
 }
 # Keys that are harmless only with one of these values.
@@ -89,106 +59,92 @@ _HARMLESS_AS: dict[str, tuple[object, ...]] = {
     "pruned_heads": ({},),
     "hidden_activation": ("silu", "swish"),
 }
-_ROPE_TYPES = ("default", "linear", "llama3", None)
-_ROPE = {
-    *("rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", "partial_rotary_factor"),
-    "original_max_position_embeddings",
-}
-
-
-class _RopeFields(TypedDict, total=False):
-    """The fields of ModelConfig that describe the rotation of positions."""
-
-    rope_base: float
-    rope_scaling: Literal["none", "linear", "llama3"]
-    rope_factor: float
-    rope_low: float
-    rope_high: float
-    rope_context: int
-
-
-class _Reader:
-    """Reads the fields of a config.json by name; errors name the file and the field."""
-
-    def __init__(self, tree: Mapping[str, object], where: str):
-        self.tree, self.where = tree, where
-
-    @overload
-    def get(self, name: str, kind: type[T], default: None) -> T | None: ...
-
-    @overload
-    def get(self, name: str, kind: type[T], default: T | EllipsisType = ...) -> T: ...
-
-    def get(self, name: str, kind: type, default: object = ...) -> object:
-        """A field's value. Null counts as absent; a field without a default is required."""
-        value = self.tree.get(name)
-        if value is None:
-            if default is ...:
-                raise InteropError(f"{self.where}: {name} is missing")
-            return default
-        if kind is float and type(value) is int and abs(value) < 2**53:
-            value = float(value)
-        if type(value) is not kind:
-            raise InteropError(f"{self.where}: {name} is {value!r:.60}, wanted {kind.__name__}")
-        return value
-
-    def want(self, name: str, allowed: tuple[object, ...], why: str) -> None:
-        """Raises InteropError where a field is present with a value that is not allowed."""
-        value = self.tree.get(name)
-        if value is not None and value not in allowed:
-            raise InteropError(f"{self.where}: {name} is {value!r:.80}, wanted {allowed[0]!r}: {why}")
+_ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
+}  # fmt: skip
+_ACTIVATION_KEY = {"silu": "silu", "clipped_swiglu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+_MOST_LAYERS, _WIDEST_HEAD = 10_000, 65_536
 
 
 def read_config(tree: Mapping[str, object], where: str) -> ModelConfig:
     """The ModelConfig of a config.json. Raises InteropError, with the reason, for anything this model lacks."""
-    reader = _Reader(tree, where)
-    names = tree.get("architectures")
-    if names is None:
-        raise InteropError(f"{where}: architectures is missing; wanted a list of one of {', '.join(SUPPORTED)}")
-    name = str(names[0] if isinstance(names, list) and len(names) == 1 else names)[:80]
-    if name not in SUPPORTED:
-        begins = max((prefix for prefix in _REASONS if name.startswith(prefix)), key=len, default="")
-        why = _REASONS.get(begins, "") or f"this architecture is unknown here.{nearest(name, SUPPORTED)}"
-        raise InteropError(f"{where}: {name} is not supported: {why}; wanted one of {', '.join(SUPPORTED)}")
-    reader.want("hidden_act", ("silu", "swish"), "the feed-forward is SwiGLU")
-    reader.want("mlp_bias", (False,), "the feed-forward has no biases")
-    reader.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
+    family = family_of(tree, where)
+    reader = Reader(tree, where)
     if tree.get("quantization_config") is not None:
         kind = reader.get("quantization_config", dict).get("quant_method")
+    if tree.get("quantization_config") is not None and not (family.packed and kind == "mxfp4"):
         raise InteropError(f"{where}: the weights are quantised ({kind!r}); take the original, or a GGUF file of it")
-    _refuse_unknown(tree, where)
-    family = name.removesuffix("ForCausalLM")
-    # transformers goes by model_type alone.
-    reader.want("model_type", (family.lower(),), f"architectures is {name}, and the two must agree")
-    heads = reader.get("num_attention_heads", int)
-    biased = reader.get("attention_bias", bool, False) if family in ("Llama", "Qwen3") else False
+    for key, allowed in family.wanted.items():
+        reader.want(key, (*allowed, None), f"{family.name} is read here with that alone")
+    keys = keys_of(family)
+    _refuse_unknown(
+        tree,
+        where,
+        {*family.read, *family.wanted, *(key.name for key in keys.values()), *(key.also for key in keys.values())},
+    )
+    fields = dict(family.fields) | {name: _stated(reader, name, key) for name, key in keys.items()}
+    fields["n_kv_heads"] = fields["n_kv_heads"] or fields["n_heads"]
+    fields["scaled_embedding"] = bool(family.fields.get("scaled_embedding", False))
+    fields["qk_norm"] = bool(family.fields.get("qk_norm", False))
+    fields["attention_sinks"] = bool(family.fields.get("attention_sinks", False))
+    fields["activation"] = _activation(reader, family)
+    if fields["scaled_embedding"] and not fields["tied"]:
+        raise InteropError(f"{where}: tie_word_embeddings is false; {family.name} is read with a tied embedding alone")
     try:
-        return ModelConfig(
-            vocab_size=reader.get("vocab_size", int),
-            d_model=reader.get("hidden_size", int),
-            n_layers=reader.get("num_hidden_layers", int),
-            n_heads=heads,
-            n_kv_heads=reader.get("num_key_value_heads", int, heads if family == "Llama" else ...),
-            # Qwen3 configs may omit the field where Qwen3's default (128) applies.
-            d_head=reader.get("head_dim", int, 128 if family == "Qwen3" else 0),
-            d_ff=reader.get("intermediate_size", int),
-            tied=reader.get("tie_word_embeddings", bool, False),
-            scaled_embedding=False,
-            qk_norm=family == "Qwen3",
-            qkv_bias=biased or family == "Qwen2",
-            out_bias=biased,
-            window=_window(reader, family),
-            norm_eps=reader.get("rms_norm_eps", float, 1e-6),
-            **_rope(reader),
-        )
+        shape = build(ModelConfig, fields, "model")
+        if shape.n_layers > _MOST_LAYERS:  # what differs by layer is a list of them
+            raise InteropError(
+                f"{where}: {keys['n_layers'].name} is {shape.n_layers:,}; wanted at most {_MOST_LAYERS:,}"
+            )
+        if shape.head_dim > _WIDEST_HEAD:  # and the order of a head's channels is another
+            raise InteropError(f"{where}: a head is {shape.head_dim:,} wide; wanted at most {_WIDEST_HEAD:,}")
+        fields |= _layers(reader, family, shape.n_layers)
+        family.folded(tree, shape)  # raises where its numbers are none
+        return build(ModelConfig, fields | rope.read(reader, family, shape, bool(fields["window"])), "model")
     except ConfigError as error:
         raise InteropError(f"{where}: {error}") from None
 
 
-def _refuse_unknown(tree: Mapping[str, object], where: str) -> None:
+def _stated(reader: Reader, name: str, key: Key) -> object:
+    """The value of a field that config.json states."""
+    if name.endswith("_cap"):
+        if key.name in reader.tree and reader.tree[key.name] is None:
+            return 0.0  # null is no cap, though absent is the family's
+        return reader.positive(key.name, float, key.default) or 0.0  # zero would make every logit zero
+    if name == "attention_scale":  # 1 / sqrt of a number that is the width of a head where nothing is said
+        scalar = reader.positive(key.name, int, 256)
+        return 0.0 if scalar == reader.positive("head_dim", int, 256) else float(scalar) ** -0.5
+    if key.also:  # one number under either name
+        reader.want(key.also, (reader.tree.get(key.name) or reader.tree.get(key.also),), f"so says {key.name}")
+        if reader.tree.get(key.name) is None:
+            return reader.get(key.also, key.kind, key.default)
+    if key.name in {one.name for one in KEYS.values()} and key.kind is int:  # sizes
+        return reader.positive(key.name, int, key.default)
+    value = reader.get(key.name, key.kind, key.default)
+    if name == "norm_eps" and isinstance(value, float) and value < 0:
+        raise InteropError(f"{reader.where}: {key.name} is {value!r}, wanted a number of at least 0")
+    return 0.0 if value is None and key.kind is float else value
+
+
+def _activation(reader: Reader, family: Family) -> str:
+    """The feed-forward's activation. Raises InteropError for one that is not known, or that the family never has."""
+    if family.units:
+        reader.want("hidden_act", ("silu",), f"{family.name} has units of its own")
+        return family.units
+    fixed = family.fields.get("activation")
+    said = reader.get("hidden_activation", str, None) if "hidden_activation" in family.read else None
+    said = said or reader.get("hidden_act", str, family.activation)
+    found = _ACTIVATIONS.get(said)
+    if found is None or fixed not in (None, found):
+        wanted = [name for name, ours in _ACTIVATIONS.items() if fixed in (None, ours)]
+        raise InteropError(f"{reader.where}: hidden_act is {said!r:.80}, wanted one of {', '.join(wanted)}")
+    return found
+
+
+def _refuse_unknown(tree: Mapping[str, object], where: str, read: set[str]) -> None:
     """Raises InteropError for the first key that is neither read nor known to be harmless; null values are ignored."""
     for key, value in tree.items():
-        known = key in _READ or key in _HARMLESS or value in _HARMLESS_AS.get(key, ())
+        known = key in _READ or key in read or key in _HARMLESS or value in _HARMLESS_AS.get(key, ())
         if value is not None and not known:
             raise InteropError(
                 f"{where}: {key} is {value!r:.80}, which is not supported: it may change what the model computes. "
@@ -196,145 +152,118 @@ def _refuse_unknown(tree: Mapping[str, object], where: str) -> None:
             )
 
 
-def _window(reader: _Reader, family: str) -> int:
-    """The sliding window if it can take effect, else 0."""
-    # An absent field means Mistral's default; null means no window.
-    window = (
-        4096 if family == "Mistral" and "sliding_window" not in reader.tree else reader.get("sliding_window", int, 0)
-    )
-    layers = reader.get("num_hidden_layers", int)
-    if family == "Llama" or (family != "Mistral" and not reader.get("use_sliding_window", bool, False)):
-        window = 0
-    listed = reader.get("layer_types", list, [])
-    if listed and len(listed) != layers:
-        raise InteropError(f"{reader.where}: layer_types names {len(listed)} layers, num_hidden_layers is {layers}")
+def _layers(reader: Reader, family: Family, count: int) -> dict[str, object]:
+    """window, global_layers and unrotated_layers: what each layer sees, and whether it has positions."""
+    window, listed = _window(reader, family), reader.get("layer_types", list, [])
+    if listed and len(listed) != count:
+        raise InteropError(f"{reader.where}: layer_types names {len(listed)} layers, num_hidden_layers is {count}")
     kinds = {str(kind) for kind in listed}
-    if not kinds and family != "Mistral" and window:
-        first = reader.get("max_window_layers", int, 28)
-        kinds = {"sliding_attention" if layer >= first else "full_attention" for layer in (0, layers - 1)}
-    if len(kinds) > 1:
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise InteropError(f"{reader.where}: layer_types has {other[0]!r:.80}; attention is full or windowed here")
+    if len(kinds) > 1 and family.windows != "listed":
         raise InteropError(
-            f"{reader.where}: layer_types mixes {' and '.join(sorted(kinds))[:80]}; all layers must attend alike here"
+            f"{reader.where}: layer_types mixes {' and '.join(sorted(kinds))[:80]}; layers of {family.name} are alike"
         )
-    if kinds and kinds != {"sliding_attention"}:
-        if kinds != {"full_attention"}:
-            raise InteropError(f"{reader.where}: layer_types are {kinds.pop()!r:.80}; attention is full or windowed")
-        window = 0
-    elif kinds and not window and family != "Llama":
+    if "full_attention" in kinds and window and family.windows == "all":  # transformers reads no layer_types there
+        raise InteropError(
+            f"{reader.where}: layer_types has full_attention and sliding_window is {window}; all layers of "
+            f"{family.name} have the window: use a copy of the model without layer_types"
+        )
+    if "sliding_attention" in kinds and not window and family.windows != "none":
         raise InteropError(f"{reader.where}: layer_types are sliding_attention, but no sliding_window is in force")
-    return 0 if window >= reader.get("max_position_embeddings", int, window + 1) else window
+    if listed:
+        local = [kind == "sliding_attention" for kind in listed]
+    else:
+        local = [family.windows == "all" or family.local(reader.tree, layer) for layer in range(count)]
+    if not any(local):
+        window = 0
+    unrotated: tuple[int, ...] = ()
+    if family.unrotated == "listed":
+        unrotated = tuple(layer for layer in range(count) if not rotates(reader.tree, layer))
+    elif family.unrotated == "global" and window:
+        unrotated = tuple(layer for layer in range(count) if not local[layer])
+    elif not family.local_base and window >= reader.positive("max_position_embeddings", int, window + 1):
+        window = 0  # it can never take effect
+    full = tuple(layer for layer in range(count) if not local[layer]) if window else ()
+    return {"window": window, "global_layers": full, "unrotated_layers": unrotated}
 
 
-def _rope(reader: _Reader) -> _RopeFields:
-    """Base and scaling, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before)."""
-    new, old = reader.get("rope_parameters", dict, {}), reader.get("rope_scaling", dict, {})
-    top = reader.get("rope_theta", float, 10_000.0)
-    bases = [rope.get("rope_theta") or top for rope in (new, old)]
-    if new and old and (_scaling(new) != _scaling(old) or bases[0] != bases[1]):
-        raise InteropError(
-            f"{reader.where}: rope_parameters is {new!r:.80} and rope_scaling is {old!r:.80}; which of them the model "
-            "was made with is not known: use a copy of the model with one of them"
-        )
-    scaling = new or old
-    rope = _Reader(scaling, f"{reader.where}: rope_parameters" if new else f"{reader.where}: rope_scaling")
-    for key, value in scaling.items():
-        if key not in _ROPE and value is not None and scaling.get("rope_type", scaling.get("type")) in _ROPE_TYPES:
-            raise InteropError(f"{rope.where}: {key} is {value!r:.80}, which is not supported.{nearest(key, _ROPE)}")
-    base = rope.get("rope_theta", float, None) or top
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if scaling.get("type", kind) != kind:
-        raise InteropError(f"{rope.where}: type is {scaling['type']!r:.40} and rope_type is {kind!r:.40}; wanted one")
-    rope.want("partial_rotary_factor", (1, 1.0), "all channels of a head are rotated")
-    if kind == "default":
-        return {"rope_base": base}
-    if kind == "linear":
-        return {"rope_base": base, "rope_scaling": "linear", "rope_factor": rope.get("factor", float)}
-    if kind == "llama3":
-        return {
-            "rope_base": base,
-            "rope_scaling": "llama3",
-            "rope_factor": rope.get("factor", float),
-            "rope_low": rope.get("low_freq_factor", float),
-            "rope_high": rope.get("high_freq_factor", float),
-            "rope_context": rope.get("original_max_position_embeddings", int),
-        }
-    raise InteropError(
-        f"{rope.where}: rope_type is {kind!r}, wanted 'default', 'linear' or 'llama3'; where your windows stay within "
-        "the context before its extension, a copy of the directory without the field is the same model for them"
-    )
+def _window(reader: Reader, family: Family) -> int:
+    """The window in force, 0 for none. An absent field means the family's default, null means no window."""
+    if family.windows == "none" or ("use_sliding_window" in family.read and not _uses_window(reader)):
+        return 0
+    return reader.positive("sliding_window", int, 0) if "sliding_window" in reader.tree else family.window
 
 
-def _scaling(rope: Mapping[str, object]) -> dict[str, object]:
-    """The fields of a rope object with one spelling of each, without the base, which is read separately."""
-    said = {key: value for key, value in rope.items() if key not in ("type", "rope_type", "rope_theta")}
-    return {key: value for key, value in said.items() if value is not None} | {
-        "rope_type": rope.get("rope_type", rope.get("type", "default"))
-    }
+def _uses_window(reader: Reader) -> bool:
+    return reader.get("use_sliding_window", bool, False)
 
 
 def write_config(model: ModelConfig, *, context: int, dtype: str, end_of_text: int = -1) -> dict[str, object]:
-    """The config.json of a model, under the supported architecture that fits it.
+    """The config.json of a model, as the first family of the table that can express it.
 
-    QK-norm gives Qwen3, biases of queries, keys and values alone give Qwen2, a window gives Mistral, the rest Llama.
-    Raises InteropError for a combination that no supported architecture has, and for a scaled tied embedding, which
-    must be untied first.
+    QK-norm gives Qwen3, biases of queries, keys and values alone give Qwen2, a window gives Mistral, the rest Llama;
+    others have what these lack. Raises InteropError for a combination that no family has, and for a scaled tied
+    embedding of another family than Gemma, which must be untied first (export.published).
     """
-    if model.tied and model.scaled_embedding:
-        raise InteropError("a tied embedding that is scaled has no name there; untie it first (export.published)")
-    if model.out_bias and not model.qkv_bias:
-        raise InteropError("model.out_bias without model.qkv_bias: no supported architecture has that")
-    if model.qk_norm:
-        family = "Qwen3"
-    elif model.qkv_bias and not model.out_bias:
-        family = "Qwen2"
-    else:
-        family = "Mistral" if model.window else "Llama"
-    if (family == "Qwen3" and model.qkv_bias != model.out_bias) or (family == "Mistral" and model.qkv_bias):
-        raise InteropError(f"{family} has no such biases: qkv_bias={model.qkv_bias}, out_bias={model.out_bias}")
-    tree: dict[str, object] = {
-        "architectures": [f"{family}ForCausalLM"],
-        "model_type": family.lower(),
-        "vocab_size": model.tokens,
-        "hidden_size": model.d_model,
-        "intermediate_size": model.ff_dim,
-        "num_hidden_layers": model.n_layers,
-        "num_attention_heads": model.n_heads,
-        "num_key_value_heads": model.kv_heads,
+    family = fitting(model)
+    if family is None:
+        raise InteropError(f"no family of models has this combination; {_lacks(model)}")
+    tree: dict[str, object] = {"architectures": [family.architecture], "model_type": family.model_type}
+    for name, key in keys_of(family).items():
+        tree[key.name] = _written(model, name)
+    tree |= {
         "head_dim": model.head_dim,
-        "hidden_act": "silu",
+        "hidden_act": _ACTIVATION_KEY[model.activation],
         "max_position_embeddings": context,
-        "rms_norm_eps": model.norm_eps,
-        "tie_word_embeddings": model.tied,
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "use_cache": True,
-        "rope_theta": model.rope_base,
-        "rope_scaling": _rope_scaling(model),
         "dtype": dtype,
         "torch_dtype": dtype,  # the same field for transformers before 4.56
     }
-    if family in ("Llama", "Qwen3"):
-        tree["attention_bias"] = model.qkv_bias
-    if family == "Llama":
-        tree["mlp_bias"] = False
-    else:
-        tree["sliding_window"] = model.window or None
-    if family.startswith("Qwen"):
-        tree |= {"use_sliding_window": bool(model.window), "max_window_layers": 0 if model.window else model.n_layers}
+    if "activation" in family.fields and family.name != "Gemma":
+        tree["hidden_activation"] = tree.pop("hidden_act")
+    tree |= rope.write(model, family, context) | _written_layers(model, family)
+    if family not in FAMILIES[:4]:
+        tree["pad_token_id"] = None  # else the class's own, which may be beyond this vocabulary
     if end_of_text >= 0:
         tree["eos_token_id"] = end_of_text
     return tree
 
 
-def _rope_scaling(model: ModelConfig) -> dict[str, object] | None:
-    kind: Literal["none", "linear", "llama3"] = model.rope_scaling
-    if kind == "none":
-        return None
-    scaling: dict[str, object] = {"rope_type": kind, "factor": model.rope_factor}
-    if kind == "llama3":
-        scaling |= {
-            "low_freq_factor": model.rope_low,
-            "high_freq_factor": model.rope_high,
-            "original_max_position_embeddings": model.rope_context,
-        }
-    return scaling
+def _lacks(model: ModelConfig) -> str:
+    """What the nearest families lack, in words."""
+    each = {family.name: misfit(family, model) for family in FAMILIES if family.exported}
+    nearest = each if not model.experts else {name: lack for name, lack in each.items() if lack[:8] != "experts="}
+    return "; ".join(f"{name} has no {lack}" for name, lack in list(nearest.items())[:4])
+
+
+def _written(model: ModelConfig, name: str) -> object:
+    """The value of a field as config.json states it."""
+    sizes = {"vocab_size": model.tokens, "n_kv_heads": model.kv_heads, "d_head": model.head_dim, "d_ff": model.ff_dim}
+    sizes["expert_d_ff"] = model.expert_dim
+    if name == "attention_scale":
+        whole = round(model.attention_scale**-2) if model.attention_scale else model.head_dim
+        if model.attention_scale and float(whole) ** -0.5 != model.attention_scale:
+            raise InteropError(f"model.attention_scale={model.attention_scale}: wanted 1 / sqrt of a whole number")
+        return whole
+    if name in ("attention_cap", "logit_cap"):
+        return getattr(model, name) or None
+    return sizes.get(name, getattr(model, name))
+
+
+def _written_layers(model: ModelConfig, family: Family) -> dict[str, object]:
+    """The keys that say which layers have a window, and which have positions."""
+    tree: dict[str, object] = {}
+    if family.windows != "none":
+        tree["sliding_window"] = model.window or None
+    if "use_sliding_window" in family.read:
+        tree["use_sliding_window"] = bool(model.window)
+        tree["max_window_layers"] = 0 if model.window else model.n_layers
+    if family.windows == "listed" and (model.global_layers or family.name not in ("Qwen2", "Qwen3")):
+        local = [bool(model.window) and layer not in model.global_layers for layer in range(model.n_layers)]
+        tree["layer_types"] = ["sliding_attention" if one else "full_attention" for one in local]
+    if family.unrotated == "listed":
+        tree["no_rope_layers"] = [int(layer not in model.unrotated_layers) for layer in range(model.n_layers)]
+    return tree

@@ -5,6 +5,7 @@ therefore holds one tensor of the checkpoint and two parts of tensors (one in tr
 tensor and one shard of the stacked array.
 """
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -43,7 +44,8 @@ def load(
     `on_tensor` is called with the number of values of each loaded tensor.
     Raises InteropError, naming the tensor, for values that are not finite.
     """
-    table = layouts(config)
+    family = source.family
+    table = layouts(config, family, family.folded(source.tree, config))
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract(config, dtype))
     return jax.tree.unflatten(
         structure, [_parameter(table[parameter_name(path)], leaf, source, on_tensor) for path, leaf in leaves]
@@ -51,8 +53,9 @@ def load(
 
 
 @jax.jit(donate_argnums=0)
-def _write(stacked: jax.Array, layer: jax.Array, i: jax.Array) -> jax.Array:
-    return lax.dynamic_update_index_in_dim(stacked, layer.astype(stacked.dtype), i, 0)
+def _write(stacked: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
+    part = lax.expand_dims(part.astype(stacked.dtype), range(len(index)))
+    return lax.dynamic_update_slice(stacked, part, (*index, *[0] * (stacked.ndim - len(index))))
 
 
 def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
@@ -72,14 +75,14 @@ def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, 
 
     if not layout.stacked:
         return read(layout.name, leaf.shape, leaf.sharding.spec).astype(leaf.dtype)
-    count, *shape = leaf.shape
+    counts, shape = leaf.shape[: layout.stacked], leaf.shape[layout.stacked :]
     spec = tuple(leaf.sharding.spec)
-    dims = (*spec[1:], *[None] * (leaf.ndim - len(spec)))
+    dims = (*spec[layout.stacked :], *[None] * (leaf.ndim - len(spec)))
     stacked = jnp.zeros(leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
-    for i in range(count):
-        layer = read(layout.name.format(i), tuple(shape), jax.P(*dims))
-        # Waiting limits the transfers in flight to one layer.
-        stacked = jax.block_until_ready(_write(stacked, layer, jnp.int32(i)))
+    for index in itertools.product(*map(range, counts)):
+        part = read(layout.name.format(*index), shape, jax.P(*dims))
+        # Waiting limits the transfers in flight to one tensor.
+        stacked = jax.block_until_ready(_write(stacked, part, tuple(jnp.int32(i) for i in index)))
     return stacked
 
 

@@ -87,8 +87,11 @@ def by_transformers(path: Path, tokens: Ids) -> Reading:
 
 
 def by_numpy(path: Path, tokens: Ids) -> Reading:
-    """As the forward pass below reads it. Raises InteropError for a kind of rotation that it does not know."""
+    """As the forward pass below reads it. Raises InteropError for a family or a rotation that it does not know."""
     files = _gguf(path) if path.suffix == ".gguf" else _directory(path)
+    kind, activation = files.config.get("model_type"), files.config.get("hidden_act")
+    if kind not in (None, "llama", "mistral", "qwen2", "qwen3") or activation not in (None, "silu", "swish"):
+        raise InteropError(f"models of the type {kind!r} with {activation!r} are not known to the check in NumPy")
     return Reading(_forward(files, tokens), "an independent forward pass in NumPy")
 
 

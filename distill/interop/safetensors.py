@@ -22,6 +22,7 @@ DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtype
 # All or some rows of a tensor. bfloat16 is one of its dtypes, though NumPy does not class it as floating.
 Tensor = NDArray[np.floating]
 
+_BYTES: dict[str, Any] = {"U8": np.uint8}  # of packed_experts alone, by the end of their name
 _PIECE = 1 << 24
 _LONGEST_HEAD = 100_000_000  # bytes; the limit of the format's own library
 
@@ -68,9 +69,10 @@ def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
         whole = False
     if not whole:
         raise InteropError(f"{file}: tensor {name!r} is described as {item!r:.100}, wanted dtype, shape, data_offsets")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    known = DTYPES | (_BYTES if name.endswith(("_blocks", "_scales")) else {})
+    if not isinstance(dtype, str) or dtype not in known:
         raise InteropError(f"{file}: tensor {name!r} has dtype {dtype!r:.60}, wanted one of {', '.join(DTYPES)}")
-    wanted = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    wanted = math.prod(shape) * np.dtype(known[dtype]).itemsize
     if stop - start != wanted:
         raise InteropError(
             f"{file}: tensor {name!r} has {stop - start:,} bytes, but {list(shape)} of {dtype} are {wanted:,}"
@@ -84,7 +86,7 @@ def _entry(file: Path, name: str, item: Any, begin: int, size: int) -> Entry:
 
 def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
     """Rows start to stop of a tensor in their stored dtype; reads no other bytes of it."""
-    dtype = np.dtype(DTYPES[entry.dtype])
+    dtype = np.dtype((DTYPES | _BYTES)[entry.dtype])
     shape = (stop - start, *entry.shape[1:])
     row = math.prod(entry.shape[1:])
     with open(entry.file, "rb") as stream:
@@ -93,6 +95,12 @@ def read_rows(entry: Entry, start: int, stop: int) -> Tensor:
     if values.size != math.prod(shape):
         raise InteropError(f"{entry.file}: the file ended while rows {start} to {stop} of a tensor were read")
     return values.reshape(shape)
+
+
+def pieces(entry: Entry) -> Iterator[bytes]:
+    """Yields a tensor's stored bytes in pieces of some megabytes."""
+    width = np.dtype((DTYPES | _BYTES)[entry.dtype]).itemsize
+    return read_bytes(entry.file, entry.offset, math.prod(entry.shape) * width)
 
 
 def read_bytes(file: Path, offset: int, size: int) -> Iterator[bytes]:

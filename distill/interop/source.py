@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,8 @@ import numpy as np
 
 from distill.config import ModelConfig
 from distill.errors import InteropError
-from distill.interop import gguf, hf_config, safetensors
+from distill.interop import advice, gguf, hf_config, packed_experts, safetensors
+from distill.interop.families import Family, family_of
 from distill.interop.layout import expected, layouts
 from distill.interop.safetensors import Tensor
 from distill.system.files import loads
@@ -20,6 +20,7 @@ from distill.system.files import loads
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"  # of peft; transformers would load the adapter too
 _COMPARED = 1 << 22  # values of embedding and head that are compared at a time
+_OLDEST = ("Llama", "Mistral", "Qwen2", "Qwen3")  # families whose fingerprints do not name them
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +32,9 @@ class ModelSource(Protocol):
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
 
+    @property
+    def family(self) -> Family: ...
+
     def read(self, name: str, start: int, stop: int) -> Tensor: ...
 
     def pieces(self, name: str) -> Iterator[bytes]: ...
@@ -41,6 +45,11 @@ class Directory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if not (self.path / CONFIG).exists():
+            raise InteropError(
+                f"{self.path / CONFIG}: there is no such file; wanted a Hugging Face model's directory"
+                f"{advice.about_path(path)}"
+            )
         self.tree: dict[str, Any] = read_json(self.path / CONFIG)
         if (self.path / ADAPTER).exists():
             raise InteropError(
@@ -78,15 +87,24 @@ class Directory:
             if name not in self._entries or self._entries[name].file.name != file:
                 raise InteropError(f"{self.path / file}: tensor {name!r} is not in it, though {INDEX} says so")
 
+    @property
+    def family(self) -> Family:
+        """The family that config.json names. Raises InteropError for one that is not read."""
+        return family_of(self.tree, str(self.path / CONFIG))
+
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a tensor in their stored dtype."""
         return safetensors.read_rows(self._entries[name], start, stop)
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """Yields a tensor's stored bytes in pieces of some megabytes."""
-        entry = self._entries[name]
-        size = math.prod(entry.shape) * np.dtype(safetensors.DTYPES[entry.dtype]).itemsize
-        return safetensors.read_bytes(entry.file, entry.offset, size)
+        return safetensors.pieces(self._entries[name])
+
+    def unpacked(self) -> ModelSource:
+        """The directory itself, or what its packed tensors of experts hold."""
+        if not self.family.packed:
+            return self
+        return packed_experts.UnpackedExperts(self.path, self.tree, self._entries, self.family)
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -110,11 +128,13 @@ def is_model(path: str | Path) -> bool:
 def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
     """Opens the model at a path: reads all headers and checks the tensors against the config; loads no parameters."""
     if not Path(path).exists():
-        raise InteropError(f"{path}: there is no such file or directory")
-    source: ModelSource = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path)
+        raise InteropError(f"{path}: there is no such file or directory{advice.about_path(path)}")
+    source: ModelSource = gguf.open_file(path) if Path(path).suffix == ".gguf" else Directory(path).unpacked()
     config = hf_config.read_config(source.tree, str(source.path / CONFIG if source.path.is_dir() else source.path))
     check(source, config)
     if config.tied and not _is_tied(source, config):
+        if config.scaled_embedding:
+            raise InteropError(f"{path}: lm_head.weight is not the embedding, to which {source.family.name} ties it")
         config = dataclasses.replace(config, tied=False)
         check(source, config)
     return source, config
@@ -122,7 +142,7 @@ def open_source(path: str | Path) -> tuple[ModelSource, ModelConfig]:
 
 def _is_tied(source: ModelSource, config: ModelConfig) -> bool:
     """Whether a model declared as tied is tied: a head that differs from the embedding takes precedence."""
-    table = layouts(dataclasses.replace(config, tied=False))
+    table = layouts(dataclasses.replace(config, tied=False), source.family)
     embed, head = table["embed"].name, table["head"].name
     if head not in source.shapes:
         return True
@@ -137,11 +157,12 @@ def _is_tied(source: ModelSource, config: ModelConfig) -> bool:
 
 def check(source: ModelSource, config: ModelConfig) -> None:
     """Raises InteropError for the first tensor that is missing, has another shape, or is unknown."""
-    wanted = set()
-    for name, _, _, shape in expected(config):  # lazily: a config may claim any number of layers
+    wanted, family = set(), source.family
+    for name, _, _, shape in expected(config, family):  # lazily: a config may claim any number of layers
         wanted.add(name)
         if name not in source.shapes:
-            why = "" if name != "lm_head.weight" else ", for tie_word_embeddings is not true in config.json"
+            why = ", for tie_word_embeddings is not true in config.json" if name == "lm_head.weight" else ""
+            why = advice.about_missing(name, source.shapes) or why
             raise InteropError(f"{source.path}: tensor {name!r} is missing, wanted {list(shape)}{why}")
         if source.shapes[name] != shape:
             got = list(source.shapes[name])
@@ -151,9 +172,7 @@ def check(source: ModelSource, config: ModelConfig) -> None:
         known = name.endswith("rotary_emb.inv_freq") or (config.tied and name == "lm_head.weight")
         if name not in wanted and not known:
             got = list(source.shapes[name])
-            raise InteropError(
-                f"{source.path}: tensor {name!r} of shape {got} has no place in {source.tree['architectures'][0]}"
-            )
+            raise InteropError(f"{source.path}: tensor {name!r} of shape {got} has no place in {family.architecture}")
 
 
 def fingerprint(source: ModelSource, config: ModelConfig) -> str:
@@ -161,9 +180,23 @@ def fingerprint(source: ModelSource, config: ModelConfig) -> str:
 
     Reads the whole model, as loading does: 1.7 GB of SHA-256 per second on one core.
     """
-    digest = hashlib.sha256(repr(config).encode())
-    for name, _, _, shape in expected(config):
+    family = source.family
+    digest = hashlib.sha256(_identity(config).encode())
+    if family.name not in _OLDEST:
+        digest.update(f"{family.name} {sorted(family.folded(source.tree, config).items())}".encode())
+    for name, shape in {name: shape for name, _, _, shape in expected(config, family)}.items():
         digest.update(f"{name} {shape} {source.dtypes[name]}".encode())
         for piece in source.pieces(name):
             digest.update(piece)
     return digest.hexdigest()[:12]
+
+
+def _identity(config: ModelConfig) -> str:
+    """The config as it enters a fingerprint: fields from global_layers on only where they differ from their defaults.
+
+    They came later; so the names of models that are without them stay.
+    """
+    names = [field.name for field in dataclasses.fields(config)]
+    first, plain = names.index("global_layers"), ModelConfig()
+    kept = names[:first] + [name for name in names[first:] if getattr(config, name) != getattr(plain, name)]
+    return f"ModelConfig({', '.join(f'{name}={getattr(config, name)!r}' for name in kept)})"

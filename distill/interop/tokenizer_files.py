@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from distill.data.sources.template_files import DEFAULT, TOKENIZER_CONFIG, read_templates
 from distill.data.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -12,21 +13,26 @@ from distill.data.tokenizers.tokenizer import ByteTokenizer, Tokenizer
 from distill.errors import InteropError
 from distill.interop.source import ModelSource
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, GENERATION = "tokenizer.json", "generation_config.json"
 # Files that are copied unchanged from one directory to another.
 _KEPT = (
     *(TOKENIZER, TOKENIZER_CONFIG, "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
+    *("vocab.json", "merges.txt", "chat_template.jinja", GENERATION),
 )
 _END = "<|endoftext|>"
 
 
+# Fields of config.json and generation_config.json: how a prompt begins, what ends a reply, and padding.
+IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """Files by name, and the token that ends a document (-1: unknown)."""
+    """Files by name, the token that ends a document (-1: unknown), and the IDS of config.json, each one or several."""
 
     files: Mapping[str, bytes]
     end_of_text: int = -1
+    ids: Mapping[str, int | list[int]] = dataclasses.field(default_factory=dict)
 
 
 def of_source(source: ModelSource) -> TokenizerFiles:
@@ -34,11 +40,18 @@ def of_source(source: ModelSource) -> TokenizerFiles:
     end = source.tree.get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     known = end if isinstance(end, int) else -1
+    ids = {name: value for name in IDS if _is_ids(value := source.tree.get(name))}
     if source.path.is_dir():
-        return TokenizerFiles({n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}, known)
+        files = {n: (source.path / n).read_bytes() for n in _KEPT if (source.path / n).exists()}
+        return TokenizerFiles(files, known, ids)
     templates = read_templates(source.path)
     text = SubwordTokenizer(str(source.path), "none").saying()
-    return TokenizerFiles(_files(text, {**templates.special, **_templates(templates.texts)}), known)
+    return TokenizerFiles(_files(text, {**templates.special, **_templates(templates.texts)}), known, ids)
+
+
+def _is_ids(value: object) -> TypeGuard[int | list[int]]:
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(type(item) is int and item >= 0 for item in items)
 
 
 def _templates(texts: Mapping[str, str]) -> dict[str, object]:

@@ -18,25 +18,43 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from distill.losses import divergences
-from distill.model import sharding
+from distill.model import attention_kernels, sharding
+from distill.model.layers import capped
 from distill.types import LOG_ZERO
 
-# Logits of one chunk: enough for an efficient matmul, few enough for the cache (measured: docs/results/objectives.md).
-CHUNK_LOGITS = 2**20
-CHUNK_TOKENS = 2048
+# On a CPU: enough logits for an efficient matmul, few enough for the cache (measured: docs/results/objectives.md).
+CPU_LOGITS = 2**20
+CPU_TOKENS = 2048
+# On a GPU or TPU: 64 MiB of float32 logits of all models. Sums [n, D] and [v, D] are read and written once a chunk, so
+# that a product makes n / 4 and v / 4 FLOPs for each of their bytes; the chips' ratio of FLOPs to bandwidth is 150 to
+# 560, which 4096 passes everywhere.
+ACCELERATOR_LOGITS = 2**24
+ACCELERATOR_TOKENS = 4096
 MIN_COLUMNS = 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusedSpec:
-    """Static options. divergence '' computes none; tokens: columns of the heads that are tokens."""
+    """Static options. divergence '' computes none; tokens: columns of the heads that are tokens.
+
+    cap: of the student's logits (layers.capped); teacher_caps: of each teacher's, filled in from the signal.
+    """
 
     divergence: str
     tempered: bool
     tokens: int
-    chunk_logits: int = CHUNK_LOGITS
-    chunk_tokens: int = CHUNK_TOKENS
+    chunk_logits: int = 0  # 0: chosen for the platform (chunk_size)
+    chunk_tokens: int = 0
+    cap: float = 0.0
+    teacher_caps: tuple[float, ...] = ()
     one_device: bool = False  # then without shard_map: even collectives over one device copy the heads
+
+
+def chunk_size(platform: str, models: int) -> tuple[int, int]:
+    """Tokens of one chunk at most, and its logits of each model, on 'cpu', 'gpu' or 'tpu' ('': as on a CPU)."""
+    if platform in ("", "cpu"):
+        return CPU_TOKENS, CPU_LOGITS
+    return ACCELERATOR_TOKENS, ACCELERATOR_LOGITS // models
 
 
 class TeacherArrays(NamedTuple):
@@ -109,8 +127,14 @@ class Chunks:
         self.spec, self.head, self.heads, self.beta = spec, head, heads, beta
         self.exact = jnp.promote_types(hidden.dtype, jnp.float32)
         self.tau: Float[Array, ""] | float = temperature.astype(self.exact) if spec.tempered else 1.0
-        self.tokens = max(n for n in range(1, min(tokens, spec.chunk_tokens) + 1) if tokens % n == 0)
-        self.columns = min(rows, max(MIN_COLUMNS, spec.chunk_logits // self.tokens))
+        platform = attention_kernels.platform()
+        # XLA's GPU compiler reads a chunk's logits twice as long for one more sum over them, and it copies the sums
+        # [v, D] for a product that adds to them (docs/results/speed.md).
+        self.on_gpu = platform == "gpu"
+        most, logits = chunk_size(platform, 1 + len(heads))
+        most, logits = spec.chunk_tokens or most, spec.chunk_logits or logits
+        self.tokens = max(n for n in range(1, min(tokens, most) + 1) if tokens % n == 0)
+        self.columns = min(rows, max(MIN_COLUMNS, logits // self.tokens))
         self.parts = tokens // self.tokens
         self.count = math.ceil(rows / self.columns)
         self.rows, self.valid = rows, spec.tokens
@@ -134,17 +158,24 @@ class Chunks:
         """The rows of a head for the columns of chunk i."""
         return lax.dynamic_slice_in_dim(head, self.start(i), self.columns).astype(dtype)
 
-    def logits(self, i: Int[Array, ""], hidden: Float[Array, "n D"], head: Float[Array, "V D"]) -> Float[Array, "n v"]:
-        """The logits of chunk i, in float32 at least; LOG_ZERO in columns that are not new."""
+    def logits(
+        self, i: Int[Array, ""], hidden: Float[Array, "n D"], head: Float[Array, "V D"], cap: float
+    ) -> Float[Array, "n v"]:
+        """The logits of chunk i under a cap, in float32 at least; LOG_ZERO in columns that are not new."""
         exact = jnp.promote_types(hidden.dtype, jnp.float32)
         contracted = (((1,), (1,)), ((), ()))
         z = lax.dot_general(hidden, self.rows_of(i, head, hidden.dtype), contracted, preferred_element_type=exact)
-        return jnp.where(self.is_new(i)[None], z, LOG_ZERO)
+        return jnp.where(self.is_new(i)[None], capped(z, cap), LOG_ZERO)
+
+    def uncapped(self, by_z: Float[Array, "n v"], z: Float[Array, "n v"]) -> Float[Array, "n v"]:
+        """The gradient by the student's logits before their cap, from that by its logits z."""
+        return by_z * (1 - jnp.square(jnp.maximum(z / self.spec.cap, -1.0))) if self.spec.cap else by_z
 
     def teacher_logits(self, i: Int[Array, ""], by_token: tuple[Float[Array, "n _"], ...]) -> Float[Array, "n v"]:
         """The teacher's logits, or its log-probabilities, over the same columns."""
         if self.heads:
-            each = [self.logits(i, hidden, head).astype(self.exact) for hidden, head in zip(by_token, self.heads)]
+            caps = self.spec.teacher_caps or (0.0,) * len(self.heads)
+            each = [self.logits(i, *part).astype(self.exact) for part in zip(by_token, self.heads, caps)]
             offsets = by_token[len(self.heads) :]
             return functools.reduce(jnp.logaddexp, [z + c for z, c in zip(each, offsets)]) if offsets else each[0]
         part = lax.dynamic_slice_in_dim(by_token[0], self.start(i), self.columns, axis=1).astype(self.exact)
@@ -156,17 +187,27 @@ class Chunks:
         inside = (column >= i * self.columns - self.start(i)) & (column < self.columns)
         return jnp.clip(column, 0, self.columns - 1), inside
 
+    def logits_of_ids(self, hidden: Float[Array, "n D"], ids: Int[Array, "n 1"]) -> Float[Array, "n 1"]:
+        """The logits of one id a token by its row of the head alone; 0 where another device has the row."""
+        row = ids[:, 0] - self.offset
+        weight = self.head[jnp.clip(row, 0, self.rows - 1)].astype(hidden.dtype)
+        z = capped(jnp.sum(hidden.astype(self.exact) * weight.astype(self.exact), axis=1), self.spec.cap)
+        return jnp.where((row >= 0) & (row < self.rows), z, 0)[:, None]
+
     def reduce(self, x: tuple[Float[Array, "n D"], Int[Array, "n K"], tuple[Float[Array, "n _"], ...]]) -> PartialSums:
         """The sums over all columns of this device, from a chunk's (hidden, ids, the teacher's arrays by token)."""
         hidden, ids, by_token = x
         kind, tau = self.spec.divergence, self.tau
+        apart = self.on_gpu and ids.shape[1] == 1
         zeros = lambda *dims, fill=0.0: vary(self.spec, jnp.full((hidden.shape[0], *dims), fill, self.exact))
 
         def columns(carry: PartialSums, i: Int[Array, ""]) -> tuple[PartialSums, None]:
             peak, mass, mass_tau, id_logits, peak_t, mass_t, expected = carry
-            z = self.logits(i, hidden, self.head)
+            z = self.logits(i, hidden, self.head, self.spec.cap)
             column, inside = self.locate(i, ids)
-            if ids.shape[1] == 1:
+            if apart:
+                here = jnp.zeros((), self.exact)
+            elif ids.shape[1] == 1:
                 here = jnp.sum(jnp.where((column == jnp.arange(self.columns)[None]) & inside, z, 0), axis=1)[:, None]
             else:
                 here = jnp.where(inside, jnp.take_along_axis(z, column, axis=1), 0)
@@ -186,7 +227,8 @@ class Chunks:
                 peak_t = top_t
             return PartialSums(top, mass, mass_tau, id_logits + here, peak_t, mass_t, expected), None
 
-        start = (zeros(fill=LOG_ZERO), zeros(), zeros(), zeros(ids.shape[1]), zeros(fill=LOG_ZERO), zeros(), zeros())
+        picked = self.logits_of_ids(hidden, ids) if apart else zeros(ids.shape[1])
+        start = (zeros(fill=LOG_ZERO), zeros(), zeros(), picked, zeros(fill=LOG_ZERO), zeros(), zeros())
         return lax.scan(columns, PartialSums(*start), jnp.arange(self.count))[0]
 
     def compare(
@@ -200,7 +242,7 @@ class Chunks:
         zero = vary(self.spec, jnp.zeros(log_z_tau.shape, log_z_tau.dtype))
 
         def columns(carry: tuple[Array, Array], i: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
-            log_q = self.logits(i, hidden, self.head) / self.tau - log_z_tau[:, None]
+            log_q = self.logits(i, hidden, self.head, self.spec.cap) / self.tau - log_z_tau[:, None]
             log_p = self.teacher_logits(i, by_token) / self.tau - log_z_t[:, None]
             value, d = self._terms(log_p, log_q)
             return (carry[0] + jnp.sum(value, axis=1), carry[1] + jnp.sum(d, axis=1)), None

@@ -57,6 +57,7 @@ def fused_losses(
     """
     reshard = jax.sharding.reshard
     teacher, teacher_specs = _teacher_arrays(signal)
+    spec = dataclasses.replace(spec, teacher_caps=_caps(signal))
     values = (hidden, head, ids, jnp.asarray(temperature, jnp.float32), jnp.asarray(beta, jnp.float32), teacher)
     specs = (sharding.ACT_BSD, sharding.PARAM_SPECS["head_vd"], sharding.ACT_BSD, P(), P(), teacher_specs)
     outputs = (sharding.TOKENS_BS, sharding.TOKENS_BS, sharding.ACT_BSD, sharding.TOKENS_BS)
@@ -67,6 +68,16 @@ def fused_losses(
         return FusedLosses(*map(reshard, losses, outputs))
     mapped = jax.shard_map(functools.partial(_on_device, spec), in_specs=specs, out_specs=outputs)
     return FusedLosses(*mapped(*values))
+
+
+def _caps(signal: HiddenSignal | MixedSignal | TeacherSignal | None) -> tuple[float, ...]:
+    """The cap of each teacher whose logits are computed here."""
+    match signal:
+        case HiddenSignal():
+            return (signal.cap,)
+        case MixedSignal():
+            return tuple(part.cap for part in signal.parts)
+    return ()
 
 
 def _teacher_arrays(
@@ -202,10 +213,13 @@ def _losses_backward(
 
         def columns(carry: tuple[Array, Array], i: Int[Array, ""]) -> tuple[tuple[Array, Array], None]:
             by_hidden, by_head = carry
-            by_z = chunks.gradient(i, chunks.logits(i, hidden, head), *rest).astype(hidden.dtype)
+            z = chunks.logits(i, hidden, head, spec.cap)
+            by_z = chunks.uncapped(chunks.gradient(i, z, *rest), z).astype(hidden.dtype)
             weight, start = chunks.rows_of(i, head, hidden.dtype), chunks.start(i)
             by_hidden += lax.dot_general(by_z, weight, (((1,), (0,)), ((), ())), preferred_element_type=exact)
             new = lax.dot_general(by_z, hidden, (((0,), (0,)), ((), ())), preferred_element_type=exact)
+            if chunks.on_gpu:
+                new = lax.optimization_barrier(new)
             old = lax.dynamic_slice_in_dim(by_head, start, chunks.columns)
             by_head = lax.dynamic_update_slice_in_dim(by_head, old + new.astype(by_head.dtype), start, axis=0)
             return (by_hidden, by_head), None

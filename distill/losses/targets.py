@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from distill.losses import divergences
 from distill.model import sharding
+from distill.model.layers import capped
 from distill.types import LOG_ZERO, Batch, HiddenSignal, MixedSignal, SparseSignal, TeacherSignal
 
 # Positions whose teacher logits exist at once when a target is computed from hidden states.
@@ -22,15 +23,15 @@ POSITIONS = 16
 def align(log_probs: Float[Array, "B S V"], size: int, tokens: int) -> Float[Array, "B S {size}"]:
     """The teacher's log-probabilities over the student's `size` columns, of which the first `tokens` are common tokens.
 
-    Heads of the same tokenizer are often padded to different sizes; columns beyond the tokens become LOG_ZERO. Rows
-    with probability in such columns are no longer normalised.
+    Heads of the same tokenizer are often padded to different sizes; columns beyond the tokens, and those that the
+    teacher lacks, become LOG_ZERO. Rows with probability in columns beyond the tokens are no longer normalised.
     """
     have = log_probs.shape[-1]
     if have == size == tokens:
         return log_probs
     whole = jax.sharding.reshard(log_probs, sharding.ACT_BSD).astype(jnp.promote_types(log_probs.dtype, jnp.float32))
     whole = whole[..., :tokens]
-    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, size - tokens)), constant_values=LOG_ZERO)
+    whole = jnp.pad(whole, ((0, 0), (0, 0), (0, size - min(have, tokens))), constant_values=LOG_ZERO)
     return jax.sharding.reshard(whole, sharding.LOGITS_BSV)
 
 
@@ -47,9 +48,9 @@ def align_head(head: Float[Array, "V D"], size: int) -> Float[Array, "{size} D"]
 def align_heads(signal: HiddenSignal | MixedSignal, size: int) -> HiddenSignal | MixedSignal:
     """The signal with every head aligned (`align_head`)."""
     if isinstance(signal, HiddenSignal):
-        return HiddenSignal(hidden=signal.hidden, head=align_head(signal.head, size))
+        return dataclasses.replace(signal, head=align_head(signal.head, size))
     return dataclasses.replace(
-        signal, parts=tuple(HiddenSignal(hidden=p.hidden, head=align_head(p.head, size)) for p in signal.parts)
+        signal, parts=tuple(dataclasses.replace(p, head=align_head(p.head, size)) for p in signal.parts)
     )
 
 
@@ -62,7 +63,7 @@ def whole_signal(signal: HiddenSignal | MixedSignal) -> TeacherSignal:
     logits = jnp.einsum(
         "bsd,vd->bsv", signal.hidden, head, preferred_element_type=jnp.float32, out_sharding=sharding.LOGITS_BSV
     )
-    return TeacherSignal(log_probs=lax.stop_gradient(logits))
+    return TeacherSignal(log_probs=lax.stop_gradient(capped(logits, signal.cap)))
 
 
 def by_positions(
@@ -80,7 +81,7 @@ def by_positions(
 
     def one(i: Int[Array, ""]) -> SparseSignal:
         few = lambda x: lax.dynamic_slice_in_dim(x, i * size, size, axis=1)
-        some = lambda p: HiddenSignal(hidden=few(p.hidden), head=p.head)
+        some = lambda p: dataclasses.replace(p, hidden=few(p.hidden))
         if isinstance(signal, HiddenSignal):
             logits = whole_signal(some(signal)).log_probs
         else:

@@ -6,16 +6,20 @@ and cuDNN's call is computed by XLA: slow, but with the same numbers, for tests.
 """
 
 import functools
+from typing import Literal, TypeAlias
 
 import jax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from distill.config import ConfigError, ModelConfig
+from distill.config import ConfigError, ModelConfig, chips
 from distill.model import sharding
+
+Kernel: TypeAlias = Literal["xla", "splash", "cudnn"]
 
 MIN_BLOCK = 128  # positions in one block of the TPU's kernel
 MAX_BLOCK = 512  # a length that this does not divide uses smaller blocks
+_NO_SINKS = "the kernel is given no sinks (model.attention_sinks)"
 
 
 def platform() -> str:
@@ -24,37 +28,82 @@ def platform() -> str:
     return {"cuda": "gpu"}.get(device.platform, device.platform) if device else ""
 
 
-def chosen(config: ModelConfig, length: int) -> str:
-    """The implementation for S = `length` keys: 'xla' (distill/model/layers.py), 'splash' or 'cudnn'.
+def device_kind() -> str:
+    """What JAX calls the devices of the current mesh; '' of an abstract mesh without devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device else ""
 
-    'auto' is Splash on a TPU, else XLA. Raises ConfigError if the config's kernel does not support this model.
+
+def automatic(config: ModelConfig, length: int, platform: str, kind: str) -> tuple[Kernel, str]:
+    """What attention='auto' is on devices of this platform and kind, and why it is not the platform's kernel ('').
+
+    'splash' on a TPU; 'cudnn' on the GPUs of distill/config/chips.py; else, and where they do not fit, 'xla'.
     """
-    fits = length % MIN_BLOCK == 0
+    if config.attention_sinks and platform in ("tpu", "gpu"):
+        return "xla", _NO_SINKS
+    if platform == "tpu":
+        reason = "" if length % MIN_BLOCK == 0 else f"Splash takes multiples of {MIN_BLOCK} positions, not {length}"
+        return ("xla", reason) if reason else ("splash", "")
+    if platform != "gpu":
+        return "xla", ""
+    known = chips.recognise(kind)
+    if known is None or not known.node:
+        return "xla", f"cuDNN's kernel was not considered for a {kind}; ask for it by model.attention='cudnn'"
+    if length % 2:
+        return "xla", f"cuDNN takes an even number of positions, not {length}"
+    return ("xla", reason) if (reason := _no_cudnn(config)) else ("cudnn", "")
+
+
+def described(config: ModelConfig, length: int, platform: str, kind: str) -> str:
+    """'cudnn (auto)', or 'xla (auto): ' and why; '' where the config names its attention, and on a CPU."""
+    if config.attention != "auto" or platform == "cpu":
+        return ""
+    kernel, reason = automatic(config, length, platform, kind)
+    return f"{kernel} (auto): {reason}" if reason else f"{kernel} (auto)"
+
+
+def _no_cudnn(config: ModelConfig) -> str:
+    """Why cuDNN's kernel does not take a model; '' if it does."""
+    if config.attention_cap:
+        return f"cuDNN has no cap of scores, got {config.attention_cap}"
+    if config.dtype != "float32" and config.head_dim % 8 == 0 and config.head_dim <= 128:
+        return ""
+    return (
+        f"cuDNN takes bfloat16 and heads of at most 128, a multiple of 8; got dtype={config.dtype!r} and heads of "
+        f"{config.head_dim}"
+    )
+
+
+def chosen(config: ModelConfig, length: int) -> str:
+    """The implementation for S = `length` keys on the current mesh: 'xla' (distill/model/layers.py), 'splash', 'cudnn'.
+
+    'auto' is what `automatic` says. Raises ConfigError if the config's kernel does not support this model.
+    """
     if config.attention == "auto":
-        return "splash" if platform() == "tpu" and fits else "xla"
-    if config.attention == "splash" and not fits:
+        return automatic(config, length, platform(), device_kind())[0]
+    if config.attention in ("splash", "cudnn") and config.attention_sinks:
+        raise ConfigError(f"model.attention={config.attention!r}: {_NO_SINKS}; use 'xla'")
+    if config.attention == "splash" and length % MIN_BLOCK:
         raise ConfigError(f"model.attention='splash' takes multiples of {MIN_BLOCK} positions, got {length}; use 'xla'")
-    if config.attention == "cudnn" and (config.dtype == "float32" or config.head_dim % 8 or config.head_dim > 128):
-        raise ConfigError(
-            f"model.attention='cudnn' takes bfloat16 and heads of at most 128, a multiple of 8; got dtype="
-            f"{config.dtype!r} and heads of {config.head_dim}; use 'xla'"
-        )
+    if config.attention == "cudnn" and (reason := _no_cudnn(config)):
+        raise ConfigError(f"model.attention='cudnn': {reason}; use 'xla'")
     return config.attention
 
 
 def attention(
     kind: str,
+    window: int,
+    cap: float,
     q: Float[Array, "B S H K"],
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
     segment: Int[Array, "B S"] | None,
-    window: int,
 ) -> Float[Array, "B S H K"]:
     """softmax(q k') v over the keys up to a query's position, in its segment and within `window` (0: no limit).
 
-    q is already scaled. Softmax is in float32.
+    q is already scaled. Softmax is in float32. Scores become cap tanh(score / cap), unless cap is 0.
     """
-    local = functools.partial(_splash if kind == "splash" else _cudnn, window)
+    local = functools.partial(_splash, window, cap) if kind == "splash" else functools.partial(_cudnn, window)
     heads, ids = sharding.ACT_BSHK, sharding.TOKENS_BS
     given = (q, k, v) if segment is None else (q, k, v, jax.sharding.reshard(segment, ids))
     specs = (heads, heads, heads, ids)[: len(given)]
@@ -63,6 +112,7 @@ def attention(
 
 def _splash(
     window: int,
+    cap: float,
     q: Float[Array, "B S H K"],
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G K"],
@@ -81,7 +131,7 @@ def _splash(
     mask = splash.LocalMask(square, (window - 1, 0), 0) if window else splash.CausalMask(square)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([mask] * heads), block_sizes=blocks, head_shards=1, q_seq_shards=1,
-        interpret=platform() != "tpu",
+        interpret=platform() != "tpu", attn_logits_soft_cap=cap or None,
     )  # fmt: skip
     q, k, v = (lax.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
     if segment is None:

@@ -11,8 +11,9 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from distill.config import DecodeConfig as DecodeConfig
-from distill.model import sharding
-from distill.model.transformer import Block, Transformer, rms_norm, rope_tables, visible
+from distill.model import layers, sharding
+from distill.model.positions import numbers, of_layer, rope_tables, visible
+from distill.model.transformer import Block, Transformer
 from distill.types import LOG_ZERO
 
 _CACHE = P(None, *sharding.ACT_BSHK)
@@ -67,24 +68,28 @@ def extend(
     """
     c = model.config
     queries, columns = start + jnp.arange(tokens.shape[1]), jnp.arange(cache.keys.shape[2])
-    position, mask = queries[None], visible(queries, columns, c)[None, None, None]
+    kinds = numbers(c)
+    position, mask = queries[None], visible(queries, columns, c)
     if skip is not None:
         position = jnp.maximum(position - skip[:, None], 0)
         mask = mask & (columns[None] >= skip[:, None])[:, None, None, None]
-    rope = rope_tables(position, c)
+    rope = rope_tables(position, c, cache.keys.shape[2])
 
     def layer(
-        x: Float[Array, "B S D"], item: tuple[Block, Float[Array, "B T G K"], Float[Array, "B T G K"]]
+        x: Float[Array, "B S D"],
+        item: tuple[Int[Array, ""] | None, Block, Float[Array, "B T G K"], Float[Array, "B T G K"]],
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B T G K"], Float[Array, "B T G K"]]]:
-        block, keys, values = item
-        q, k, v = block.project(rms_norm(x, block.attention_norm[...], c.norm_eps), rope)
+        kind, block, keys, values = item
+        q, k, v = block.project(block.norm("attention_norm", x), of_layer(kind, rope))
         keys = lax.dynamic_update_slice_in_dim(keys, k, start, axis=1)
         values = lax.dynamic_update_slice_in_dim(values, v, start, axis=1)
-        x = x + block.attend(q, keys, values, mask)
-        return x + block.mlp(rms_norm(x, block.feed_norm[...], c.norm_eps)), (keys, values)
+        x = x + block.norm("attention_post_norm", block.attend(q, keys, values, of_layer(kind, mask)))
+        x = x + block.norm("feed_post_norm", block.feed(block.norm("feed_norm", x))[0])
+        return x, (keys, values)
 
-    x, (keys, values) = lax.scan(layer, model.embed_tokens(tokens), (model.blocks, cache.keys, cache.values))
-    return rms_norm(x, model.last_norm[...], c.norm_eps), Cache(keys=keys, values=values)
+    items = kinds, model.blocks, cache.keys, cache.values
+    x, (keys, values) = lax.scan(layer, model.embed_tokens(tokens), items)
+    return model.normalise(x), Cache(keys=keys, values=values)
 
 
 def draw(config: DecodeConfig, logits: Float[Array, "B V"], keys: Key[Array, " B"]) -> Int[Array, " B"]:
@@ -108,15 +113,16 @@ def last_logits(model: Transformer, hidden: Float[Array, "B D"]) -> Float[Array,
     logits = jnp.einsum(
         "vd,bd->vb", weight, hidden, preferred_element_type=jnp.float32, out_sharding=P("tensor", sharding.BATCH)
     )
-    return jax.sharding.reshard(logits.T, P(sharding.BATCH, None))[:, : c.tokens]
+    return layers.capped(jax.sharding.reshard(logits.T, P(sharding.BATCH, None))[:, : c.tokens], c.logit_cap)
 
 
 def _cast(model: Transformer) -> Transformer:
-    """The weights in the compute dtype, cast once instead of at every token; gains stay float32, as rms_norm needs."""
+    """The weights in the compute dtype, cast once instead of at every token; what is used in float32 stays so."""
 
     def one(path: KeyPath, leaf: Array) -> Array:
         names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
-        return leaf if any(name.endswith("norm") for name in names) else leaf.astype(model.config.dtype)
+        exact = any(name.endswith(("norm", "router", "router_bias", "sink")) for name in names)
+        return leaf if exact else leaf.astype(model.config.dtype)
 
     return jax.tree_util.tree_map_with_path(one, model)
 

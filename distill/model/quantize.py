@@ -23,6 +23,7 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 # The linear maps of a layer, and which of their dims (including the layer axis) are summed over.
 SUMMED = {"query": (1,), "key": (1,), "value": (1,), "out": (1, 2), "gate": (1,), "up": (1,), "down": (1,)}
+SUMMED_EXPERTS = {"expert_gate": (2,), "expert_up": (2,), "expert_down": (2,)}  # in their place; the router stays
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +53,7 @@ def cast(model: Transformer, precision: Precision) -> Transformer:
 
 def _cast_maps(blocks: Block, precision: Precision) -> Block:
     change = {name: _quantise(getattr(blocks, name), name) if precision == "int8" else _bfloat16(getattr(blocks, name))
-              for name in SUMMED}  # fmt: skip
+              for name in SUMMED | SUMMED_EXPERTS if hasattr(blocks, name)}  # fmt: skip
     return _with(blocks, **change)
 
 
@@ -63,7 +64,7 @@ def _bfloat16(param: nnx.Param) -> nnx.Param:
 def _quantise(param: nnx.Param, name: str) -> nnx.Param:
     weight = param[...].astype(jnp.float32)
     spec = P(None, *sharding.PARAM_SPECS[next(key for key in sharding.PARAM_SPECS if key.rsplit("_", 1)[0] == name)])
-    most = jnp.max(jnp.abs(weight), axis=SUMMED[name], keepdims=True)
+    most = jnp.max(jnp.abs(weight), axis=(SUMMED | SUMMED_EXPERTS)[name], keepdims=True)
     scale = jnp.where(most > 0, most, 1.0) / 127
     steps = jnp.round(weight / scale).astype(jnp.int8)
     return nnx.Param(QuantisedWeight(jax.sharding.reshard(steps, spec), scale))

@@ -33,8 +33,22 @@ PARAM_SPECS = {
     "gate_df": P("fsdp", "tensor"),
     "up_df": P("fsdp", "tensor"),
     "down_fd": P("tensor", "fsdp"),
+    "router_dx": P("fsdp", None),
+    "router_bias_x": P(None),
+    "expert_bias_xf": P(None, "tensor"),
+    "expert_bias_xd": P(None, None),
+    "sink_h": P("tensor"),
+    "expert_gate_xdf": P(None, "fsdp", "tensor"),  # of each expert as of one feed-forward: any number divides
+    "expert_up_xdf": P(None, "fsdp", "tensor"),
+    "expert_down_xfd": P(None, "tensor", "fsdp"),
     "project_de": P("fsdp", "tensor"),
+    # Adapters (model/lora.py): A of maps from D, and from heads or F; B to heads or F, and to D. Small: not over fsdp.
+    "lora_a_dr": P(None, None),
+    "lora_a_fr": P("tensor", None),
+    "lora_b_rf": P(None, "tensor"),
+    "lora_b_rd": P(None, None),
     "bias_hk": P("tensor", None),
+    "feed_bias_f": P("tensor"),
     "out_bias_d": P(None),
     "gain_d": P(None),
     "gain_k": P(None),
@@ -89,7 +103,7 @@ def residual(model: ModelConfig, length: int) -> P:
 
 def save_all_but_gathered(primitive: Primitive, *_: object, **__: object) -> bool:
     """A policy of jax.checkpoint: saves everything except gathered weights, which the backward pass gathers again."""
-    return primitive.name != "reshard"
+    return primitive.name not in ("reshard", "all_gather")  # the second: of experts, inside a shard_map
 
 
 def gather_rows(piece: Array) -> Array:
@@ -148,7 +162,11 @@ def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> Non
         "batch_size": (batch_size, math.prod(size[axis] for axis in BATCH), "data x fsdp"),
         "model.d_model": (model.d_model, size["fsdp"] * size["tensor"], "fsdp x tensor"),
         "model.n_kv_heads": (model.kv_heads, size["tensor"], "tensor"),
-        "model.d_ff": (model.ff_dim, size["tensor"], "tensor"),
+        **(
+            {"model.expert_d_ff": (model.expert_dim, size["tensor"], "tensor")}
+            if model.experts
+            else {"model.d_ff": (model.ff_dim, size["tensor"], "tensor")}
+        ),
         "model.vocab_size": (model.vocab_size, size["tensor"], "tensor"),
     }
     for name, (value, parts, axes) in split.items():

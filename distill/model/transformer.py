@@ -5,10 +5,9 @@ Layers are stacked, so one compiled body serves every depth. Letters of the shap
 sharding of each array: distill/model/sharding.py.
 """
 
+import functools
 import math
-import operator
-from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +19,18 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from distill.config import ModelConfig
-from distill.model import attention_kernels, layers, sharding
+from distill.model import attention_kernels, experts, head_maps, layers, lora, positions, sharding, units
+from distill.model.experts import RouterLosses
+from distill.model.norms import BLOCK_NORMS as BLOCK_NORMS
+from distill.model.norms import add_norm, constant, normalise
+from distill.model.norms import rms_norm as rms_norm
+from distill.model.positions import Rope, rotate
+from distill.model.stack import PRODUCT, scan, with_remat
 from distill.types import LOG_ZERO
 
-Rope: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]  # cos and sin, each [1 or B, S, 1, K/2]
 Queries: TypeAlias = Float[Array, "B S H K"]
 Keys: TypeAlias = Float[Array, "B T G K"]
 Mask: TypeAlias = Bool[Array, "#B 1 1 S T"]  # True where a query may see a key
-Carry = TypeVar("Carry")
-Body: TypeAlias = Callable[[PyTree, PyTree], tuple[PyTree, None]]  # of a scan over layers
-
-PRODUCT = "product"  # the name under which remat='dots' finds the results of linear maps
 
 
 def fan_in(config: ModelConfig) -> dict[str, int]:
@@ -38,72 +38,19 @@ def fan_in(config: ModelConfig) -> dict[str, int]:
 
     An untied embedding is a table, not a linear map, and is omitted; a tied one counts as the head.
     """
-    maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk", "gate_df", "up_df"), config.d_model)
-    maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
+    maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk"), config.d_model)
+    if config.experts:
+        maps |= dict.fromkeys(("router_dx", "expert_gate_xdf", "expert_up_xdf"), config.d_model)
+        maps |= {"out_hkd": config.n_heads * config.head_dim, "expert_down_xfd": config.expert_dim}
+    else:
+        maps |= dict.fromkeys(("gate_df", "up_df"), config.d_model)
+        maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
     return maps | {"embed_vd" if config.tied else "head_vd": config.d_model}
 
 
 def _normal(key: PRNGKeyArray, name: str, shape: tuple[int, ...], std: float) -> nnx.Param:
     values = std * jax.random.truncated_normal(key, -3, 3, shape, jnp.float32)
     return nnx.Param(jax.sharding.reshard(values, sharding.PARAM_SPECS[name]))
-
-
-def _constant(name: str, shape: tuple[int, ...], value: float) -> nnx.Param:
-    return nnx.Param(jax.sharding.reshard(jnp.full(shape, value, jnp.float32), sharding.PARAM_SPECS[name]))
-
-
-def rms_norm(x: Float[Array, "*B D"], gain: Float[Array, " D"], eps: float) -> Float[Array, "*B D"]:
-    """x divided by its root mean square, times a gain; computed in float32, returned in x's dtype."""
-    y = x.astype(jnp.float32)
-    y = y * lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return (y * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
-
-
-def rope_frequencies(config: ModelConfig) -> Float[Array, " pairs"]:
-    """Radians per position, base^(-2i/K), scaled by config.rope_scaling.
-
-    linear divides all by the factor (Chen et al. 2306.15595). llama3 divides frequencies with fewer than rope_low turns
-    within rope_context, keeps those with more than rope_high, and interpolates linearly in between (Llama 3.1).
-    """
-    half = config.head_dim // 2
-    frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if config.rope_scaling == "linear":
-        return frequency / config.rope_factor
-    if config.rope_scaling == "llama3":
-        turns = config.rope_context * frequency / (2 * math.pi)
-        kept = jnp.clip((turns - config.rope_low) / (config.rope_high - config.rope_low), 0.0, 1.0)
-        return frequency * (kept + (1 - kept) / config.rope_factor)
-    return frequency
-
-
-def rope_tables(position: Int[Array, "*B S"], config: ModelConfig) -> Rope:
-    """cos and sin, each [*B, S, 1, K/2], of the rotary angles position x frequency (Su et al. 2104.09864)."""
-    frequency = rope_frequencies(config)
-    angle = position[..., None].astype(jnp.float32) * frequency.reshape((1,) * position.ndim + frequency.shape)
-    return jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
-
-
-def visible(query: Int[Array, " S"], key: Int[Array, " T"], config: ModelConfig) -> Bool[Array, "S T"]:
-    """Whether a query may attend to a key, by position in the row: keys up to its own, within the window."""
-    distance = query[:, None] - key[None]
-    return (distance >= 0) & (distance < config.window) if config.window else distance >= 0
-
-
-def attention_mask(
-    config: ModelConfig, length: int, segment: Int[Array, "B S"] | None
-) -> Bool[Array, "_ 1 1 S S"] | Int[Array, "B S"] | None:
-    """The keys that queries attend to: a mask [1 or B, 1, 1, S, S], or for a kernel the segments themselves."""
-    if attention_kernels.chosen(config, length) != "xla":
-        return segment
-    mask = visible(jnp.arange(length), jnp.arange(length), config)[None, None, None]
-    return mask if segment is None else mask & (segment[:, None, None, :, None] == segment[:, None, None, None, :])
-
-
-def rotate(x: Float[Array, "B S H K"], cos: Float[Array, "..."], sin: Float[Array, "..."]) -> Float[Array, "B S H K"]:
-    """Rotates the pairs (x[i], x[i + K/2]): the half-split layout of Llama-style checkpoints."""
-    a, b = jnp.split(x, 2, axis=-1)
-    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def _gather_sequence(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
@@ -117,40 +64,78 @@ def _product(x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P) -> Floa
 
 
 class Block(nnx.Module):
-    """One layer: x + attention(norm(x)), then x + feed-forward(norm(x))."""
+    """One layer: x + attention(norm(x)), then x + feed-forward(norm(x)); config.norms says where the norms stand."""
 
     def __init__(self, config: ModelConfig, key: PRNGKeyArray):
-        d, f, h, g, k = config.d_model, config.ff_dim, config.n_heads, config.kv_heads, config.head_dim
+        d, h, g, k = config.d_model, config.n_heads, config.kv_heads, config.head_dim
         std = {name: 1 / math.sqrt(n) for name, n in fan_in(config).items()}
         keys = jax.random.split(key, 7)
         self.config = config
-        self.attention_norm = _constant("gain_d", (d,), 1.0)
+        for name in BLOCK_NORMS[config.norms]:
+            add_norm(self, name, config)
         self.query = _normal(keys[0], "query_dhk", (d, h, k), std["query_dhk"])
         self.key = _normal(keys[1], "key_dgk", (d, g, k), std["key_dgk"])
         self.value = _normal(keys[2], "value_dgk", (d, g, k), std["value_dgk"])
         self.out = _normal(keys[3], "out_hkd", (h, k, d), std["out_hkd"])
         if config.qk_norm:
-            self.query_norm = _constant("gain_k", (k,), 1.0)
-            self.key_norm = _constant("gain_k", (k,), 1.0)
+            whole = config.qk_norm_width == "all"
+            self.query_norm = constant("bias_hk", (h, k), 1.0) if whole else constant("gain_k", (k,), 1.0)
+            self.key_norm = constant("bias_hk", (g, k), 1.0) if whole else constant("gain_k", (k,), 1.0)
         if config.qkv_bias:
-            self.query_bias = _constant("bias_hk", (h, k), 0.0)
-            self.key_bias = _constant("bias_hk", (g, k), 0.0)
-            self.value_bias = _constant("bias_hk", (g, k), 0.0)
+            self.query_bias = constant("bias_hk", (h, k), 0.0)
+            self.key_bias = constant("bias_hk", (g, k), 0.0)
+            self.value_bias = constant("bias_hk", (g, k), 0.0)
         if config.out_bias:
-            self.out_bias = _constant("out_bias_d", (d,), 0.0)
-        self.feed_norm = _constant("gain_d", (d,), 1.0)
-        self.gate = _normal(keys[4], "gate_df", (d, f), std["gate_df"])
-        self.up = _normal(keys[5], "up_df", (d, f), std["up_df"])
-        self.down = _normal(keys[6], "down_fd", (f, d), std["down_fd"])
+            self.out_bias = constant("out_bias_d", (d,), 0.0)
+        if config.attention_sinks:
+            self.sink = constant("sink_h", (h,), 0.0)
+        if config.experts:
+            self._add_experts([keys[4], keys[5], keys[6]], std)
+        else:
+            self._add_mlp([keys[4], keys[5], keys[6]], std)
+        if lora.adapted_maps(config):
+            self.lora = lora.Adapters(config, jax.random.fold_in(key, 1))
+
+    def _add_mlp(self, keys: list[PRNGKeyArray], std: dict[str, float]) -> None:
+        c, d, f = self.config, self.config.d_model, self.config.ff_dim
+        if c.gated:
+            self.gate = _normal(keys[0], "gate_df", (d, f), std["gate_df"])
+        self.up = _normal(keys[1], "up_df", (d, f), std["up_df"])
+        self.down = _normal(keys[2], "down_fd", (f, d), std["down_fd"])
+        if c.feed_bias:
+            if c.gated:
+                self.gate_bias = constant("feed_bias_f", (f,), 0.0)
+            self.up_bias = constant("feed_bias_f", (f,), 0.0)
+            self.down_bias = constant("out_bias_d", (d,), 0.0)
+
+    def _add_experts(self, keys: list[PRNGKeyArray], std: dict[str, float]) -> None:
+        x, d, f = self.config.experts, self.config.d_model, self.config.expert_dim
+        self.router = _normal(jax.random.fold_in(keys[0], 1), "router_dx", (d, x), std["router_dx"])
+        for key, name, shape in zip(keys, ("gate_xdf", "up_xdf", "down_xfd"), ((x, d, f), (x, d, f), (x, f, d))):
+            role = f"expert_{name}"
+            setattr(self, role.rsplit("_", 1)[0], _normal(key, role, shape, std[role]))
+        if self.config.feed_bias:
+            self.router_bias = constant("router_bias_x", (x,), 0.0)
+            self.expert_gate_bias = constant("expert_bias_xf", (x, f), 0.0)
+            self.expert_up_bias = constant("expert_bias_xf", (x, f), 0.0)
+            self.expert_down_bias = constant("expert_bias_xd", (x, d), 0.0)
 
     def _use(self, param: nnx.Param, name: str) -> Float[Array, "..."]:
         """The parameter in the compute dtype, gathered over fsdp; a linear map as a matrix."""
         return sharding.gather_for_use(param[...].astype(self.config.dtype), name)
 
+    def _adapt(self, y: Float[Array, "B S O"], x: Float[Array, "B S I"], kind: str, place: P) -> Float[Array, "B S O"]:
+        """The result y of a linear map of x, with the share of its adapter."""
+        return y + self.lora(self.config.lora, kind, x, place) if kind in lora.adapted_maps(self.config) else y
+
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
         weight = self._use(getattr(self, kind), name)
-        heads, width = _product(x, weight, sharding.ACT_BSF), self.config.head_dim
-        heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // width, width), out_sharding=sharding.ACT_BSHK)
+        width = self.config.head_dim
+        if head_maps.preferred() and kind not in lora.adapted_maps(self.config):
+            heads = checkpoint_name(head_maps.into(x, weight, width), PRODUCT)
+        else:
+            heads = self._adapt(_product(x, weight, sharding.ACT_BSF), x, kind, sharding.ACT_BSF)
+            heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // width, width), out_sharding=sharding.ACT_BSHK)
         if self.config.qkv_bias:
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
@@ -171,90 +156,123 @@ class Block(nnx.Module):
     def attend(
         self, q: Queries, k: Keys, v: Keys, mask: Mask, causal: bool = False, place: P = sharding.ACT_BSD
     ) -> Float[Array, "B S D"]:
-        """The attention output over T keys, projected; softmax in float32.
+        """The attention output over T keys, projected: `merge` of `read`."""
+        return self.merge(self.read(q, k, v, mask, causal), place)
+
+    def read(self, q: Queries, k: Keys, v: Keys, mask: Mask, causal: bool = False) -> Float[Array, "B S G R K"]:
+        """What each query head reads of T keys, R heads for each of the G key-value heads; softmax in float32.
 
         `causal` asserts that the mask hides every key after its query.
         """
         c = self.config
-        q = jnp.swapaxes(q / math.sqrt(c.head_dim), 1, 2)
+        q = jnp.swapaxes(self._scaled(q), 1, 2)
         # Query heads are grouped by their key-value head: [B, G, H/G, S, K].
         grouped = P(sharding.BATCH, "tensor", None, None, None)
         shape = (q.shape[0], c.kv_heads, c.n_heads // c.kv_heads, *q.shape[2:])
         q = lax.reshape(q, shape, out_sharding=grouped)
-        bias = jnp.where(mask, 0.0, LOG_ZERO)
+        bias, sink = jnp.where(mask, 0.0, LOG_ZERO), None
+        if c.attention_sinks:
+            sink = lax.reshape(self.sink[...], shape[1:3], out_sharding=P("tensor", None))
 
-        def read(q: layers.Query, k: layers.Key, v: layers.Key, bias: layers.Bias) -> layers.Query:
-            return layers.attention(q, k, v, bias, causal)
+        def read(
+            q: layers.Query, k: layers.Key, v: layers.Key, bias: layers.Bias, sink: layers.Sink | None
+        ) -> layers.Query:
+            return layers.attention(q, k, v, bias, causal, c.attention_cap, sink)
 
         read_again = jax.checkpoint(read) if c.remat == "attention" else read
-        heads = read_again(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias)
-        return self._merge(jnp.moveaxis(heads, 3, 1), place)
+        heads = read_again(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), bias, sink)
+        return jnp.moveaxis(heads, 3, 1)
 
-    def _merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
+    def merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
         """The output projection of all heads."""
         c = self.config
-        heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=sharding.ACT_BSF)
-        x = _product(heads, self._use(self.out, "out_hkd"), place)
+        weight = self._use(self.out, "out_hkd")
+        if head_maps.preferred() and "out" not in lora.adapted_maps(c):
+            whole = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=sharding.ACT_BSHK)
+            x = checkpoint_name(head_maps.out_of(whole, weight, place), PRODUCT)
+        else:
+            heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=sharding.ACT_BSF)
+            x = self._adapt(_product(heads, weight, place), heads, "out", place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
+    def _scaled(self, q: Queries) -> Queries:
+        """Queries whose products with keys are the scores."""
+        c = self.config
+        return q * c.attention_scale if c.attention_scale else q / math.sqrt(c.head_dim)
+
     def attention(
-        self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None, place: P = sharding.ACT_BSD
+        self,
+        x: Float[Array, "B S D"],
+        rope: Rope,
+        mask: Array | None,
+        place: P = sharding.ACT_BSD,
+        number: Int[Array, ""] | None = None,
     ) -> Float[Array, "B S D"]:
-        """Causal self-attention, under an `attention_mask`."""
+        """Causal self-attention, under an `attention_mask`; `number` is the layer's kind where there are several."""
         (q, k, v), c = self.project(x, rope), self.config
-        kind = attention_kernels.chosen(c, x.shape[1])
-        if kind == "xla":
+        kernel = attention_kernels.chosen(c, x.shape[1])
+        if kernel == "xla":
             assert mask is not None
             return self.attend(q, k, v, mask, causal=True, place=place)
-        return self._merge(attention_kernels.attention(kind, q / math.sqrt(c.head_dim), k, v, mask, c.window), place)
+        windows = [kind.window for kind in positions.kinds(c)]
+        each = [functools.partial(attention_kernels.attention, kernel, w, c.attention_cap) for w in windows]
+        arrays = (self._scaled(q), k, v, mask)
+        return self.merge(each[0](*arrays) if number is None else lax.switch(number, each, *arrays), place)
 
     def mlp(self, x: Float[Array, "B S D"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
-        """SwiGLU: down(silu(gate(x)) * up(x))."""
-        gate = _product(x, self._use(self.gate, "gate_df"), sharding.ACT_BSF)
-        up = _product(x, self._use(self.up, "up_df"), sharding.ACT_BSF)
-        return layers.linear(jax.nn.silu(gate) * up, self._use(self.down, "down_fd"), place)
+        """SwiGLU, down(silu(gate(x)) * up(x)), or another activation; without a gate, down(activation(up(x)))."""
+        return self.lower(self.units(x), place)
 
-    def __call__(self, x: Float[Array, "B S D"], rope: Rope, mask: Array | None) -> Float[Array, "B S D"]:
-        eps, place = self.config.norm_eps, sharding.residual(self.config, x.shape[1])
-        x = x + self.attention(_gather_sequence(rms_norm(x, self.attention_norm[...], eps)), rope, mask, place)
-        return x + self.mlp(_gather_sequence(rms_norm(x, self.feed_norm[...], eps)), place)
+    def units(self, x: Float[Array, "B S D"]) -> Float[Array, "B S F"]:
+        """The units of the feed-forward, silu(gate(x)) * up(x) in the paper's model."""
+        c = self.config
+        if not c.gated:
+            return units.ACTIVATIONS[c.activation](self._feed(x, "up"))
+        return units.gated(c.activation)(self._feed(x, "gate"), self._feed(x, "up"))
 
+    def lower(self, units: Float[Array, "B S F"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
+        """The map from the units of the feed-forward back to the residual stream."""
+        y = self._adapt(layers.linear(units, self._use(self.down, "down_fd"), place), units, "down", place)
+        return y + self._use(self.down_bias, "out_bias_d")[None, None] if self.config.feed_bias else y
 
-def _scan(
-    body: Callable[[Carry, PyTree], tuple[Carry, None]], carry: Carry, layers: PyTree, count: int, unroll: int
-) -> tuple[Carry, None]:
-    """lax.scan over `count` layers, at most `unroll` of them in one iteration."""
-    unroll = next(size for size in range(min(unroll, count), 0, -1) if count % size == 0)
-    if unroll in (1, count):
-        return lax.scan(body, carry, layers, unroll=unroll)
+    def feed(
+        self, x: Float[Array, "B S D"], place: P = sharding.ACT_BSD, weight: Float[Array, "B S"] | None = None
+    ) -> tuple[Float[Array, "B S D"], RouterLosses]:
+        """The feed-forward, `mlp` or experts, and with the tokens' weights its router's losses, if it has one."""
+        c = self.config
+        if not c.experts:
+            return self.mlp(x, place), {}
+        bias = self.router_bias[...] if c.feed_bias else None
+        routes = experts.route(c, x, sharding.gather_for_use(self.router[...], "router_dx"), bias)
+        of = lambda part: [getattr(self, f"expert_{n}{part}")[...].astype(c.dtype) for n in ("gate", "up", "down")]
+        gate, up, down = of("")
+        biases = experts.Biases(*of("_bias")) if c.feed_bias else None
+        kept = functools.partial(checkpoint_name, name=PRODUCT)
+        y = experts.feed_forward(x, routes, gate, up, down, units.gated(c.activation), place, kept, biases=biases)
+        return y, {} if weight is None else experts.losses(c, routes, weight)
 
-    # Grouped by hand: lax.scan(unroll=) cannot stack the residuals of gathered weights (jax 0.10).
-    def turn(carry: Carry, group: PyTree) -> tuple[Carry, None]:
-        for one in range(unroll):
-            carry, _ = body(carry, jax.tree.map(operator.itemgetter(one), group))
-        return carry, None
+    def _feed(self, x: Float[Array, "B S D"], name: str) -> Float[Array, "B S F"]:
+        y = _product(x, self._use(getattr(self, name), f"{name}_df"), sharding.ACT_BSF)
+        y = self._adapt(y, x, name, sharding.ACT_BSF)
+        return y + self._use(getattr(self, f"{name}_bias"), "feed_bias_f")[None, None] if self.config.feed_bias else y
 
-    return lax.scan(turn, carry, jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), layers))
+    def norm(self, name: str, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """x under the norm of this name, and x itself where blocks have no norm there (BLOCK_NORMS)."""
+        return normalise(self, name, x, self.config) if name in BLOCK_NORMS[self.config.norms] else x
 
-
-def _remat(body: Body, config: ModelConfig) -> Body:
-    """The body of the scan over layers with what its backward pass computes again (config.remat)."""
-    match config.remat:
-        case "full":
-            return jax.checkpoint(body)
-        case "dots":
-            return jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(PRODUCT))
-        case "offload":
-            policy = jax.checkpoint_policies.save_and_offload_only_these_names(
-                names_which_can_be_saved=[],
-                names_which_can_be_offloaded=[PRODUCT],
-                offload_src="device",
-                offload_dst="pinned_host",
-            )
-            return jax.checkpoint(body, policy=policy)
-    if jax.sharding.get_abstract_mesh().shape["fsdp"] > 1:
-        return jax.checkpoint(body, policy=sharding.save_all_but_gathered, prevent_cse=False)
-    return body
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        rope: Rope,
+        mask: Array | None,
+        number: Int[Array, ""] | None = None,
+        weight: Float[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B S D"], RouterLosses]:
+        place = sharding.residual(self.config, x.shape[1])
+        y = self.attention(_gather_sequence(self.norm("attention_norm", x)), rope, mask, place, number)
+        x = x + self.norm("attention_post_norm", y)
+        y, router = self.feed(_gather_sequence(self.norm("feed_norm", x)), place, weight)
+        return x + self.norm("feed_post_norm", y), router
 
 
 class Transformer(nnx.Module):
@@ -268,7 +286,7 @@ class Transformer(nnx.Module):
         # stream starts at unit variance in both cases (unless scaled_embedding is off).
         self.embed = _normal(embed, "embed_vd", shape, 1 / math.sqrt(config.d_model) if config.tied else 1.0)
         self.blocks = jax.vmap(lambda k: Block(config, k))(jax.random.split(blocks, config.n_layers))
-        self.last_norm = _constant("gain_d", (config.d_model,), 1.0)
+        add_norm(self, "last_norm", config)
         if not config.tied:
             self.head = _normal(head, "head_vd", shape, 1 / math.sqrt(config.d_model))
 
@@ -289,22 +307,41 @@ class Transformer(nnx.Module):
         position: Int[Array, "B S"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S D"], ...]]:
         """`hidden`, and the residual stream after each of `layers`, of which 0 is the embedding."""
+        return self.routed_states(layers, tokens, segment, position)[:2]
+
+    def routed_states(
+        self,
+        layers: tuple[int, ...],
+        tokens: Int[Array, "B S"],
+        segment: Int[Array, "B S"] | None = None,
+        position: Int[Array, "B S"] | None = None,
+        weight: Float[Array, "B S"] | None = None,
+    ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S D"], ...], RouterLosses]:
+        """`states`, and with the tokens' weights the losses of the routers of each, the mean over layers."""
         c = self.config
         length = tokens.shape[1]
         x = jax.sharding.reshard(self.embed_tokens(tokens), sharding.residual(c, length))
-        rope = rope_tables(jnp.arange(length)[None] if position is None else position, c)
-        mask = attention_mask(c, length, segment)
+        rope = positions.rope_tables(jnp.arange(length)[None] if position is None else position, c)
+        mask = positions.attention_mask(c, length, segment)
+        masked = attention_kernels.chosen(c, length) == "xla"
 
         def body(carry: PyTree, numbered: PyTree) -> tuple[PyTree, None]:
-            (x, kept), (number, block) = carry, numbered
-            x = block(x, rope, mask)
-            return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept))), None
+            (x, kept, router), (number, kind, block) = carry, numbered
+            seen = positions.of_layer(kind, mask) if masked else mask
+            x, found = block(x, positions.of_layer(kind, rope), seen, kind, weight)
+            router = {name: router[name] + value / c.n_layers for name, value in found.items()}
+            return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept)), router), None
 
-        numbered = jnp.arange(1, c.n_layers + 1) if layers else None, self.blocks
-        (x, kept), _ = _scan(_remat(body, c), (x, (x,) * len(layers)), numbered, c.n_layers, c.unroll)
-        return _gather_sequence(rms_norm(x, self.last_norm[...], c.norm_eps)), tuple(
-            _gather_sequence(old) for old in kept
+        numbered = jnp.arange(1, c.n_layers + 1) if layers else None, positions.numbers(c), self.blocks
+        router = {} if weight is None or not c.experts else experts.no_losses(weight)
+        (x, kept, router), _ = scan(
+            with_remat(body, c), (x, (x,) * len(layers), router), numbered, c.n_layers, c.unroll
         )
+        return _gather_sequence(self.normalise(x)), tuple(_gather_sequence(old) for old in kept), router
+
+    def normalise(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        """The residual stream under the last norm."""
+        return normalise(self, "last_norm", x, self.config)
 
     def embed_tokens(self, tokens: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         """The embeddings of tokens, at the scale of the residual stream."""
@@ -323,7 +360,7 @@ class Transformer(nnx.Module):
         """Float32 logits over the vocabulary, which stays split over tensor; padding columns are LOG_ZERO."""
         c = self.config
         weight = sharding.gather_for_use(self.head_vd.astype(c.dtype), "head_vd")
-        logits = layers.linear(hidden, weight.T, sharding.LOGITS_BSV, jnp.float32)
+        logits = layers.capped(layers.linear(hidden, weight.T, sharding.LOGITS_BSV, jnp.float32), c.logit_cap)
         if c.tokens == c.vocab_size:
             return logits
         column = lax.broadcasted_iota(jnp.int32, (1, 1, c.vocab_size), 2, out_sharding=P(None, None, "tensor"))

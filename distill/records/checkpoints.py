@@ -110,14 +110,14 @@ class Checkpoints:
             return  # a save in progress waits for processes that may be gone
         try:
             self.wait()
-        except CheckpointError:
+        except (CheckpointError, distributed.PeerLost):
             if error is None:  # else the first error is the one to report
                 raise
         finally:
             self._manager.close()
 
     def wait(self) -> None:
-        """Blocks until all saves are on disk. Raises CheckpointError if one failed."""
+        """Blocks until all saves are on disk. Raises CheckpointError if one failed, PeerLost if a process has ended."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # orbax passes on whatever its writers raise
@@ -230,9 +230,14 @@ class Checkpoints:
             return None
         return status.f_bavail * status.f_frsize
 
-    def _failed(self, error: Exception) -> CheckpointError:
-        """The error of a failed save: names the file and, on a full disk, the needed and the free bytes."""
+    def _failed(self, error: Exception) -> CheckpointError | distributed.PeerLost:
+        """The error of a failed save: names the file and, on a full disk, the needed and the free bytes.
+
+        All processes of a run write a checkpoint together: where one has ended, nothing is to be mended.
+        """
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        if distributed.several() and distributed.lost(error):
+            return distributed.PeerLost(f"saving step {self._saving}: {reason}")
         remedy, room = "mend this", self._room()
         if _FULL.search(str(error)) and room is not None:
             reason = f"it needs about {_size(self._need)} and the file system has {_size(room)} left"

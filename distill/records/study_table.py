@@ -55,5 +55,5 @@ class StudyTable:
     @functools.cached_property
     def teachers(self) -> tuple[RunRecord, ...]:
         """The runs of this table that teach others."""
-        names = {run.teacher for run in self.distilled}
+        names = {teacher for run in self.distilled for teacher in run.teachers}
         return tuple(run for run in self.runs if run.run in names)

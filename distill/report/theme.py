@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from distill.system.numbers import si
@@ -116,9 +116,16 @@ def across(n: int, columns: int) -> int:
     return 2 if n == 4 and columns > 2 else max(min(columns, n), 1)
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows, without pyplot and its inline backend."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def new_figure(height: float) -> Figure:
     """An empty figure of the page's width; height in inches."""
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    figure = ShownFigure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -157,6 +164,16 @@ def count_ticks(axis: Axis, values: Sequence[float], most: int = 6) -> None:
         # Nine minor ticks per decade took a third of the time of a figure of twenty panels.
         axis.set_minor_locator(NullLocator() if span < 1.7 else LogLocator(10, subs=(2.0, 5.0)))
     count_axis(axis)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Sets plain numbers on a short logarithmic axis, where matplotlib's `3 x 10^-1`, `4 x 10^-1` lie on each other."""
+    low, high = sorted(axis.get_view_interval())
+    if high > 30 * low or low < 1e-3 or high > 1e4:
+        return
+    axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)) if high > 4 * low else MaxNLocator(5))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def padded(values: ArrayLike, share: float = 0.06) -> tuple[float, float]:

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distill import data, laws
 from distill.config import DistillError, StudyExperimentConfig, counts
+from distill.laws.fitting.fit import NOT_ASSESSED
 from distill.laws.fitting.table import make_table
 from distill.laws.planning import lawfile
 from distill.laws.planning import text as plan_text
 from distill.records.predictions import PredictionRecord, PredictionTable
-from distill.records.runs import RunRecord, RunTable
+from distill.records.runs import RunRecord, RunTable, as_columns
 from distill.records.study_table import StudyTable
 from distill.report.study.results import FittedLaw, Results
 from distill.study.matrix import PlannedRun, models
@@ -22,13 +25,16 @@ from distill.system.files import atomic_write, loads
 from distill.system.numbers import si
 
 LEVEL = 0.9
+_SHOWN = 8  # teachers in a command that is printed
+CALIBRATED, BOOTSTRAP = "calibrated", "bootstrap alone"  # where a prediction's interval is from
 # About the noise of a small run: better than 1e-3 for tables of tens of runs (docs/results/laws.md, "Which delta").
 DELTA = 1e-2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyLaws:
-    """Both laws of a study with the bootstrap by trunk; None if the table is too small, with the `reasons`."""
+    """Both laws of a study with the bootstrap by trunk, calibrated where there are budgets enough to predict the
+    largest from the others; None if the table is too small, with the `reasons`."""
 
     supervised: laws.Fit | None = None
     distillation: laws.Fit | None = None
@@ -40,7 +46,8 @@ class StudyLaws:
 def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
     """Fits Eq. 1, then Eq. 8 on top of it, to the runs of the table; saves both to WORKDIR/laws.
 
-    If the table is too small for a law, the law is None and the reason is given.
+    Where runs repeat their text both forms read the unique tokens: Eq. 1 and Eq. 8 would take them for fresh. If the
+    table is too small for a law, the law is None and the reason is given.
     """
     if config.study.ablations:
         return StudyLaws(reasons=("this study varies the objective, and a law is of one objective",))
@@ -50,12 +57,13 @@ def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
     supervised = supervised_boot = distillation = boot = None
     reasons: list[str] = []
     resampling: dict[str, Any] = {"resamples": config.study.resamples, "cluster": "trunk"}
+    of_runs, of_students = forms(table.runs)
     try:
-        supervised = laws.fit("supervised", columns, delta=DELTA, units=False)
-        supervised_boot = laws.bootstrap(supervised, **resampling)
+        supervised = laws.fit(of_runs, columns, delta=DELTA, units=False)
+        supervised_boot = laws.calibrated(laws.bootstrap(supervised, **resampling))
         lawfile.write(folder / "supervised.json", supervised, supervised_boot, level=LEVEL)
-        distillation = laws.fit("distillation", columns, supervised=supervised.law, delta=DELTA, units=False)
-        boot = laws.bootstrap((supervised, distillation), **resampling)
+        distillation = laws.fit(of_students, columns, supervised=supervised.law, delta=DELTA, units=False)
+        boot = laws.calibrated(laws.bootstrap((supervised, distillation), **resampling))
         lawfile.write(
             folder / "distillation.json",
             distillation,
@@ -76,6 +84,12 @@ def fit(config: StudyExperimentConfig, table: StudyTable) -> StudyLaws:
     )
 
 
+def forms(runs: Sequence[RunRecord]) -> tuple[str, str]:
+    """The forms of supervised runs and of students that read what these runs differ in."""
+    repeated = any(run.D_unique < 0.99 * run.D for run in runs)
+    return ("additive-penalty", "distillation-unique") if repeated else ("supervised", "distillation")
+
+
 def law_table(table: StudyTable) -> laws.Table:
     """The columns that laws are fitted to: those of `laws.load_table`, the runs by name.
 
@@ -83,8 +97,7 @@ def law_table(table: StudyTable) -> laws.Table:
     parameter): in one order, the same runs make the same law.
     """
     lines = sorted(range(len(table.runs)), key=lambda i: table.runs[i].run)
-    rows = [dataclasses.astuple(table.runs[i]) for i in lines]
-    names = RunTable(table.path).columns
+    names, rows = as_columns([table.runs[i] for i in lines], RunTable(table.path).columns)
     return make_table(names, rows, str(table.path), table.sha256, lines=[2 + i for i in lines])
 
 
@@ -121,32 +134,56 @@ def predict(fitted: StudyLaws, tasks: Sequence[PlannedRun], table: StudyTable) -
 
 def _predict(fitted: StudyLaws, task: PlannedRun, table: StudyTable, made: str) -> PredictionRecord | None:
     N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
-    teacher = table.by_fingerprint.get(task.config.teacher.run)
+    unique = min(task.config.data.unique or D, D)
+    L_T = _teacher_loss(task, table)
     if not task.config.teacher.run:
-        boot, law, L_T = fitted.supervised_boot, "supervised", None
-        inputs: dict[str, float] = {"N": N, "D": D}
-    elif teacher is not None:
-        boot, law, L_T = fitted.boot, "distillation", teacher.loss
-        inputs = {"N_S": N, "D_S": D, "L_T": teacher.loss}
+        fit, boot, law = fitted.supervised, fitted.supervised_boot, "supervised"
+        known: dict[str, float] = {"N": N, "D": D, "U": unique}
+    elif L_T is not None:
+        fit, boot, law = fitted.distillation, fitted.boot, "distillation"
+        known = {"N_S": N, "D_S": D, "L_T": L_T, "U_S": unique}
     else:
         return None
-    if boot is None:
+    if fit is None or boot is None:
         return None
-    interval = boot.predict(level=LEVEL, **inputs)
+    inputs = {name: known[name] for name in fit.law.inputs}
+    low, high, how = interval(boot, **inputs)
     # A percentile interval need not contain the estimate; predictions.csv requires it.
-    estimate = float(interval.estimate)
+    estimate = float(boot.estimate(**inputs))
     return PredictionRecord(
         run=task.run,
         N=N,
         D=D,
         L_T=L_T,
         predicted=estimate,
-        lower=min(float(interval.low), estimate),
-        upper=max(float(interval.high), estimate),
+        lower=min(low, estimate),
+        upper=max(high, estimate),
         level=LEVEL,
-        law=law,
+        law=f"{law}, {how}",
         made=made,
     )
+
+
+def _teacher_loss(task: PlannedRun, table: StudyTable) -> float | None:
+    """L_T of a run that has not begun: its teacher's loss; an ensemble's, as its finished students measured it."""
+    teacher = table.by_fingerprint.get(task.config.teacher.run)
+    if teacher is not None:
+        return teacher.loss
+    return next((run.L_T for run in table.distilled if run.teacher == task.config.teacher.run), None)
+
+
+def interval(boot: laws.Bootstrap, **inputs: float) -> tuple[float, float, str]:
+    """The interval of a new run's loss (nats per token) and where it is from: CALIBRATED by rolling forward, or
+    BOOTSTRAP alone where too few budgets were run to tell how far the law holds."""
+    reach = boot.calibration
+    if reach is None or reach.kind == NOT_ASSESSED:
+        plain = boot.predict(level=LEVEL, **inputs)
+        return float(plain.low), float(plain.high), BOOTSTRAP
+    at = [inputs[name] for name in boot.estimate.inputs]
+    resampled = np.log(boot.evaluate(*(np.array([x]) for x in at)))[:, 0]
+    draws = reach.draws([np.log(boot.estimate(*at))], [resampled], at, boot.seed)
+    low, high = np.exp(np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]))
+    return float(low), float(high), CALIBRATED
 
 
 def entropy_sentence(config: StudyExperimentConfig, fitted: Sequence[FittedLaw]) -> str:
@@ -176,10 +213,17 @@ def next_commands(workdir: Path, results: Results) -> list[str]:
         return [*commands, _command("fit", *fit, "--law=supervised")] if results.laws else commands
     N_S, D_S = max(run.N for run in results.distilled), max(run.D for run in results.distilled)
     plan = [f"--law={_shown(law.path)}", f"--N_S={si(N_S)}", f"--tokens={si(4 * D_S)}", "--scenario=best_case"]
-    plan += [
-        "--teachers=" + ",".join(f"{run.model}-{si(run.D)}:{si(run.N)}:{run.loss:.4f}" for run in results.teachers)
-    ]
+    names = [f"{run.model}-{si(run.D)}:{si(run.N)}:{run.loss:.4f}" for run in _strongest(results.teachers)]
+    plan.append(f"--teachers={','.join(names)}")
     return [watch, _command("plan", *plan), _command("fit", *fit, "--law=distillation", "--supervised=table")]
+
+
+def _strongest(teachers: Sequence[RunRecord]) -> list[RunRecord]:
+    """The best seed of each size and budget, and of those the few of lowest loss: a command that can be read."""
+    best: dict[tuple[str, int], RunRecord] = {}
+    for run in sorted(teachers, key=lambda run: run.loss):
+        best.setdefault((run.model, run.D), run)
+    return list(best.values())[:_SHOWN]
 
 
 def _command(name: str, *arguments: str) -> str:

@@ -3,18 +3,21 @@
 The driver holds nothing that matters: killed and started again, it reads from the folders of the runs what is finished.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from distill.config import ConfigError
 from distill.study.units import Unit
-from distill.system import preemption
+from distill.system import preemption, process
 
 FAILED = (
     1,
     2,
 )  # exit codes of a part: a run failed, a mistake of the user's. Any other but 0 and 75: its host was lost
+LOST = 137  # the exit code of a unit whose host is gone, as that of a process that was killed
 MOST_LOSSES = 3  # of one unit; more often it is the unit that ends its hosts
 
 
@@ -40,6 +43,21 @@ class Outcome:
 
     succeeded: tuple[str, ...]
     failed: dict[str, str]
+
+
+def lock(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """The lock of the one driver of a folder; that of the folder itself is for the parts that write tables.
+
+    Entering raises FolderLocked while another driver of the folder lives.
+    """
+    return process.folder_lock(workdir / "driver")
+
+
+def refuse_beside(workdir: Path) -> None:
+    """Raises FolderLocked while a driver of the folder lives: its hosts and this machine would train the same runs."""
+    if (workdir / "driver" / "lock").exists():
+        with lock(workdir):
+            pass
 
 
 def drive(

@@ -1,4 +1,4 @@
-"""A study on other machines: its units go to a backend, which runs `launch.study --part=...` there."""
+"""A study or sweep on other machines: its units go to a backend, which runs `launch.study --part=...` there."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distill.config import StudyExperimentConfig
-from distill.study import driver, execute, ledger, run, slurm, units
+from distill.study import driver, execute, ledger, matrix, run, slurm, units
 from distill.study.board import Board
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.tables import Tables
@@ -19,7 +19,7 @@ from distill.system import process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as a backend gets it: all runs, those that are finished, and the command whose --part its jobs run."""
+    """A study or sweep as a backend gets it: all runs, those that are finished, the command whose --part jobs run."""
 
     workdir: Path
     tasks: Sequence[PlannedRun]
@@ -34,8 +34,10 @@ class Study:
 def opened(config: StudyExperimentConfig, workdir: Path, command: str, console: Console) -> Study:
     """Prepares the folder of a study: text, config.txt, study.json, the tables of what is finished.
 
-    Runs that were added to a study that has a law are predicted now. The caller holds the lock of the folder.
+    Runs that were added to a study that has a law are predicted now. The caller holds the lock of the folder. Raises
+    ConfigError for runs that several hosts cannot train, before anything is written.
     """
+    matrix.refuse_memory_of_several(run.planned(config, workdir))
     config, tasks = run.prepare(config, workdir)
     execute.write_note(tasks, workdir, run.note(config, tasks, command))
     tables = Tables(workdir)
@@ -77,10 +79,11 @@ def submit(
 ) -> int:
     """Submits what is left of a study or sweep to Slurm by launch/slurm.sh (`script`, with `flags`); see slurm.py.
 
-    Returns 0, or with `follow`, which waits for the end, 1 where runs are missing. Raises SlurmError.
+    Returns 0, or with `follow`, which waits for the end, 1 where runs are missing. Raises SlurmError, and FolderLocked
+    while a driver of the folder lives.
     """
     console = Console()
-    with process.folder_lock(workdir):
+    with driver.lock(workdir), process.folder_lock(workdir):
         study, jobs = prepare(console), slurm.Jobs(workdir, script, flags)
         alive = jobs.alive()
         left = study.units(list(alive))
@@ -97,19 +100,20 @@ def submit(
 
 
 def drive(
-    config: StudyExperimentConfig,
     workdir: Path,
-    command: str,
+    prepare: Callable[[Console], Study],
     engine: Callable[[Study], AbstractContextManager[driver.Engine]],
 ) -> int:
-    """Runs what is left of a study on an engine, from this process, which may be killed and started again.
+    """Runs what is left of a study or sweep on an engine, from this process, which may be killed and started again.
 
-    Returns 1 where runs are missing at the end, else 0.
+    Returns 1 where runs are missing at the end, else 0. Raises SlurmError where jobs of it are queued, and FolderLocked
+    while another driver of the folder lives.
     """
     console = Console()
-    with process.folder_lock(workdir / "driver"):  # that of the workdir is for the parts that write tables
+    slurm.refuse_beside_jobs(workdir)
+    with driver.lock(workdir):
         with process.folder_lock(workdir):
-            study = opened(config, workdir, command, console)
+            study = prepare(console)
         board = Board(study.tasks, workdir, console)
 
         def show(lines: list[str]) -> None:

@@ -36,12 +36,12 @@ def execute(
 
 
 def write_note(tasks: Sequence[PlannedRun], workdir: Path, note: Mapping[str, object]) -> None:
-    """Writes study.json: `note`, and the name and the teacher of every run by its fingerprint.
+    """Writes study.json: `note`, and the name and the teacher (of an ensemble, all) of every run by its fingerprint.
 
     From it a report lists missing runs, and `watch` says what they wait for.
     """
     planned = {task.run: task.name for task in tasks}
-    teachers = {task.run: task.config.teacher.run for task in tasks if task.config.teacher.run in planned}
+    teachers = {t.run: t.config.teacher.run for t in tasks if planned.keys() & set(t.teachers)}
     tree = {**note, "planned": planned, "teachers": teachers}
     atomic_write(workdir / "study.json", json.dumps(tree, indent=1) + "\n")
 

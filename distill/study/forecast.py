@@ -12,6 +12,7 @@ from distill.study import units
 from distill.study.matrix import PlannedRun
 from distill.study.places import Place
 
+_NAMED = 3  # units that an edge names; the others are counted
 Memory = Callable[[ExperimentConfig, ModelConfig | None], float]  # bytes of one chip
 
 
@@ -29,10 +30,10 @@ class Forecast:
 def forecast(tasks: Sequence[PlannedRun], memory: Memory) -> list[Forecast]:
     """The runs at their places, with units.MFU of the chips' peak."""
     by_run = {task.run: task for task in tasks}
-    return [_one(task, by_run.get(task.config.teacher.run), units.run_flops(task, by_run), memory) for task in tasks]
+    return [_one(task, units.teachers(task, by_run), units.run_flops(task, by_run), memory) for task in tasks]
 
 
-def _one(task: PlannedRun, teacher: PlannedRun | None, flops: float, memory: Memory) -> Forecast:
+def _one(task: PlannedRun, teachers: Sequence[ModelConfig], flops: float, memory: Memory) -> Forecast:
     place = task.place
     if not place.chip:
         return Forecast(task=task, flops=flops, hours=None, cost=None, memory=None)
@@ -40,13 +41,51 @@ def _one(task: PlannedRun, teacher: PlannedRun | None, flops: float, memory: Mem
     price = chips.find(place.chip).price
     mesh = place.mesh or dataclasses.replace(task.config.mesh, data=place.chips)
     config = dataclasses.replace(task.config, mesh=mesh)
+    alone = memory(config, None)
     return Forecast(
         task=task,
         flops=flops,
         hours=hours,
         cost=hours * place.chips * price.hourly if price else None,
-        memory=memory(config, teacher.config.model if teacher else None),
+        memory=alone + sum(memory(config, teacher) - alone for teacher in teachers),
     )
+
+
+def jobs(tasks: Sequence[PlannedRun]) -> Table:
+    """The units that a backend would be sent, in an order in which each comes after what it needs."""
+    made = units.make(tasks)
+    names = {key: unit.name for unit in made for key in unit.keys}
+    table = Table(title=f"{len(made)} units", title_justify="left")
+    for name in ("unit", "runs", "hosts", "seconds", "needs", "after"):
+        table.add_column(name, justify="right" if name in ("runs", "hosts", "seconds") else "left", overflow="fold")
+    for unit in made:
+        edges = (sorted({names[key] for key in keys}) for keys in (unit.needs, unit.after))
+        seconds = unit.seconds if unit.runs else None
+        table.add_row(
+            unit.name, str(len(unit.runs)), str(unit.place.hosts), _text(seconds, 0), *(_few(each) for each in edges)
+        )
+    return table
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+Step = tuple[PlannedRun, ExperimentConfig, ModelConfig | None]  # with the mesh of its place, and its teacher
+
+
+def largest(tasks: Sequence[PlannedRun], memory: Memory) -> list[Step]:
+    """The step that needs most memory of every place that names a chip; of an ensemble, with its largest teacher."""
+    by_run = {task.run: task for task in tasks}
+    found = []
+    placed = [each for each in forecast(tasks, memory) if each.memory is not None]
+    for place in sorted({each.task.place for each in placed}, key=lambda place: place.most):
+        task = max((each for each in placed if each.task.place == place), key=lambda each: each.memory or 0.0).task
+        mesh = place.mesh or dataclasses.replace(task.config.mesh, data=place.chips)
+        teacher = max(units.teachers(task, by_run), key=counts.non_embedding, default=None)
+        found.append((task, dataclasses.replace(task.config, mesh=mesh), teacher))
+    return found
 
 
 def show(tasks: Sequence[PlannedRun], memory: Memory) -> RenderableType:
@@ -64,7 +103,8 @@ def _listing(forecasts: Sequence[Forecast]) -> Table:
     placed = any(each.task.place != Place() for each in forecasts)
     extra = ("hosts", "hours", "money", "GiB a chip") if placed else ()
     for name in ("run", "fingerprint", "stage", "N", "D", "FLOPs", *extra):
-        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")
+        # A chain's label is longer than a line: folded, for a label that is cut names no run.
+        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right", overflow="fold")
     for each in forecasts:
         task = each.task
         N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)

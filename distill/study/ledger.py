@@ -72,7 +72,7 @@ def predict_last(
     new = [task for task in last if not has_begun(workdir, task)]
     n_predicted = analysis.predict(laws, new, table)
     known = PredictionTable(workdir / "predictions.csv").by_run()
-    why = " ".join(laws.reasons) or "its teacher is not among the finished runs"
+    why = " ".join(laws.reasons) or "no finished run tells the loss of its teacher"
     _excuse(
         workdir, {task.run: why if task in new else "it had begun before" for task in last if task.run not in known}
     )

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,9 @@ from distill.config import (
     StudyExperimentConfig,
     TeacherConfig,
     counts,
+    mixture_run,
     nearest,
+    teachers_of,
     tree,
 )
 from distill.study import ablations, places
@@ -46,9 +48,17 @@ class PlannedRun:
     place: Place = Place()
 
     @property
+    def teachers(self) -> tuple[str, ...]:
+        """The fingerprints of the runs that teach it: none, one, or those of an ensemble."""
+        return teachers_of(self.config.teacher.run)
+
+    @property
     def flops(self) -> float:
         """The student's training FLOPs, by which a scheduler orders runs."""
         return counts.run_flops(self.config).student
+
+
+Teachers = Mapping[tuple[str, int], PlannedRun]  # by label and seed
 
 
 @functools.lru_cache(maxsize=8)  # called for every run
@@ -71,28 +81,56 @@ def expand(config: StudyExperimentConfig, workdir: Path) -> list[PlannedRun]:
     ablations.settings(config)  # and so is an invalid setting
     planned_runs: dict[str, PlannedRun] = {}
     lines = {field: _seeded(config, field) for field in ("teachers", "supervised", "distilled")}
+    teachers = _teachers(config, lines["teachers"])
     for seed in sorted({seed for seeded in lines.values() for _, seeds in seeded for seed in seeds}):
         wanted = {field: [line for line, seeds in seeded if seed in seeds] for field, seeded in lines.items()}
-        teachers = {}
-        for planned in _group(config, "teachers", wanted["teachers"], seed, "teacher"):
-            teachers[planned.name.partition("#")[0]] = planned  # a student's teacher has the student's seed
-            planned_runs[planned.run] = planned
+        planned_runs |= {planned.run: planned for (_, own), planned in teachers.items() if own == seed}
         for planned in _group(config, "supervised", wanted["supervised"], seed, "student"):
             planned_runs[planned.run] = planned
         for planned in _students(config, wanted["distilled"], teachers, seed, workdir):
             planned_runs[planned.run] = planned
-    return _placed(config, sorted(planned_runs.values(), key=lambda planned: planned.stage))
+    return placed(config.study.places, sorted(planned_runs.values(), key=lambda planned: planned.stage))
 
 
-def _placed(config: StudyExperimentConfig, tasks: list[PlannedRun]) -> list[PlannedRun]:
-    """The runs at their places, which changes the name of none."""
-    lines = places.parse(config.study.places)
-    configs_by_run = {task.run: task.config for task in tasks}
-    placed = []
+def _teachers(config: StudyExperimentConfig, lines: Sequence[tuple[str, Sequence[int]]]) -> Teachers:
+    """The runs of study.teachers, all seeds."""
+    return {
+        (planned.name.partition("#")[0], seed): planned
+        for seed in sorted({seed for _, seeds in lines for seed in seeds})
+        for planned in _group(config, "teachers", [line for line, seeds in lines if seed in seeds], seed, "teacher")
+    }
+
+
+def placed(lines: Sequence[str], tasks: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs at their places (places.py), which changes the name of none. Raises ConfigError, naming the line."""
+    known = places.parse(lines)
+    models_by_run = {task.run: task.config.model for task in tasks}
+    result = []
     for task in tasks:
-        place = places.find(lines, task.config, configs_by_run.get(task.config.teacher.run), task.name)
-        placed.append(dataclasses.replace(task, place=place, config=place.placed(task.config, task.name)))
-    return placed
+        teachers = [models_by_run[run] for run in task.teachers if run in models_by_run]
+        place = places.find(known, task.config, teachers, task.name)
+        result.append(dataclasses.replace(task, place=place, config=place.placed(task.config, task.name)))
+    return result
+
+
+def refuse_several_hosts(tasks: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError where a place is of several hosts, for a backend that has this one."""
+    if several := [task for task in tasks if task.place.hosts > 1]:
+        raise ConfigError(
+            f"places: {several[0].name} is for {several[0].place.hosts} hosts, and --backend=local has this one; "
+            "choose another backend"
+        )
+
+
+def refuse_memory_of_several(tasks: Sequence[PlannedRun]) -> None:
+    """Raises ConfigError for signals in the memory of one process where a run has several."""
+    if bad := [
+        task for task in tasks if task.place.hosts > 1 and task.teachers and task.config.teacher.signal == "memory"
+    ]:
+        raise ConfigError(
+            f"config.teacher.signal='memory': {bad[0].name} is for {bad[0].place.hosts} hosts, and one would keep what "
+            "another computed; wanted --config.teacher.signal=online, or stored"
+        )
 
 
 def _seeded(config: StudyExperimentConfig, field: str) -> list[tuple[str, tuple[int, ...]]]:
@@ -119,10 +157,10 @@ def _group(
 
 
 def _students(
-    config: StudyExperimentConfig, lines: list[str], teachers: dict[str, PlannedRun], seed: int, workdir: Path
+    config: StudyExperimentConfig, lines: list[str], teachers: Teachers, seed: int, workdir: Path
 ) -> Iterator[PlannedRun]:
     """The students of every line. Those of one line may teach those of the next: `c@1M>c@1M` is the label of one."""
-    teachers = dict(teachers)
+    known = dict(teachers)
     for line in lines:
         by, _, rest = line.rpartition(">")
         names, at, budgets = rest.partition("@")
@@ -133,29 +171,50 @@ def _students(
             )
         students: list[PlannedRun] = []
         for label in by.split():
-            teacher = _teacher(config, line, label, teachers, seed, workdir)
+            teacher = _teacher(config, _named(line, label, known, seed), workdir)
             students += _students_of(config, line, teacher, label, seed)
-        largest, late = _largest(config), {teacher.run for teacher in teachers.values() if teacher.stage == LAST_STAGE}
+        largest, late = _largest(config), {teacher.run for teacher in known.values() if teacher.stage == LAST_STAGE}
         for i, student in enumerate(students):
             # A student of one of the last stage cannot come before it.
-            last = not student.base and (student.config.tokens == largest or student.config.teacher.run in late)
+            last = not student.base and (student.config.tokens == largest or late & set(student.teachers))
             students[i] = dataclasses.replace(student, stage=LAST_STAGE if last else 1)
-        teachers |= {student.name.partition("#")[0]: student for student in students if not student.settings}
+        known |= {(student.name.partition("#")[0], seed): student for student in students if not student.settings}
         yield from students
 
 
-def _teacher(
-    config: StudyExperimentConfig, line: str, label: str, teachers: dict[str, PlannedRun], seed: int, workdir: Path
-) -> TeacherConfig:
-    """The teacher of this label: one of study.teachers, or a student of a line above. Raises ConfigError for others."""
-    if label not in teachers:
-        raise ConfigError(
-            f"config.study.distilled: {line!r} names teacher {label!r}, which is not among study.teachers"
-            f"{f' of seed {seed}' if seed else ''}, nor a student of a line above.{nearest(label, teachers)}"
-        )
+def _named(line: str, label: str, teachers: Teachers, seed: int) -> list[PlannedRun]:
+    """The runs that a label names for a seed, each a run of study.teachers or a student of a line above.
+
+    'c@1M+r@1M' is both; '2*c@1M' is c@1M of the seeds 2 seed and 2 seed + 1. Raises ConfigError for other labels.
+    """
+    if (label, seed) in teachers:
+        return [teachers[label, seed]]
+    named: list[PlannedRun] = []
+    for part in label.split("+"):
+        match = re.fullmatch(r"([1-9][0-9]{0,2})\*(.+)", part)
+        times, own = (int(match[1]), match[2]) if match else (1, part)
+        for each in range(times * seed, times * (seed + 1)):
+            if (own, each) not in teachers:
+                known = [name for name, of in teachers if of == each]
+                raise ConfigError(
+                    f"config.study.distilled: {line!r} names teacher {own!r}, which is not among study.teachers"
+                    f"{f' of seed {each}' if each else ''}, nor a student of a line above.{nearest(own, known)}"
+                )
+            named.append(teachers[own, each])
+    if len({teacher.run for teacher in named}) < len(named):
+        raise ConfigError(f"config.study.distilled: {line!r}: {label!r} names a teacher twice; leave each once")
+    return named
+
+
+def _teacher(config: StudyExperimentConfig, named: Sequence[PlannedRun], workdir: Path) -> TeacherConfig:
+    """One run as the teacher, or several with equal weights."""
     # A study keeps its runs in one folder, so a teacher's path follows from its name.
-    run = teachers[label].run
-    return dataclasses.replace(config.teacher, run=run, source=str(workdir / "runs" / run))
+    folders = [str(workdir / "runs" / teacher.run) for teacher in named]
+    if len(named) == 1:
+        return dataclasses.replace(config.teacher, run=named[0].run, source=folders[0])
+    mixture = dataclasses.replace(config.teacher, mixture=tuple(f"{folder}@1" for folder in folders))
+    weights = [(teacher.run, weight) for teacher, (_, weight) in zip(named, mixture.sources)]
+    return dataclasses.replace(mixture, run=mixture_run(weights))
 
 
 def _students_of(

@@ -14,7 +14,7 @@ from rich.console import Console
 from distill.config import ConfigError, DistillError
 from distill.records.runs import RunRecord
 from distill.records.study_table import StudyTable
-from distill.study import ledger, run, sweep
+from distill.study import ledger, run, sweep, sweep_elsewhere
 from distill.study.matrix import PlannedRun
 from distill.study.tables import Tables, finished
 from distill.study.units import CONCLUDE, PREDICT
@@ -45,7 +45,7 @@ def carry_out(workdir: Path, part: str, console: Console) -> int:
 
 def chosen(workdir: Path, part: str) -> list[PlannedRun]:
     """The runs of a part, in its order. Raises ConfigError."""
-    tasks = sweep.prepared(workdir) if sweep.is_sweep(workdir) else run.prepared(workdir)[1]
+    tasks = sweep_elsewhere.prepared(workdir) if sweep_elsewhere.is_sweep(workdir) else run.prepared(workdir)[1]
     by_run = {task.run: task for task in tasks}
     if unknown := [name for name in part.split(",") if name not in by_run]:
         raise ConfigError(
@@ -141,8 +141,8 @@ def _predict(workdir: Path, console: Console) -> int:
 
 def _conclude(workdir: Path, console: Console) -> int:
     """Collects the finished runs and makes laws, plan and report of them. Returns 1 if runs are missing."""
-    if sweep.is_sweep(workdir):
-        tasks = sweep.prepared(workdir)
+    if sweep_elsewhere.is_sweep(workdir):
+        tasks = sweep_elsewhere.prepared(workdir)
         with patient_lock(workdir):
             Tables(workdir).collect(tasks)
             sweep.show(tasks, workdir, console)

@@ -4,22 +4,23 @@
     "to 3e9: hosts=4 mesh=data=4,fsdp=8 time=24h"
     "to 2e10: slice=v5e:16x16 mesh=data=8,fsdp=32 remat=full"        (hosts follow from the slice)
 
-The size is N of the student or of the teacher that runs beside it, whichever is larger. Nothing here is part of a run's
-identity: the same runs at other places keep their names.
+The size is N of the student or of the teacher that runs beside it (of an ensemble, their sum), whichever is larger.
+Nothing here is part of a run's identity: the same runs at other places keep their names.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
-from distill.config import ConfigError, ExperimentConfig, MeshConfig, chips, counts, nearest
+from distill.config import ConfigError, ExperimentConfig, MeshConfig, ModelConfig, chips, counts, nearest
 from distill.config.tree import parse_number
 
 HOST_OF_TPU = 4  # chips that one host of a TPU slice has
 Remat = Literal["none", "dots", "full"]
 _KEYS = ("hosts", "runs", "mesh", "microbatches", "remat", "time", "slice")
+_AXES = tuple(f"{field.name}=" for field in dataclasses.fields(MeshConfig))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,13 @@ class Place:
         """Accelerators of the slice; 0 where none is named."""
         return math.prod(int(side) for side in self.topology.split("x")) if self.topology else 0
 
+    @property
+    def devices(self) -> int:
+        """Accelerators that a run needs: of its slice or its mesh; 0 where neither is named, and it takes all."""
+        if self.chips or self.mesh is None or self.mesh.data == -1:
+            return self.chips
+        return self.mesh.data * self.mesh.fsdp * self.mesh.tensor
+
     def placed(self, config: ExperimentConfig, name: str) -> ExperimentConfig:
         """The config of a run at this place. Raises ConfigError for a batch that does not divide over its mesh."""
         mesh, parts = self.mesh or config.mesh, self.microbatches or config.microbatches
@@ -56,18 +64,21 @@ class Place:
 
 def parse(lines: Sequence[str]) -> tuple[Place, ...]:
     """The places of study.places, smallest first. Raises ConfigError, naming the line."""
-    places = tuple(sorted((_place(line) for line in lines), key=lambda place: place.most))
+    places = tuple(sorted((_place(line) for line in _whole(lines)), key=lambda place: place.most))
     sizes = [place.most for place in places]
     if repeated := [most for most in sizes if sizes.count(most) > 1]:
         raise ConfigError(f"config.study.places: two lines are for runs to {repeated[0]:g}; leave one")
     return places
 
 
-def find(places: Sequence[Place], config: ExperimentConfig, teacher: ExperimentConfig | None, name: str) -> Place:
-    """The place of a run, by N of the larger of student and teacher. Raises ConfigError where none is large enough."""
+def find(places: Sequence[Place], config: ExperimentConfig, teachers: Sequence[ModelConfig], name: str) -> Place:
+    """The place of a run, by N of the larger of student and teachers (together: all are in memory at once).
+
+    Raises ConfigError where none is large enough.
+    """
     N = counts.non_embedding(config.model)
-    if teacher is not None and config.teacher.signal != "stored":
-        N = max(N, counts.non_embedding(teacher.model))
+    if config.teacher.signal != "stored":
+        N = max(N, sum(counts.non_embedding(teacher) for teacher in teachers))
     for place in places:
         if place.most >= N:
             return place
@@ -77,6 +88,28 @@ def find(places: Sequence[Place], config: ExperimentConfig, teacher: ExperimentC
             f"{places[-1].most:g}; add a line such as 'to {2 * N:.1g}: hosts=8'"
         )
     return Place()
+
+
+def devices_of(places: Iterable[Place]) -> int:
+    """Accelerators that each worker of one machine gets; 0 where no place says. Raises ConfigError for several."""
+    wanted = sorted({place.devices for place in places})
+    if len(wanted) > 1:
+        raise ConfigError(
+            f"config.study.places: runs want {' and '.join(map(str, wanted))} accelerators (0: all), and the workers "
+            "of one machine have equally many; give all places meshes of one size, or choose --backend=ray"
+        )
+    return wanted[0] if wanted else 0
+
+
+def _whole(lines: Sequence[str]) -> list[str]:
+    """The lines as they were meant: a flag of a command is cut at every comma, that of 'mesh=data=8,fsdp=2' too."""
+    whole: list[str] = []
+    for line in lines:
+        if whole and line.strip().startswith(_AXES):
+            whole[-1] += f",{line.strip()}"
+        else:
+            whole.append(line)
+    return whole
 
 
 def _place(line: str) -> Place:

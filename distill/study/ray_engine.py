@@ -9,59 +9,38 @@ import contextlib
 import dataclasses
 import logging
 import math
-import re
-import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rich.console import Console
 
 from distill.config import ConfigError, chips
 from distill.study import part
+from distill.study.driver import LOST
+from distill.study.ray_options import RayOptions
 from distill.study.units import Unit
 from distill.study.workers import Trainer
 from distill.system import preemption, process
 
+SLICE_SECONDS = 60.0  # for Ray to find a free TPU slice, and for its hosts to come; then it is asked again
+_TPUS = {"v5e": "v5litepod"}  # Ray's names of TPUs, where they are others than ours
 Actor: TypeAlias = "ray.actor.ActorHandle[Host | Member]"
-LOST = 137  # as the code of a process that was killed
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RayOptions:
-    """Which cluster, and what a host of it is.
-
-    address: of its head ('auto': the cluster of this node). slot: what a host is, as 'GPU:8'. hosts: how many there may
-    be, where an autoscaler makes them; 0: those that there are.
-    """
-
-    address: str = "auto"
-    slot: tuple[str, float] = ("CPU", 1.0)
-    hosts: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> "RayOptions":
-        """'--address=HOST:PORT --slot=TPU:4 --hosts=16'. Raises ConfigError."""
-        values = {}
-        for word in shlex.split(text):
-            match = re.fullmatch(r"--(address|slot|hosts)=(\S+)", word)
-            if not match:
-                raise ConfigError(f"--engine: got {word!r}, wanted --address=HOST:PORT, --slot=GPU:8 or --hosts=16")
-            values[match[1]] = match[2]
-        slot = re.fullmatch(r"(\w+):(\d+)", values.get("slot", "CPU:1"))
-        if not slot or not re.fullmatch(r"\d{1,6}", values.get("hosts", "0")):
-            raise ConfigError(f"--engine={text}: wanted a slot such as CPU:1, GPU:8 or TPU:4, and a number of hosts")
-        return cls(
-            address=values.get("address", "auto"), slot=(slot[1], float(slot[2])), hosts=int(values.get("hosts", "0"))
-        )
 
 
 class Host:
@@ -101,6 +80,11 @@ class _Work(Protocol):
     """A unit on its way: waiting for hosts, or running."""
 
     unit: Unit
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no hosts yet."""
+        ...
 
     def poll(self) -> int | None:
         """Its exit code once it has ended."""
@@ -156,7 +140,20 @@ class RayEngine:
             self._running.remove(work)
             if isinstance(work, _Warm) and code != LOST:
                 self._idle.append(work.actor)
+        self._give_way()
         return [(work.unit.name, code) for work, code in found]
+
+    def _give_way(self) -> None:
+        """Idle hosts to the units that wait for one: an actor that is to be made on a node that has died would wait for
+        ever for what they hold, and a gang for what was idle only after it was asked for."""
+        for work in self._running:
+            if not (self._idle and work.waits):
+                continue
+            if isinstance(work, _Warm):
+                work.move(self._idle.pop())
+            else:
+                while self._idle:
+                    ray.kill(self._idle.pop())
 
     def _log(self, unit: Unit) -> str:
         return str(self._workdir / "logs" / f"{unit.name}.log")
@@ -183,6 +180,10 @@ class _Local:
             words = [sys.executable, *command[1:], f"--part={unit.part}"]
             self._process = subprocess.Popen(words, stdout=file, stderr=file)
 
+    @property
+    def waits(self) -> bool:
+        return False
+
     def poll(self) -> int | None:
         return self._process.poll()
 
@@ -194,6 +195,15 @@ class _Warm:
         self.unit, self.actor = unit, actor
         self._ready: ray.ObjectRef = actor.__ray_ready__.remote()
         self._result: ray.ObjectRef | None = None
+
+    @property
+    def waits(self) -> bool:
+        return self._result is None
+
+    def move(self, actor: Actor) -> None:
+        """To an actor that lives already; the one that it waited for is not made any more."""
+        ray.kill(self.actor)
+        self.actor, self._ready = actor, actor.__ray_ready__.remote()
 
     def poll(self) -> int | None:
         if self._result is None:
@@ -208,25 +218,34 @@ class _Gang:
 
     def __init__(self, unit: Unit, slot: tuple[str, float], command: Sequence[str], log: str):
         self.unit, self._slot, self._command, self._log = unit, slot, list(command[1:]), log
-        self._group, self._release = _reserve(unit, slot)
-        self._ready = self._group.ready()
+        self._asked = self._ask()
+        self._hosts: _Hosts | None = None
         self._members: list[Actor] = []
         self._address: ray.ObjectRef | None = None
         self._results: list[ray.ObjectRef] = []
+
+    @property
+    def waits(self) -> bool:
+        return not self._members
 
     def poll(self) -> int | None:
         code = self._poll()
         if code is not None:
             for member in self._members:
                 ray.kill(member)
-            self._release()
+            if self._hosts is not None:
+                self._hosts.release()
         return code
 
     def _poll(self) -> int | None:
         if not self._members:
-            if not ray.wait([self._ready], timeout=0)[0]:
+            if self._hosts is None and not self._found():
                 return None
-            self._members = [self._member(i) for i in range(self.unit.place.hosts)]
+            assert self._hosts is not None
+            if not ray.wait([self._hosts.ready], timeout=0)[0]:
+                self._look_elsewhere()
+                return None
+            self._members = [self._member(self._hosts.group, i) for i in range(self._hosts.group.bundle_count)]
             self._address = self._members[0].address.remote()
         if not self._results:
             assert self._address is not None
@@ -250,33 +269,87 @@ class _Gang:
                 return kind
         return max(ended, key=abs)
 
+    def _ask(self) -> "Future[_Hosts]":
+        """Asks for the hosts, beside this thread: Ray answers about slices only after a while."""
+        answer: Future[_Hosts] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(_reserve(self.unit, self._slot))
+            except Exception as error:  # for who asks
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return answer
+
+    def _found(self) -> bool:
+        """Whether there is an answer, with hosts; where no slice was free it is asked again. Raises ConfigError."""
+        if not self._asked.done():
+            return False
+        try:
+            self._hosts = self._asked.result()
+        except TimeoutError:
+            self._asked = self._ask()
+        return self._hosts is not None
+
+    def _look_elsewhere(self) -> None:
+        """Gives back a slice that is not complete: Ray gives it away by its first host, whatever became of others."""
+        if self._hosts is None or not self._hosts.slice or time.monotonic() < self._hosts.since + SLICE_SECONDS:
+            return
+        if placement_group_table(self._hosts.group)["state"] == "PENDING":
+            self._hosts.release()
+            self._hosts, self._asked = None, self._ask()
+
     def _place(self, i: int, where: str) -> list[str]:
         own = [f"--part={self.unit.part}"]
         if self.unit.place.chip and not chips.find(self.unit.place.chip).node:
             return [*own, "--cluster=tpu"]
         return [*own, f"--coordinator={where}", f"--processes={self.unit.place.hosts}", f"--process={i}"]
 
-    def _member(self, i: int) -> Actor:
-        at = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=i)
+    def _member(self, group: PlacementGroup, i: int) -> Actor:
+        at = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=i)
         options = {"scheduling_strategy": at, **_share(self._slot)}
         return cast(Actor, ray.remote(Member).options(max_restarts=0, **options).remote())
 
 
-def _reserve(unit: Unit, slot: tuple[str, float]) -> "tuple[PlacementGroup, Release]":
-    """The hosts of a gang, and how they are given back."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Hosts:
+    """The hosts of a gang: asked for, all theirs once `ready` is, until `release`."""
+
+    group: PlacementGroup
+    ready: ray.ObjectRef
+    release: "Release"
+    slice: bool = False  # a TPU slice
+    since: float = dataclasses.field(default_factory=time.monotonic)
+
+
+def _reserve(unit: Unit, slot: tuple[str, float]) -> _Hosts:
+    """The hosts of a gang. Raises TimeoutError where it wants a TPU slice and none is free for SLICE_SECONDS.
+
+    Raises ConfigError for a slice that Ray does not know.
+    """
     place, (kind, amount) = unit.place, slot
     if place.chip and not chips.find(place.chip).node:
         from ray.util import tpu
 
-        whole = tpu.slice_placement_group(topology=place.topology, accelerator_version=place.chip)
-        return whole.slice_placement_group, whole.shutdown
+        try:
+            whole = tpu.slice_placement_group(
+                topology=place.topology,
+                accelerator_version=_TPUS.get(place.chip, place.chip),
+                chips_per_vm=int(amount),
+                head_reservation_timeout_s=SLICE_SECONDS,
+            )
+        except ValueError as error:
+            raise ConfigError(f"places: slice={place.chip}:{place.topology} is none of Ray's: {error}") from None
+        group = whole.slice_placement_group
+        return _Hosts(group=group, ready=group.ready(), release=whole.shutdown, slice=True)
     group = placement_group([{kind: amount}] * place.hosts, strategy="STRICT_SPREAD")
 
     def release() -> None:
         with contextlib.suppress(RayError):
             remove_placement_group(group)
 
-    return group, release
+    return _Hosts(group=group, ready=group.ready(), release=release)
 
 
 class Release(Protocol):

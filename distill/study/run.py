@@ -12,7 +12,7 @@ from distill import config as configs
 from distill import data
 from distill.config import ConfigError, StudyExperimentConfig
 from distill.records.study_table import StudyTable
-from distill.study import ablations, ledger, matrix, slurm
+from distill.study import ablations, driver, ledger, matrix, slurm
 from distill.study.execute import execute, print_failures
 from distill.system import cloud, files, process
 
@@ -28,13 +28,10 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, command: str = ""
     `command` that was given and the names of all planned runs. Raises ConfigError for a matrix without a run.
     """
     console, workdir = Console(), shared_folder(workdir)
-    if several := [task for task in planned(config, workdir) if task.place.hosts > 1]:
-        raise ConfigError(
-            f"config.study.places: {several[0].name} is for {several[0].place.hosts} hosts, and --backend=local has "
-            "this one; choose another backend"
-        )
+    matrix.refuse_several_hosts(planned(config, workdir))
     slurm.refuse_beside_jobs(workdir)
     with process.folder_lock(workdir):
+        driver.refuse_beside(workdir)
         began = time.monotonic()
         config, tasks = prepare(config, workdir)
         outcome = execute(
@@ -54,13 +51,22 @@ def run(config: StudyExperimentConfig, workdir: str | Path, *, command: str = ""
 
 
 def shared_folder(workdir: str | Path) -> Path:
-    """The folder of a study. Raises ConfigError for a bucket: tables are appended to under locks, which it has not."""
+    """The folder of a study.
+
+    Raises ConfigError for a file, or a bucket: tables are appended to under locks, which it has not.
+    """
     if cloud.remote(workdir):
         raise ConfigError(
-            f"--workdir={workdir}: a study needs a file system with locks that all its hosts see; wanted a folder "
-            "(NFS, Lustre, Filestore); only a single `distill train` may have its workdir in a bucket"
+            f"--workdir={workdir}: a study or sweep needs a file system with locks that all its hosts see; wanted a "
+            "folder (NFS, Lustre, Filestore); only a single `distill train` may have its workdir in a bucket"
         )
-    return Path(workdir).resolve()
+    folder = Path(workdir).resolve()
+    if folder.is_file():
+        raise ConfigError(
+            f"--workdir={workdir}: got a file, wanted the folder of the study, which may be new; a config file goes "
+            "to --config=FILE.py:PRESET, and `distill report` reads a table"
+        )
+    return folder
 
 
 def prepare(config: StudyExperimentConfig, workdir: Path) -> tuple[StudyExperimentConfig, list[matrix.PlannedRun]]:

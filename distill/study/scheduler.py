@@ -14,6 +14,8 @@ from typing import cast
 
 from rich.console import Console
 
+from distill.config import ConfigError
+from distill.study import places
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.screen import StudyScreen
 from distill.study.tables import Tables
@@ -49,7 +51,7 @@ def run_all(
     if not queue.waiting:
         return queue.outcome()
     tables = Tables(workdir)
-    team = _Team(min(n_workers, len(queue.waiting)), workdir)
+    team = _Team(shares(queue.waiting, n_workers), workdir)
     screen = StudyScreen(tasks, done, console)
     try:
         with screen, preemption.catch_preemption() as flag:
@@ -97,7 +99,7 @@ class _Queue:
     def fail(self, task: PlannedRun, line: str) -> None:
         """Marks a run as failed, and the waiting runs that depend on it as not run."""
         self.failed[task.name] = line
-        for orphan in [other for other in self.waiting if other.config.teacher.run == task.run]:
+        for orphan in [other for other in self.waiting if task.run in other.teachers]:
             if orphan in self.waiting:
                 self.waiting.remove(orphan)
                 self.fail(orphan, f"not run: it needs {task.name}, which failed")
@@ -106,12 +108,27 @@ class _Queue:
         return Outcome(finished=tuple(self.finished), failed=self.failed)
 
 
-class _Team:
-    """Worker processes, each on its own cores and GPUs."""
+def shares(tasks: Sequence[PlannedRun], n_workers: int) -> list[process.Share]:
+    """The parts of this machine, one a worker: as many accelerators as places say, or all of them shared out.
 
-    def __init__(self, n: int, workdir: Path):
-        self._workdir = workdir
-        self._shares = process.shares(max(n, 1), process.cores(), process.gpus())
+    Raises ConfigError for places of more accelerators than there are.
+    """
+    gpus, tpus = process.gpus(), process.tpus()
+    each = places.devices_of(task.place for task in tasks) if gpus or tpus else 0
+    if each > (there := len(gpus or tpus)):
+        raise ConfigError(
+            f"config.study.places: {tasks[0].name} is for {each} accelerators, and this machine has {there}; choose "
+            "another backend, or a smaller mesh"
+        )
+    n = max(min(n_workers, len(tasks)), 1)
+    return process.shares(n, process.cores(), gpus, tpus, each)[: len(tasks)]
+
+
+class _Team:
+    """Worker processes, each on its own cores and accelerators."""
+
+    def __init__(self, shares: Sequence[process.Share], workdir: Path):
+        self._workdir, self._shares = workdir, shares
         self.workers = [Worker(share, workdir) for share in self._shares]
 
     def idle(self) -> list[Worker]:
@@ -152,7 +169,7 @@ def pick_next(waiting: list[PlannedRun], worker: Worker, busy: list[PlannedRun],
     left: dict[str, float] = {}  # FLOPs by trunk, as if each run were trained from its start: exact enough for an order
     for task in waiting:
         left[task.trunk] = left.get(task.trunk, 0.0) + task.flops
-    teachers = {task.config.teacher.run for task in waiting}
+    teachers = {run for task in waiting for run in task.teachers}
     awaited = {task.trunk for task in waiting if task.run in teachers}
     held = {task.config.teacher.run for task in busy}
 
@@ -183,7 +200,7 @@ def _startable(waiting: list[PlannedRun], busy: list[PlannedRun]) -> list[Planne
         task
         for task in waiting
         if (only_last or task.stage < LAST_STAGE)
-        and task.config.teacher.run not in unfinished
+        and unfinished.isdisjoint(task.teachers)
         and task.trunk not in trunks
         and task.config.tokens == shortest[task.trunk]
     ]

@@ -14,12 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distill.config import DistillError, chips
+from distill.config import ConfigError, DistillError, chips, nearest
 from distill.study.board import Board
 from distill.study.units import Unit
 from distill.system.files import atomic_write, loads
 
 JOBS = "jobs.json"  # {job: {"name": ..., "keys": [...]}} of the submissions so far
+
+
+FLAGS = ("tasks-per-node", "gpus-per-node", "time", "grace", "sbatch")  # of launch/slurm.sh that are the user's to give
 
 
 class SlurmError(DistillError):
@@ -82,6 +85,18 @@ class Jobs:
             board.refresh()
             time.sleep(every)
         board.refresh()
+
+
+def check(flags: Sequence[str]) -> None:
+    """Raises ConfigError for a flag that launch/slurm.sh does not have, or that follows from the study."""
+    for flag in flags:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--") or name not in FLAGS or not value:
+            wanted = ", ".join(f"--{each}=" for each in FLAGS)
+            raise ConfigError(
+                f"flags of Slurm: got {flag!r}, wanted {wanted}{nearest(name, FLAGS)} Flags of sbatch itself go into "
+                "--sbatch, as in --sbatch=--partition=gpu; names, hosts and order follow from the study"
+            )
 
 
 def refuse_beside_jobs(workdir: Path) -> None:

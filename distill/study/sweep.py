@@ -1,13 +1,13 @@
 """A sweep: one config, some fields with several values, and a run for every combination."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,20 @@ from distill.config import ConfigError, DataConfig, ExperimentConfig, counts, tr
 from distill.laws import from_arrays
 from distill.records import runs
 from distill.records.study_table import StudyTable
-from distill.study import elsewhere, slurm
-from distill.study.execute import execute, print_failures, write_note
+from distill.study import driver, forecast, matrix, slurm
+from distill.study.execute import execute, print_failures
 from distill.study.matrix import PlannedRun
 from distill.study.run import shared_folder
-from distill.study.tables import Tables, finished
+from distill.study.tables import finished
 from distill.system import files, process
 from distill.system.numbers import duration
 from distill.training import inputs
 
-BACKENDS = ("local", "slurm", "print")
-_SWEEP = "sweep.json"  # the sweep that was submitted, for its jobs
+BACKENDS = ("local", "slurm", "ray", "gke", "print")
 _SPACES: dict[str, Callable[..., np.ndarray]] = {"linspace": np.linspace, "logspace": np.geomspace}
+
+
+Settings = tuple[tuple[str, str], ...]  # (field, value) of every swept field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,33 +102,62 @@ def _text(field: str, value: float) -> str:
     return text
 
 
-def expand(config: ExperimentConfig, axes: Sequence[Axis], workdir: Path, where: str = "") -> list[PlannedRun]:
+def expand(
+    config: ExperimentConfig,
+    axes: Sequence[Axis],
+    workdir: Path,
+    where: str = "",
+    places: Sequence[str] = (),
+    preview: bool = False,
+) -> list[PlannedRun]:
     """Every combination once, the last axis fastest; `where` is a rule over N, D, C (FLOPs) and the swept fields.
 
-    Raises ConfigError for an impossible value, naming the combination, and if no combination is left.
+    `places` are lines as those of study.places, by N of the run; a teacher from elsewhere does not count.
+    Builds the token stores that are missing; with `preview` in a temporary folder, so that nothing is left. Raises
+    ConfigError for an impossible value, naming the combination, and if no combination is left.
     """
     names = _short_names([field for each in axes for field in each.fields])
-    planned: dict[str, PlannedRun] = {}
-    stores: dict[DataConfig, data.TokenStore | data.Mixture] = {}
+    combined: list[tuple[str, Settings, inputs.ResolvedRun]] = []
     for rows in itertools.product(*(each.rows for each in axes)):
         settings = tuple(zip(names, (text for row in rows for text in row)))
         name = " ".join(f"{names[field]}={text}" for field, text in settings) or "as it is"
-        run = config
-        try:
+        with _named(name):
+            run = config
             for field, text in settings:
                 run = tree.replace(run, field, tree.parse(ExperimentConfig, field, text))
-            if run.data not in stores:
-                stores[run.data] = data.open_store(run.data, run.data.cache or workdir / "data")
-            run = inputs.resolve(run, stores[run.data]).config
-        except ConfigError as error:
-            raise ConfigError(f"sweep: {name}: {error}") from None
+            combined.append((name, settings, inputs.resolve(run)))
+    planned: dict[str, PlannedRun] = {}
+    texts: dict[DataConfig, DataConfig] = {}  # only now, so that a sweep that is refused leaves nothing
+    for name, settings, resolved in combined:
+        with _named(name):
+            given = resolved.config.data
+            texts[given] = texts.get(given) or _identified(resolved, workdir, preview)
+        run = dataclasses.replace(resolved.config, data=texts[given])
         fingerprint, trunk = configs.fingerprint(run), configs.trunk_fingerprint(run)
         task = PlannedRun(name=name, config=run, run=fingerprint, trunk=trunk, stage=0, settings=settings)
         planned.setdefault(fingerprint, task)
     tasks = _matching(list(planned.values()), names, where) if where else list(planned.values())
     if not tasks:
         raise ConfigError(f"sweep: no combination is left by --where={where!r}")
-    return tasks
+    return matrix.placed(places, tasks)
+
+
+def _identified(run: inputs.ResolvedRun, workdir: Path, preview: bool) -> DataConfig:
+    """The text of a run, known by its content."""
+    if preview:
+        with inputs.preview(run, workdir) as (seen, _):
+            return seen.config.data
+    text = run.config.data
+    return text.identified(data.open_store(text, text.cache or workdir / "data").fingerprint)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of a combination say which."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"sweep: {name}: {error}") from None
 
 
 def _short_names(fields: list[str]) -> dict[str, str]:
@@ -156,23 +187,21 @@ def _matching(tasks: list[PlannedRun], names: dict[str, str], where: str) -> lis
 class SweepOptions:
     """Options of a sweep.
 
-    where: a rule over N, D, C (FLOPs) and the swept fields that a combination must meet. n_workers: processes (0: one
-    per core). pack: runs of one shape that a worker trains together. rate: FLOPs per second of a worker, for the
-    listing (0: that of the finished runs). price: of one worker-hour, in any currency. source, overrides: the config
-    file and the flags of the config, for the commands of other backends. slurm: flags of `slurm_script`, which submits
-    a job.
+    where: a rule over N, D, C (FLOPs) and the swept fields that a combination must meet. places: lines as those of
+    study.places. n_workers: processes (0: one per core). pack: runs of one shape that a worker trains together. rate:
+    FLOPs per second of a worker, for the listing (0: that of the finished runs). price: of one worker-hour, in any
+    currency. source, overrides: the config file and the flags of the config, for the printed commands.
     """
 
     where: str = ""
-    backend: str = "local"  # one of BACKENDS
+    backend: str = "local"  # one of BACKENDS; those of clusters are for sweep_elsewhere
+    places: tuple[str, ...] = ()
     n_workers: int = 0
     pack: int = 1
     rate: float = 0.0
     price: float = 0.0
     source: str = "configs/train.py"
     overrides: tuple[str, ...] = ()
-    slurm: str = ""
-    slurm_script: Path | None = None
     dry_run: bool = False
 
 
@@ -181,19 +210,24 @@ def run(
 ) -> int:
     """Runs the remaining runs of a sweep and tabulates it: runs/, runs.csv, curves.csv and sweep.csv in `workdir`.
 
-    Returns 1 if runs failed, else 0; the same call retries them. Raises ConfigError for an impossible value.
+    On this machine, or as printed commands, or as a list (`dry_run`, for every backend). Returns 1 if runs failed, else
+    0; the same call retries them. Raises ConfigError for an impossible value, or a run for several hosts.
     """
     console, workdir = Console(), shared_folder(workdir)
-    tasks = expand(config, axes, workdir, options.where)
+    if options.backend == "print" and options.places:
+        raise ConfigError("--place: a printed command runs where it is typed; leave it out, or choose another backend")
+    tasks = expand(config, axes, workdir, options.where, options.places, preview=options.dry_run)
     if options.dry_run:
         console.print(listing(tasks, workdir, options))
+        if options.backend not in ("local", "print"):
+            console.print(forecast.jobs(tasks), highlight=False)
         return 0
     if options.backend == "print":
         return _print_commands(tasks, workdir, options)
-    if options.backend == "slurm":
-        return _submit(config, axes, tasks, workdir, options)
+    matrix.refuse_several_hosts(tasks)
     slurm.refuse_beside_jobs(workdir)
     with process.folder_lock(workdir):
+        driver.refuse_beside(workdir)
         outcome = execute(
             tasks,
             workdir,
@@ -219,48 +253,6 @@ def _print_commands(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOp
     return 0
 
 
-def _submit(
-    config: ExperimentConfig, axes: Sequence[Axis], tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions
-) -> int:
-    """Submits what is left to Slurm: runs of one trunk in turn, small ones together, none that is queued already."""
-    if options.slurm_script is None:
-        raise ConfigError("sweep: the slurm backend needs the script that submits a job (launch/slurm.sh)")
-
-    def prepare(console: Console) -> elsewhere.Study:
-        tree = {
-            "config": configs.to_text(config),
-            "axes": [dataclasses.asdict(each) for each in axes],
-            "where": options.where,
-        }
-        files.atomic_write(workdir / _SWEEP, json.dumps(tree, indent=1) + "\n")
-        write_note(tasks, workdir, {"command": shlex.join(options.overrides)})
-        tables = Tables(workdir)
-        tables.collect(tasks)
-        done = frozenset(task.run for task in tasks if task.run in tables.runs)
-        console.print(f"{len(tasks)} runs, {len(done)} of them finished, in {workdir}", highlight=False)
-        part = ("python", "-m", "launch.sweep", f"--workdir={workdir}")
-        return elsewhere.Study(workdir=workdir, tasks=tasks, done=done, command=part)
-
-    return elsewhere.submit(workdir, prepare, script=options.slurm_script, flags=shlex.split(options.slurm))
-
-
-def is_sweep(workdir: Path) -> bool:
-    """Whether a sweep was submitted in this folder."""
-    return (workdir / _SWEEP).exists()
-
-
-def prepared(workdir: Path) -> list[PlannedRun]:
-    """The runs of the sweep that was submitted in a folder. Raises ConfigError for a damaged file."""
-    path = workdir / _SWEEP
-    try:
-        tree = files.loads(path.read_text("utf-8"))
-        axes = [Axis(fields=tuple(it["fields"]), rows=tuple(map(tuple, it["rows"]))) for it in tree["axes"]]
-        config = configs.from_text(ExperimentConfig, tree["config"], str(path))
-        return expand(config, axes, workdir, str(tree["where"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); submit the sweep again") from None
-
-
 def command(task: PlannedRun, workdir: Path, options: SweepOptions) -> list[str]:
     """The launch.train command of one run, with the folder in which the sweep will look for it."""
     folder = workdir / "runs" / task.run
@@ -284,7 +276,7 @@ def listing(tasks: Sequence[PlannedRun], workdir: Path, options: SweepOptions) -
         title += f", {seconds / 3600 * price * n_workers:.2f} to pay" if price else ""
     table = Table(title=title, title_justify="left")
     for name in ("run", "fingerprint", "N", "D", "FLOPs", "time", *(("cost",) if price else ())):
-        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right")
+        table.add_column(name, justify="left" if name in ("run", "fingerprint") else "right", overflow="fold")
     for task in tasks:
         N, D = counts.non_embedding(task.config.model), counts.training_tokens(task.config)
         took = task.flops / rate if rate else None

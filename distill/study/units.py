@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from distill.config import chips, counts
+from distill.config import ModelConfig, chips, counts
 from distill.study.matrix import LAST_STAGE, PlannedRun
 from distill.study.places import Place
 
@@ -52,11 +52,15 @@ class Unit:
         return any(task.stage == LAST_STAGE for task in self.runs)
 
 
+def teachers(task: PlannedRun, by_run: Mapping[str, PlannedRun]) -> list[ModelConfig]:
+    """The models that teach a run, of those that the study trains."""
+    return [by_run[run].config.model for run in task.teachers if run in by_run]
+
+
 def run_flops(task: PlannedRun, by_run: Mapping[str, PlannedRun]) -> float:
-    """FLOPs that a run takes: its own, and its teacher's forward passes."""
-    teacher = by_run.get(task.config.teacher.run)
-    flops = counts.run_flops(task.config, teacher.config.model if teacher else None)
-    return flops.student + flops.teacher_forward
+    """FLOPs that a run takes: its own, and its teachers' forward passes."""
+    flops = [counts.run_flops(task.config, teacher) for teacher in teachers(task, by_run) or (None,)]
+    return flops[0].student + sum(each.teacher_forward for each in flops)
 
 
 def run_seconds(task: PlannedRun, by_run: Mapping[str, PlannedRun]) -> float:
@@ -76,7 +80,7 @@ def make(tasks: Sequence[PlannedRun]) -> list[Unit]:
     teacher, until it takes UNIT_SECONDS: whole trunks, or a part of one. The same runs make the same units.
     """
     by_run = {task.run: task for task in tasks}
-    taught_by = {task.config.teacher.run for task in tasks} & set(by_run)
+    taught_by = {run for task in tasks for run in task.teachers} & set(by_run)
     trunks_of_teachers = {by_run[run].trunk for run in taught_by}
 
     def order(task: PlannedRun) -> tuple[int, str, float, str, int, str]:
@@ -117,16 +121,16 @@ def _unit(pack: Sequence[PlannedRun], by_run: Mapping[str, PlannedRun]) -> Unit:
         for other in by_run.values()
         if other.trunk == task.trunk and other.config.tokens < task.config.tokens
     }
-    teachers = {task.config.teacher.run for task in pack} & set(by_run)
+    needs = {run for task in pack for run in task.teachers} & set(by_run)
     if any(task.stage == LAST_STAGE for task in pack):
-        teachers |= {PREDICT}
+        needs |= {PREDICT}
     label = re.sub(r"[^A-Za-z0-9.]+", "_", first.name).strip("_")[:40]
     return Unit(
         name=f"{label}.{first.run[:6]}",
         runs=tuple(pack),
         place=first.place,
-        needs=frozenset(teachers - own),
-        after=frozenset(shorter - own - teachers),
+        needs=frozenset(needs - own),
+        after=frozenset(shorter - own - needs),
         seconds=sum(run_seconds(task, by_run) for task in pack),
     )
 

@@ -203,8 +203,9 @@ class Trainer:
         return store, self._teacher(config, store) if shared else None
 
     def _teacher(self, config: ExperimentConfig, store: "Store") -> "TeacherSource":
-        # The fields that an open teacher depends on; a student's size, rate and objective are not among them.
-        key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size)
+        # The fields that an open teacher depends on; a student's size, rate and divergence are not among them.
+        crossing = config.objective.cross_tokenizer
+        key = (config.teacher, config.data, config.seq_len, config.eval, config.mesh, config.model.vocab_size, crossing)
         if key not in self._teachers:
             self._teachers[key] = open_teacher(config, store)
         self._teachers.move_to_end(key)

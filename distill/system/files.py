@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 
 def _temporary(path: Path) -> Path:
@@ -68,6 +68,11 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     """
     with atomic_file(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def stay_open(path: Path, mode: str) -> IO[bytes]:
+    """A binary file that stays open as long as the object that owns it, which closes it."""
+    return cast(IO[bytes], open(path, mode))
 
 
 def loads(text: str | bytes) -> Any:

@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import fcntl
 import gc
+import importlib.util
 import os
 import signal
 import socket
@@ -55,6 +56,17 @@ def gpus() -> list[str]:
     return sorted((path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*")), key=int)
 
 
+def tpus() -> list[str]:
+    """The TPU chips that this process may use, as libtpu names them: $TPU_VISIBLE_CHIPS, else all of the machine."""
+    given = os.environ.get("TPU_VISIBLE_CHIPS")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip()]
+    if importlib.util.find_spec("libtpu") is None:
+        return []
+    found = [*Path("/dev").glob("accel[0-9]*")] or [*Path("/dev/vfio").glob("[0-9]*")]
+    return [str(i) for i in range(len(found))]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Share:
     """A worker's part of the machine. `memory` is its part of each GPU's memory; 0 leaves that to JAX."""
@@ -62,18 +74,33 @@ class Share:
     cores: tuple[int, ...]
     gpus: tuple[str, ...] = ()
     memory: float = 0.0
+    tpus: tuple[str, ...] = ()  # none also where the worker has all of the machine
 
 
-def shares(n: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
-    """The machine in `n` parts: cores and GPUs to each alike. More workers than GPUs share each of them."""
+def shares(n: int, cores: Sequence[int], gpus: Sequence[str], tpus: Sequence[str] = (), each: int = 0) -> list[Share]:
+    """The machine in `n` parts: cores and accelerators to each alike.
+
+    More workers than GPUs share each of them; a TPU chip has one process, so there are never more workers than chips.
+    With `each`, a worker has so many accelerators, and there are as many workers as groups of them.
+    """
+    accelerators = gpus or tpus
+    if each and accelerators:
+        n = max(len(accelerators) // each, 1)
+        gpus, tpus = gpus[: n * each], tpus[: n * each]
+    n = min(n, len(tpus)) if tpus else n
     return [
         Share(
             cores=_part(cores, i, n),
             gpus=_part(gpus, i, n),
             memory=0.9 / -(-n // len(gpus)) if 0 < len(gpus) < n else 0.0,
+            tpus=_part(tpus, i, n) if n > 1 else (),
         )
         for i in range(n)
     ]
+
+
+# Chips of one process along the axes of its host (x, y, z): libtpu takes no others.
+_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1"}
 
 
 def _part(items: Sequence[T], i: int, n: int) -> tuple[T, ...]:
@@ -87,6 +114,11 @@ def take(share: Share) -> None:
     pin_to_cores(share.cores)
     if share.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+    if share.tpus:
+        os.environ["TPU_VISIBLE_CHIPS"] = ",".join(share.tpus)
+        os.environ["TPU_PROCESS_BOUNDS"] = "1,1,1"
+        if bounds := _BOUNDS.get(len(share.tpus)):
+            os.environ["TPU_CHIPS_PER_PROCESS_BOUNDS"] = bounds
     if share.memory:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{share.memory:.3f}")
 

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 
 from distill import data
-from distill.config import ConfigError
+from distill.config import ConfigError, DistillError
 from distill.data.tokenizers import tokenizer as tokenizers
 from distill.data.tokenizers.spec import Spec, spec_of
 from distill.data.tokenizers.tokenizer import Tokenizer
-from distill.interop import tokenizer_files
+from distill.interop import card, tokenizer_files
 from distill.interop.source import is_model, open_source
 from distill.interop.tokenizer_files import TokenizerFiles
 from distill.teacher import load as teachers
@@ -28,9 +28,30 @@ class Model(LoadedTeacher):
         """
         if tokenizer:
             return tokenizer_files.of_tokenizer(tokenizers.load(Spec("json", tokenizer)))
-        if self.published:
-            return tokenizer_files.of_source(open_source(self.source)[0])
-        return tokenizer_files.of_tokenizer(self.tokenizer())
+        origin = self.source if self.published else self.origin
+        return tokenizer_files.of_source(open_source(origin)[0]) if origin else tokenizer_files.of_tokenizer(
+            self.tokenizer()
+        )  # fmt: skip
+
+    @property
+    def origin(self) -> str:
+        """The published model whose tokenizer, and with it chat template and settings, a run has; '': none."""
+        config = self.config
+        for place in (config.data.tokenizer.path, config.init.source, *(path for path, _ in config.teacher.sources)):
+            if place and is_model(place):
+                try:
+                    if tokenizers.load(spec_of(place)).hash == self.tokenizer().hash:
+                        return place
+                except DistillError:  # a file that is gone, or none that can be read
+                    continue
+        return ""
+
+    @property
+    def licence(self) -> str:
+        """The licence that the card of its teacher, or of the model that it begins with, names; '' where none does."""
+        config = self.config
+        own = (self.source,) if self.published else (config.init.source, *(path for path, _ in config.teacher.sources))
+        return next((found for place in own if place and (found := card.licence(place))), "")
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises ConfigError where that of a run is gone."""
@@ -49,9 +70,14 @@ class Model(LoadedTeacher):
     @property
     def context(self) -> int:
         """Positions that the model was trained on."""
-        if not self.published:
-            return self.config.seq_len
-        return int(open_source(self.source)[0].tree.get("max_position_embeddings") or 2048)
+        if self.published:
+            return _positions(self.source)
+        start = self.config.init.source  # a run that goes on from a published model keeps its positions
+        return max(self.config.seq_len, _positions(start) if start and is_model(start) else 0)
+
+
+def _positions(path: str) -> int:
+    return int(open_source(path)[0].tree.get("max_position_embeddings") or 2048)
 
 
 def load(source: str) -> Model:

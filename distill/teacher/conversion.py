@@ -16,19 +16,23 @@ from distill.data.tokenizers.same import difference
 from distill.data.tokenizers.spec import Spec
 from distill.data.tokenizers.tokenizer import load as load_tokenizer
 from distill.errors import DataError, InteropError
-from distill.interop import card, export, reference
+from distill.interop import adapters, card, export, gguf_export, reference
 from distill.interop.layout import expected
 from distill.interop.source import open_source
 from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law
+from distill.model import adapted
 from distill.records.runs import RunRecord
 from distill.system.progress import Progress
-from distill.teacher import any_model, vocabulary
+from distill.teacher import any_model, load, vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What to write: `out` must not exist; without a `dtype` the source's; `law` predicts the loss on the card."""
+    """What to write: `out` must not exist; without a `dtype` the source's; `law` predicts the loss on the card.
+
+    adapter: only the adapters of a LoRA student, for PEFT.
+    """
 
     source: str
     out: str
@@ -36,6 +40,7 @@ class Conversion:
     law: str = ""
     tokenizer: str = ""
     verify: bool = False
+    adapter: bool = False
 
 
 def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda _: None) -> list[str]:
@@ -44,10 +49,19 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     `on_progress` is called after each tensor. Raises InteropError.
     """
     model = any_model.load(wanted.source)
+    if wanted.adapter:
+        return _adapter(wanted, model)
     warning = check_tokenizer(model, wanted.tokenizer)
+    gguf = wanted.out.endswith(".gguf")
+    known = gguf_export.KINDS if gguf else export.DTYPES
+    if wanted.dtype and wanted.dtype not in known or gguf and wanted.verify:
+        raise InteropError(
+            f"--dtype={wanted.dtype} --out={wanted.out}: wanted {', '.join(known)}"
+            + (", without --verify: it compares directories" if gguf else "; GGUF files (--out=NAME.gguf) have others")
+        )
     dtype = wanted.dtype or stored_dtype(model)
     prediction = predict(wanted.law, model.record) if wanted.law else None
-    text = card.card(Path(wanted.out).name, facts(model), prediction)
+    text = card.card(Path(wanted.out).name, facts(model), prediction, model.licence)
     config = export.published(model.config.model)
     total = sum(math.prod(shape) for _, shape, *_ in _shapes(config)) * (2 if dtype == "bfloat16" else 4)
     written = 0
@@ -57,15 +71,20 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
         written += size
         on_progress(Progress(done=written / 1e6, total=total / 1e6, unit="MB"))
 
-    export.write(
-        wanted.out,
-        model.params,
-        model.tokenizer_files(wanted.tokenizer),
-        context=model.context,
-        dtype=dtype,
-        card=text,
-        on_tensor=on_tensor,
-    )
+    files = model.tokenizer_files(wanted.tokenizer)
+    if gguf:
+        kind = gguf_export.KINDS[wanted.dtype or "float16"]
+        said = gguf_export.write(
+            wanted.out,
+            model.params,
+            files,
+            context=model.context,
+            kind=kind,
+            licence=model.licence,
+            on_tensor=on_tensor,
+        )
+        return [f"{wanted.out}: {counts.total(config):,} parameters, {kind}", *warning, said]
+    export.write(wanted.out, model.params, files, context=model.context, dtype=dtype, card=text, on_tensor=on_tensor)
     family = open_source(wanted.out)[0].tree["architectures"][0]
     lines = [f"{wanted.out}: {family}, {counts.total(config):,} parameters, {dtype}", *warning]
     if prediction:
@@ -73,6 +92,32 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     if wanted.verify:
         lines += verify(wanted, model, dtype)
     return lines
+
+
+def _adapter(wanted: Conversion, model: any_model.Model) -> list[str]:
+    """Writes the adapters of a run alone (interop/adapters.py). Raises InteropError where there is no base for them."""
+    if wanted.dtype or wanted.tokenizer or wanted.law or wanted.verify:
+        raise InteropError("--adapter writes float32 adapters alone, without --dtype, --law, --tokenizer and --verify")
+    config = model.config
+    if not config.model.lora.rank:
+        raise InteropError(f"{wanted.source}: it has no adapters (config.model.lora.rank=0); leave --adapter out")
+    begun = config.init
+    if not begun.source or not any_model.is_model(begun.source):
+        raise InteropError(
+            f"{wanted.source}: its adapters belong to {begun.source or 'a model'}, which is no published model here; "
+            "leave --adapter out, and they are merged into an export of the whole"
+        )
+    base, shape = open_source(begun.source)
+    same = adapted.plain(config.model)
+    sizes = [(c.n_layers, c.d_model, c.ff_dim, c.n_heads, c.kv_heads) for c in (same, shape)]
+    if begun.tokens == "text" or sizes[0] != sizes[1] or load.read_info(begun.source).record.run != begun.run:
+        raise InteropError(
+            f"{wanted.source}: it did not begin with all of the model in {begun.source} as it is now, so its "
+            "adapters do not fit the whole; leave --adapter out, and they are merged into an export of the student"
+        )
+    text = card.adapter_card(Path(wanted.out).name, begun.source, facts(model), model.licence)
+    values = adapters.write(wanted.out, model.params, base, text)
+    return [f"{wanted.out}: {values:,} values of rank {config.model.lora.rank}, on {begun.source}"]
 
 
 def check_tokenizer(model: any_model.Model, path: str) -> list[str]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.config import ConfigError, ExperimentConfig, from_text
+from distill.interop import advice
 from distill.model.quantize import Precision, cast
 from distill.model.transformer import Transformer, parameter_name
 from distill.records.checkpoints import CheckpointError, Checkpoints
@@ -46,6 +47,7 @@ def read_info(source: str | Path) -> TeacherInfo:
         raise ConfigError(
             f"{str(source)!r}: there is no finished run (no result.json) and no Hugging Face "
             "model (no config.json); give the workdir of a run, a model's directory or a GGUF file"
+            f"{advice.about_path(source)}"
         )
     config = from_text(ExperimentConfig, (path / "config.txt").read_text(), str(path / "config.txt"))
     return TeacherInfo(source=str(source), config=config, record=record)

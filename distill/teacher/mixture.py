@@ -52,11 +52,12 @@ class TeacherMixture:
         position: Int[Array, "B S"] | None = None,
     ) -> MixedSignal:
         """The same distribution as hidden states, heads and offsets: whole logits never exist."""
-        spec = FusedSpec(divergence="", tempered=False, tokens=self.config.tokens)
         parts, offsets = [], []
         for model, weight in zip(self.models, self.weights):
+            cap = model.config.logit_cap
+            spec = FusedSpec(divergence="", tempered=False, tokens=self.config.tokens, cap=cap)
             hidden, head = model.hidden(tokens, segment, position), model.head_vd
             log_z = fused.fused_losses(spec, hidden, head, jnp.zeros_like(tokens)[..., None], None).log_z
-            parts.append(HiddenSignal(hidden=hidden, head=head))
+            parts.append(HiddenSignal(hidden=hidden, head=head, cap=cap))
             offsets.append((jnp.log(weight) - log_z)[..., None])
         return MixedSignal(parts=tuple(parts), offsets=tuple(offsets))

@@ -30,8 +30,15 @@ def describe(path: str | Path) -> tuple[ExperimentConfig, RunRecord]:
         trunk=run,
         model=f"{model.d_model}x{model.n_layers}",
         tokenizer=_tokenizer(path),
+        N_total=counts.stored(model) if model.experts else None,
     )
     return ExperimentConfig(model=model), record
+
+
+def context(path: str | Path) -> int:
+    """The number of positions that the model was made for; 0 where its files do not tell."""
+    found = open_source(path)[0].tree.get("max_position_embeddings")
+    return found if type(found) is int else 0
 
 
 def load(path: str | Path) -> Transformer:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from distill.config import ConfigError
 from distill.data.mixture import Mixture
 from distill.data.store.store import MANIFEST, TokenStore
-from distill.data.tokenizers.same import difference, same_names
+from distill.data.tokenizers.same import Verdict, compare, same_names
 from distill.data.tokenizers.spec import Spec, spec_of
 from distill.data.tokenizers.tokenizer import Tokenizer, load
 from distill.errors import DataError
@@ -48,14 +48,19 @@ def known(model: TeacherInfo) -> bool:
     return bool(model.record.tokenizer)
 
 
+def verdict(model: TeacherInfo, store: TokenStore | Mixture) -> Verdict:
+    """What differs between a model's tokenizer and the one of a text ('': nothing), and what that was seen on."""
+    if known(model) and same_names(model.record.tokenizer, store.tokenizer_name):
+        return Verdict("", "content")
+    try:
+        return compare(tokenizer_of(model), store.tokenizer())
+    except DataError as error:
+        return Verdict(str(error), "content")
+
+
 def differing(model: TeacherInfo, store: TokenStore | Mixture) -> str:
     """What differs between a model's tokenizer and the one of a text; '' where their tokens are the same."""
-    if known(model) and same_names(model.record.tokenizer, store.tokenizer_name):
-        return ""
-    try:
-        return difference(tokenizer_of(model), store.tokenizer())
-    except DataError as error:
-        return str(error)
+    return verdict(model, store).differs
 
 
 def check(model: TeacherInfo, store: TokenStore | Mixture, role: str, also: str = "") -> None:

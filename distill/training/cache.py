@@ -38,9 +38,10 @@ from distill.teacher.signals.manifest import (
 )
 from distill.teacher.signals.reader import SignalStore
 from distill.teacher.signals.shard import FORMAT, ShardEntry
-from distill.teacher.signals.spec import SignalSpec
-from distill.training.inputs import check_tokens, make_loader, open_store, resolve, validation_set
-from distill.training.teachers import OnlineTeacher
+from distill.teacher.signals.spec import CROSSING, SignalSpec
+from distill.training.cross_teacher import CrossTokenizerTeacher
+from distill.training.inputs import ResolvedRun, check_tokens, make_loader, open_store, resolve, validation_set
+from distill.training.teachers import OnlineTeacher, is_crossing
 from distill.types import Batch, HiddenStates, SparseSignal, StoredSignal, TeacherSignal
 
 CHUNK_TOKENS = 8192  # of one forward pass of the teacher, on one device
@@ -71,43 +72,69 @@ def cache_signals(
         raise ConfigError("a store of signals is made by one process, on all its devices; read it from any number")
     if not config.teacher.source:
         raise ConfigError("config.teacher.source: got '', wanted the workdir of the one finished run that teaches")
-    # The config may be that of a student of this very store.
-    config = dataclasses.replace(
-        config, teacher=dataclasses.replace(config.teacher, signal="online", store="", stored="")
-    )
+    config = online(config)
     store = open_store(config, out.parent)
     run = resolve(config, store)
     check_tokens(run, store)
     config = run.config
     with process.folder_lock(out), jax.set_mesh(sharding.make(config.mesh)):
-        source = OnlineTeacher(run, store)
+        source = _source(run, store, signal)
         teacher = source.model
         assert isinstance(teacher, Transformer)  # config.teacher.source names one
+        if signal.kind == "hidden" and teacher.config.logit_cap:
+            raise ConfigError(
+                f"signal.kind='hidden': logits of {config.teacher.source} are capped at {teacher.config.logit_cap}, "
+                "which a store of hidden states does not hold; wanted kind='topk' or 'full'"
+            )
         loader = make_loader(config, store, config.data.split)
-        windows, extent = _windows(config, loader, every)
+        windows, extent = windows_of(config, loader, every)
         recipe = _recipe(config, signal, store, source, extent, max(shard_tokens // config.seq_len, 1))
         if (out / manifest.MANIFEST).exists():
             written = manifest.read(out)
             writer.same(out, written["recipe"], recipe)
             return written
         writer.claim(out, recipe)
-        shards = _write(out, recipe, signal, teacher, loader, windows, on_progress)
+        shards = _write(out, recipe, signal, source, loader, windows, on_progress)
         tree: SignalManifest = {
             "format": FORMAT,
             "recipe": recipe,
-            "files": _files(out, signal, teacher),
+            "files": _files(out, signal, source),
             "shards": shards,
             "bytes_per_token": sum(s["size"] for s in shards) / (len(windows) * config.seq_len),
             "teacher": _teacher(config, store, source),
         }
         opened = SignalStore(out, unwritten=tree)
-        tree["fidelity"] = _fidelity(opened, teacher, loader, windows)
+        tree["fidelity"] = UNMEASURED if signal.crossing else _fidelity(opened, teacher, loader, windows)
         manifest.write(out, tree)
         (out / writer.RECIPE).unlink()
         return tree
 
 
-def _windows(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], RecipeWindows]:
+def online(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with its teacher itself in place of a store: it may be that of a student of this very store."""
+    return dataclasses.replace(
+        config, teacher=dataclasses.replace(config.teacher, signal="online", store="", stored="")
+    )
+
+
+# Chunks are stored as they are, and there is no distribution over common tokens to compare.
+UNMEASURED: FidelityResult = {"tokens": 0, "kl": None, "kl_back": None, "gradient_cosine": None}
+
+
+def _source(run: ResolvedRun, store: TokenStore | Mixture, signal: SignalSpec) -> OnlineTeacher | CrossTokenizerTeacher:
+    """The teacher. Raises SignalError for a kind of signal that belongs to the other case."""
+    crossing = is_crossing(run, store)
+    if crossing != signal.crossing:
+        kinds = " or ".join(CROSSING.values())
+        raise SignalError(
+            f"--kind={signal.kind}: the teacher in {run.config.teacher.source} reads "
+            + (f"other tokens than the text's; wanted {kinds}" if crossing else
+               f"the text's own tokens, and {kinds} is of one that does not; set objective.cross_tokenizer=none")
+        )  # fmt: skip
+    return CrossTokenizerTeacher(run, store) if crossing else OnlineTeacher(run, store)
+
+
+def windows_of(config: ExperimentConfig, loader: Loader, every: bool) -> tuple[NDArray[np.int64], RecipeWindows]:
     """The windows to store, in rising order, and how the recipe describes them."""
     total = loader.window_count
     windows = np.arange(total) if every else loader.distinct(config.steps)
@@ -124,7 +151,7 @@ def _recipe(
     config: ExperimentConfig,
     signal: SignalSpec,
     store: TokenStore | Mixture,
-    source: OnlineTeacher,
+    source: OnlineTeacher | CrossTokenizerTeacher,
     extent: RecipeWindows,
     shard_windows: int,
 ) -> SignalRecipe:
@@ -137,6 +164,10 @@ def _recipe(
     }
     if config.teacher.dtype != "float32":  # stores from before teachers had a precision name none
         teacher["dtype"] = config.teacher.dtype
+    if isinstance(source, CrossTokenizerTeacher):
+        teacher |= {"tokenizer_hash": source.aligner.teacher.hash, "seq_len": source.length}
+        if source.cells:
+            teacher["cells"] = source.cells.count
     return {
         "signal": {"kind": signal.kind, **signal.parameters},
         "codec": codec.CONSTANTS,
@@ -148,14 +179,16 @@ def _recipe(
     }
 
 
-def _checkpoint(config: ExperimentConfig, source: OnlineTeacher) -> str:
+def _checkpoint(config: ExperimentConfig, source: OnlineTeacher | CrossTokenizerTeacher) -> str:
     """Identifies the teacher's weights: the hash of its checkpoint's checksums, or a published model's fingerprint."""
     steps = source.teachers[0].config.steps
     sealed = cloud.Workdir(config.teacher.source).checkpoints / str(steps) / "params" / checksums.NAME
     return hashlib.sha256(sealed.read_bytes()).hexdigest() if sealed.exists() else source.run
 
 
-def _teacher(config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher) -> TeacherEntry:
+def _teacher(
+    config: ExperimentConfig, store: TokenStore | Mixture, source: OnlineTeacher | CrossTokenizerTeacher
+) -> TeacherEntry:
     """The teacher's entry in a student's record: the student itself may never load the teacher."""
     evaluation = validation_set(config, store)
     return {
@@ -177,11 +210,13 @@ def _write(
     out: Path,
     recipe: SignalRecipe,
     signal: SignalSpec,
-    teacher: Transformer,
+    source: OnlineTeacher | CrossTokenizerTeacher,
     loader: Loader,
     windows: NDArray[np.int64],
     on_progress: Callable[[Progress], None],
 ) -> list[ShardEntry]:
+    teacher = source.model
+    assert isinstance(teacher, Transformer)
     device_mesh, size = jax.sharding.get_mesh(), _chunk(loader.seq_len, teacher.config.vocab_size, len(windows))
     computed: dict[int, Fetched] = {}  # the first chunk, which ranks the ids before anything is packed
 
@@ -191,14 +226,18 @@ def _write(
         filled = np.resize(ids, size)  # one shape is compiled
         numbers = extract.uniform(signal, filled, loader.seq_len)
         with jax.set_mesh(device_mesh):  # each thread has its own
+            if isinstance(source, CrossTokenizerTeacher):
+                aligned = sharding.place(source.align(loader.read(filled), (size,)), device_mesh)
+                found = extract.extract_chunks(source.step_argument, aligned)
+                return jax.tree.map(lambda x: np.asarray(x)[: len(ids)], found)
             batch, placed = sharding.place((loader.read(filled), numbers), device_mesh)
             return jax.tree.map(lambda x: np.asarray(x)[: len(ids)], extract.extract(signal, teacher, batch, placed))
 
     if signal.sparse and not (out / manifest.ORDER).exists():
         computed[int(windows[0])] = first = compute(windows[:size])
         assert isinstance(first, SparseSignal)
-        _order(out, extract.count(first, teacher.config.tokens))
-    rank = _ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
+        writer.write_order(out, extract.count(first, teacher.config.tokens))
+    rank = writer.ranks(out, teacher.config.tokens) if signal.sparse else np.zeros(0, np.int64)
     speed, seq_len = Rate(), loader.seq_len
 
     def report(done: int, kept: int) -> None:
@@ -218,25 +257,15 @@ def _write(
     )
 
 
-def _order(out: Path, often: NDArray[np.int64]) -> None:
-    """Writes ORDER, for readers and for a resumed call: the ids, most frequent first."""
-    files.atomic_write(out / manifest.ORDER, np.argsort(-often, kind="stable").astype("<u4").tobytes())
-
-
-def _ranks(out: Path, vocab_size: int) -> NDArray[np.int64]:
-    """The rank of each id."""
-    order = np.frombuffer((out / manifest.ORDER).read_bytes(), "<u4")
-    if not np.array_equal(np.sort(order), np.arange(vocab_size)):
-        raise SignalError(f"{out / manifest.ORDER}: is damaged; delete {out} and start again")
-    rank = np.empty(vocab_size, np.int64)
-    rank[order] = np.arange(vocab_size)
-    return rank
-
-
-def _files(out: Path, signal: SignalSpec, teacher: Transformer) -> dict[str, FileEntry]:
-    """The files beside the shards, with their digests; writes the head that hidden states need."""
+def _files(out: Path, signal: SignalSpec, source: OnlineTeacher | CrossTokenizerTeacher) -> dict[str, FileEntry]:
+    """The files beside the shards, with their digests; writes the head that hidden states need, and cells."""
     digest = lambda name: hashlib.sha256((out / name).read_bytes()).hexdigest()
+    if isinstance(source, CrossTokenizerTeacher) and source.cells:
+        files.atomic_write(out / manifest.CELLS, np.asarray(source.cells.student).astype("<i4").tobytes())
+        return {manifest.CELLS: {"sha256": digest(manifest.CELLS)}}
     if signal.kind == "hidden":
+        teacher = source.model
+        assert isinstance(teacher, Transformer)
         dtype = teacher.config.dtype
         head = np.asarray(teacher.head_vd.astype(dtype))
         files.atomic_write(out / manifest.HEAD, head.tobytes())

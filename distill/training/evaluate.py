@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -79,19 +79,10 @@ def evaluate(
     Raises DistillError, naming the first window, where the model or its teacher gives values that are not finite.
     """
     device_mesh = jax.sharding.get_mesh()
-    index, count = distributed.batch_slice(device_mesh)
-    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
-    batch_size = -(-batch_size // parts) * parts  # padding rows get weight 0
-    part = slice(index * batch_size // count, (index + 1) * batch_size // count)  # of this process
     windows, sums = np.asarray(evaluation.windows), []
-    for start in range(0, len(windows), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(windows)))
-        # The last batch is padded with repeated windows of weight zero, so that one shape is compiled.
-        filled = np.resize(rows, batch_size)[part]
-        batch = jax.tree.map(lambda array: np.asarray(array)[filled], evaluation.batch)  # noqa: B023
-        batch = dataclasses.replace(batch, weight=batch.weight * (np.arange(batch_size) < len(rows))[part, None])
+    for rows, batch in batches(evaluation, batch_size):
         if signal is not None:
-            batch = dataclasses.replace(batch, signal=signal(windows[filled]))
+            batch = dataclasses.replace(batch, signal=signal(windows[rows]))
         sums.append(eval_step(params, teacher, sharding.place(batch, device_mesh)))
     found = {name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}
     for name, who in (("loss", "model"), ("kl", "teacher")):
@@ -102,6 +93,26 @@ def evaluate(
                 "inf), so it has no scores"
             )
     return _score(found, evaluation)
+
+
+def batches(evaluation: Evaluation, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """The set in batches of one size, of which this process holds its part on the current mesh.
+
+    Yields the rows of the set and their batch. The last batch is filled up with repeated rows of weight zero, so that
+    one shape is compiled; batch_size is rounded up to what divides over the mesh.
+    """
+    device_mesh = jax.sharding.get_mesh()
+    index, count = distributed.batch_slice(device_mesh)
+    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
+    batch_size = -(-batch_size // parts) * parts
+    part = slice(index * batch_size // count, (index + 1) * batch_size // count)  # of this process
+    arrays, structure = jax.tree.flatten(evaluation.batch)
+    for start in range(0, len(evaluation.windows), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(evaluation.windows)))
+        filled = np.resize(rows, batch_size)[part]
+        batch = jax.tree.unflatten(structure, [np.asarray(array)[filled] for array in arrays])
+        is_own = (np.arange(batch_size) < len(rows))[part, None]
+        yield filled, dataclasses.replace(batch, weight=batch.weight * is_own)
 
 
 def _score(sums: dict[str, list[NDArray[np.float64]]], evaluation: Evaluation) -> Scores:

@@ -39,14 +39,18 @@ def init() -> GradientGuard:
 
 
 def accept(
-    spike: float, guard: GradientGuard, loss: Float[Array, ""], norm: Float[Array, ""]
+    spike: float,
+    guard: GradientGuard,
+    loss: Float[Array, ""],
+    norm: Float[Array, ""],
+    param_norm: Float[Array, ""] | float = 0.0,
 ) -> tuple[Bool[Array, ""], GradientGuard]:
-    """Whether to make the update of this loss and gradient norm, and the guard after it.
+    """Whether to make the update of this loss and these norms of gradient and parameters, and the guard after it.
 
-    An update is rejected where either is not finite or, with spike > 0 and after WARMUP_UPDATES, where the norm exceeds
-    `spike` times the running mean of those before.
+    An update is rejected where one of them is not finite or, with spike > 0 and after WARMUP_UPDATES, where the
+    gradient's norm exceeds `spike` times the running mean of those before.
     """
-    accepted = jnp.isfinite(loss) & jnp.isfinite(norm)
+    accepted = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(param_norm)
     if spike:
         accepted &= (guard.accepted < WARMUP_UPDATES) | (norm <= spike * guard.norm)
     weight = jnp.maximum(NEWEST_WEIGHT, 1 / (guard.accepted + 1))

@@ -9,11 +9,13 @@ from pathlib import Path
 import jax
 
 from distill import data
-from distill.config import ConfigError, ExperimentConfig
+from distill.config import ConfigError, ExperimentConfig, InitConfig, ModelConfig, identity, mixture_run
 from distill.data import corpus
 from distill.data.mixture import Mixture
 from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import MANIFEST, TokenStore
+from distill.errors import DataError, DistillError
+from distill.interop.source import is_model
 from distill.model import warm_start
 from distill.system import cloud, distributed
 from distill.system.progress import Progress
@@ -22,6 +24,13 @@ from distill.teacher.load import TeacherInfo
 from distill.teacher.signals.reader import identify_stored
 
 PREVIEWED = 50_000_000  # bytes of text that a preview tokenizes
+
+
+# What else a teacher of other tokens than the text's is good for.
+ALSO = (
+    "; or let it teach across tokenizers (config.objective.cross_tokenizer=likelihood, or projection); or, if you know "
+    "that its tokens are these, config.teacher.tokens=number"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,19 @@ def resolve(run: ExperimentConfig | ResolvedRun, store: TokenStore | Mixture | N
     if config.init.source:
         init = load.read_info(config.init.source)
         warm_start.check(config.init, config.model, init.config.model)
+        _check_whole(config, init)
         config = dataclasses.replace(config, init=dataclasses.replace(config.init, run=init.record.run))
+    elif config.model.lora.rank and not config.init.run and not config.forked:
+        raise ConfigError(
+            f"config.model.lora.rank={config.model.lora.rank}: adapters are trained on weights that stay as they are, "
+            "and these would be random; name the model that is adapted in config.init.source"
+        )
+    elif not config.init.run and not config.forked and config.init != InitConfig():
+        said = ", ".join(f"{name}={value!r}" for name, value in identity(config.init))
+        raise ConfigError(
+            f"config.init: got {said} without a source, so that weights would be random; name the model that the run "
+            "begins with in config.init.source"
+        )
     if config.teacher.signal == "stored":
         config = dataclasses.replace(config, teacher=identify_stored(config.teacher))
     teachers = tuple(load.read_info(source) for source, _ in config.teacher.sources)
@@ -63,6 +84,30 @@ def resolve(run: ExperimentConfig | ResolvedRun, store: TokenStore | Mixture | N
             "config.teacher.source, the workdir of a finished run"
         )
     return ResolvedRun(config=config, teachers=teachers, init=init)
+
+
+def _check_whole(config: ExperimentConfig, init: TeacherInfo) -> None:
+    """Raises ConfigError where a config describes a part of the published model that its weights come from.
+
+    A part may be meant (init.width='slice', init.layers='first', init.tokens); the default sizes of a config are not.
+    """
+    if not is_model(init.source) or config.init.width != "same" or config.init.tokens != "same":
+        return
+    model, whole = config.model, init.config.model
+    try:
+        tokens = min(vocabulary.tokenizer_of(init).vocab_size, whole.tokens)
+    except DataError:
+        tokens = 0
+    got = f"model.vocab_size={model.vocab_size}" if model.tokens < tokens else ""
+    if model.n_layers == ModelConfig().n_layers < whole.n_layers and config.init.layers == "every":
+        got = f"model.n_layers={model.n_layers}"
+    if got:
+        raise ConfigError(
+            f"config.{got}: the published model in {init.source} that config.init begins with has {whole.n_layers} "
+            f"layers and {tokens or whole.tokens} tokens, and this describes a part of it; "
+            f"--config=configs/student.py:TEACHER,{init.source} describes all of it (or say which part: "
+            "config.init.layers=first, config.init.width=slice)"
+        )
 
 
 def _run(config: ExperimentConfig, teachers: tuple[TeacherInfo, ...]) -> str:
@@ -80,11 +125,6 @@ def _run(config: ExperimentConfig, teachers: tuple[TeacherInfo, ...]) -> str:
         sources = ", ".join(teacher.source for teacher in teachers)
         raise ConfigError(f"config.teacher.run={config.teacher.run}, but {sources} holds run {run}")
     return run
-
-
-def mixture_run(parts: list[tuple[str, float]]) -> str:
-    """The fingerprint of one teacher; of a mixture, all fingerprints with their weights, whatever their order."""
-    return parts[0][0] if len(parts) == 1 else "+".join(sorted(f"{run}@{weight:.6g}" for run, weight in parts))
 
 
 def check_heads(teacher: TeacherInfo, store: TokenStore | Mixture, config: ExperimentConfig) -> None:
@@ -111,8 +151,9 @@ def check_init(run: ResolvedRun, store: TokenStore | Mixture) -> None:
 
 def check_tokens(run: ResolvedRun, store: TokenStore | Mixture) -> None:
     """Raises DistillError where a run's model, or its teacher, has no row for a token of its text."""
-    for teacher in run.teachers:
-        vocabulary.check_rows(teacher, store, "teacher")
+    if run.config.objective.cross_tokenizer == "none":
+        for teacher in run.teachers:
+            vocabulary.check_rows(teacher, store, "teacher", ALSO)
     store.check_vocabulary(run.config.model)
 
 
@@ -135,7 +176,8 @@ def preview(
     """
     config = run.config
     with tempfile.TemporaryDirectory() as folder:
-        place = config.data.cache or (folder if cloud.remote(workdir) else Path(workdir) / "data")
+        home = config.data.cache or Path(workdir) / "data"
+        place = config.data.cache or (folder if cloud.remote(workdir) else home)
         if config.data.source not in ("tokens", "mixture"):
             path, recipe = corpus.locate(config.data, place)
             if not (path / MANIFEST).exists() and corpus.size(recipe) > PREVIEWED:
@@ -145,9 +187,14 @@ def preview(
             place = place if (path / MANIFEST).exists() else folder
         elif config.data.source == "mixture":
             place = folder  # the embedded text may be among its stores
-        store = _checked(config, data.open_store(config.data, place, on_progress=on_progress))
-        check_tokens(run, store)
-        check_init(run, store)
+        try:
+            store = _checked(config, data.open_store(config.data, place, on_progress=on_progress))
+            check_tokens(run, store)
+            check_init(run, store)
+        except DistillError as error:
+            # The folder is gone when the sentence is read: it names the place where a run would build the store.
+            error.args = (str(error).replace(folder, str(home)),)
+            raise
         yield resolve(run, store), store
 
 

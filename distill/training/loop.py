@@ -27,14 +27,16 @@ from distill.records.logger import MetricsLogger
 from distill.records.runs import RunRecord
 from distill.system import cloud, distributed, preemption, process
 from distill.system.progress import Progress
-from distill.teacher.observe import Teacher, teacher_signal
+from distill.teacher.observe import StepTeacher, teacher_signal
 from distill.training import origin, result, start
 from distill.training import step as steps
+from distill.training.along import Along
 from distill.training.inputs import ResolvedRun, make_loader
 from distill.training.step import Metrics, StepSpec, TrainState
+from distill.training.tasks import RunTasks
 from distill.training.teachers import TeacherSource, open_teacher
 from distill.training.vmapped import VmappedRuns
-from distill.types import Batch, Head, TeacherSignal
+from distill.types import Batch, CellSignal, ChunkSignal, TeacherSignal
 
 
 class Diverged(DistillError):
@@ -53,7 +55,7 @@ class RunContext:
     trunk: Checkpoints | None  # shared by all runs of one trunk
     preempted: preemption.PreemptionFlag
     on_progress: Callable[[Progress], None]
-    train_steps: Callable[[StepSpec, TrainState, Teacher | Head | None, Batch, int], tuple[TrainState, Metrics]]
+    train_steps: Callable[[StepSpec, TrainState, StepTeacher | None, Batch, int], tuple[TrainState, Metrics]]
 
 
 def train(
@@ -72,7 +74,7 @@ def train(
     `store` and `teacher` are opened from the config unless the caller shares its own; `trunk` is the folder that
     runs of one trunk share; `fork` is the workdir of another run, whose last checkpoint this one begins with;
     with `vmapped`, this run, in a thread of its own, takes its steps together with others.
-    Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`.
+    Leaves config.txt, checkpoints/, metrics.jsonl and result.json in `workdir`, and heldout.jsonl with `eval.along`.
     Raises DistillError for a workdir of another config, and for whatever the config asks for and cannot have.
     """
     place = cloud.Workdir(workdir)
@@ -88,6 +90,7 @@ def train(
             device_mesh = sharding.make(config.mesh)
             stack.enter_context(jax.set_mesh(device_mesh))
             sharding.check(config.model, config.batch_size // config.microbatches, device_mesh)
+            tasks = RunTasks(config, store)
             teacher = teacher or open_teacher(run, store)
         context = RunContext(
             config=config,
@@ -101,8 +104,9 @@ def train(
             train_steps=vmapped.train_steps if vmapped else steps.train_steps,
         )
         state = start.first_state(run, teacher, context.checkpoints, context.trunk, fork, store)
-        state = _loop(context, state)
+        state = _loop(context, state, Along(config, place, store, teacher, tasks, int(state.step)))
         record = result.run_record(config, state.params, store, teacher, began)
+        record = dataclasses.replace(record, scores=tasks.scores(state.params))
     # Only now, with the last checkpoint safely on disk, is the run finished.
     if distributed.first():
         runs.save_record(record, place.path / "result.json")
@@ -132,7 +136,7 @@ def _claimed(
     return run, store, finished
 
 
-def _loop(run: RunContext, state: TrainState) -> TrainState:
+def _loop(run: RunContext, state: TrainState, along: Along) -> TrainState:
     """Dispatches one call of K steps, then reads the metrics of the previous call while it runs."""
     config, workdir, device_mesh = run.config, run.workdir, jax.sharding.get_mesh()
     text, spec = configs.to_text(config), steps.step_spec(config)
@@ -143,6 +147,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
     if distributed.first():
         workdir.rewind()
     saved = time.monotonic()
+    along.reach(done, state.params)
 
     def due() -> bool:
         return time.monotonic() - saved > config.loop.checkpoint_seconds
@@ -156,6 +161,7 @@ def _loop(run: RunContext, state: TrainState) -> TrainState:
             _check_divergence(run, logger)
             if run.trunk and done == config.stable_steps:
                 run.trunk.save(done, state.stored(), text)
+            along.reach(done, state.params)
             asked, late = answers()
             if done == config.steps or late or asked:
                 logger.flush()
@@ -212,9 +218,15 @@ def _check_teacher(run: RunContext, step: int) -> None:
     if run.teacher is None or run.teacher.step_argument is None or distributed.several():
         return
     for window in run.loader.windows(step):
-        batch = sharding.place(run.loader.read(np.resize(window, run.config.batch_size)), jax.sharding.get_mesh())
+        rows = np.resize(window, run.config.batch_size)
+        batch = run.loader.read(rows)
+        if read := run.teacher.signal_reader(run.config.data.split):
+            batch = dataclasses.replace(batch, signal=read(rows))
+        batch = sharding.place(batch, jax.sharding.get_mesh())
         signal = teacher_signal(run.teacher.step_argument, batch)
-        if isinstance(signal, TeacherSignal) and bool(jax.numpy.isnan(signal.log_probs).any()):
+        if isinstance(signal, TeacherSignal | ChunkSignal | CellSignal) and bool(
+            jax.numpy.isnan(signal.log_probs).any()
+        ):
             raise Diverged(
                 f"{run.workdir}: the teacher's output on window {window} of the {run.config.data.split!r} split, which "
                 f"step {step} reads, is not finite (NaN or inf): no student can learn from it"

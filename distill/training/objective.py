@@ -1,6 +1,7 @@
 """What a student minimises: (1 - lambda) L_NTP + lambda L_KD + w_F L_F + lambda_z Z, as sums over tokens.
 
-Paper, section 6; L_F are feature losses (distill/losses/features.py). `loss` computes it from logits, `fused_loss` from
+Paper, section 6; L_F are feature losses (distill/losses/features.py). A student with experts adds the losses of its
+routers (distill/model/experts.py). `loss` computes it from logits, `fused_loss` from
 hidden states and heads without ever holding whole logits; both give the same numbers up to rounding.
 """
 
@@ -12,11 +13,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from distill.config import ModelConfig, ObjectiveConfig
-from distill.losses import divergences, fused, targets
+from distill.losses import cross_tokenizer, divergences, fused, targets
 from distill.losses.fused import FusedSpec
 from distill.losses.sums import WeightedSum, weighted_sum
+from distill.model.experts import RouterLosses
 from distill.training.optim import Hyperparams
-from distill.types import Batch, HiddenSignal, MixedSignal, Signal, SparseSignal, TeacherSignal
+from distill.types import (
+    Batch,
+    CellSignal,
+    ChunkSignal,
+    HiddenSignal,
+    MixedSignal,
+    Signal,
+    SparseSignal,
+    TeacherSignal,
+    TokenSignal,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +47,12 @@ class ObjectiveSpec:
     draws: int = 0
     schedule: str = "constant"
     tokens: int = 0  # columns of the head that are tokens; 0: all of them
+    cross_tokenizer: str = "none"  # of a teacher with another tokenizer
+    logit_cap: float = 0.0  # of the student's logits (layers.capped)
     fused: bool = False  # computed in chunks from hidden states, without whole logits
     features: tuple[tuple[int, int], ...] = ()  # compared layers: (student's, teacher's)
     feature_loss: Literal["mse", "cosine"] = "mse"
+    router: tuple[tuple[str, float], ...] = ()  # the losses of a student's routers by name, with their weights
 
 
 def objective_spec(config: ObjectiveConfig, model: ModelConfig | None = None) -> ObjectiveSpec:
@@ -55,9 +70,12 @@ def objective_spec(config: ObjectiveConfig, model: ModelConfig | None = None) ->
         draws=config.draws if config.target == "sampled" else 0,
         schedule=config.schedule,
         tokens=model.valid_vocab if model else 0,
+        cross_tokenizer=config.cross_tokenizer,
+        logit_cap=model.logit_cap if model else 0.0,
         fused=is_fused(config, model.vocab_size if model else 0),
         features=config.feature_pairs,
         feature_loss=config.feature_loss if config.features else "mse",
+        router=(("balance", config.balance), ("router_z", config.router_z)) if model and model.experts else (),
     )
 
 
@@ -66,7 +84,9 @@ FUSED_VOCABULARY = 4096
 
 
 def is_fused(config: ObjectiveConfig, vocab_size: int) -> bool:
-    """Whether the objective is computed in chunks."""
+    """Whether the objective is computed in chunks. A projection between vocabularies needs whole logits."""
+    if config.cross_tokenizer == "projection":
+        return False
     return config.implementation == "fused" or (config.implementation == "auto" and vocab_size >= FUSED_VOCABULARY)
 
 
@@ -94,18 +114,21 @@ def loss(
     batch: Batch,
     step: Int[Array, ""] | int = 0,
     features: Float[Array, "B S"] | None = None,
+    router: RouterLosses | None = None,
 ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
     """The sum of the weighted losses of all tokens, to differentiate, and the sums of its parts.
 
     Without a signal the run is supervised: L_NTP + lambda_z Z, whatever lambda is. `step` only seeds sampled targets.
-    `features` is L_F of every token, if the objective has it.
+    `features` is L_F of every token, if the objective has it; `router` the losses of its routers (spec.router).
     """
     parts = {"ntp": divergences.cross_entropy(logits, batch.labels), "z": divergences.z_loss(logits)}
     if features is not None:
         parts["features"] = features
-    if signal is not None:
+    if isinstance(signal, ChunkSignal | CellSignal):
+        parts |= _of_chunks(spec, hyper, parts["ntp"], logits, signal, batch)
+    elif signal is not None:
         parts["kd"] = _distillation(spec, hyper, logits, signal, batch, step)
-    return combine(hyper, parts, batch)
+    return combine(spec, hyper, parts | (router or {}), batch)
 
 
 def fused_loss(
@@ -117,6 +140,7 @@ def fused_loss(
     batch: Batch,
     step: Int[Array, ""] | int = 0,
     features: Float[Array, "B S"] | None = None,
+    router: RouterLosses | None = None,
 ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
     """`loss` from the student's last hidden states and its head as stored: neither model's whole logits ever exist.
 
@@ -124,6 +148,9 @@ def fused_loss(
     """
     vocab_size = head.shape[0]
     tokens = spec.tokens or vocab_size
+    crossed: ChunkSignal | CellSignal | None = None
+    if isinstance(signal, ChunkSignal | CellSignal):
+        crossed, signal = signal, None
     is_full = isinstance(signal, TeacherSignal | HiddenSignal | MixedSignal) and spec.exactness_row == "full"
     if isinstance(signal, TeacherSignal):
         signal = TeacherSignal(log_probs=targets.align(signal.log_probs, vocab_size, tokens))
@@ -135,40 +162,67 @@ def fused_loss(
     if isinstance(signal, SparseSignal):
         ids = jnp.concatenate([ids, signal.ids.astype(ids.dtype)], axis=-1)
     tau = hyper.temperature if spec.tempered else 1.0
-    fused_spec = FusedSpec(divergence=spec.divergence if is_full else "", tempered=spec.tempered, tokens=tokens)
+    divergence = spec.divergence if is_full else ""
+    fused_spec = FusedSpec(divergence=divergence, tempered=spec.tempered, tokens=tokens, cap=spec.logit_cap)
     dense = None if isinstance(signal, SparseSignal) else signal
     losses = fused.fused_losses(fused_spec, hidden, head, ids, dense, tau, hyper.beta)
     parts = {"ntp": losses.log_z - losses.id_logits[..., 0], "z": jnp.square(losses.log_z)}
     if features is not None:
         parts["features"] = features
-    if isinstance(signal, SparseSignal):
+    if crossed is not None:
+        parts |= _of_chunks(spec, hyper, parts["ntp"], None, crossed, batch)
+    elif isinstance(signal, SparseSignal):
         log_z = losses.log_z_tau if spec.tempered else losses.log_z
         log_q = losses.id_logits[..., 1:] / tau - log_z[..., None]
         parts["kd"] = divergences.sparse_divergence(spec.divergence, spec.exactness_row, log_q, signal, tau, hyper.beta)
     elif signal is not None:
         parts["kd"] = tau**2 * losses.divergence
-    return combine(hyper, parts, batch)
+    return combine(spec, hyper, parts | (router or {}), batch)
 
 
 def combine(
-    hyper: Hyperparams, parts: dict[str, Float[Array, "B S"]], batch: Batch
+    spec: ObjectiveSpec, hyper: Hyperparams, parts: dict[str, Float[Array, "B S"]], batch: Batch
 ) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
-    """The loss of every token from its parts (ntp, z and, with a teacher, kd and features), and the sums of all."""
+    """The loss of every token from its parts, and the sums of all.
+
+    Parts are ntp, z, with a teacher kd and features, and with experts balance and router_z.
+    """
     total = parts["ntp"]
     if "kd" in parts:
         total = (1 - hyper.lambda_) * parts["ntp"] + hyper.lambda_ * parts["kd"]
     if "features" in parts:
         total = total + hyper.feature_weight * parts["features"]
+    for name, factor in spec.router:
+        total = total + factor * parts[name]
     parts = parts | {"loss": total + hyper.z_loss * parts["z"]}
     sums = {name: weighted_sum(values, batch.weight) for name, values in parts.items()}
     return sums["loss"].value, sums
+
+
+def _of_chunks(
+    spec: ObjectiveSpec,
+    hyper: Hyperparams,
+    ntp: Float[Array, "B S"],
+    logits: Float[Array, "B S V"] | None,
+    signal: ChunkSignal | CellSignal,
+    batch: Batch,
+) -> dict[str, Float[Array, "B S"]]:
+    """L_KD from a teacher with another tokenizer, and the share of tokens that are in a chunk."""
+    tau = hyper.temperature if spec.tempered else 1.0
+    aligned = (signal.chunk > 0).astype(ntp.dtype)
+    if isinstance(signal, ChunkSignal):
+        kd = cross_tokenizer.likelihood(spec.divergence, -ntp, signal, tau, hyper.beta)
+    else:
+        assert logits is not None  # `is_fused`
+        kd = cross_tokenizer.projection(spec.divergence, logits, batch.labels, signal, tau, hyper.beta)
+    return {"kd": kd, "aligned": aligned}
 
 
 def _distillation(
     spec: ObjectiveSpec,
     hyper: Hyperparams,
     logits: Float[Array, "B S V"],
-    signal: Signal,
+    signal: TokenSignal,
     batch: Batch,
     step: Int[Array, ""] | int,
 ) -> Float[Array, "B S"]:
@@ -188,7 +242,7 @@ def _distillation(
 
 
 def to_target(
-    spec: ObjectiveSpec, hyper: Hyperparams, signal: Signal, batch: Batch, step: Int[Array, ""] | int
+    spec: ObjectiveSpec, hyper: Hyperparams, signal: TokenSignal, batch: Batch, step: Int[Array, ""] | int
 ) -> SparseSignal:
     """The tokens of a whole distribution that the objective's target keeps; a sparse signal is returned unchanged."""
     if isinstance(signal, SparseSignal):

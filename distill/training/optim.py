@@ -8,10 +8,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jax.tree_util import KeyPath
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from distill.config import ExperimentConfig, OptimConfig
+from distill.model import attention_kernels
+from distill.training import guard
 
 
 @jax.tree_util.register_dataclass
@@ -84,12 +87,13 @@ def schedule(kind: str, hyper: Hyperparams, step: Int[Array, "..."]) -> Float[Ar
 def optimizer(config: OptimConfig, hyper: Hyperparams, fan_in: dict[str, int]) -> optax.GradientTransformationExtraArgs:
     """clip -> Adam -> muP -> independent decay -> schedule, for the parameters of a model.
 
-    `update` takes the run's `step` as well: an update that was rejected (guard.py) leaves Adam's state unchanged, but
-    the schedule advances.
+    `update` takes the run's `step` as well, and whether the update is `accepted`: one that was rejected (guard.py)
+    leaves Adam's state unchanged, but the schedule advances.
 
     fan_in names the linear maps by attribute (transformer.fan_in without the dims of its keys); each trains at
     base_width / fan_in of the peak rate (muP simple, Wortsman et al. 2309.14322). The decay subtracts weight_decay *
     parameter times the schedule, whatever the rate ("independent"); norm gains and biases are not decayed.
+    Adapters (model/lora.py) are, and train at the peak rate itself.
     """
     maps = {key.rsplit("_", 1)[0]: n for key, n in fan_in.items()}
 
@@ -97,7 +101,8 @@ def optimizer(config: OptimConfig, hyper: Hyperparams, fan_in: dict[str, int]) -
         def one(path: KeyPath, update: Array, param: Array) -> Array:
             name = _attribute(path)
             rate = config.base_width / maps[name] if config.mup and name in maps else 1.0
-            decay = hyper.weight_decay if name in maps or name == "embed" else 0.0
+            decayed = name in maps or name == "embed" or name.endswith(("_a", "_b"))  # the last: of an adapter
+            decay = hyper.weight_decay if decayed else 0.0
             return hyper.learning_rate * rate * update + decay * param
 
         return jax.tree_util.tree_map_with_path(one, updates, params)
@@ -111,10 +116,33 @@ def optimizer(config: OptimConfig, hyper: Hyperparams, fan_in: dict[str, int]) -
     return optax.chain(
         # Not optax.clip_by_global_norm, whose bound must be a Python number.
         optax.stateless(lambda updates, _: clip_by_global_norm(updates, hyper.clip)),
-        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        _adam(config),
         optax.stateless(scale),
         optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), descend),
     )
+
+
+def _adam(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam, to the bit, whose state is that of before where the update is not accepted.
+
+    On a CPU the new moments are stored before the update reads them. Otherwise XLA computes them a second time where
+    they are used, and copies the old ones for it: twice the parameters in memory.
+    """
+    plain = optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+    def update(
+        gradient: PyTree, state: optax.OptState, params: PyTree = None, *, accepted: Bool[Array, ""] | bool = True,
+        **_: object,
+    ) -> tuple[PyTree, optax.OptState]:  # fmt: skip
+        state = guard.select(jnp.asarray(accepted), plain.update(gradient, state, params)[1], state)
+        if attention_kernels.platform() == "cpu":
+            state = lax.optimization_barrier(state)
+        assert isinstance(state, optax.ScaleByAdamState)
+        first = optax.tree.bias_correction(state.mu, config.b1, state.count)
+        second = optax.tree.bias_correction(state.nu, config.b2, state.count)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + config.eps), first, second), state
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)
 
 
 def _attribute(path: KeyPath) -> str:

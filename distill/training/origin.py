@@ -18,15 +18,21 @@ _NAMED = 3  # files and stores that are named; the others are counted
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The text (name, documents, unique tokens, epochs), the teacher with its own text, and warnings; a line each."""
+    """The text (name, documents, unique tokens, epochs), the teacher with its own text, and warnings; a line each.
+
+    tokenizer: how the teacher's tokens relate to the text's, where that is not plain equality.
+    """
 
     text: str
     teacher: str
     warnings: tuple[str, ...] = ()
+    tokenizer: str = ""
 
     def comments(self) -> str:
         """Comment lines for config.txt, in ASCII; they are no part of the config."""
-        lines = [f"text: {self.text}", f"teacher: {self.teacher}", *(f"warning: {line}" for line in self.warnings)]
+        lines = [f"text: {self.text}", f"teacher: {self.teacher}"]
+        lines += [f"tokenizer: {self.tokenizer}"] if self.tokenizer else []
+        lines += [*(f"warning: {line}" for line in self.warnings)]
         plain = (" ".join(line.split()).encode("ascii", "backslashreplace").decode() for line in lines)
         return "".join(f"# {line}\n" for line in plain)
 
@@ -43,6 +49,7 @@ def describe(run: ResolvedRun, store: TokenStore | Mixture | None) -> Origin:
                 f"{counts.training_tokens(config):,d} tokens are {number(max(epochs))} epochs of this text; beyond "
                 f"{EPOCHS}, repeated text is worth less than new text: give more text, or fewer config.tokens"
             )
+        warnings += _uncapped(config.data, store)
     for teacher in run.teachers:
         theirs, ours = _fingerprint(teacher.config.data), store.fingerprint if store else config.data.store
         if theirs and ours and theirs != ours and teacher.record.D:
@@ -50,12 +57,35 @@ def describe(run: ResolvedRun, store: TokenStore | Mixture | None) -> Origin:
                 f"the teacher in {teacher.source} was trained on another text ({_name(teacher.config.data)}) than "
                 "this student reads; on text that it does not know, a teacher is worse than its loss says"
             )
+        if theirs and theirs == ours and teacher.config.data.split == config.data.split and teacher.record.D:
+            warnings.append(
+                f"the teacher in {teacher.source} was trained on the {config.data.split} split too, which this student "
+                "reads: it may know by heart what it teaches; train teachers with --config.data.split=teacher"
+            )
         if store and (special := vocabulary.special_of(teacher)) not in ("", store.special):
             warnings.append(
                 f"the teacher in {teacher.source} was made for texts in {special!r} and this student's stand in "
                 f"{store.special!r} ('$A' is the text; data.tokenizer.special): its losses may be worse for it"
             )
-    return Origin(text=text, teacher=_teacher(run, store), warnings=tuple(warnings))
+    tokenizer = _tokenizers(run, store) if store else ""
+    return Origin(text=text, teacher=_teacher(run, store), warnings=tuple(warnings), tokenizer=tokenizer)
+
+
+def _tokenizers(run: ResolvedRun, store: TokenStore | Mixture) -> str:
+    """How the teachers' tokens relate to the text's; '' where all are equal by their content."""
+    kind, found = run.config.objective.cross_tokenizer, []
+    for teacher in run.teachers:
+        verdict, name = vocabulary.verdict(teacher, store), teacher.record.tokenizer or "unknown"
+        if run.config.teacher.tokens == "number":
+            found.append(f"the teacher's tokens ({name}) are taken by number, as config.teacher.tokens says")
+        elif verdict.differs and kind != "none":
+            found.append(
+                f"the teacher reads {name!r} and the student {store.tokenizer_name!r} ({verdict.differs}); objective: "
+                f"{kind} of chunks of equal bytes"
+            )
+        elif not verdict.differs and verdict.on != "content":
+            found.append(f"the teacher's is {name!r} and the text's {store.tokenizer_name!r}: equal on {verdict.on}")
+    return "; ".join(found)
 
 
 def _loader(config: ExperimentConfig, store: TokenStore | Mixture) -> Loader:
@@ -70,6 +100,18 @@ def _loader(config: ExperimentConfig, store: TokenStore | Mixture) -> Loader:
         completions_only=data.completions_only,
         unique=data.unique,
     )
+
+
+def _uncapped(data: DataConfig, store: TokenStore | Mixture) -> list[str]:
+    """A warning where data.unique is more than the text has, and so changes nothing."""
+    stores = store.stores if isinstance(store, Mixture) else (store,)
+    most = max(one.split(data.split).tokens for one in stores)
+    if data.unique <= most:
+        return []
+    return [
+        f"data.unique={data.unique:,d} is more than the {most:,d} tokens of the {data.split} split: all of it is read; "
+        "give more text, or a smaller number"
+    ]
 
 
 def _text(data: DataConfig, store: TokenStore | Mixture, epochs: tuple[float, ...]) -> str:

@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import platform
+from collections.abc import Sequence
 
 import jax
 
@@ -15,6 +16,7 @@ from distill.errors import DistillError
 from distill.model.transformer import Transformer
 from distill.records.runs import RunRecord
 from distill.system import process
+from distill.teacher.load import TeacherInfo
 from distill.training.evaluate import evaluate
 from distill.training.inputs import make_loader, validation_set
 from distill.training.teachers import TeacherSource
@@ -42,7 +44,9 @@ def run_record(
     check_learned(config, scores.loss)
     teachers = teacher.teachers if teacher else ()
     maker = getattr(store, "maker", {})
-    flops = [counts.run_flops(config, t.config.model, t.record.D) for t in teachers] or [counts.run_flops(config)]
+    sized = [t for t in teachers if t.record.N]  # of one whose signals others wrote only the name may be known
+    flops = [counts.run_flops(config, t.config.model, t.record.D) for t in sized] or [counts.run_flops(config)]
+    reads = teacher.tokens_per_token if teacher else 1.0
     return RunRecord(
         run=configs.fingerprint(config),
         kind="distillation" if teacher else "generated" if maker else "supervised",
@@ -53,10 +57,10 @@ def run_record(
         loss_se=scores.loss_se,
         L_T=teacher.loss(evaluation, config) if teacher else None,
         teacher=teacher.run if teacher else maker.get("teacher"),
-        N_T=sum(t.record.N for t in teachers) if teachers else maker.get("N"),
+        N_T=(sum(t.record.N for t in teachers) or None) if teachers else maker.get("N"),
         D_T=(sum(t.record.D for t in teachers) if teachers else maker.get("D")) or None,  # 0: a published model's
         flops_student=flops[0].student,
-        flops_teacher=sum(cost.teacher_forward for cost in flops) + maker.get("flops", 0.0),
+        flops_teacher=sum(cost.teacher_forward for cost in flops) * reads + maker.get("flops", 0.0),
         lambda_=config.objective.lambda_ if teacher else None,
         tau=config.objective.temperature if teacher else None,
         seed=config.seed,
@@ -71,7 +75,15 @@ def run_record(
         end=now(),
         machine=f"{jax.device_count()} x {jax.devices()[0].device_kind} {platform.machine()}, {os.cpu_count()} cores",
         commit=process.commit(),
+        N_total=counts.stored(config.model) if config.model.experts else None,
+        N_T_total=_stored(teachers),
     )
+
+
+def _stored(teachers: Sequence[TeacherInfo]) -> int | None:
+    """All non-embedding parameters of teachers of which some have experts; None where none has."""
+    each = [teacher.record for teacher in teachers]
+    return sum(one.N_total or one.N for one in each) if any(one.N_total for one in each) else None
 
 
 def check_learned(config: ExperimentConfig, loss: float) -> None:

@@ -1,22 +1,28 @@
 """Where a run starts: its workdir claimed for it, the run that it forks from, and its first state."""
 
 import dataclasses
+import functools
 import logging
+import operator
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from distill import config as configs
 from distill.config import ConfigError, ExperimentConfig
 from distill.data.mixture import Mixture
 from distill.data.store.store import TokenStore
-from distill.model import warm_start
+from distill.model import adapted, sharding, warm_start
+from distill.model.importance import Importance, importance
+from distill.model.transformer import Transformer
 from distill.records.checkpoints import Checkpoints
 from distill.system import cloud, distributed, files
 from distill.system.progress import Progress
 from distill.teacher import load, vocabulary
 from distill.training import step as steps
+from distill.training.evaluate import batches
 from distill.training.inputs import ResolvedRun, check_init, check_tokens, open_store, resolve
 from distill.training.teachers import TeacherSource
 
@@ -107,6 +113,22 @@ def forked(run: ResolvedRun, workdir: Path, fork: str | Path | None) -> Resolved
     return dataclasses.replace(run, config=dataclasses.replace(config, forked=f"{parent}@{kept[-1]}"))
 
 
+def calibrated(config: ExperimentConfig, source: Transformer, store: TokenStore | Mixture) -> Importance:
+    """What the parts of a run's source do on config.init.calibration tokens of the run's own training text."""
+    text = store.evaluation(
+        config.data.split,
+        config.seq_len,
+        config.init.calibration,
+        packing=config.data.packing,
+        completions_only=config.data.completions_only,
+    )
+    device_mesh = jax.sharding.get_mesh()
+    parts = (
+        importance(source, sharding.place(batch, device_mesh)) for _, batch in batches(text, config.eval.batch_size)
+    )
+    return functools.reduce(operator.add, parts)
+
+
 def first_state(
     run: ResolvedRun,
     teacher: TeacherSource | None,
@@ -142,6 +164,9 @@ def first_state(
                 "%s: the rows of %d of %d tokens were carried over by their text; the others were drawn anew",
                 run.init.source, np.sum(rows >= 0), len(rows),
             )  # fmt: skip
-        weights = warm_start.warm_start(config.init, config.model, load.load_parameters(run.init), rows, config.seed)
-        return dataclasses.replace(state, params=weights)
+        source = adapted.merged(load.load_parameters(run.init))
+        measured = calibrated(config, source, store) if warm_start.needs_importance(config.init) else None
+        plain = adapted.plain(config.model)
+        weights = warm_start.warm_start(config.init, plain, source, rows, config.seed, measured)
+        return dataclasses.replace(state, params=adapted.adapt(state.params, weights))
     return state

@@ -1,7 +1,7 @@
 """One step of training, supervised or distilled: pure functions, in the paper's symbols.
 
     signal   = stop_gradient(teacher(x))                       or None
-    loss_sum = sum_tokens w [(1 - lambda) L_NTP + lambda L_KD + w_F L_F + lambda_z Z]
+    loss_sum = sum_tokens w [(1 - lambda) L_NTP + lambda L_KD + w_F L_F + lambda_z Z + those of routers]
     gradient = d loss_sum / d theta, over all microbatches and devices, divided once by sum w
 
 The division comes last, so the result depends neither on microbatches nor on devices nor on packing.
@@ -24,14 +24,14 @@ from distill.config import ExperimentConfig, ModelConfig, ObjectiveConfig, Optim
 from distill.losses import features
 from distill.losses.features import Projector
 from distill.losses.sums import WeightedSum
-from distill.model import sharding, transformer
+from distill.model import adapted, quantize, sharding, transformer
 from distill.model.transformer import Transformer
-from distill.teacher.observe import Teacher, observe
+from distill.teacher.observe import StepTeacher, observe
 from distill.training import guard, objective, on_policy, optim
 from distill.training.guard import GradientGuard
 from distill.training.objective import ObjectiveSpec
 from distill.training.on_policy import OnPolicySpec
-from distill.types import Batch, Head
+from distill.types import Batch
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -109,7 +109,9 @@ def init_state(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
 
 def _init(config: ExperimentConfig, teacher_width: int, key: PRNGKeyArray, hyper: optim.Hyperparams) -> TrainState:
     params = Transformer(config.model, key)
-    opt_state = optim.optimizer(config.optim, hyper, transformer.fan_in(config.model)).init(params)
+    if config.model.lora.rank and config.model.dtype == "bfloat16":
+        params = quantize.cast(params, "bfloat16")  # what is not trained is kept as it is computed with
+    opt_state = optim.optimizer(config.optim, hyper, transformer.fan_in(config.model)).init(adapted.trained(params))
     zero = jnp.zeros((), jnp.int32)
     state = TrainState(step=zero, params=params, opt_state=opt_state, hyper=hyper, guard=guard.init())
     pairs = len(config.objective.features)
@@ -130,7 +132,7 @@ def _compiled_init() -> Callable[[ExperimentConfig, int, PRNGKeyArray, optim.Hyp
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(
-    spec: StepSpec, state: TrainState, teacher: Teacher | Head | None, batches: Batch, count: Int[Array, ""] | int
+    spec: StepSpec, state: TrainState, teacher: StepTeacher | None, batches: Batch, count: Int[Array, ""] | int
 ) -> tuple[TrainState, Metrics]:
     """The first `count` of the stacked `batches` ([K, B, ...]) in one call, for any count <= K without recompiling.
 
@@ -151,12 +153,10 @@ def train_steps(
 
 
 def train_step(
-    spec: StepSpec, state: TrainState, teacher: Teacher | Head | None, batch: Batch
+    spec: StepSpec, state: TrainState, teacher: StepTeacher | None, batch: Batch
 ) -> tuple[TrainState, Metrics]:
     """One update. Returns the new state and the step's means (nats per token), gradient norm and learning rate."""
     (gradient, projector_gradient), sums, is_on_policy = gradients(spec, state, teacher, batch)
-    optimizer = optim.optimizer(spec.optim, state.hyper, transformer.fan_in(state.params.config))
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, step=state.step)
     means = {name: total.mean() for name, total in sums.items()}
     if is_on_policy is not None:  # the column `own` is the share of such steps; X_own / own is the mean of X in them
         means |= {f"{name}_own": jnp.where(is_on_policy, means[name], 0.0) for name in ("ntp", "kd")}
@@ -164,28 +164,31 @@ def train_step(
     means["grad_norm"] = optax.tree.norm(gradient)
     means["param_norm"] = optax.tree.norm(state.params)
     means["learning_rate"] = state.hyper.learning_rate * optim.schedule(spec.optim.schedule, state.hyper, state.step)
-    params = optax.apply_updates(state.params, updates)
-    new = dataclasses.replace(state, params=params, opt_state=opt_state)
+    # Before the update, which needs its answer: the new state can then take the place of the old one.
+    norm = optax.tree.norm((gradient, projector_gradient))
+    accepted, new_guard = guard.accept(spec.optim.spike, state.guard, means["loss"], norm, means["param_norm"])
+    optimizer = optim.optimizer(spec.optim, state.hyper, transformer.fan_in(state.params.config))
+    trained = adapted.trained(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, trained, step=state.step, accepted=accepted)
+    params = adapted.with_trained(state.params, optax.apply_updates(trained, updates))
+    new = dataclasses.replace(state, params=guard.select(accepted, params, state.params), opt_state=opt_state)
     if state.projector is not None:
         optimizer = optim.optimizer(spec.optim, state.hyper, features.fan_in(state.projector))
         updates, projector_state = optimizer.update(
-            projector_gradient, state.projector_state, state.projector, step=state.step
+            projector_gradient, state.projector_state, state.projector, step=state.step, accepted=accepted
         )
-        projector = optax.apply_updates(state.projector, updates)
+        projector = guard.select(accepted, optax.apply_updates(state.projector, updates), state.projector)
         new = dataclasses.replace(new, projector=projector, projector_state=projector_state)
-    norm = optax.tree.norm((gradient, projector_gradient))
-    accepted, new_guard = guard.accept(spec.optim.spike, state.guard, means["loss"], norm)
     # A rejected step adds nothing to any mean; the data, the schedule and the random draws advance all the same.
     means = {name: jnp.where(accepted, value, 0.0) for name, value in means.items()} | {"rejected": 1.0 - accepted}
-    new = dataclasses.replace(guard.select(accepted, new, state), step=state.step + 1, guard=new_guard)
-    return new, means
+    return dataclasses.replace(new, step=state.step + 1, guard=new_guard), means
 
 
-Trained = tuple[Transformer, Projector | None]
+Trained = tuple[PyTree, Projector | None]  # of the student the part that is trained (adapted.trained)
 
 
 def gradients(
-    spec: StepSpec, state: TrainState, teacher: Teacher | Head | None, batch: Batch
+    spec: StepSpec, state: TrainState, teacher: StepTeacher | None, batch: Batch
 ) -> tuple[Trained, dict[str, WeightedSum], Bool[Array, ""] | None]:
     """d (loss_sum / sum w) / d theta, with what it was computed from.
 
@@ -201,18 +204,20 @@ def gradients(
     student_layers, teacher_layers = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
     def loss_sum(trained: Trained, part: Batch) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
-        student, projector = trained
+        student, projector = adapted.with_trained(state.params, trained[0]), trained[1]
         signal, teacher_states = observe(teacher, part, spec.objective.fused, teacher_layers)
-        hidden, states = student.states(student_layers, part.inputs, segment=part.segment, position=part.position)
+        inputs = part.inputs, part.segment, part.position
+        hidden, states, router = student.routed_states(student_layers, *inputs, part.weight)
         distance = None
         if projector is not None:
             distance = features.distance(spec.objective.feature_loss, projector, states, teacher_states)
         if spec.objective.fused:
             head = student.head_vd
-            return objective.fused_loss(spec.objective, hyper, hidden, head, signal, part, state.step, distance)
-        return objective.loss(spec.objective, hyper, student.logits(hidden), signal, part, state.step, distance)
+            return objective.fused_loss(spec.objective, hyper, hidden, head, signal, part, state.step, distance, router)
+        logits = student.logits(hidden)
+        return objective.loss(spec.objective, hyper, logits, signal, part, state.step, distance, router)
 
-    grad, trained = jax.grad(loss_sum, has_aux=True), (state.params, state.projector)
+    grad, trained = jax.grad(loss_sum, has_aux=True), (adapted.trained(state.params), state.projector)
     gradient, sums = _accumulated(grad, trained, batch, spec.microbatches)
     weight = jnp.maximum(sums["loss"].weight, 1e-9)
     return jax.tree.map(lambda leaf: leaf / weight, gradient), sums, is_on_policy

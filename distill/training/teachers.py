@@ -1,7 +1,7 @@
 """The three ways a teacher reaches its student, behind one protocol: `TeacherSource`.
 
 config.teacher.signal    class            where the teacher runs
-online                   OnlineTeacher    inside every step
+online                   OnlineTeacher    inside every step (CrossTokenizerTeacher: on tokens of its own)
 memory                   CachedTeacher    once a window, in this process; the batch carries its log-probabilities
 stored                   StoredTeacher    earlier, in launch.cache; the batch carries what the store holds
 """
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill import config as configs
-from distill.config import ConfigError, ExperimentConfig, counts
+from distill.config import ConfigError, ExperimentConfig, counts, mixture_run
 from distill.data.mixture import Mixture
 from distill.data.store.evaluation import Evaluation
 from distill.data.store.store import TokenStore
@@ -25,14 +25,16 @@ from distill.model import sharding
 from distill.model.transformer import Transformer
 from distill.records import runs
 from distill.teacher import load, vocabulary
+from distill.teacher.cross_tokenizer import Cells
 from distill.teacher.in_memory import InMemorySignals
 from distill.teacher.load import TeacherInfo
 from distill.teacher.mixture import TeacherMixture
-from distill.teacher.observe import Teacher
+from distill.teacher.observe import StepTeacher, Teacher
 from distill.teacher.signals import manifest
 from distill.teacher.signals.reader import SignalStore
+from distill.training.cross_teacher import CrossTokenizerTeacher
 from distill.training.evaluate import Scores, SignalReader, evaluate
-from distill.training.inputs import ResolvedRun, check_heads, make_loader, mixture_run
+from distill.training.inputs import ALSO, ResolvedRun, check_heads, make_loader
 from distill.types import Head
 
 
@@ -48,8 +50,12 @@ class TeacherSource(Protocol):
         """Config and record of every teacher."""
 
     @property
-    def step_argument(self) -> Teacher | Head | None:
+    def step_argument(self) -> StepTeacher | None:
         """What the step takes beside the batch: the teacher, the head of stored hidden states, or nothing."""
+
+    @property
+    def tokens_per_token(self) -> float:
+        """Tokens that the teacher reads for one of the student's."""
 
     def step_flops(self, seq_len: int) -> float:
         """FLOPs per token of the teacher's forward pass inside the step."""
@@ -71,20 +77,23 @@ class TeacherSource(Protocol):
 class OnlineTeacher:
     """One teacher, or a mixture of several, that runs inside every step."""
 
+    tokens_per_token = 1.0
+
     def __init__(self, run: ResolvedRun, store: TokenStore | Mixture):
         """Raises DistillError where a teacher is gone, or does not share the student's vocabulary."""
         config = run.config
         self.teachers = run.teachers
         for teacher in self.teachers:
+            if config.teacher.tokens == "same":
+                vocabulary.check(teacher, store, "teacher", ALSO)
             check_heads(teacher, store, config)
-            vocabulary.check(teacher, store, "teacher")
         models = tuple(load.load_parameters(teacher, config.teacher.dtype) for teacher in self.teachers)
         weights = [weight for _, weight in config.teacher.sources]
         self.model: Teacher = (
             models[0] if len(models) == 1 else TeacherMixture(models=models, weights=jnp.asarray(weights, jnp.float32))
         )
         self.run = mixture_run([(teacher.record.run, weight) for teacher, weight in zip(self.teachers, weights)])
-        self.step_argument: Teacher | Head | None = self.model
+        self.step_argument: StepTeacher | None = self.model
         self._store, self._config = store, config
         self._losses: dict[tuple[int, int], float] = {}
 
@@ -168,7 +177,9 @@ class StoredTeacher:
             config=configs.from_text(ExperimentConfig, contents["teacher"]["config"], f"{path}: teacher"),
             record=runs.RunRecord(**contents["teacher"]["record"]),
         )
-        check_heads(teacher, store, config)
+        crossing = self.signals.signal.crossing
+        if not crossing:
+            check_heads(teacher, store, config)
         self.teachers: tuple[TeacherInfo, ...] = (teacher,)
         self.run = teacher.record.run
         missing = self.signals.missing(make_loader(config, store, config.data.split).distinct(config.steps))
@@ -178,7 +189,18 @@ class StoredTeacher:
                 f"{missing[0]}); {self.signals.extent}"
             )
         head = self.signals.head
-        self.step_argument: Teacher | Head | None = None if head is None else Head(head_vd=_placed(head))
+        self.step_argument: StepTeacher | None = None if head is None else Head(head_vd=_placed(head))
+        made = contents["recipe"]["teacher"]
+        self.tokens_per_token = made["seq_len"] / config.seq_len if "seq_len" in made else 1.0
+        cells = self.signals.cells
+        if cells is not None and len(cells) != config.model.vocab_size:
+            raise SignalError(
+                f"{path}: holds the cells of {len(cells)} columns, and the student's head has "
+                f"{config.model.vocab_size}; set model.vocab_size to that, or make a store with launch.cache"
+            )
+        if cells is not None:
+            whole = jnp.asarray(cells)
+            self.step_argument = Cells(student=whole, teacher=whole[:0], count=made.get("cells", 0))
 
     def step_flops(self, seq_len: int) -> float:
         return 0.0
@@ -187,8 +209,11 @@ class StoredTeacher:
         return self.signals.read  # of the one split that it holds, which was checked
 
     @functools.cached_property
-    def _online(self) -> OnlineTeacher | None:
-        return OnlineTeacher(self._run, self._store) if self._run.teachers else None
+    def _online(self) -> "OnlineTeacher | CrossTokenizerTeacher | None":
+        if not self._run.teachers:
+            return None
+        kind = CrossTokenizerTeacher if is_crossing(self._run, self._store) else OnlineTeacher
+        return kind(self._run, self._store)
 
     def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
         if self._online:
@@ -199,8 +224,8 @@ class StoredTeacher:
         """L_T: computed where the teacher can be loaded, else from the store if it is of the same validation set."""
         if self._online:
             return self._online.loss(evaluation, config)
-        validation = self.signals.manifest["teacher"]["validation"]
-        return validation["loss"] if validation["tokens"] == config.eval.tokens else None
+        validation = self.signals.manifest["teacher"].get("validation")
+        return validation["loss"] if validation and validation["tokens"] == config.eval.tokens else None
 
     @property
     def bytes(self) -> int:
@@ -213,11 +238,26 @@ def _placed(head: NDArray[np.floating]) -> jax.Array:
     return jax.make_array_from_callback(head.shape, place, lambda part: head[part])
 
 
+def is_crossing(run: ResolvedRun, store: TokenStore | Mixture) -> bool:
+    """Whether the one teacher of a run reads other tokens than the text's, and the objective allows it."""
+    if run.config.teacher.tokens == "number":
+        return False
+    asked = run.config.objective.cross_tokenizer != "none" and len(run.teachers) == 1
+    return asked and bool(vocabulary.differing(run.teachers[0], store))
+
+
 def open_teacher(run: ResolvedRun, store: TokenStore | Mixture) -> TeacherSource | None:
     """The teacher of a run, opened on the current mesh by config.teacher.signal; None for supervised training."""
     signal = run.config.teacher.signal
+    if run.config.teacher.server and signal != "stored":
+        raise ConfigError(
+            f"config.teacher.server={run.config.teacher.server}: a server teaches through a store; fill one with "
+            "launch.cache --out=DIR, and train with config.teacher.signal=stored and config.teacher.store=DIR"
+        )
     if signal != "stored" and not run.teachers:
         return None
+    if signal == "online" and is_crossing(run, store):
+        return CrossTokenizerTeacher(run, store)
     kinds: dict[str, Callable[[ResolvedRun, TokenStore | Mixture], TeacherSource]] = {
         "online": OnlineTeacher,
         "memory": CachedTeacher,

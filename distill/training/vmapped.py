@@ -17,17 +17,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from distill.system import preemption
-from distill.teacher.observe import Teacher
+from distill.teacher.observe import StepTeacher
 from distill.training import step as steps
 from distill.training.step import Metrics, StepSpec, TrainState
-from distill.types import Batch, Head
+from distill.types import Batch
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def vmapped_steps(
     spec: StepSpec,
     states: Sequence[TrainState],
-    teacher: Teacher | Head | None,
+    teacher: StepTeacher | None,
     batches: Sequence[Batch],
     count: Int[Array, ""] | int,
 ) -> list[tuple[TrainState, Metrics]]:
@@ -44,7 +44,7 @@ class _Call:
 
     spec: StepSpec
     state: TrainState
-    teacher: Teacher | Head | None
+    teacher: StepTeacher | None
     batches: Batch
     count: int
     mesh: Mesh
@@ -70,7 +70,7 @@ class VmappedRuns:
         self._caller_flag, self.flag = flag, preemption.PreemptionFlag()
 
     def train_steps(
-        self, spec: StepSpec, state: TrainState, teacher: Teacher | Head | None, batches: Batch, count: int
+        self, spec: StepSpec, state: TrainState, teacher: StepTeacher | None, batches: Batch, count: int
     ) -> tuple[TrainState, Metrics]:
         """The steps of one run, taken when every run has asked for its own. `state` is donated."""
         call = _Call(spec, state, teacher, batches, count, jax.sharding.get_mesh())

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("launch.gke: there is no kubectl here; install it, or print with --dry-run") from None
 
 
-def render(given: argparse.Namespace, command: Sequence[str]) -> str:
-    """The manifest. Raises ConfigError for what does not go together."""
+def render(given: argparse.Namespace, command: Sequence[str], labels: Mapping[str, str] | None = None) -> str:
+    """The manifest, with `labels` of the caller's. Raises ConfigError for what does not go together."""
     if not command:
         raise ConfigError("launch.gke: there is no command after --")
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", given.name):
@@ -106,7 +106,7 @@ def render(given: argparse.Namespace, command: Sequence[str]) -> str:
     return template.substitute(
         name=given.name,
         namespace=json.dumps(given.namespace),
-        labels=json.dumps({"kueue.x-k8s.io/queue-name": given.queue} if given.queue else {}),
+        labels=json.dumps({**(labels or {}), **({"kueue.x-k8s.io/queue-name": given.queue} if given.queue else {})}),
         annotations=json.dumps(exclusive),
         restarts=given.restarts,
         jobs=jobs,

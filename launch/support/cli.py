@@ -48,6 +48,7 @@ _FILES = {
 # Where `--config=configs/...` is looked up when the current folder has no such file.
 INSTALLED = Path(__file__).resolve().parents[2]
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 DEFAULT = "configs/train.py"  # the config of a command line that names none
 
@@ -67,6 +68,8 @@ def guard(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_without_traceback)
+    if not NVIDIA_DRIVER.exists():
+        logging.getLogger("jax._src.xla_bridge").addFilter(_not_of_a_plugin)
     sys.unraisablehook = _unraisable
     message = ""
     try:
@@ -109,6 +112,11 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 def _without_traceback(record: logging.LogRecord) -> bool:
     """Orbax's threads log a traceback of what the main thread also raises, where it becomes one line."""
     return not record.exc_info
+
+
+def _not_of_a_plugin(record: logging.LogRecord) -> bool:
+    """Drops JAX's traceback about its GPU plugin where there is no GPU: it was installed to compile (launch.dryrun)."""
+    return "plugin configuration error" not in str(record.msg)
 
 
 def _place(error: BaseException) -> str:
@@ -177,19 +185,33 @@ def _per_parameter(text: str) -> float:
         return 0.0
 
 
+def _is_workdir(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.txt", "runs.csv", "metrics.jsonl"))
+
+
 def read(source: str) -> ConfigDict:
     """The ConfigDict of `FILE[:ARG]`, looked up from the current folder, then beside the installed package."""
     file, _, argument = source.partition(":")
     try:
         path = next((p for p in (Path(file), INSTALLED / file) if p.is_file()), None)
+        folder = Path(file).is_dir()
     except OSError:  # a name that is too long to be one
-        path = None
+        path, folder = None, False
+    if folder:
+        inside = " `distill watch` and `distill report` read it as --workdir." if _is_workdir(Path(file)) else ""
+        raise ConfigError(
+            f"--config={source}: got a folder, wanted a Python file with get_config, such as configs/train.py or "
+            f"configs/study.py:smoke.{inside}"
+        )
     if path is None:
         shipped = [f"configs/{p.name}" for p in sorted((INSTALLED / "configs").glob("*.py")) if p.name[0] != "_"]
         raise ConfigError(f"--config={source}: there is no file {file!r:.200}.{nearest(file, shipped)}")
     spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config={source}: {file!r} is not a Python file")
+        raise ConfigError(
+            f"--config={source}: got {file!r}, which is not a Python file; wanted one with get_config, such as "
+            "configs/train.py (a run's config.txt is a record: its lines are flags, --config.FIELD=VALUE)"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

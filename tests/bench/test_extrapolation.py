@@ -1,12 +1,15 @@
-"""The campaign of held-out budgets: what it counts, and the readers of tables that others published."""
+"""The campaign of held-out budgets: what it counts."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 
 from distill import laws
-from distill.bench import extrapolation, odds, public
+from distill.bench import extrapolation, odds
 
+ROOT = Path(__file__).parents[2]
 TRUTH = laws.Chinchilla(A=480.0, B=2100.0, E=1.70, alpha=0.35, beta=0.37)
 
 
@@ -27,6 +30,14 @@ def test_held_out_runs_are_counted_by_distance(tmp_path):
     log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert "| each form | 2x |" in extrapolation.summarise(log)
     assert not list(extrapolation.predicted(case, 0.1))  # four runs for five parameters
+    # A form beside is judged alone: it enters neither the average nor the pooled rows of "each form".
+    more = list(extrapolation.predicted(dataclasses.replace(case, beside=("kaplan",)), 0.7))
+    assert [(e["form"], e.get("beside", False)) for e in more] == [
+        ("chinchilla", False), ("kaplan", True), ("average", False),
+    ]  # fmt: skip
+    assert more[2]["bands"] == entries[1]["bands"]
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in more))
+    assert "kaplan" not in extrapolation.summarise(log)
 
 
 def test_coverage_and_width_are_those_of_the_log(tmp_path):
@@ -36,6 +47,9 @@ def test_coverage_and_width_are_those_of_the_log(tmp_path):
     (tmp_path / "log.jsonl").write_text(json.dumps(entry) + "\n")
     cells = extrapolation.summarise(tmp_path / "log.jsonl").splitlines()
     assert cells[2] == "| each form | 2x | 41 | 90% | 90% | 1.00 | 49% | 0.50 |"
+    share, width, rows = extrapolation.coverage([entry], "a", "chinchilla")
+    assert (round(share, 2), round(width, 2), rows) == (0.90, 1.0, 41)
+    assert extrapolation.coverage([entry], "a", "kaplan") is None
     assert cells[-1] == "| a | chinchilla | 41 | 90% | 1.00 | 49% | 0.50 |"
 
 
@@ -48,25 +62,15 @@ def test_the_odds_are_summarised(tmp_path):
     assert "| 0.7 to 0.9 | 2 | 0.80 | 0.50 | 0 |  |  |" in text
 
 
-def test_readers_of_published_tables(tmp_path):
-    (tmp_path / "chinchilla").mkdir()
-    rows = "".join(f"1e9,{6e19 * (i + 1)},{3 + 0.1 * i}\n" for i in range(8))
-    (tmp_path / "chinchilla/svg_extracted_data.csv").write_text("Model Size,Training FLOP,loss\n" + rows)
-    (tmp_path / "openathena").mkdir()
-    head = "experiment,params,tokens,loss\n"
-    twice = "llama_3__raw_loss,1e9,2e10,2.5\n" * 2 + "llama_3__exp_loss,1e9,2e10,9\n"
-    (tmp_path / "openathena/isoflops.csv").write_text(head + twice)
-    (tmp_path / "misfitting").mkdir()
-    sweep = "N_no_emb,D,loss\n1e8,1e9,3.5\n1e8,1e9,3.2\n2e8,1e9,3.1\n"
-    (tmp_path / "misfitting/scaling_results_last_ckpt_only.csv").write_text(sweep)
-    read = dict(public.tables(tmp_path))
-    assert set(read) == {"chinchilla", "llama 3", "misfitting"}
-    # The five highest losses are left out; D = C / 6 N.
-    np.testing.assert_allclose(read["chinchilla"]["D"], [1e10, 2e10, 3e10])
-    assert len(read["llama 3"]) == 2 and read["llama 3"].duplicates == "keep"
-    np.testing.assert_allclose(read["misfitting"]["L"], [3.2, 3.1])
+def test_the_page_has_the_summaries_of_the_committed_logs():
+    page = (ROOT / "docs" / "results" / "laws.md").read_text(encoding="utf-8")
+    logs = ROOT / "docs" / "campaigns"
+    assert odds.summarise(logs / "odds.jsonl") in page, "python -m launch.bench odds"
+    assert extrapolation.summarise(logs / "extrapolation.jsonl") in page, (
+        "python -m launch.bench extrapolation --summarise"
+    )
 
 
 def test_our_own_tables_are_among_the_cases():
     names = [case.name for case, _ in zip(extrapolation.cases(None), range(2))]
-    assert names == ["apple", "micro"]
+    assert names == ["apple students", "micro"]

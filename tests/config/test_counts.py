@@ -28,6 +28,11 @@ VARIANTS = {
     "bias": ModelConfig(qkv_bias=True, n_heads=4, n_kv_heads=2),
     "head": ModelConfig(d_head=24, n_heads=3),
     "plain": ModelConfig(qk_norm=False, d_ff=40, n_layers=3),
+    "sandwich": ModelConfig(norms="sandwich", n_layers=3),
+    "wide": ModelConfig(norms="post", qk_norm_width="all", n_heads=4, n_kv_heads=2),
+    "biased": ModelConfig(norm_kind="layer", gated=False, feed_bias=True, qkv_bias=True, out_bias=True),
+    "gated": ModelConfig(norm_kind="layer", feed_bias=True),
+    "experts": ModelConfig(experts=32, experts_per_token=2, expert_d_ff=24, n_layers=3, tied=False),
 }
 
 
@@ -43,7 +48,10 @@ def check_counts(model: ModelConfig) -> None:
     assert counts.total(model) == sum(sizes.values())
     tables = [name for name in sizes if re.match(r"\.(embed|head)\b", name)]
     assert len(tables) == (1 if model.tied else 2)
-    assert counts.non_embedding(model) == sum(sizes.values()) - sum(sizes[name] for name in tables)
+    assert counts.stored(model) == sum(sizes.values()) - sum(sizes[name] for name in tables)
+    experts = sum(size for name, size in sizes.items() if ".expert_" in name)
+    unused = experts // model.experts * (model.experts - model.experts_per_token) if model.experts else 0
+    assert counts.non_embedding(model) == counts.stored(model) - unused
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -103,6 +111,18 @@ def products(jaxpr, times: int = 1) -> int:
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             found += products(inner, times * equation.params.get("length", 1))
     return found
+
+
+def test_layers_without_a_window_see_the_whole_context():
+    """As many keys as layers, kinds and windows say: one layer of 32 positions, two of 5."""
+    mixed, one, other = (
+        ModelConfig(n_layers=n, window=w, global_layers=g) for n, w, g in ((3, 5, (1,)), (1, 0, ()), (2, 5, ()))
+    )
+    head = 2 * mixed.vocab_size * mixed.d_model + 2 * mixed.d_model
+    flops = [counts.forward_flops(model, 32) - head for model in (mixed, one, other)]
+    assert (
+        flops[0] == flops[1] + flops[2] != counts.forward_flops(dataclasses.replace(mixed, global_layers=()), 32) - head
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -198,6 +198,7 @@ SAME_RUN = {
     "loop": LoopConfig(steps_per_call=1, log_steps=5, checkpoint_seconds=1.0, keep=9),
     "microbatches": 2,
     "eval.batch_size": 3,
+    "eval.along": 4,
     "teacher.source": "elsewhere",
     "teacher.signal": "memory",
     "teacher.memory_gib": 9.0,

@@ -4,6 +4,7 @@ import gzip
 import importlib
 import json
 import lzma
+import shutil
 import sys
 
 import numpy as np
@@ -71,6 +72,34 @@ def test_parquet_files(tmp_path, texts):
         pyarrow.table({"id": range(400), "body": texts}), tmp_path / "x.parquet", row_group_size=37
     )
     assert documents(open_files(tmp_path, tmp_path / "x.parquet", columns=ColumnsConfig(text="body"))) == texts
+
+
+@pytest.mark.slow
+def test_folders_of_hugging_face_datasets(tmp_path, texts):
+    """Written by the library itself, in shards; what it cached beside them is no text."""
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.Dataset.from_dict({"id": list(range(400)), "body": texts})
+    saved.save_to_disk(str(tmp_path / "d"), num_shards=3)
+    shutil.copyfile(tmp_path / "d" / "data-00000-of-00003.arrow", tmp_path / "d" / "cache-0123.arrow")
+    assert documents(open_files(tmp_path, tmp_path / "d", columns=ColumnsConfig(text="body"))) == texts
+    with pytest.raises(data.DataError, match="there is no column 'text', only 'id', 'body'"):
+        open_files(tmp_path, tmp_path / "d")
+    (tmp_path / "x.arrow").write_bytes((tmp_path / "d" / "data-00000-of-00003.arrow").read_bytes()[:2000])
+    with pytest.raises(data.DataError, match="x.arrow: not an Arrow file, or damaged after row 0"):
+        open_files(tmp_path / "s", tmp_path / "x.arrow", columns=ColumnsConfig(text="body"))
+
+
+def test_sharegpt_records(tmp_path):
+    """Records of ShareGPT's dialect: `conversations` of `from` and `value`; only what gpt says is trained."""
+    turns = [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "x", "conversations": turns}) + "\n")
+    columns = ColumnsConfig(messages="conversations", chat="<{role}>{content}\n")
+    store = open_files(tmp_path, tmp_path / "a.jsonl", columns=columns)
+    (said,) = documents(store)
+    assert said == "<system>S\n<user>Q\n<assistant>A\n"
+    split = store.split("teacher")
+    marked = bytes(np.asarray(split.read_span(0, split.tokens))[split.read_span(0, split.tokens, "mask") > 0])
+    assert marked.rstrip(b"\0") == b"A\n"
 
 
 def test_globs_folders_and_order(tmp_path):
@@ -373,6 +402,6 @@ def test_tokens_and_mixture_by_config(store, tmp_path):
 
 
 def test_a_source_without_a_reader_is_refused():
-    """Was seen to train on the embedded text whatever the name."""
+    """The embedded text is no default for a name that nobody reads."""
     with pytest.raises(data.DataError, match="got 'web', which has no reader"):
         corpus.make_source(DataConfig(source="web"))

@@ -145,7 +145,7 @@ channel_id=1, replica_groups=[1,8]<=[8]
 
 
 def test_what_the_gpu_compiler_combines_is_counted_whole():
-    """Was seen to count the largest array of a combined gather alone."""
+    """All arrays of a combined gather, not the largest alone."""
     found = [(one.kind, one.bytes, one.group) for one in hlo.collectives(GPU)]
     assert sorted(found) == [
         ("all-gather", 2 * 64 * 32, 8),
@@ -256,7 +256,7 @@ def test_recomputation_is_a_forward_pass_but_for_the_last_product_of_a_layer():
 def test_what_is_recomputed_is_what_its_name_says():
     """'attention' recomputes scores alone, 'dots' everything but linear maps; each buys memory with it.
 
-    Was seen to fail when policies looked for products inside the linear maps' own gradient: 'dots' was 'full'.
+    Products inside the linear maps' own gradient are none of theirs, or 'dots' would be 'full'.
     """
     flops, kept = {}, {}
     for remat in ("none", "attention", "dots", "full"):

@@ -1,4 +1,4 @@
-"""The 7.75B student of the 12.6B teacher, compiled for pods by the real TPU compiler, in a folder of its own.
+"""Steps compiled for slices and pods by the real TPU compiler, which lies in a folder of its own.
 
 Minutes and a download of libtpu, so slow; no TPU is needed.
 """
@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from distill.bench.compile import PROGRAMS
+from distill.config.chips import CHIPS
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,3 +81,18 @@ def test_splash_compiles_for_a_tpu_and_keeps_no_scores(libtpu, heads):
         return float(re.search(r"total a chip\s+([\d.]+) GiB", said)[1])
 
     assert total("auto") + 0.5 < total("xla")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [name for name, one in PROGRAMS.items() if CHIPS[one.chip].dims])
+def test_no_figure_of_the_compiler_grows_by_a_tenth(libtpu, program):
+    """Over docs/results/compiled.json; under other versions than those that it names nothing is held."""
+    command = [sys.executable, "-m", "launch.bench", "compile", f"--programs={program}"]
+    environment = {**os.environ, "TPU_LIBRARY_PATH": libtpu, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [*command, "--against=docs/results/compiled.json"], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"| {program} |" in done.stdout, done.stdout
+    assert "splash" in done.stdout

@@ -59,7 +59,7 @@ def _parquet(objects: list[dict[str, Any]], codec: str) -> bytes:
 
 def _rule(folder: Path) -> tuple[Callable[[bytes], Any], list[bytes]]:
     known = laws.load_table("apple")
-    seeds = [b"L_S<=2.3", b"N_S >= 1e9 and D_S < 1e12", b"kind == distillation", b"L_T != 'x' and L_S>2"]
+    seeds = [b"L_S<=2.3", b"N_S >= 1e9 and D_S < 1e12", b"kind == distillation", b"kind != 'x' and L_S>2"]
     return lambda case: int(known.where(case.decode("utf-8", "replace")).lines.sum()), seeds
 
 

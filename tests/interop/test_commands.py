@@ -15,6 +15,7 @@ from distill.training import loop
 from launch import convert
 from launch import evaluate as launch_evaluate
 from launch.support import cli
+from tests.tokens import library, publish
 
 SMALL = {
     "model.d_model": "16", "model.n_layers": "2", "model.n_heads": "2", "model.d_ff": "24", "tokens": "4096",
@@ -70,7 +71,8 @@ def test_the_card_says_what_was_measured_and_what_the_law_said(run, exported):
     assert f"{record.loss:.4f} ± {record.loss_se:.4f}" in text and record.run in text
     assert "loss the law predicted (nats per token)" in text and "by paper" in text
     assert sorted(p.name for p in exported.iterdir()) == [
-        *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("README.md", "config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
     ]
 
 
@@ -110,6 +112,22 @@ def test_a_student_of_any_directory(exported):
     warm_start.check(InitConfig(source="s", width="slice"), config.model, teacher)
     with pytest.raises(ConfigError, match="name the teacher"):
         student.get_config("")
+
+
+def test_a_student_of_a_teacher_whose_layers_differ(tmp_path):
+    """gpt-oss: of every fourth layer the student has its window, and experts of a quarter of their width."""
+    shape = {
+        "n_layers": 8, "n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_model": 32, "experts": 4, "d_ff": 24,
+        "expert_d_ff": 24, "attention_sinks": True, "feed_bias": True, "qkv_bias": True, "out_bias": True,
+        "activation": "clipped_swiglu", "window": 9, "global_layers": (0, 3, 5),
+    }  # fmt: skip
+    folder = publish(tmp_path / "oss", library(), shape=shape)
+    teacher = interop.open_source(folder)[1]
+    assert (teacher.global_layers, teacher.expert_dim) == ((0, 3, 5), 24)
+    model = build(ExperimentConfig, student.get_config(str(folder)).to_dict()).model
+    assert (model.n_layers, model.window, model.global_layers) == (2, 9, (0,))  # of the teacher's layers 0 and 4
+    assert (model.experts, model.expert_dim, model.attention_sinks) == (4, 6, True)
+    warm_start.check(InitConfig(source="s", width="slice"), model, teacher)
 
 
 @pytest.mark.parametrize(

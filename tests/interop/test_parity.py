@@ -1,7 +1,7 @@
 """The same numbers as `transformers`, for every architecture and variant: logits, gradients, greedy text.
 
-Weights come from `transformers` alone, never from our exporter. Each test names the mutations that it was seen to
-catch. `variant` runs over conftest.VARIANTS.
+Weights come from `transformers` alone, never from our exporter. Tests name mutations that they are for.
+`variant` runs over conftest.VARIANTS.
 """
 
 import jax
@@ -45,8 +45,8 @@ def test_gradients_of_the_loss_are_those_of_transformers(torch, reference, loade
     found = {parameter_name(path): np.asarray(leaf) for path, leaf in leaves}
     table = layouts(loaded.config)
     checked = set()
-    for there, ours, layer, _ in expected(loaded.config):
-        got = table[ours].export(found[ours][layer] if table[ours].stacked else found[ours])
+    for there, ours, index, _ in expected(loaded.config):
+        got = table[ours].export(found[ours][index])
         np.testing.assert_allclose(got, want[there], atol=1e-4, rtol=1e-3, err_msg=there)
         checked.add(there)
     assert checked == set(want)

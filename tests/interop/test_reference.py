@@ -11,7 +11,7 @@ import pytest
 from distill import interop
 from distill.config import MeshConfig
 from distill.errors import InteropError
-from distill.interop import export, hf_config, reference
+from distill.interop import export, reference, rope
 from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model import sharding
 from distill.model.transformer import Transformer
@@ -93,13 +93,13 @@ def test_a_conversion_is_held_to_the_source_and_to_the_result(source, tmp_path, 
 
 def test_an_import_that_reads_another_model_is_not_verified(source, tmp_path, monkeypatch, without_transformers):
     """Both directions of the import forget the scaling: what was written equals what was imported, and is wrong."""
-    monkeypatch.setattr(hf_config, "_rope", lambda reader: {"rope_base": 7e4})
+    monkeypatch.setattr(rope, "read", lambda *asked: {"rope_base": 7e4})
     with pytest.raises(InteropError, match="m: its logits differ by .* it is not read here as it is there"):
         convert(source, tmp_path / "out")
 
 
 def test_a_directory_that_says_something_else_is_not_verified(source, tmp_path, monkeypatch, without_transformers):
-    monkeypatch.setattr(hf_config, "_rope_scaling", lambda model: {"rope_type": "linear", "factor": 2.0})
+    monkeypatch.setattr(rope, "_written", lambda model: {"rope_type": "linear", "factor": 2.0})
     with pytest.raises(InteropError, match="out: its logits differ by .* from the source's: config.json says another"):
         convert(source, tmp_path / "out")
 

@@ -80,15 +80,20 @@ def test_slurm_makes_an_array_of_a_file_of_commands(tmp_path):
     assert "#SBATCH --output=logs/train-%A-%a.log" in done.stdout
 
 
-def test_slurm_queues_a_job_again_that_was_asked_to_end_and_no_other(tmp_path):
+# (exit code, restarts, whether it is queued again): a program was killed, or another host's has ended.
+LOSSES = ((137, 0, True), (69, 2, True), (137, 3, False), (69, 3, False))
+
+
+def test_slurm_queues_a_job_again_that_was_asked_to_end_or_lost_and_no_other(tmp_path):
     """The batch script itself, on the machine that it would run on, with srun and scontrol that say what they hear."""
     tools = tmp_path / "bin"
     stand_in(tools, "scontrol", 'echo "scontrol $*"')
     stand_in(tools, "sleep", "exit 0")
     printed = script("slurm.sh", "--dry-run", *TRAIN).stdout
-    for code, again in ((75, True), (0, False), (1, False)):
+    for code, starts, again in ((75, 0, True), (75, 9, True), (0, 0, False), (1, 0, False), *LOSSES):
         stand_in(tools, "srun", f"exit {code}")
         environment = {"PATH": f"{tools}:/usr/bin:/bin", "SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n1"}
+        environment["SLURM_RESTART_COUNT"] = str(starts)
         done = subprocess.run(["bash"], input=printed, capture_output=True, text=True, env=environment)
         assert done.returncode == code and ("scontrol requeue 12" in done.stdout) == again, done.stderr
 

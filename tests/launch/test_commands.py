@@ -131,7 +131,11 @@ def test_numbers_are_written_as_people_write_them():
         ("tokenize", ["--out=o", "a", "--tokenizer.kind=bep"], "wanted one of 'bytes', 'bpe', 'json'"),
         ("tokenize", ["--out=o", "a", "--tokeniser.kind=bpe"], "Did you mean --tokenizer.kind?"),
         ("generate", ["--out=o"], "--teacher=... is missing"),
-        ("sweep", ["--workdir=w", "--backend=slrum"], "wanted one of local, slurm, print. Did you mean 'slurm'?"),
+        (
+            "sweep",
+            ["--workdir=w", "--backend=slrum"],
+            "wanted one of local, slurm, ray, gke, print. Did you mean 'slurm'?",
+        ),
         ("sweep", ["--workdir=w", "--workers=many"], "--workers: got 'many', wanted a whole number such as"),
         ("sweep", ["--workdir=w", "--rate=-1"], "--rate: got '-1', wanted at least 0"),
         ("watch", [], "the folder is missing; wanted distill watch WORKDIR"),
@@ -139,7 +143,11 @@ def test_numbers_are_written_as_people_write_them():
         ("replay", ["--workdir=w"], "--step=... is missing; wanted --step=N"),
         ("cache", ["--out=o", "--kind=topkk"], "Did you mean 'topk'?"),
         ("profile", ["--out=o", "--top=0"], "--top: got '0', wanted at least 1"),
-        ("convert", ["--in=m", "--out=o", "--dtype=fp16"], "wanted one of float32, bfloat16. Did you mean 'bfloat16'?"),
+        (
+            "convert",
+            ["--in=m", "--out=o", "--dtype=fp16"],
+            "wanted one of float32, bfloat16, float16, q8_0. Did you mean",
+        ),
         ("evaluate", ["--modle=m"], "Did you mean --model?"),
         ("figures", ["--outt=o"], "Did you mean --out?"),
         ("report", ["runs/smoke"], "got 'runs/smoke', wanted --name=value"),
@@ -247,5 +255,10 @@ def test_a_config_error_is_what_a_parser_raises():
 def test_every_benchmark_can_be_run():
     """What `launch.bench` lists has a `main`, and no other module of the room has one of its own."""
     room = Path(distill.bench.__file__).parent
-    with_main = {path.stem for path in room.glob("*.py") if "\ndef main(" in path.read_text("utf-8")}
+    modules = [*room.glob("*.py"), *room.glob("*/__init__.py")]
+    with_main = {
+        path.parent.name if path.stem == "__init__" else path.stem
+        for path in modules
+        if "\ndef main(" in path.read_text("utf-8")
+    }
     assert set(bench.names()) == with_main - {"step_peers"}, "step_peers is started by the bench of steps"

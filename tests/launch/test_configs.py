@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from configs import experts as experts_config
 from configs import generation as generation_config
 from configs import scale as scale_config
 from configs import signals as signals_config
 from configs import smollm2 as smollm2_config
 from configs import study as study_config
+from configs import tokenizers as tokenizers_config
 from configs import train as train_config
 from distill import config as configs
 from distill.config import ExperimentConfig, StudyExperimentConfig, counts, ladder
@@ -25,6 +27,8 @@ PRESETS += [(StudyExperimentConfig, f"configs/study.py:{name}") for name in stud
 PRESETS += [(ExperimentConfig, f"configs/generation.py:{name}") for name in generation_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/signals.py:{name}") for name in signals_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/smollm2.py:{name}") for name in smollm2_config.PRESETS]
+PRESETS += [(ExperimentConfig, f"configs/tokenizers.py:{name}") for name in tokenizers_config.PRESETS]
+PRESETS += [(ExperimentConfig, f"configs/experts.py:{name}") for name in experts_config.PRESETS]
 PRESETS += [(ExperimentConfig, f"configs/scale.py:{name}") for name in scale_config.MESHES]
 PRESETS += [(ExperimentConfig, "configs/base.py")]
 
@@ -107,7 +111,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path, capsys):
     (tmp_path / "w").write_text("kept")
     assert cli.guard(launch_study.main, [f"--workdir={tmp_path}/w"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/w: ") and "wanted a folder" in said and said.count("\n") == 1
+    assert said.startswith(f"error: --workdir={tmp_path}/w: got a file, wanted the folder") and said.count("\n") == 1
     assert (tmp_path / "w").read_text() == "kept"
 
 

@@ -3,15 +3,19 @@
 import ast
 import json
 import re
+import shutil
+import sys
 
+import nbformat
 import numpy as np
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from distill import laws
 from distill.report.charts import picture
 from distill.report.law import planner_page
 from distill.report.study import results, run_figures
-from launch.notebooks import FOLDER, SETTING, execute, main, point
+from launch.notebooks import FOLDER, execute, main, point, repository
 from launch.support import cli
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -46,16 +50,18 @@ def test_there_are_four():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 class TestStored:
-    def test_badge_and_install_name_the_one_repository(self, path):
-        text, repository = path.read_text(encoding="utf-8"), SETTING.read_text(encoding="utf-8").strip()
-        assert f"colab.research.google.com/github/{repository}/blob/main/notebooks/{path.name}" in text
-        assert text == point(text, repository)
-        moved = point(text, "someone/else")
-        assert repository not in moved and moved.count("someone/else") == text.count(repository)
-
-    def test_the_first_cell_installs_only_what_lacks(self, path):
-        first = code(path)[0]
-        assert first.startswith("try:\n    import distill\nexcept ImportError:") and "%pip install" in first
+    def test_badge_and_install_come_from_the_repository(self, path):
+        """As stored: those of the repository that was set, and without one no badge. Badges of nobody's were dead."""
+        stored, moved = (nbformat.read(path, as_version=4) for _ in range(2))
+        point(stored, path.stem, repository())
+        assert nbformat.writes(stored) == path.read_text(encoding="utf-8").rstrip("\n")
+        assert ("colab" in path.read_text(encoding="utf-8")) == bool(repository())
+        point(moved, path.stem, "someone/else")
+        badge = f"colab.research.google.com/github/someone/else/blob/main/notebooks/{path.name}"
+        assert badge in moved.cells[0].source and "git+https://github.com/someone/else" in moved.cells[1].source
+        assert moved.cells[0].source.endswith("\n\n" + stored.cells[0].source) or repository()
+        point(moved, path.stem, repository())
+        assert moved == stored
 
     def test_no_logic_of_its_own(self, path):
         for source in code(path)[1:]:
@@ -66,7 +72,7 @@ class TestStored:
     def test_every_cell_that_promises_a_figure_has_one(self, path):
         for cell in cells(path):
             source = "".join(cell["source"])
-            wanted = {"Image(": "image/png", "HTML(": "text/html"}
+            wanted = {"Image(": "image/png", ".plot()": "image/png", "HTML(": "text/html"}
             kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
             for call, kind in wanted.items():
                 assert cell["cell_type"] != "code" or call not in source or kind in kinds, source
@@ -79,6 +85,35 @@ class TestStored:
 
     def test_keeps_rendered_outputs(self, path):
         assert any(printed(cells(path))) and '"output_type": "error"' not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("source", ["/a/checkout of mine", "/tmp/distill.zip", "git+https://example.org/distill", None])
+def test_the_install_cell_takes_a_checkout_a_zip_or_an_address(source, monkeypatch):
+    """IPython's own reading of the cell, with a %pip that only notes its line."""
+    asked, shell = [], InteractiveShell()
+    shell.register_magic_function(asked.append, magic_name="pip")
+    monkeypatch.setitem(sys.modules, "distill", None)  # as where it is not installed
+    monkeypatch.delenv("DISTILL_SOURCE", raising=False)
+    if source:
+        monkeypatch.setenv("DISTILL_SOURCE", source)
+    assert shell.run_cell(code(FOLDER / "fit_laws.ipynb")[0]).success
+    given = source or (f"git+https://github.com/{repository()}" if repository() else "..")
+    assert asked == [f'install -q "{given}"']
+
+
+@pytest.mark.slow
+def test_a_number_is_changed_and_cells_are_run_again(tmp_path):
+    """Today's notebook of one run, with another number in its first cell, in the kernel that already ran it."""
+    notebook = nbformat.read(FOLDER / "distill_quickstart.ipynb", as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
+    for cell in cells:  # smaller than stored: what counts is that they run twice
+        cell.source = cell.source.replace("125_000", "30_000").replace("500_000", "60_000")
+    again = [nbformat.v4.new_code_cell(cell.source.replace("30_000", "40_000")) for cell in cells]
+    notebook.cells = [*cells, *again]
+    nbformat.write(notebook, tmp_path / "twice.ipynb")
+    last = [cell for cell in execute(tmp_path / "twice.ipynb").cells if "table.load()" in cell.source]
+    assert [len(printed([cell])[0].strip().splitlines()) for cell in last] == [3, 5]
+    assert "teacher's loss 0.000" not in printed(last)[1]
 
 
 @pytest.mark.slow
@@ -109,6 +144,15 @@ def test_the_stored_planner_is_todays():
     assert "".join(stored["outputs"][0]["data"]["text/html"]) == planner_page.frame(laws.read("paper")), (
         "distill notebooks --only=plan_compute"
     )
+
+
+def test_a_repository_is_written_into_every_notebook(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER, tmp_path / "notebooks")
+    monkeypatch.setattr("launch.notebooks.FOLDER", tmp_path / "notebooks")
+    monkeypatch.setattr("launch.notebooks.SETTING", tmp_path / "notebooks" / "repository.txt")
+    assert main(["--repository=someone/else"]) == 0 and repository() == "someone/else"
+    for path in (tmp_path / "notebooks").glob("*.ipynb"):
+        assert "colab" in cells(path)[0]["source"][0] and "github.com/someone/else" in code(path)[0]
 
 
 def test_a_wrong_repository_is_one_line(capsys):

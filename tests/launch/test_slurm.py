@@ -28,3 +28,8 @@ def test_a_training_a_sweep_and_a_preemption_on_two_nodes(tmp_path):
 @pytest.mark.slow
 def test_a_study_as_jobs_while_a_node_is_killed_a_second_submission_and_a_failed_teacher(tmp_path):
     assert "all three passed" in run("study.sh", tmp_path, 1800)
+
+
+@pytest.mark.slow
+def test_units_on_two_hosts_survive_a_dead_node_and_a_killed_program(tmp_path):
+    assert "both passed" in run("gang.sh", tmp_path, 1800)

@@ -95,6 +95,15 @@ def test_all_that_is_missing_is_told_at_once():
         assert name in str(caught.value)
 
 
+def test_a_name_with_a_unit_is_offered_with_its_factor():
+    for names, unit in ((("params_b", "tokens_b"), "1e9"), (("model size (M)", "tokens (in millions)"), "1e6")):
+        with pytest.raises(laws.LawError) as caught:
+            inputs(laws.as_table({names[0]: N, names[1]: D, "loss": LOSS}))
+        named = ",".join(f"{name}={column}" for name, column in zip("ND", names))
+        wanted = f"'{named}'" if " " in named else named
+        assert f"Name them: --columns={wanted} --scale=N={unit},D={unit}." in str(caught.value)
+
+
 def test_a_training_loss_is_no_loss_of_a_law():
     with pytest.raises(laws.LawError, match="'train/loss' looks like a loss on the training text"):
         inputs(laws.as_table({"N": N, "D": D, "train/loss": LOSS}))
@@ -164,7 +173,7 @@ def test_the_guide_lists_every_alias():
 
 
 def test_a_swept_budget_beside_the_tokens_of_our_own_rows():
-    """sweep.csv has `tokens`, as asked for, and D, as trained; was seen to be refused as two candidates."""
+    """sweep.csv has `tokens`, as asked for, and D, as trained; they are not two candidates for one column."""
     root = Path(__file__).parents[2] / "docs" / "study" / "rates" / "supervised"
     table = laws.load_table(root / "sweep.csv")
     assert (table["tokens"] != table["D"]).any() and "D; losses" in notes(laws.Supervised, table)[0].replace(

@@ -45,6 +45,11 @@ RUNS = laws.as_table(
         ("(N == 1e8 or N == 8e8) and State == 'not yet'", [4]),
         ("not (N == 1e8 or N == 8e8)", [2, 3]),
         ("not has(teacher) and not State == crashed", [4]),
+        ("eval/loss < L_T", []),  # columns of numbers: as texts '2.6' < 'L_T' was always true
+        ("eval/loss >= L_T", [1, 3]),
+        ("eval/loss < N and N != eval/loss", [1, 3, 4]),
+        ("eval/loss == `val loss`", [1, 3, 4]),
+        ("N == '1e8'", [1]),
     ],
 )
 def test_rules(rule, rows):
@@ -73,6 +78,8 @@ def test_a_crashed_runs_cells_do_no_harm_where_another_comparison_excludes_it():
         ("has(", "cannot read"),
         ("has(L_X)", "no column 'L_X'.*Did you mean 'L_T'"),
         ("L_T == nan", r"has\(L_T\)"),
+        ("L_T < best", "'L_T' holds numbers, and 'best' is neither a number nor a column"),
+        ("L_T != State", "'L_T' holds numbers, and 'State' is neither"),
         ("(" * 99 + "N > 1" + ")" * 99, "nested more than"),
     ],
 )
@@ -136,3 +143,9 @@ def test_random_rules_agree_with_python():
         wanted = [bool(truth(row)) for row in rows]
         assert runs.matching(text).tolist() == wanted, text
     assert np.isnan(runs["a"]).any()
+
+
+def test_a_fit_of_no_rows_says_so():
+    # It was a traceback: the minimum of an empty array.
+    with pytest.raises(laws.LawError, match="no row is left for the law 'chinchilla'"):
+        laws.fit("chinchilla", RUNS.where("N > 1e12"))

@@ -31,7 +31,7 @@ TRUE = {
     "teacher-tokens": laws.TeacherTokens(**SHARED, eta=-0.05, supervised=SUPERVISED),
     "farseer": laws.Farseer(a1=-0.12, b1=0.4, alpha=0.12, a2=60.0, b2=-3.0, beta=-0.1, a3=-0.02, b3=0.1, gamma=0.17),
     "sparse-experts": laws.SparseExperts(
-        A=36.0, B=36.0, E=1.36, alpha=0.19, beta=0.18, delta=0.23, omega=-0.55, gamma=-0.0098, zeta=0.0259,
+        A=35.91, B=35.98, E=1.3637, alpha=0.1889, beta=0.1775, delta=-0.2285, omega=0.5529, gamma=0.0098, zeta=-0.0259,
         E_start=2.0, E_max=290.0,
     ),
     "routed-experts": laws.RoutedExperts(A=14.0, a=0.088, b=0.126, c=0.005, E_start=2.4, E_max=404.0),
@@ -176,6 +176,23 @@ def test_scores_as_printed():
     no_teacher = dataclasses.replace(TRUE["student-accuracy"], zeta=0.0)
     plain = laws.Accuracy(A=60.0, B=500.0, alpha=0.3, beta=0.35)
     np.testing.assert_allclose(no_teacher(N, D, L_T), plain(N, D), rtol=1e-12)
+
+
+def test_a_benchmarks_scores_in_a_table_of_runs_are_read_by_the_columns_name(tmp_path):
+    """Scores of lm-eval beside the losses of runs: the forms of accuracies need the name of the column alone."""
+    sizes, tokens = (x.ravel() for x in np.meshgrid(np.geomspace(1e8, 1e10, 6), np.geomspace(1e9, 1e11, 6)))
+    scores = TRUE["accuracy"](sizes, tokens)
+    lines = ["run,kind,N,D,loss,lm_eval/hellaswag/acc"]
+    lines += [f"r{i},supervised,{N:.0f},{D:.0f},2.5,{Q:.9f}" for i, (N, D, Q) in enumerate(zip(sizes, tokens, scores))]
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    table = laws.load_table(tmp_path / "runs.csv", {"Q": "lm_eval/hellaswag/acc"})
+    fit = laws.fit("accuracy", table, start_count=32)
+    assert fit.law.values() == pytest.approx(TRUE["accuracy"].values(), rel=1e-4)
+    # Two stages: from the loss of a student's law to its score.
+    losses = np.linspace(1.8, 3.0, 24)
+    students = {"student_loss": losses, "acc": TRUE["accuracy-of-loss"](losses)}
+    again = laws.fit("accuracy-of-loss", students, units=False, start_count=16)
+    assert again.law.zeta == pytest.approx(2.5, rel=1e-4)
 
 
 def test_the_size_of_a_teacher_beside_its_loss():

@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize
 
 from distill import laws
-from distill.laws.fitting import newton, solver, starts
+from distill.laws.fitting import newton, search, solver, starts
 from distill.laws.fitting import objective as ob
 from distill.laws.fitting.fit import solved_rows
 from distill.laws.fitting.rows import rows_of
@@ -52,7 +52,8 @@ def chinchilla(drop: int = 5) -> laws.Table:
 )
 def test_the_delta_path_of_the_chinchilla_table(delta, want):
     found = laws.fit("chinchilla", chinchilla(), delta=delta)
-    assert found.coefficients and found.predictions.kind == "lack of fit" and found.agreement > 0.9
+    # The figure's largest residual is 5%: with a narrow delta that is a suspect row.
+    assert not found.open and found.predictions.kind == "lack of fit" and found.agreement > 0.9
     np.testing.assert_allclose(list(found.law.values().values()), want, rtol=2e-5)
     if delta == 1e-3:
         assert found.objective == pytest.approx(0.0010182740178, rel=1e-11)
@@ -334,3 +335,50 @@ def test_a_tilt_of_one_half_is_no_tilt():
     assert fit.objective == pytest.approx((rho * np.where(r < 0, 0.6, 1.4)).sum(), rel=1e-9)
     with pytest.raises(laws.LawError, match="quantile = 1.0; wanted a number between 0 and 1"):
         laws.Objective(quantile=1.0)
+
+
+def test_tables_of_similar_size_share_a_compiled_program():
+    """A study fits the same form again after every few runs. (Seen to fail with rows padded to multiples of 8.)"""
+    N, D = np.geomspace(1e8, 1e10, 60), np.resize(np.geomspace(1e9, 1e11, 7), 60)
+    runs = laws.from_arrays(N=N, D=D, L=TRUE(N, D))
+    first = laws.fit("chinchilla", runs, start_count=16)
+    compiled = newton.run._cache_size()
+    for count in (36, 45, 59):
+        again = laws.fit("chinchilla", runs.where(np.arange(60) % 60 < count), start_count=16)
+        assert abs(again.law.E - first.law.E) < 2e-3
+    assert newton.run._cache_size() == compiled
+    # Padding wastes at most a half, and next to nothing where every row costs.
+    sizes = np.arange(1, 3000)
+    rows = np.array([solver.padded(n) for n in sizes])
+    assert (rows >= sizes).all() and (rows < 1.5 * sizes)[sizes > 64].all() and (rows - sizes < 32)[sizes > 1024].all()
+    assert len(set(rows[sizes <= 1024])) == 10
+
+
+def test_a_large_table_is_searched_on_a_sample_and_solved_on_all_rows(monkeypatch):
+    """The starts see a sample; the optimum is that of all rows, and every start says whether it reached it."""
+    monkeypatch.setattr(search, "SAMPLE", 128)
+    monkeypatch.setattr(search, "_LARGE", 512)
+    generator = np.random.default_rng(0)
+    N, D = np.exp(generator.uniform(np.log(1e8), np.log(1e10), 600)), np.exp(generator.uniform(21, 27, 600))
+    true = laws.Chinchilla(A=480.0, B=2100.0, E=1.8, alpha=0.35, beta=0.37)
+    table = laws.from_arrays(N=N, D=D, L=true(N, D) * np.exp(0.01 * generator.standard_normal(600)))
+    asked = []
+    solve = solver.solve
+    monkeypatch.setattr(
+        solver, "solve", lambda form, rows, *rest, **more: asked.append(len(rows)) or solve(form, rows, *rest, **more)
+    )
+    fit = laws.fit("chinchilla", table, start_count=16)
+    assert asked == [128, 600]
+    points = starts.random(laws.Chinchilla, fit.rows.setting, 16, 0)
+    whole = solve(laws.Chinchilla, solved_rows(fit.rows, fit.minimised), points, fit.weights, fit.minimised, widen=30.0)
+    assert fit.objective == pytest.approx(whole.objective.min(), rel=1e-9)
+    assert fit.agreement == pytest.approx(np.mean(whole.objective < whole.objective.min() * (1 + 1e-6)), abs=0.1)
+    # Rows of weight 0 are no sample: with 500 that count, all starts are solved on all rows.
+    asked.clear()
+    laws.fit("chinchilla", table, start_count=4, weights=np.where(np.arange(600) < 500, 1.0, 0.0))
+    assert asked[0] == 600
+
+
+def test_starts_of_one_optimum_share_a_solution():
+    owner = search._distinct(np.array([2.0, np.inf, 1.0 + 1e-9, 1.0, 2.0 - 1e-8, 3.0]))
+    assert owner.tolist() == [4, 1, 3, 3, 4, 5]

@@ -1,6 +1,7 @@
 """Two statuses, lack of fit, predictions beyond the runs, plans that say what they do not know."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from distill import laws
 from distill.laws.fitting import identifiability
 from distill.laws.planning import lawfile
+from distill.laws.planning.scenarios import SCENARIOS
+from distill.laws.planning.text import to_dict
 from distill.laws.uncertainty import text
 from distill.laws.uncertainty.calibration import CalibratedLaws, Calibration
 from distill.laws.uncertainty.edges import Edges
@@ -213,6 +216,15 @@ def test_an_old_law_file_is_not_assessed(students, tmp_path):
     assert (file.status.kind, file.coefficients.kind, file.predictions.kind) == ("ok", "not assessed", "not assessed")
 
 
+def test_a_search_without_a_certificate_has_a_file(good, tmp_path):
+    # A study of two sizes and two budgets ended in a traceback after its first stage: its law's decrement was nan.
+    for value in (float("nan"), float("inf")):
+        uncertified = dataclasses.replace(good, decrement=value)
+        uncertified.save(tmp_path / "law.json")
+        assert laws.load(tmp_path / "law.json") == good.law
+        assert '"decrement": null' in (tmp_path / "law.json").read_text()
+
+
 def test_no_interval_where_resamples_fail(students):
     first, fit, boot = students
     failing = dataclasses.replace(
@@ -225,19 +237,32 @@ def test_no_interval_where_resamples_fail(students):
     assert set(failing.open) >= {"kappa", "f1"}
 
 
-def test_given_teachers_have_a_crossover_and_no_tokens():
+@pytest.mark.parametrize("scenario", ["best_case", "teacher_inference"])
+def test_given_teachers_have_a_crossover_and_no_tokens(scenario):
     supervised, distillation = laws.paper()
     teacher = laws.Teacher(name="7B", N=7e9, L=2.2)
-    flops = laws.Flops.closed()
-    free = laws.plan(supervised, distillation, N_S=5e8, compute=1e20, teachers=(teacher,))
-    # The teacher is free: both spend 3 F D, so the crossovers in compute and in tokens are one.
-    assert free.crossover_compute == pytest.approx(3 * flops(5e8) * free.crossover_tokens, rel=1e-3)
-    paid = laws.plan(supervised, distillation, N_S=5e8, compute=1e20, teachers=(teacher,), scenario="teacher_inference")
-    assert paid.crossover_compute < free.crossover_compute
-    shown = laws.describe(free)
-    assert (
-        "nan" not in shown and "teacher tokens" not in shown and "catches up, compute               never" not in shown
-    )
+    asked = {"N_S": 5e8, "compute": 1e20, "scenario": scenario}
+    plan = laws.plan(supervised, distillation, **asked, teachers=(teacher,))
+    # At the crossover both ways end at one loss: a student that pays for its teacher's logits is on fewer tokens.
+    F = laws.Flops.closed()
+    alone = plan.crossover_compute / (3 * F(5e8))
+    paid = F(7e9) if SCENARIOS[scenario].logits else 0.0
+    taught = plan.crossover_compute / (3 * F(5e8) + paid)
+    assert distillation(5e8, taught, 2.2) == pytest.approx(supervised(5e8, alone), rel=1e-5)
+    assert plan.crossover_tokens >= taught * (1 - 1e-3)
+    shown = laws.describe(plan) + json.dumps(to_dict(plan))
+    assert "nan" not in shown.lower() and "teacher tokens" not in shown
+    assert "catches up, compute               never" not in shown
+
+
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
+def test_a_plan_that_chooses_its_teacher_prints_no_nan(scenario):
+    for asked in ({"compute": 1e21}, {"tokens": 2e10}, {"loss": 2.6}):
+        plan = laws.plan(*laws.paper(), N_S=5e8, scenario=scenario, **asked)
+        shown = laws.describe(plan)
+        assert "nan" not in shown.lower() and "teacher tokens" in shown
+        # "never" only where the best teacher's student stays ahead at any budget that is searched.
+        assert ("compute               never" in shown) == (plan.crossover_compute is None)
 
 
 def test_the_supervised_laws_draws_reach_the_student(students, tmp_path):

@@ -64,3 +64,27 @@ def test_damaged_draws_are_refused(stages, tmp_path, draws):
     (tmp_path / "law.json").write_text(json.dumps(tree | {"draws": draws}))
     with pytest.raises(laws.LawError, match="are damaged"):
         lawfile.read(tmp_path / "law.json")
+
+
+def test_files_from_before_a_status_open_and_say_not_assessed(stages, tmp_path):
+    first, fit, boot = stages
+    path = tmp_path / "law.json"
+    lawfile.write(path, fit, laws.calibrated(boot, resamples=64), first=first)
+    tree = json.loads(path.read_text())
+    assert {"apart", "factor"} <= set(tree["predictions"]) and {"status", "coefficients"} <= set(tree)
+
+    def read(tree):
+        path.write_text(json.dumps(tree))
+        return lawfile.read(path)
+
+    # The first calibrations had one factor, for the errors within forms and between them.
+    before = read(tree | {"predictions": {k: v for k, v in tree["predictions"].items() if k != "apart"}})
+    assert before.boot.calibration.apart == before.boot.calibration.factor == tree["predictions"]["factor"]
+    # Before that there were no predictions, and one status or none.
+    bare = {k: v for k, v in tree.items() if k not in ("predictions", "coefficients", "open", "supervised_fit")}
+    for old in (bare, {k: v for k, v in bare.items() if k != "status"}):
+        file = read(old)
+        assert file.statuses() == {"coefficients": "not assessed", "predictions": "not assessed"}
+        plan = laws.plan(file.supervised, file.distillation, boot=file.boot, N_S=1e9, tokens=2e10, flops=file.flops)
+        assert plan.predictions == "not assessed" and plan.interval and not plan.bootstrap
+        assert "predictions: not assessed" in laws.describe(plan)

@@ -9,9 +9,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from distill import laws
+from distill.bench.findings import lambdas
 from distill.bench.plan import slsqp
 from distill.config import counts
-from distill.laws.planning import recipe
+from distill.laws.planning import recipe, weights
 from distill.laws.planning.crossover import crossover_stack
 from distill.laws.planning.lawfile import StoredLaws
 from distill.laws.planning.pretraining import pretraining
@@ -448,3 +449,17 @@ class TestCommand:
         DISTILLATION.save(path, draws=values, region=dataclasses.asdict(laws.PAPER_REGION), flops=[155.061, 72131.7])
         code, out, _ = self.run(capsys, f"--law={path}", "--N_S=1e9", "--compute=1e22")
         assert code == 0 and "distillation wins with probability" in out and "[" in out
+
+
+def test_a_plan_says_which_lambda_suits_its_teacher():
+    """The rule is the one that docs/results/findings.md learns from the table of the study."""
+    table = laws.load_table("lambda")
+    lines = lambdas.rule(table).splitlines()
+    for (low, high), lambda_ in zip(((0.9, 0.95), (0.95, 1.0), (1.0, 1.06)), (0.75, 0.5, 0.25)):
+        assert weights.advised((low + high) / 2, 1.0) == lambda_
+        row = next(line for line in lines if line.startswith(f"| {low:g} to {high:g} |"))
+        assert row.endswith(f"| {lambda_:g} |")
+    assert (weights.advised(0.7, 1.0), weights.advised(1.2, 1.0)) == (1.0, 0.0)
+    weak = laws.plan(SUPERVISED, DISTILLATION, N_S=1e9, tokens=1e11, teachers=[laws.Teacher(name="t", N=1e9, L=2.35)])
+    assert "lambda to try" in laws.describe(weak) and weights.advised(2.35, float(SUPERVISED(1e9, 1e11))) == 0.25
+    assert " 0.25  by our micro study: L_T is 1.05 of the student's loss alone" in laws.describe(weak)

@@ -1,5 +1,6 @@
 """What a fit, a bootstrap and a plan show of themselves at a prompt, in a notebook and as a figure."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 
 from distill import laws
 from distill.laws.forms import notebook
+from distill.report.charts import web
+from distill.report.law import fit_figure, plan_figure
 
 TRUE = laws.Chinchilla(A=480.0, B=2100.0, E=1.82, alpha=0.35, beta=0.37)
 
@@ -55,6 +58,7 @@ def test_html_has_every_parameter_and_escapes_text(fit, boot, plan):
 def test_figures_of_a_fit_and_its_bootstrap(fit, boot):
     assert panels(fit.plot()) == ["fit", "residuals"]
     assert panels(boot.plot())[:3] == ["fit", "residuals", "90% intervals"] and len(boot.plot().axes) == 4
+    assert fit.plot()._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     points = fit.plot().axes[0].lines[0]
     np.testing.assert_array_equal(points.get_ydata(), fit.rows.target)
 
@@ -67,7 +71,16 @@ def test_the_figure_of_a_plan_goes_through_it(plan):
     assert x[middle] == pytest.approx(plan.bill.total) and y[middle] == pytest.approx(plan.L_S, rel=1e-6)
     assert alone.get_ydata()[middle] == pytest.approx(plan.supervised.L, rel=1e-6)
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (plan.bill.total, plan.L_S)
-    assert sum(bar.get_width() for bar in bill.patches) == pytest.approx(100.0)
+    assert bill.lines[0].get_xdata().sum() == pytest.approx(100.0)
+
+
+def test_the_pages_hold_the_numbers_of_plot(fit, boot, plan):
+    """One description makes both: what a page draws of these charts is what `.plot()` has drawn."""
+    for chart, drawn in ((fit_figure.chart(fit, boot), boot.plot()), (plan_figure.chart(plan), plan.plot())):
+        for panel, axes in zip(json.loads(web.data(chart))["panels"], drawn.axes, strict=True):
+            for series, line in zip(panel["series"], axes.lines, strict=True):
+                np.testing.assert_allclose(series["x"], line.get_xdata(), rtol=1e-6)
+                np.testing.assert_allclose(series["y"], line.get_ydata(), rtol=1e-6)
 
 
 def test_a_fit_loads_no_pictures_before_it_is_asked():

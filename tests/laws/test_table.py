@@ -75,7 +75,8 @@ def test_rules_select_rows():
         (GOOD | {"loss": [3.0, "inf", 2.6]}, "column 'loss' in row 3 .inf."),
         (GOOD | {"D": [1e10, 0, 4e10]}, "column 'D' in row 3 .0.0.; wanted a positive number"),
         (GOOD | {"N": [100, 200, 400]}, "is N in millions or billions"),
-        (GOOD | {"D": [10, 20, 40], "N": [100.0, 200.0, 400.0]}, "wanted a plain count"),
+        (GOOD | {"D": [10, 20, 40], "N": [100.0, 200.0, 400.0]}, "wanted a plain count.*--scale=N=1e9"),
+        (GOOD | {"D": [2e3, 2e4, 2e5], "N": [70.0, 400.0, 7e3]}, "wanted a plain count.*--scale=N=1e6"),
         (GOOD | {"loss": [300, 280, 260]}, "nats per token"),
         ({k: v + v[:1] for k, v in GOOD.items()}, "rows 2 and 5 are the same run twice"),
         (GOOD | {"run": ["a", "b", "a"]}, "rows 2 and 4 are the same run twice"),
@@ -85,6 +86,16 @@ def test_bad_cells_are_named(tmp_path, columns, message):
     runs = laws.load_table(write_csv(tmp_path / "runs.csv", columns))
     with pytest.raises(laws.LawError, match=message):
         rows_of(laws.Supervised, runs)
+
+
+def test_percentages_are_no_shares_and_excels_missing_cells_are_empty(tmp_path):
+    """A law of accuracies fitted to percentages would be nonsense, without a word."""
+    columns = {"N": [1e8, 2e8, 4e8], "D": [1e10, 2e10, 4e10], "acc": [31.3, "#N/A", 38.3]}
+    path = write_csv(tmp_path / "runs.csv", columns)
+    scores = lambda table: rows_of(laws.Accuracy, select(laws.Accuracy, table)).target.tolist()
+    with pytest.raises(laws.LawError, match="'acc' in row 2 .31.3., 4 .38.3.; wanted a share from 0 to 1.*=Q=0.01"):
+        scores(laws.load_table(path))
+    assert scores(laws.load_table(path, scale={"Q": 0.01})) == pytest.approx([0.313, 0.383])
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_draws_follow_the_teacher(pair):
 
 
 def test_a_divergence_without_a_formula_is_refused():
-    """Was seen to give total variation for any name."""
+    """Total variation is no default."""
     log_p = jnp.log(jnp.array([0.25, 0.75]))
     with pytest.raises(ValueError, match="'reversed' has no formula"):
         divergences.terms("reversed", log_p, log_p)

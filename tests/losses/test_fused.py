@@ -115,6 +115,23 @@ def test_fused_equals_dense(name, case):
     assert_close(scored(chunked, spec, place(arrays), by), scored(dense, spec, place(arrays), by))
 
 
+@pytest.mark.parametrize(("name", "sizes"), [("hard-1", (1, 1, 1)), ("forward-2", (2, 1, 2))])
+def test_one_id_a_token_is_read_apart_on_a_gpu(name, sizes, case, mesh_of, monkeypatch):
+    """By its row of the head, not in a sum over logits; also of a capped head, and for ids that are no token's."""
+    spec = dataclasses.replace(small(SPECS[name]), cap=3.0)
+    (hidden, head, ids, *rest), by = case[:-1], case[-1]
+    ids = np.where(np.arange(ids.shape[1])[None, :, None] == 2, -1, ids[..., :1])
+    arrays = place((hidden, head, ids, *rest))
+    want = scored(chunked, spec, arrays, by)
+    read = []
+    original = chunks.Chunks.logits_of_ids
+    monkeypatch.setattr(chunks.attention_kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(chunks.Chunks, "logits_of_ids", lambda *given: read.append(1) or original(*given))
+    with jax.set_mesh(mesh_of(*sizes)):
+        assert_close(scored(chunked, spec, place((hidden, head, ids, *rest)), by), want, 1e-6)
+    assert read and not np.any(want[0][2][:, 2]) and np.all(want[0][2][:, 0])
+
+
 @pytest.mark.parametrize("name", ["forward-2", "jensen_shannon-2"])
 def test_a_stored_distribution_serves_as_well(name, case):
     spec = small(SPECS[name])
@@ -250,3 +267,19 @@ def test_auto_is_dense_for_small_vocabularies_and_fused_for_large_ones(tiny):
     large = dataclasses.replace(tiny.model, vocab_size=128_256)
     assert not objective.objective_spec(tiny.objective, tiny.model).fused
     assert objective.objective_spec(tiny.objective, large).fused
+
+
+def test_chunks_are_those_of_the_platform(monkeypatch):
+    """On a CPU as they were; a GPU or TPU takes larger ones, of at most 64 MiB of all models' logits in float32."""
+    spec = FusedSpec(divergence="", tempered=False, tokens=32768)
+    hidden, head, one = jnp.zeros((32768, 8), jnp.bfloat16), jnp.zeros((32768, 8), jnp.bfloat16), jnp.ones(())
+
+    def sizes(heads):
+        made = chunks.Chunks(dataclasses.replace(spec, one_device=True), hidden, head, one, one, heads)
+        return made.tokens, made.columns
+
+    assert sizes(()) == sizes((head,)) == (2048, 512)
+    for platform in ("gpu", "tpu"):
+        monkeypatch.setattr(chunks.attention_kernels, "platform", lambda platform=platform: platform)
+        assert sizes(()) == (4096, 4096) and sizes((head,)) == (4096, 2048)
+        assert 4 * 4096 * 4096 == 4 * 2 * 4096 * 2048 == 64 * 2**20

@@ -83,11 +83,39 @@ def test_a_tpu_gets_splash_where_its_blocks_fit_and_no_other_device_does(monkeyp
     assert attention_kernels.chosen(dataclasses.replace(MODEL, attention="xla"), LENGTH) == "xla"
 
 
+H100, WIDE = "NVIDIA H100 80GB HBM3", {"dtype": "bfloat16", "d_head": 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "length", "kind", "kernel", "why"),
+    [
+        (WIDE, 256, H100, "cudnn", ""),
+        (WIDE, 256, "NVIDIA A100-SXM4-80GB", "cudnn", ""),
+        (WIDE, 256, "Tesla T4", "xla", "was not considered for a Tesla T4"),
+        (WIDE, 255, H100, "xla", "an even number of positions, not 255"),
+        (WIDE | {"dtype": "float32"}, 256, H100, "xla", "dtype='float32'"),
+        (WIDE | {"d_head": 12}, 256, H100, "xla", "heads of 12"),
+        (WIDE | {"d_head": 136}, 256, H100, "xla", "heads of 136"),
+    ],
+)
+def test_a_gpu_gets_cudnn_where_its_conditions_hold_and_a_reason_where_not(
+    monkeypatch, changed, length, kind, kernel, why
+):
+    """Against auto being our own attention on every GPU."""
+    config = dataclasses.replace(MODEL, **changed)
+    got, reason = attention_kernels.automatic(config, length, "gpu", kind)
+    assert (got, bool(reason)) == (kernel, bool(why)) and why in reason
+    monkeypatch.setattr(attention_kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(attention_kernels, "device_kind", lambda: kind)
+    assert attention_kernels.chosen(config, length) == kernel
+    assert attention_kernels.automatic(config, length, "cpu", "cpu") == ("xla", "")
+
+
 @pytest.mark.parametrize(
     ("changed", "length", "message"),
     [
         ({"attention": "splash"}, 200, "model.attention='splash' takes multiples of 128 positions, got 200"),
-        ({"attention": "cudnn"}, 256, "'cudnn' takes bfloat16 .* got dtype='float32' and heads of 8"),
+        ({"attention": "cudnn"}, 256, "'cudnn': cuDNN takes bfloat16 .* got dtype='float32' and heads of 8"),
         ({"attention": "cudnn", "dtype": "bfloat16", "d_head": 12}, 256, "heads of 12"),
     ],
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distill.config import ModelConfig
-from distill.model.transformer import Transformer, fan_in, rms_norm, rope_tables, rotate
+from distill.model.positions import rope_tables, rotate
+from distill.model.transformer import Transformer, fan_in, rms_norm
 
 BASE = ModelConfig(vocab_size=32, d_model=16, n_layers=2, n_heads=4, d_ff_multiple=16)
 VARIANTS = {

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from distill.records.checkpoints import CheckpointError, Checkpoints, DamagedCheckpoint
+from distill.system import distributed
 from distill.training import step
 
 
@@ -47,6 +48,21 @@ def test_a_state_may_be_donated_while_it_is_being_saved(tiny, make_batch, run_st
     with Checkpoints(tmp_path) as checkpoints:
         for i, want in kept.items():
             assert_trees_equal(checkpoints.restore(i, state.stored()), want)
+
+
+def test_a_save_that_lost_a_process_is_a_loss_and_not_a_failure(tiny, tmp_path, monkeypatch):
+    """Seen to fail on two nodes of Slurm: the host that was left noted a failed run, which cancels its students."""
+
+    def lose(*_, **__):
+        raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:45215")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", lose)
+        with pytest.raises(CheckpointError, match="saving step 1 failed: .*Gloo"):  # of one process: only strange
+            checkpoints.save(1, step.init_state(tiny).stored(), "")
+        monkeypatch.setattr(distributed, "several", lambda: True)
+        with pytest.raises(distributed.PeerLost, match="saving step 1: .*Connection closed by peer"):
+            checkpoints.save(1, step.init_state(tiny).stored(), "")
 
 
 def test_a_teacher_is_read_without_its_optimiser(tiny, tmp_path, assert_trees_equal):

@@ -9,12 +9,21 @@ import sys
 import pytest
 
 from distill.config import DistillError
-from distill.records.runs import CurvePoint, CurveTable, RunRecord, RunTable, TableError, load_record, save_record
+from distill.records.runs import (
+    CurvePoint,
+    CurveTable,
+    RunRecord,
+    RunTable,
+    TableError,
+    as_columns,
+    load_record,
+    save_record,
+)
 from distill.system.files import atomic_write
 
 COLUMNS = (
     "run,kind,N,D,D_unique,loss,loss_se,L_T,teacher,N_T,D_T,flops_student,flops_teacher,lambda,tau,seed,trunk,model,"
-    "tokenizer,bits_per_byte,kl,agreement,ece,start,end,machine,commit"
+    "tokenizer,bits_per_byte,kl,agreement,ece,start,end,machine,commit,N_total,N_T_total"
 )
 
 
@@ -39,6 +48,45 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     table.append(records[1:])
     assert table.load() == records
     assert (tmp_path / "deep" / "runs.csv").read_text().splitlines()[0] == COLUMNS
+
+
+def test_a_table_of_before_opens_without_the_columns_that_came_later(tmp_path):
+    """It gets them only with the first run that says something in them, and no row is lost."""
+    table, before = RunTable(tmp_path / "runs.csv"), [record("a"), record("b", machine="x, y")]
+    table.append(before)
+    lines = table.path.read_text().splitlines()
+    table.path.write_text("".join(line.removesuffix(",N_total,N_T_total").removesuffix(",,") + "\n" for line in lines))
+    assert table.load() == before
+    table.add(record("c"))
+    assert table.path.read_text().splitlines()[0] == COLUMNS.removesuffix(",N_total,N_T_total")
+    table.add(record("d", N_total=4000))
+    assert table.path.read_text().splitlines()[0] == COLUMNS
+    assert table.load() == [*before, record("c"), record("d", N_total=4000)]
+
+
+def test_scores_on_tasks_are_columns_at_the_end(tmp_path):
+    table = RunTable(tmp_path / "runs.csv")
+    scores = {"b": {"colours:acc": 0.5}, "c": {"sums:exact_match:strict-match": 1.0, "colours:acc": 0.25}}
+    rows = [record("a"), *(record(name, scores=found) for name, found in scores.items()), record("d")]
+    for row in rows:
+        table.add(row)
+    assert table.load() == rows
+    assert table.path.read_text().splitlines()[0] == f"{COLUMNS},colours:acc,sums:exact_match:strict-match"
+    names, cells = as_columns(rows, ["run"])
+    assert names[0] == "run" and [row[names.index("colours:acc")] for row in cells] == [None, 0.5, 0.25, None]
+    table.path.write_text(table.path.read_text().replace("0.25", "good"))
+    with pytest.raises(TableError, match="line 4, column colours:acc: got 'good', wanted float"):
+        table.load()
+    save_record(rows[1], tmp_path / "result.json")
+    assert load_record(tmp_path / "result.json") == rows[1]
+
+
+def test_a_result_of_before_opens(tmp_path):
+    save_record(record(), tmp_path / "result.json")
+    values = json.loads((tmp_path / "result.json").read_text())
+    del values["N_total"], values["N_T_total"]
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    assert load_record(tmp_path / "result.json") == record()
 
 
 def test_a_run_is_added_once(tmp_path):

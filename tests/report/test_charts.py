@@ -60,6 +60,24 @@ def test_the_page_holds_the_numbers_of_the_picture():
     assert told["series"][1]["starts"] == [0, 2]
 
 
+@pytest.mark.parametrize("low, high", [(0.27, 3.3), (0.9, 1.1), (0.002, 0.03), (1e-6, 1e3)])
+def test_numbers_of_a_logarithmic_axis_lie_beside_each_other(low, high):
+    """`3 x 10^-1`, `4 x 10^-1` and `6 x 10^-1` lay on each other in the picture of a fit."""
+    series = Series(label="s", x=floats([low, high]), y=floats([low, high]), colour="ink", line="-")
+    axis = Axis(label="over", log=True)
+    panels = tuple(Panel(title=title, x=axis, y=axis, series=(series,)) for title in "abc")
+    with LIGHT.applied():
+        figure = picture.draw(Chart(name="short", alt="a", caption="c", panels=panels), LIGHT)
+        figure.canvas.draw()
+    for ax in figure.axes:
+        for one, ends in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            ticks = [*one.get_major_ticks(), *one.get_minor_ticks()]
+            shown = [t for t in ticks if t.label1.get_text() and ends[0] <= t.get_loc() <= ends[1]]
+            side = 0 if one is ax.xaxis else 1
+            boxes = sorted((t.label1.get_window_extent() for t in shown), key=lambda box: box.min[side])
+            assert len(boxes) >= 2 and all(a.max[side] <= b.min[side] for a, b in zip(boxes, boxes[1:]))
+
+
 def test_a_series_whose_columns_differ_is_refused():
     with pytest.raises(ReportError, match="series 'x': x, y, intervals and facts differ in length"):
         Series(label="x", x=floats([1, 2]), y=floats([1, 2]), colour="ink", facts={"run": ["a"]})
@@ -145,6 +163,22 @@ def test_a_reader_with_a_keyboard_hears_the_points(visit, tmp_path):
     assert tab.evaluate("charts.views()[0].view.y") == pytest.approx(before)
 
 
+def test_a_point_without_a_width_has_no_interval(visit, tmp_path):
+    """A tip said `interval [2.3067, 2.3067]`, and an x that is a fact too twice."""
+    x, y = floats([1, 2, 3]), floats([6, 3, 2])
+    facts = {"N": ["one", "two", "three"], "run": ["a", "b", "c"]}
+    one = Series(label="one", x=x, y=y, colour="ink", line="-", low=y, high=y + floats([0, 1, np.nan]), facts=facts)
+    panel = Panel(title="t", x=Axis(label="N"), y=Axis(label="loss"), series=(one,))
+    tab = visit(written(tmp_path, Chart(name="width", alt="a", caption="c", panels=(panel,))))
+    tab.wait_for_selector("figure[data-drawn]")
+    tab.locator(".plot").focus()
+    heard = []
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+        heard.append(tab.locator("figure output").inner_text())
+    assert heard == ["one, run a, N 1, loss 6", "one, run b, N 2, loss 3, interval [3, 4]", "one, run c, N 3, loss 2"]
+
+
 def test_the_saved_csv_is_the_file_beside_the_picture(visit, tmp_path):
     tab = visit(written(tmp_path, example()), accept_downloads=True)
     tab.wait_for_selector("figure[data-drawn]")
@@ -156,3 +190,21 @@ def test_the_saved_csv_is_the_file_beside_the_picture(visit, tmp_path):
     tab.get_by_text("The data").click()
     tab.wait_for_selector("details.data tbody tr")
     assert tab.locator("details.data tbody tr").count() == 10
+
+
+def test_a_run_from_its_first_step_on_has_a_logarithmic_axis_and_bands_are_whole(visit, tmp_path):
+    """A point at 0 tokens hid the button; the ends of a band were cut off, and one 100 times as wide is cut still."""
+    x, y = floats([0, 1e3, 1e5]), floats([6, 3, 2])
+    band = lambda half: {"low": y - half, "high": y + half}
+    series = [Series(label=f"{half}", x=x, y=y, colour="ink", line="-", **band(half)) for half in (0.5, 100.0)]
+    panels = [Panel(title=s.label, x=Axis(label="tokens"), y=Axis(label="loss"), series=(s,)) for s in series]
+    tab = visit(written(tmp_path, Chart(name="begin", alt="a", caption="c", panels=tuple(panels))))
+    tab.wait_for_selector("figure[data-drawn]")
+    narrow, wide = tab.evaluate("charts.views().map(plot => plot.view.y)")
+    assert narrow[0] <= 1.5 and 6.5 <= narrow[1] < 7 and wide[1] - wide[0] < 12
+    log = tab.get_by_role("button", name="log x")
+    assert log.get_attribute("aria-pressed") == "false"
+    log.click()
+    low, high = tab.evaluate("charts.views()[0].view.x")
+    assert 0 < low <= 1e3 and high >= 1e5
+    assert tab.seen == [tab.url]

@@ -9,6 +9,7 @@ import pytest
 from distill import laws
 from distill.laws.forms.law import Law
 from distill.laws.planning import lawfile
+from distill.laws.uncertainty import text
 from distill.report.law import law_charts, law_page
 from distill.report.law.law_charts import Fitted
 from launch import fit as command
@@ -28,7 +29,8 @@ def table(noise=0.003):
 @pytest.fixture(scope="module")
 def fitted():
     one = laws.fit("chinchilla", table())
-    return Fitted(fit=one, boot=laws.bootstrap(one, resamples=60))
+    boot = laws.calibrated(laws.bootstrap(one, resamples=60), ("supervised",), resamples=20)
+    return Fitted(fit=one, boot=boot)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,21 @@ def test_the_page_holds_figures_forms_runs_and_the_law(fitted, page):
     np.testing.assert_allclose([float(row["x"]) for row in rows], fitted.fit.rows.target, rtol=1e-9)
 
 
+def test_the_page_says_what_the_command_prints_below_it(fitted, page):
+    """One status of the predictions, averaged over the same forms; what the report calls open has no interval."""
+    read = Reader(page.read_text("utf-8"))
+    sentence, report = read.text.split("Rolled forward")[1], read.text.split("predictions   ")[1]
+    told = str(text.predictions(fitted.fit, fitted.boot))
+    assert f"its predictions are: {told}." in sentence and report.startswith(told)
+    assert f"averaged over {fitted.extrapolation.named()}" in sentence and "supervised" in fitted.extrapolation.named()
+    few = {name: values[N.min() == N] for name, values in table().items()}
+    narrow = laws.fit("chinchilla", few, units=False)
+    boot = laws.bootstrap(narrow, resamples=20)
+    assert boot.open
+    cells = Reader(law_page.fixed(Fitted(fit=narrow, boot=boot))).text
+    assert all(f"open: {why}" in cells for why in boot.open.values())
+
+
 @pytest.mark.parametrize("width, scheme", SIZES)
 def test_a_reader_hovers_and_saves_the_law(visit, fitted, page, tmp_path, width, scheme):
     tab = visit(page, viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True)
@@ -89,7 +106,10 @@ def test_a_reader_hovers_and_saves_the_law(visit, fitted, page, tmp_path, width,
     tab.locator("#figure-slices").scroll_into_view_if_needed()
     tab.wait_for_selector("#figure-slices[data-drawn]")
     box = tab.locator("#figure-slices .u-over").first.bounding_box()
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    curve = tab.evaluate("document.querySelector('#figure-slices').state.chart.panels[0].series[1]")
+    low, high = tab.evaluate("charts.views()[0].view.y")
+    down = (high - curve["y"][len(curve["y"]) // 2]) / (high - low)
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + down * box["height"])
     assert "loss (nats per token)" in tab.locator("#figure-slices .tip").first.inner_text()
     with tab.expect_download() as saved:
         tab.locator("#save-law").click()
@@ -105,7 +125,6 @@ def test_the_command_writes_the_page(tmp_path, capsys):
     out = tmp_path / "fit.html"
     assert cli.guard(command.main, [f"--table={path}", "--law=chinchilla", "--resamples=20", f"--page={out}"]) == 0
     assert f"wrote {out}" in capsys.readouterr().out
-    text = Reader(out.read_text("utf-8")).text
-    assert "chinchilla law of runs.csv" in text
+    assert "chinchilla law of runs.csv" in Reader(out.read_text("utf-8")).text
     tree = json.loads(out.read_text("utf-8").split('id="law-file">')[1].split("</script>")[0])
     assert json.loads(tree)["form"] == "chinchilla" and lawfile.DRAWS

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import io
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib import image
 
 from distill.report import page
 from distill.report.page import Column, TableCell
@@ -114,3 +116,21 @@ def test_a_long_table_shows_its_first_rows_and_finds_all(visit, tmp_path):
     tab.locator("#runs thead th").nth(1).locator("button").dblclick()
     assert shown.first.inner_text().split()[:2] == ["r299", "300K"]
     assert tab.seen == [tab.url]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_wider_than_a_phone_says_so(visit, tmp_path, scheme):
+    """A table that is cut at the edge has a shadow there; the page itself does not scroll sideways."""
+    columns = [Column(name=f"column {i}") for i in range(12)]
+    path = tmp_path / "wide.html"
+    path.write_text(page.page("wide", ["<h1>wide</h1>", page.table("wide", columns, [["123456789"] * 12])]), "utf-8")
+    tab = visit(path, viewport={"width": 390, "height": 600}, color_scheme=scheme)
+    wide = tab.locator(".scroll")
+    assert wide.evaluate("e => e.scrollWidth > e.clientWidth + 100")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    pixels = lambda: image.imread(io.BytesIO(wide.screenshot()))[2, :, :3]  # a row above the letters
+    row = pixels()
+    assert abs(row[-2] - row[len(row) // 2]).max() > 0.1
+    wide.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+    row = pixels()
+    assert abs(row[-2] - row[len(row) // 2]).max() < 0.02 < abs(row[1] - row[len(row) // 2]).max()

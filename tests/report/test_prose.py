@@ -92,3 +92,6 @@ def test_the_ledger_says_when_intervals_are_too_narrow():
     waiting = Ledger(inside=0, total=0, level=0.9, error=float("nan"), waiting=3)
     assert "3 predicted runs" in (prose.ledger(dataclasses.replace(counted, ledger=waiting)) or "")
     assert prose.ledger(counted) is None
+    mixed = Ledger(inside=36, total=40, level=0.9, error=0.01, waiting=0, how={"calibrated": 38, "bootstrap alone": 2})
+    origins = prose.ledger(dataclasses.replace(counted, ledger=mixed)) or ""
+    assert "Intervals: 38 calibrated, 2 bootstrap alone" in origins and "Intervals:" not in said(36)

@@ -103,7 +103,7 @@ def test_damage_is_named(workdir, file, text, message):
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
-    with pytest.raises(ReportError, match=r"runs.csv does not exist; wanted the workdir of a study"):
+    with pytest.raises(ReportError, match=r"is a folder without runs.csv; wanted the workdir of a study"):
         results.load(tmp_path)
 
 

@@ -6,15 +6,18 @@ import importlib
 import io
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from distill.config import DistillError
+from distill.config import DistillError, StudyExperimentConfig, tree
+from distill.records.predictions import PredictionTable
 from distill.records.runs import RunTable
+from distill.records.study_table import StudyTable
 from distill.report.study import findings, prose, results, terminal, write
-from distill.study import analysis
+from distill.study import analysis, matrix
 from launch import plan, report
 from tests.report.conftest import rows
 from tests.report.test_page import Reader
@@ -168,6 +171,26 @@ def test_the_commands_to_try_next_are_commands(study_dir, monkeypatch, capsys):
         assert [line.split()[2] for line in commands] == [f"launch.{name}" for name in names]
 
 
+def test_the_plan_to_try_names_few_teachers(study_dir):
+    """A study of chains printed a command of 64, seeds and students of students among them."""
+    study = results.load(study_dir)
+    teacher = study.teachers[0]
+    many = tuple(
+        dataclasses.replace(row, run=f"{seed}{D}", D=D, loss=2.5 - D / 1e6 + seed / 100, seed=seed, N=teacher.N)
+        for row in [teacher]
+        for D in range(100_000, 1_100_000, 100_000)
+        for seed in (0, 1)
+    )
+    taught = tuple(
+        dataclasses.replace(run, run=f"s{run.run}", teacher=row.run) for run, row in zip(study.distilled, many)
+    )
+    study = dataclasses.replace(study, runs=(*study.runs, *many, *taught))
+    line = next(line for line in analysis.next_commands(study_dir, study) if "launch.plan" in line)
+    named = line.partition("--teachers=")[2].split()[0].split(",")
+    assert len(named) == 8 and len({name.split(":")[0] for name in named}) == 8
+    assert named[0].endswith(":1.5000"), "the lowest loss first, of the better seed"
+
+
 def test_the_screen_takes_bare_rows_and_cuts_long_tables():
     text = shown(terminal.summary(rows(), limit=10))
     assert "26 rows not shown" in text and "Advice" not in text
@@ -193,3 +216,23 @@ def test_mistakes_are_one_line(argv, message, capsys):
 
     assert cli.guard(report.main, argv) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_study_of_repeated_text_reads_its_unique_tokens(tmp_path):
+    """Its laws, the predictions of its runs and its page: Eq. 8 took repeated text for fresh, and said nothing."""
+    published = Path(__file__).parents[2] / "docs" / "study" / "repeats"
+    for name in ("runs.csv", "study.json"):
+        shutil.copy(published / name, tmp_path / name)
+    config = tree.from_text(StudyExperimentConfig, (published / "config.txt").read_text())
+    config = dataclasses.replace(config, study=dataclasses.replace(config.study, resamples=8))
+    table = StudyTable.read(tmp_path / "runs.csv")
+    assert analysis.forms(table.runs) == ("additive-penalty", "distillation-unique")
+    assert analysis.forms([run for run in table.runs if run.D_unique == run.D]) == ("supervised", "distillation")
+    fitted = analysis.fit(config, table)
+    assert fitted.reasons == () and fitted.distillation.error[0] < 0.006
+    tasks = [task for task in matrix.expand(config, tmp_path) if task.name in ("s@500K", "s@500K/31250")]
+    assert analysis.predict(fitted, tasks, table) == 2
+    fresh, repeated = sorted(row.predicted for row in PredictionTable(tmp_path / "predictions.csv").load())
+    assert repeated - fresh > 0.3, "measured: 1.82 and 2.57"
+    assert "Distil a 101K student" in analysis.advise(config, fitted, table)
+    assert "distillation law" in write.write(results.load(table)).read_text()

@@ -132,6 +132,15 @@ def test_every_panel_of_the_curves_names_its_axis(tmp_path):
     assert all(axes.get_ylabel() for axes in panels)
 
 
+def test_a_point_that_is_one_line_has_no_band(tmp_path):
+    known = [curves.load(log(tmp_path / "one", [3.0, 2.0, 1.5, 1.0]), points) for points in (10, 2)]
+    fine, coarse = (curves.chart([one], "curves") for one in known)
+    assert len(fine.panels[0].series[0].low) == 0 and fine.caption.startswith("A point is a line of metrics.jsonl.")
+    series = coarse.panels[0].series[0]
+    assert (series.low.tolist(), series.high.tolist()) == ([2.0, 1.0], [3.0, 1.5])
+    assert "the band their lowest and highest" in coarse.caption
+
+
 def test_a_page_needs_a_line(tmp_path):
     folder = log(tmp_path / "empty", [])
     with pytest.raises(ReportError, match="no metrics.jsonl with a line"):

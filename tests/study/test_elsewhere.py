@@ -10,7 +10,7 @@ from rich.console import Console
 
 from configs import study as study_config
 from distill.config import ConfigError, StudyExperimentConfig, build
-from distill.study import matrix, part, run, sweep
+from distill.study import driver, matrix, part, run, sweep_elsewhere
 from distill.study.units import CONCLUDE, PREDICT
 from distill.system import preemption, process
 from launch import study as launch_study
@@ -205,7 +205,7 @@ def test_a_sweep_is_jobs_too_and_is_not_doubled(slurm, tmp_path, capsys):
     )
     assert "; 0 runs were in the queue" in capsys.readouterr().out
     sent = jobs(slurm)
-    tasks = sweep.prepared(workdir)
+    tasks = sweep_elsewhere.prepared(workdir)
     ran = {run: job for job, _, part in sent.values() for run in part.split(",")}
     assert set(ran) == {task.run for task in tasks} | {CONCLUDE} and PREDICT not in sent
     dependencies = {job: dependency for job, dependency, _ in sent.values()}
@@ -214,6 +214,27 @@ def test_a_sweep_is_jobs_too_and_is_not_doubled(slurm, tmp_path, capsys):
         assert short.trunk == long.trunk and f"afterany:{ran[short.run]}," in dependencies[ran[long.run]]
     assert cli.guard(launch_sweep.main, [*tiny, f"--workdir={workdir}", "--backend=slurm"]) == 0
     assert "0 jobs submitted; 6 runs were in the queue" in capsys.readouterr().out
+
+
+def test_signals_in_memory_are_refused_on_several_hosts_before_a_teacher_trains(slurm, tmp_path, capsys):
+    """Seen on two nodes of Slurm: the student failed after its teacher had been trained."""
+    there = ["--backend=slurm", "--config.study.places=to 1e9: hosts=2"]
+    assert launch(tmp_path / "w", *there) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is for 2 hosts, and one would keep what another computed" in error
+    assert not list(slurm.glob("*.sh")) and not (tmp_path / "w" / "config.txt").exists()
+    assert launch(tmp_path / "w", *there, "--config.teacher.signal=online") == 0
+
+
+@pytest.mark.parametrize("backend", ["local", "slurm", "gke"])
+def test_beside_a_driver_every_other_backend_is_refused(slurm, tmp_path, capsys, backend):
+    """A driver of Ray or GKE holds the lock of W/driver as long as it lives."""
+    workdir = tmp_path / "w"
+    with driver.lock(workdir):
+        assert launch(workdir, f"--backend={backend}", *(["--engine=--image=i"] if backend == "gke" else [])) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{workdir}/driver is locked by process {os.getpid()} on" in error
+        assert not (workdir / "config.txt").exists() and not list(slurm.glob("*.sh"))
 
 
 @pytest.mark.parametrize(
@@ -230,9 +251,18 @@ def test_mistakes_are_one_line(tmp_path, capsys, flags, message):
     assert error.count("\n") == 1 and message in error
 
 
-def test_a_bucket_is_refused_for_a_study(capsys):
-    assert launch("gs://bucket/study") == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "a study needs a file system with locks" in error
+@pytest.mark.parametrize("backend", ["local", "slurm", "ray", "gke", "print"])
+def test_a_bucket_is_refused_for_a_study(capsys, monkeypatch, tmp_path, backend):
+    monkeypatch.chdir(tmp_path)  # where a folder named gs: would be
+    for main in (launch_study.main, launch_sweep.main):
+        flags = ["--workdir=gs://bucket/study", f"--backend={backend}", "--config.tokens=8K"]
+        flags += ["--engine=--image=i"] if backend == "gke" else []
+        flags += ["--sweep=seed=0,1"] if main is launch_sweep.main else []
+        assert cli.guard(main, flags) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "a study or sweep needs a file system with locks" in error, error
+        assert not list(tmp_path.iterdir())
+    assert cli.guard(launch_study.main, ["--workdir=gs://bucket/study", "--part=conclude"]) == 2
+    assert "a study or sweep needs a file system with locks" in capsys.readouterr().err
     with pytest.raises(ConfigError):
         run.shared_folder("gs://bucket/study")

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distill.config import ConfigError
+from distill.study.units import Unit
 from tests.study.compare import differences
 from tests.study.test_elsewhere import NINE
 
@@ -84,3 +86,29 @@ def test_an_engine_is_told_its_cluster_and_what_a_host_is():
     options = ray_engine.RayOptions.parse("--address=10.0.0.1:6379 --slot=TPU:4 --hosts=16")
     assert (options.address, options.slot, options.hosts) == ("10.0.0.1:6379", ("TPU", 4.0), 16)
     assert ray_engine.RayOptions.parse("").slot == ("CPU", 1.0)
+
+
+class FakeHost:
+    """An actor that lives (its unit ends at once) or one that is never made."""
+
+    def __init__(self, name, lives):
+        self.name, self.lives = name, lives
+        self.__ray_ready__ = self.train = self
+
+    def remote(self, *_):
+        return 0 if self.lives else None
+
+
+def test_a_unit_that_waits_for_a_node_that_died_takes_an_idle_host(monkeypatch, tmp_path):
+    """The third of three actors was to be made on a node that had just died; the other two ended their units and were
+    idle, the unit waited, and the study never ended (seen once, in CI)."""
+    killed = []
+    monkeypatch.setattr(ray_engine, "_state", lambda state: state)
+    monkeypatch.setattr(ray_engine.ray, "kill", lambda host: killed.append(host.name))
+    hosts = iter([FakeHost("a", True), FakeHost("b", False)])
+    engine = ray_engine.RayEngine(tmp_path, [], ray_engine.RayOptions.parse(""))
+    monkeypatch.setattr(engine, "_host", lambda: next(hosts))
+    for name in ("first", "second"):
+        engine.start(Unit(name=name, runs=(SimpleNamespace(run=name),)))
+    ended = [engine.ended(0.2) for _ in range(3)]
+    assert [name for turn in ended for name, _ in turn] == ["first", "second"] and killed == ["b"]

@@ -209,6 +209,12 @@ def test_hosts_follow_from_a_slice():
     assert math.isinf(places.Place().most) and places.parse(()) == ()
 
 
+def test_a_comma_of_a_mesh_in_a_flag_ends_no_line():
+    """Seen to fail with "'to 1e9: mesh=data=8': the mesh has 8 devices and the slice 16"."""
+    whole = ("to 1e8: hosts=1 runs=8", "to 1e9: mesh=data=8,fsdp=2 slice=v5e:4x4", "to 1e10: mesh=fsdp=64")
+    assert places.parse(",".join(whole).split(",")) == places.parse(whole)
+
+
 @pytest.mark.parametrize(
     "line, message",
     [

@@ -75,6 +75,21 @@ def test_divergence_and_agreement(scores, logits, evaluation):
     assert scores.agreement == pytest.approx(np.average(same, weights=weight), rel=1e-6)
 
 
+def test_a_teacher_with_a_narrower_head(tiny, models, logits, evaluation, mesh_of):
+    """Heads of one tokenizer, padded differently: a column that the teacher lacks has no probability there.
+
+    Seen to catch: the teacher's columns padded by the student's padding alone, which gave arrays of unequal widths.
+    """
+    wide = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, vocab_size=40))
+    with jax.set_mesh(mesh_of(1, 1, 1)):
+        student = step.init_state(wide).params
+        z = np.asarray(jax.jit(lambda m, t: m(t))(student, jnp.asarray(evaluation.batch.inputs)), np.float64)
+    p, q = special.softmax(logits[1], axis=-1), special.softmax(z, axis=-1)[..., :32]
+    found = evaluate(student, evaluation, 4, teacher=models[1])
+    want = np.average(special.rel_entr(p, q).sum(-1), weights=evaluation.batch.weight)
+    assert found.kl == pytest.approx(want, rel=1e-5)
+
+
 def test_calibration_over_21_bins(scores, logits, evaluation):
     """sum over bins of share * |accuracy - confidence|, in loops over the tokens."""
     q, weight = special.softmax(logits[0], axis=-1), evaluation.batch.weight

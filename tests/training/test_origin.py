@@ -9,7 +9,7 @@ from distill import data
 from distill.config import DataConfig, ExperimentConfig
 from distill.config.data import FilesConfig, GeneratedConfig, MixtureConfig
 from distill.data.mixture import Mixture
-from distill.errors import DataError
+from distill.errors import DataError, DistillError
 from distill.records.runs import RunRecord
 from distill.system import cloud
 from distill.teacher.load import TeacherInfo
@@ -40,6 +40,9 @@ def test_few_unique_tokens_are_said(tiny, store):
     described = origin.describe(run_of(few), store)
     total = store.split("student").tokens
     assert described.text.endswith(f" 640 of its {total:,d} unique tokens, 10 epochs") and len(described.warnings) == 1
+    capped = dataclasses.replace(few, data=dataclasses.replace(few.data, unique=total + 1), tokens=640)
+    (warning,) = origin.describe(run_of(capped), store).warnings
+    assert f"data.unique={total + 1:,d} is more than the {total:,d} tokens of the student split" in warning
 
 
 def test_a_teacher_says_its_text_and_another_text_is_a_warning(tiny, store):
@@ -55,6 +58,9 @@ def test_a_teacher_says_its_text_and_another_text_is_a_warning(tiny, store):
     (warning,) = origin.describe(run_of(tiny, teachers=(teacher_of(other),)), store).warnings
     assert "the teacher in runs/teacher was trained on another text (a generated markov language" in warning
     built = dataclasses.replace(tiny, data=DataConfig(source="tokens", tokens="texts/one", store=store.fingerprint))
+    (warning,) = origin.describe(run_of(tiny, teachers=(teacher_of(built),)), store).warnings
+    assert "was trained on the student split too" in warning, "the same store elsewhere, and the same half of it"
+    built = dataclasses.replace(built, data=dataclasses.replace(built.data, split="teacher"))
     assert not origin.describe(run_of(tiny, teachers=(teacher_of(built),)), store).warnings, "the same store elsewhere"
     unknown = dataclasses.replace(tiny, data=DataConfig(source="files", files=FilesConfig(paths=("a.txt",))))
     assert not origin.describe(run_of(tiny, teachers=(teacher_of(unknown),)), store).warnings, "an older run"
@@ -106,3 +112,11 @@ def test_a_preview_opens_the_text(paths, words, tmp_path):
     files = DataConfig(source="files", files=FilesConfig(paths=paths))
     with pytest.raises(DataError, match=words), inputs.preview(run_of(ExperimentConfig(data=files)), tmp_path / "run"):
         pass
+
+
+def test_what_is_wrong_with_a_previewed_text_names_a_place_that_is_there(texts, tmp_path):
+    config = dataclasses.replace(texts, seq_len=4096, tokens=2**16)
+    workdir = tmp_path / "run"
+    with pytest.raises(DistillError) as error, inputs.preview(inputs.resolve(config), workdir):
+        pass
+    assert str(workdir / "data") in str(error.value) and "/tmp/tmp" not in str(error.value)

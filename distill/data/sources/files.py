@@ -1,4 +1,4 @@
-"""Text files as a source: .txt, .jsonl and .parquet, compressed or not, local or in a gs:// bucket."""
+"""Text files as a source: .txt, .jsonl, .parquet and .arrow (Hugging Face datasets), local or in a gs:// bucket."""
 
 import codecs
 import contextlib
@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 
 from distill.config.data import FilesConfig
 from distill.data.documents import Document, Part
-from distill.data.sources import storage
+from distill.data.sources import arrow, storage
 from distill.data.sources.columns import Columns
 from distill.errors import DataError
 from distill.system import cloud
@@ -119,7 +119,13 @@ class Files:
 
     def read(self, shard: int, skip: int = 0) -> Iterator[Document]:
         path, split = self._files[shard]
-        reader = {".txt": self._read_txt, ".jsonl": self._read_jsonl, ".parquet": self._read_parquet}[kind(path)]
+        readers = {
+            ".txt": self._read_txt,
+            ".jsonl": self._read_jsonl,
+            ".parquet": self._read_parquet,
+            ".arrow": self._read_arrow,
+        }
+        reader = readers[kind(path)]
         with _readable(path):
             for i, document in enumerate(reader(path, shard)):
                 if i >= skip:
@@ -200,7 +206,7 @@ class Files:
 
     def _read_parquet(self, path: str, shard: int) -> Iterator[Document]:
         parquet = storage.optional("pyarrow.parquet", "pyarrow", path)
-        arrow = storage.optional("pyarrow", "pyarrow", path)
+        library = storage.optional("pyarrow", "pyarrow", path)
         with cloud.at(path).open("rb") as raw:
             self._reading = shard, raw
             row = 0
@@ -213,9 +219,20 @@ class Files:
                         row += 1
                         present = {name: _present(value) for name, value in record.items()}
                         yield _without_surrogates(self._columns.document(present, f"{path}, row {row}"), False)
-            except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+            except (library.ArrowException, OSError, ValueError, OverflowError) as error:
                 reason = " ".join(str(error).split())
                 raise DataError(f"{path}: not a parquet file, or damaged after row {row} ({reason:.200})") from None
+
+    def _read_arrow(self, path: str, shard: int) -> Iterator[Document]:
+        with cloud.at(path).open("rb") as raw:
+            self._reading = shard, raw
+            row = 0
+            for batch in arrow.batches(raw, path, 1024):
+                self._columns.check(batch.schema.names, path)
+                for record in batch.select(self._columns.read(batch.schema.names)).to_pylist():
+                    row += 1
+                    present = {name: _present(value) for name, value in record.items()}
+                    yield _without_surrogates(self._columns.document(present, f"{path}, row {row}"), False)
 
 
 @contextlib.contextmanager
@@ -255,7 +272,7 @@ def kind(path: str) -> str:
     for suffix in storage.COMPRESSIONS:
         name = name.removesuffix(suffix)
     for suffix in storage.FORMATS:
-        if name.endswith(suffix) and (suffix != ".parquet" or name == path):
+        if name.endswith(suffix) and (suffix in (".txt", ".jsonl") or name == path):
             return suffix
     raise DataError(
         f"{path}: got a file of an unknown kind, wanted {', '.join(storage.FORMATS)} (the first two also as "

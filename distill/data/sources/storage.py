@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 from distill.errors import DataError
 from distill.system import cloud
 
-FORMATS = (".txt", ".jsonl", ".parquet")
+FORMATS = (".txt", ".jsonl", ".parquet", ".arrow")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _PROBE = 64 << 10
 _PIECE = 128 << 10
@@ -33,6 +33,8 @@ def expand(patterns: tuple[str, ...]) -> list[str]:
         if not cloud.remote(pattern) and Path(pattern).is_dir():
             inside = [path for path in Path(pattern).rglob("*") if path.is_file()]
             shown = [str(p) for p in inside if not any(part[0] == "." for part in p.relative_to(pattern).parts)]
+            # What `datasets` computed lies beside its data.
+            shown = [path for path in shown if not (Path(path).name.startswith("cache-") and path.endswith(".arrow"))]
             files = [path for path in shown if path.removesuffix(_compression(path)).endswith(FORMATS)]
             if not files:
                 raise DataError(f"data.files: the folder {pattern!r} holds no {', '.join(FORMATS)} file")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from distill.errors import DataError
+from distill.system import files
 
 BLOCK = 64 * 1024
 DIGEST = 32
@@ -26,8 +27,8 @@ class BlockWriter:
     def __init__(self, path: Path, size: int = 0):
         """Opens the file, truncated to `size` bytes: later bytes were written before a kill, but not committed."""
         self.path, self.size = path, size
-        self._file = open(path, "r+b" if size else "w+b")  # noqa: SIM115
-        self._hashes = open(hash_path(path), "r+b" if size else "w+b")  # noqa: SIM115
+        self._file = files.stay_open(path, "r+b" if size else "w+b")
+        self._hashes = files.stay_open(hash_path(path), "r+b" if size else "w+b")
         self._file.truncate(size)
         self._hashes.truncate(size // BLOCK * DIGEST)
         self._file.seek(size // BLOCK * BLOCK)

@@ -58,6 +58,11 @@ class PackedDocuments:
         ids = np.asarray(ids, np.int64)
         return self._predicted[self._starts[ids + 1]] - self._predicted[self._starts[ids]]
 
+    def pieces(self, i: int) -> list[tuple[int, int]]:
+        """The spans of row i, which stand in it one after another: each one's first token of the split, its length."""
+        order = self._order[self._starts[i] : self._starts[i + 1]]
+        return list(zip(self._begin[order].tolist(), self._length[order].tolist()))
+
     def read(self, ids: ArrayLike) -> Batch:
         """The rows with these ids as a batch of NumPy arrays."""
         ids = np.asarray(ids, np.int64)
@@ -66,8 +71,7 @@ class PackedDocuments:
         begins, trained = np.zeros(shape, bool), np.ones(shape, bool)
         for row, i in enumerate(ids.tolist()):
             at = 0
-            for piece in self._order[self._starts[i] : self._starts[i + 1]].tolist():
-                start, length = int(self._begin[piece]), int(self._length[piece])
+            for start, length in self.pieces(i):
                 tokens[row, at : at + length] = self.split.read_span(start, start + length)
                 if self.completions_only:
                     trained[row, at : at + length] = self.split.read_span(start, start + length, "mask")

@@ -110,6 +110,11 @@ _CUTS = {
 }
 
 
+def cuts() -> tuple[str, ...]:
+    """llama.cpp's names of the cuts before byte-level BPE that are known here."""
+    return tuple(_CUTS)
+
+
 def around(path: str | Path) -> Around:
     """The tokens around a text that a GGUF file asks for, as llama.cpp reads it: BOS is the rule for Llama 3 alone.
 

@@ -22,7 +22,7 @@ class SentencePieceTokenizer:
     the split's ratio of text to tokens, and sets `exact_bytes` to false.
     """
 
-    rules = ""
+    rules = steps = ""
 
     def __init__(self, path: str, around: str = MODEL):
         """around: as data.tokenizer.special; 'model' reads add_bos_token and add_eos_token of tokenizer_config.json."""

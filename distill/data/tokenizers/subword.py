@@ -83,7 +83,7 @@ class SubwordTokenizer:
         self.byte_lengths = _byte_lengths(canonical, ids, self.vocab_size)
         self.around = self._read(path, around, ids)
         self.spec = Spec("json", path, end_of_text, write_around(self.around, self.token))
-        self.rules = _rules(canonical)
+        self.rules, self.steps = _rules(canonical), _steps(canonical)
         self._canonical, self._ids = canonical, ids
         self._special = SpecialTokens(
             self.text, path, canonical["added_tokens"], _unknown_token(canonical["model"]), self.vocab_size
@@ -229,6 +229,7 @@ class _Canonical(TypedDict, total=False):
     added_tokens: list[AddedToken]
     model: dict[str, Any]
     decoder: object
+    normalizer: object
     pre_tokenizer: object
 
 
@@ -273,6 +274,13 @@ def _rules(canonical: _Canonical) -> str:
         return ""
     content = model["merges"] if model["type"] == "BPE" else model["vocab"]
     return f"{model['type']} {hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def _steps(canonical: _Canonical) -> str:
+    """A digest of normaliser, pre-tokenizer, added tokens, and of the model's options beside vocabulary and merges."""
+    model = {name: value for name, value in canonical["model"].items() if name not in ("vocab", "merges")}
+    content = [canonical.get("normalizer"), canonical.get("pre_tokenizer"), canonical["added_tokens"], model]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _unknown_token(model: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ class Tokenizer(Protocol):
     text of a document and ends it with `end_of_text` (-1: with no token). `name` ends in digits of the hash where the
     kind alone does not identify the tokenizer, so that equal names mean equal tokens. `byte_lengths[id]` is the number
     of UTF-8 bytes of text that the token represents, 0 for special tokens: losses in nats per byte compare across
-    tokenizers. `rules` names how pieces become tokens ('': unknown): rules of one kind are equal or differ.
+    tokenizers. `rules` names how pieces become tokens ('': unknown): rules of one kind are equal or differ. `steps`
+    names what is done to a text before ('': unknown): equal steps are the same, and others may be.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Tokenizer(Protocol):
     byte_lengths: NDArray[np.int64]
     around: Around
     rules: str
+    steps: str
     spec: Spec  # with which `load` recreates it in another process
 
     def encode(self, parts: Sequence[Part]) -> list[NDArray[np.int32]]: ...
@@ -52,7 +54,7 @@ class ByteTokenizer:
     vocab_size = 256
     end_of_text = 0
     around = Around()
-    rules = ""
+    rules = steps = ""
 
     def __init__(self) -> None:
         self.spec = Spec("bytes", special=NONE)
@@ -85,7 +87,7 @@ class SymbolTokenizer:
 
     end_of_text = -1
     around = Around()
-    rules = ""
+    rules = steps = ""
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size

@@ -43,7 +43,13 @@ def _width(model: ModelConfig) -> int:
 def _matrices(model: ModelConfig) -> int:
     """Weights of one layer that are split over fsdp."""
     d, q, kv = model.d_model, model.n_heads * model.head_dim, model.kv_heads * model.head_dim
-    return 2 * d * q + 2 * d * kv + 3 * d * model.ff_dim
+    feed = model.experts * (d + 3 * d * model.expert_dim) if model.experts else 3 * d * model.ff_dim
+    return 2 * d * q + 2 * d * kv + feed
+
+
+def _units(model: ModelConfig) -> int:
+    """Values of a token between the maps of a feed-forward: all experts of a token together."""
+    return model.experts_per_token * model.expert_dim if model.experts else model.ff_dim
 
 
 def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> dict[str, float]:
@@ -63,6 +69,8 @@ def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
     if teacher is not None:
         own = teacher.n_layers * _matrices(teacher) + 2 * teacher.vocab_size * teacher.d_model
         gathered += own * _width(teacher) * g * share
+    if config.model.lora.rank:  # the weights that are gathered have no gradient, and adapters are not split
+        return {"all-gather": gathered} if gathered else {}
     sent = {"all-gather": gathered, "reduce-scatter": (layers + ends) * g * share}
     if d > 1:
         sent["all-reduce"] = 2 * (d - 1) / d * (layers + ends) / n / t * g
@@ -99,7 +107,8 @@ def memory(config: ExperimentConfig, teacher: ModelConfig | None = None) -> Memo
     """
     s, model = shape(config), config.model
     kept = float(s.tokens * model.d_model * _width(model)) + _kept(model, s, config.seq_len)
-    gradients = 4 * counts.total(model) / (s.mesh.fsdp * s.mesh.tensor) * (2 if s.microbatches > 1 else 1)
+    trained = counts.lora_parameters(model) or counts.total(model) / (s.mesh.fsdp * s.mesh.tensor)
+    gradients = 4 * trained * (2 if s.microbatches > 1 else 1)
     loss = 6 * model.vocab_size * model.d_model / s.mesh.tensor + 16 * s.tokens * model.d_model
     work = [_layer(model, s, config.seq_len, backward=True), loss]
     if teacher is not None:
@@ -117,19 +126,24 @@ def _kept(model: ModelConfig, s: Shape, seq_len: int) -> float:
             return s.tokens * _between(model, s) * _width(model)
         case "dots":
             heads = (model.n_heads + 2 * model.kv_heads) * model.head_dim
-            return s.tokens * (model.d_model + (heads + 2 * model.ff_dim) / s.mesh.tensor) * _width(model)
+            return s.tokens * (model.d_model + (heads + 2 * _units(model)) / s.mesh.tensor) * _width(model)
     return 0.0
 
 
 def _between(model: ModelConfig, s: Shape) -> float:
     """Values of a token in one layer, attention's scores apart."""
-    return 4 * model.d_model + (3 * model.ff_dim + 3 * model.n_heads * model.head_dim) / s.mesh.tensor
+    copies = 2 * model.experts_per_token if model.experts else 0  # of a token, into its experts and out of them
+    split = (3 * _units(model) + 3 * model.n_heads * model.head_dim) / s.mesh.tensor
+    return (4 + copies) * model.d_model + split
 
 
 def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
-    """One layer: scores in float32 and weights in the activations' dtype, what is between maps, and weights whole."""
+    """One layer: scores in float32 and in the activations' dtype, what is between maps, and weights whole.
+
+    A kernel that the config names keeps no scores.
+    """
     width, split = _width(model), s.mesh.tensor
-    scores = s.rows * model.n_heads * seq_len**2 / split
+    scores = s.rows * model.n_heads * seq_len**2 / split if model.attention in ("auto", "xla") else 0.0
     once = scores * (4 + width) + s.tokens * _between(model, s) * width
     if not backward:
         return once
@@ -137,8 +151,13 @@ def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
 
 
 def state_bytes(config: ExperimentConfig) -> float:
-    """Bytes of parameters and optimiser on a device, exact except for arrays that are not split."""
-    return STATE_BYTES * counts.total(config.model) / math.prod((config.mesh.fsdp, config.mesh.tensor))
+    """Bytes of parameters and optimiser on a device, exact except for arrays that are not split.
+
+    Under adapters (config.model.lora) the rest is held in the dtype that it is computed with, without moments.
+    """
+    split, adapters = math.prod((config.mesh.fsdp, config.mesh.tensor)), counts.lora_parameters(config.model)
+    each = _width(config.model) if adapters else STATE_BYTES
+    return each * counts.total(config.model) / split + STATE_BYTES * adapters
 
 
 def teacher_bytes(config: ExperimentConfig, teacher: ModelConfig | None) -> float:

@@ -1,4 +1,4 @@
-"""The collectives of a compiled program, read from its HLO text. Standard library only.
+"""A compiled program and its collectives, read from its HLO text. Standard library only.
 
 Bodies of loops count as often as they run; a loop whose length is known only at run time (the steps of one call)
 counts once. The TPU compiler writes an asynchronous collective several times (start, steps, done) under one channel,
@@ -14,10 +14,12 @@ WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_END = re.compile(r"^\}(?![},])")  # of a computation; '}}, metadata=' continues a kernel's call
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _OPERATION = re.compile(r"^(?P<type>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)\((?P<rest>.*)$")
 _NAMES = re.compile(r"%?([\w.\-]+)")
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Collective:
     bytes: float
     group: int  # devices that take part
     times: int  # a step
+    span: int = 0  # from the first to the last of them, in the order of the mesh; more than a node: they are far apart
     source: str = ""  # the operation that it came from, as JAX names it
 
     @property
@@ -42,7 +45,7 @@ class Collective:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     name: str
     type: str
     op: str
@@ -67,16 +70,8 @@ class _Instruction:
 
 def collectives(text: str) -> list[Collective]:
     """Every collective between two or more devices, in the order of the program."""
-    program = _Program(text)
-    by_channel: dict[tuple[str, str, str], Collective] = {}
-    for name, times in program.runs.items():
-        for inside in program.inlined(name):
-            for instruction in program.computations[inside]:
-                one = program.read(instruction, inside, times)
-                if one is not None and one.group > 1:
-                    channel = re.search(r"channel_id=(\d+)", instruction.rest)
-                    by_channel.setdefault((name, one.kind, channel[1] if channel else instruction.name), one)
-    return list(by_channel.values())
+    program = Program(text)
+    return [found for name in program.runs for found, *_ in program.transfers(name)]
 
 
 def bytes_by_kind(collectives: list[Collective]) -> dict[str, float]:
@@ -85,11 +80,13 @@ def bytes_by_kind(collectives: list[Collective]) -> dict[str, float]:
     return {kind: wire for kind, wire in total.items() if wire}
 
 
-class _Program:
+class Program:
+    """A program's computations by name, and how often each that is not part of a fusion runs in a step (`runs`)."""
+
     def __init__(self, text: str):
-        self.computations: dict[str, list[_Instruction]] = {}
+        self.computations: dict[str, list[Instruction]] = {}
         self.entry = inside = ""
-        for line in text.splitlines():
+        for line in _whole_lines(text):
             if header := _COMPUTATION.match(line):
                 inside = header[2]
                 self.computations[inside] = []
@@ -97,7 +94,7 @@ class _Program:
             elif inside and (match := _INSTRUCTION.match(line)):
                 parts = _OPERATION.match(match[3])
                 if parts:
-                    one = _Instruction(match[2], parts["type"], parts["op"], parts["rest"], bool(match[1]))
+                    one = Instruction(match[2], parts["type"], parts["op"], parts["rest"], bool(match[1]))
                     self.computations[inside].append(one)
         self.runs: dict[str, int] = {}
         self._walk(self.entry, 1)
@@ -107,14 +104,18 @@ class _Program:
         self.runs[name] = self.runs.get(name, 0) + times
         for one in self.computations[name]:
             if one.op == "while":
-                self._walk(one.attribute("body"), times * self._length(one))
-            elif one.op == "conditional":
-                branches = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
-                names = _NAMES.findall(branches[1]) if branches else []
-                for branch in names or [one.attribute("true_computation"), one.attribute("false_computation")]:
+                self._walk(one.attribute("body"), times * self.length(one))
+            elif one.op in ("conditional", "call"):
+                for branch in self.branches(one):
                     self._walk(branch, times)
-            elif one.op == "call":
-                self._walk(one.attribute("to_apply"), times)
+
+    def branches(self, one: Instruction) -> list[str]:
+        """The computations that a conditional or a call runs."""
+        if one.op == "call":
+            return [one.attribute("to_apply")]
+        listed = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
+        named = [one.attribute("true_computation"), one.attribute("false_computation")]
+        return _NAMES.findall(listed[1]) if listed else named
 
     def inlined(self, name: str) -> list[str]:
         """A computation and those inside its fusions and asynchronous starts."""
@@ -124,7 +125,31 @@ class _Program:
                 names += self.inlined(inside)
         return names
 
-    def _length(self, loop: _Instruction) -> int:
+    def transfers(self, name: str) -> list[tuple[Collective, int, int]]:
+        """The collectives of a computation, each with the places of the instructions where it starts and is waited for.
+
+        The two places are the same where nothing else can run meanwhile. Pieces of one channel in fusions are one
+        collective of a TPU; on a GPU a start is waited for by a done.
+        """
+        instructions, found = self.computations[name], dict[tuple[str, str], tuple[Collective, int, int]]()
+        for place, outer in enumerate(instructions):
+            if outer.op.endswith("-done") and outer.operands:
+                for key in [key for key in found if key[1] == outer.operands[0]]:
+                    found[key] = (*found[key][:2], place)
+                continue
+            within = [(name, outer)]
+            if outer.op in ("fusion", "async-start") and (calls := outer.attribute("calls")) in self.computations:
+                within = [(inner, one) for inner in self.inlined(calls) for one in self.computations[inner]]
+            for inner, one in within:
+                read = self.read(one, inner, self.runs[name])
+                if read is None or read.group == 1:
+                    continue
+                channel = re.search(r"channel_id=(\d+)", one.rest) if outer.op == "fusion" else None
+                key = (read.kind, f"channel {channel[1]}" if channel else outer.name if outer is not one else one.name)
+                found[key] = (*found[key][:2], place) if key in found else (read, place, place)
+        return list(found.values())
+
+    def length(self, loop: Instruction) -> int:
         """A loop's trip count, from the compiler's annotation or from `counter < constant` in its condition; else 1."""
         if noted := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.rest):
             return int(noted[1])
@@ -143,20 +168,21 @@ class _Program:
         number = re.match(r"(\d+)\)", bound.rest) if bound is not None and bound.op == "constant" else None
         return int(number[1]) if number else 1
 
-    def read(self, one: _Instruction, inside: str, times: int) -> Collective | None:
+    def read(self, one: Instruction, inside: str, times: int) -> Collective | None:
         kind = one.op.removesuffix("-start")
         if kind not in KINDS:
             return None
         whole = _result(one, kind)
-        group = _group(one.rest)
+        group, span = _group(one.rest)
         if kind == "reduce-scatter":
             whole *= group
         elif kind == "all-reduce" and self._is_scattered(one, inside):
             kind = "reduce-scatter"
         source = re.search(r'op_name="([^"]*)"', one.rest)
-        return Collective(kind=kind, bytes=whole, group=group, times=times, source=source[1] if source else "")
+        origin = source[1] if source else ""
+        return Collective(kind=kind, bytes=whole, group=group, span=span, times=times, source=origin)
 
-    def _is_scattered(self, reduced: _Instruction, inside: str) -> bool:
+    def _is_scattered(self, reduced: Instruction, inside: str) -> bool:
         """Whether only a slice of an all-reduce is used, in one fusion: the TPU's reduce-scatter."""
         if inside in self.runs:
             return False
@@ -170,17 +196,27 @@ class _Program:
         return bool(users) and set(users) == {"dynamic-slice"}
 
 
-def _result(one: _Instruction, kind: str) -> float:
+def _result(one: Instruction, kind: str) -> float:
     """Bytes of what a collective gives.
 
     A start returns its operand too, and sometimes counters: `(operand, result, ...)`. GPUs combine several of one kind
     into `((operands), (results), ...)`.
     """
     if not one.op.endswith("-start") or kind == "all-reduce":
-        return sum(_size(*array) for array in _ARRAY.findall(one.type))
+        return size(one.type)
     if combined := re.match(r"\(\(.*?\), ?\((.*?)\)", one.type):
-        return sum(_size(*array) for array in _ARRAY.findall(combined[1]))
+        return size(combined[1])
     return max(_size(*array) for array in _ARRAY.findall(one.type))
+
+
+def arrays(type_text: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The dtype and dimensions of each array in a type."""
+    return [(kind, tuple(int(n) for n in dims.split(",") if n)) for kind, dims in _ARRAY.findall(type_text)]
+
+
+def size(type_text: str) -> float:
+    """Bytes of all arrays in a type."""
+    return sum(_size(*array) for array in _ARRAY.findall(type_text))
 
 
 def _size(kind: str, dims: str) -> float:
@@ -189,15 +225,58 @@ def _size(kind: str, dims: str) -> float:
     return width * math.prod(int(n) for n in dims.split(",") if n)
 
 
-def _group(rest: str) -> int:
-    """The number of devices in a replica group, in any of the notations."""
+def _group(rest: str) -> tuple[int, int]:
+    """The number of devices in a replica group, and how far apart its first and last are, in any of the notations."""
+    members = _members(rest)
+    return len(members), max(members) - min(members) + 1
+
+
+def _members(rest: str) -> list[int]:
+    """The devices of the first replica group."""
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return len(match[1].split(","))
-    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
-        return int(match[2])
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
-    if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-        return 2 if match[1] != match[2] else 1
-    return 1
+        return _numbers(match[1])
+    if match := re.search(rf"replica_groups=\[\d+,(\d+)\]<={_IOTA}", rest):
+        return _iota(match[2], match[3])[: int(match[1])]
+    if match := re.search(rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? \{{([^}}]*)\}}", rest):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        devices = _iota(match[2], match[3]) if match[2] else list(range(math.prod(sizes.values())))
+        places = [0]
+        for i, (axis, size) in enumerate(sizes.items()):
+            if f"'{axis}'" in match[4]:
+                stride = math.prod(list(sizes.values())[i + 1 :])
+                places = [place + stride * step for place in places for step in range(size)]
+        return [devices[place] for place in places]
+    if match := re.search(r"source_target_pairs=\{([\d,{} ]*)\}", rest):
+        pairs = [_numbers(pair) for pair in re.findall(r"\d+,\d+", match[1])]
+        farthest = max(pairs, key=lambda pair: abs(pair[0] - pair[1]), default=[0])
+        return sorted(set(farthest))
+    return [0]
+
+
+def _numbers(text: str | None) -> list[int]:
+    return [int(n) for n in text.split(",")] if text else []
+
+
+def _iota(dims_text: str, order_text: str | None) -> list[int]:
+    """The devices 0, 1, ... as an array of these dimensions, transposed, in reading order: '[2,8]T(1,0)'."""
+    dims = _numbers(dims_text)
+    order = _numbers(order_text) or list(range(len(dims)))
+    strides = [math.prod(dims[axis + 1 :]) for axis in order]
+    members = [0]
+    for axis, stride in zip(order, strides):
+        members = [first + stride * step for first in members for step in range(dims[axis])]
+    return members
+
+
+def _whole_lines(text: str) -> list[str]:
+    """The text's lines; an instruction that newlines in its attributes broke over several lines is one again."""
+    lines: list[str] = []
+    inside = False
+    for line in text.splitlines():
+        ends = bool(_END.match(line))
+        if inside and not ends and not _INSTRUCTION.match(line):
+            lines[-1] += " " + line
+            continue
+        inside = bool(_COMPUTATION.match(line)) or (inside and not ends)
+        lines.append(line)
+    return lines

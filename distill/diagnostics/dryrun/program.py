@@ -42,6 +42,11 @@ def trace(
     """
     if config.on_policy.fraction or config.objective.features:
         raise ConfigError("a dry run knows neither on_policy.fraction nor objective.features; set them to 0 and ()")
+    if config.objective.cross_tokenizer != "none":
+        raise ConfigError(
+            "a dry run does not know how long the texts are in a teacher's own tokens; set "
+            "objective.cross_tokenizer=none, which takes a teacher for one of the student's tokenizer"
+        )
     abstract = devices if isinstance(devices, AbstractMesh) else devices.abstract_mesh
     for model in (config.model, teacher):
         if model is not None:

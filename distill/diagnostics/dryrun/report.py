@@ -3,19 +3,23 @@
 import dataclasses
 from pathlib import Path
 
-from distill.config import ExperimentConfig, ModelConfig, counts, emit
+from distill.config import ExperimentConfig, ModelConfig, chips, counts, emit
 from distill.config.chips import GIB, Chip
-from distill.diagnostics.dryrun import arithmetic, compiler, hlo, program
-from distill.model import sharding
+from distill.diagnostics.dryrun import arithmetic, compiler, hlo, installed, program
+from distill.diagnostics.dryrun.estimate import Estimate
+from distill.model import attention_kernels, sharding
+
+DEAREST = 10  # lines of source that an estimate names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """One step on one chip of many: bytes, FLOPs, seconds.
 
-    `source` is the origin of memory and collectives: the TPU compiler, or a model. `wire` is the bytes a chip sends per
-    step, by kind; `bound` the least that fully sharded weights need. `seconds` are those of each part alone, at the
-    chip's peaks: the step takes at least the longest and at most their sum.
+    `source` is the origin of memory and collectives: a compiler, or arithmetic (`note`: why no compiler was asked).
+    `wire` is the bytes a chip sends per step, by kind; `bound` the least that fully sharded weights need. `seconds` are
+    those of each part alone, at the chip's peaks: the step takes at least the longest and at most their sum.
+    `estimate` is the compiler's, where it was asked for.
     """
 
     chip: str
@@ -36,6 +40,9 @@ class Report:
     wire: dict[str, float]
     bound: dict[str, float]
     seconds: dict[str, float]
+    note: str = ""
+    attention: str = ""  # what 'auto' is, and why
+    estimate: Estimate | None = None
 
     @property
     def fits(self) -> bool:
@@ -47,8 +54,14 @@ class Report:
         return self.seconds["model"] / max(self.seconds["products"], self.seconds["network"], self.seconds["memory"])
 
 
-def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -> Report:
-    """The report of a step. The mesh must have no open axis; takes minutes with a TPU's compiler."""
+def dry_run(
+    config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip, *, estimated: bool = False, kernels: str = ""
+) -> Report:
+    """The report of a step. The mesh must have no open axis; takes minutes with a compiler.
+
+    `estimated`: with the compiler's estimate of the step's seconds, which needs one. `kernels`: the folder that
+    compiler.environment named.
+    """
     s = arithmetic.shape(config)
     # A kernel's products are not in the trace: those of our own attention are counted instead.
     own = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
@@ -57,15 +70,17 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
     reckoned = arithmetic.memory(config, teacher)
     state, taught = traced.state, program.held(traced.teacher)
     parameters, optimizer = program.held(state.params), program.held(state.opt_state)
-    if chip.dims:
+    note, guess = compiler.missing(chip), None
+    if not note or estimated or chip.dims:
         compiled = compiler.compile_step(config, teacher, chip)
-        wire, source = hlo.bytes_by_kind(compiled.collectives), "the TPU compiler"
-        network = sum(chip.seconds(one.wire, one.group) for one in compiled.collectives)
+        guess = compiler.estimated(compiled, chip, kernels) if estimated else None
+        wire, source = hlo.bytes_by_kind(compiled.collectives), compiler.name(chip)
+        network = sum(chip.seconds(one.wire, one.span) for one in compiled.collectives)
         total, temporaries = compiled.total, compiled.temporaries - reckoned.activations
     else:
         wire, source = dict(arithmetic.fsdp_bytes(config, teacher)), "a model (arithmetic, no compiler)"
-        groups = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips}
-        network = sum(chip.seconds(sent, groups[kind] * s.mesh.tensor) for kind, sent in wire.items())
+        spans = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips}
+        network = sum(chip.seconds(sent, spans[kind] * s.mesh.tensor) for kind, sent in wire.items())
         across = arithmetic.tensor_bytes(config, teacher)
         network += chip.seconds(across, s.mesh.tensor)
         wire["all-reduce"] = wire.get("all-reduce", 0.0) + across
@@ -103,7 +118,15 @@ def dry_run(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) -
             "memory": moved / chip.bandwidth,
             "network": network,
         },
+        note=note,
+        attention=_attention(config, chip) if not note else "",
+        estimate=guess,
     )
+
+
+def _attention(config: ExperimentConfig, chip: Chip) -> str:
+    platform = "tpu" if chip.dims else "gpu"
+    return attention_kernels.described(config.model, config.seq_len, platform, chip.kinds[0])
 
 
 def rows(r: Report) -> list[tuple[str, str]]:
@@ -121,13 +144,59 @@ def rows(r: Report) -> list[tuple[str, str]]:
         ("total a chip", f"{gib(r.total)} of {gib(r.limit)}: {verdict}"),
         ("FLOPs a step", f"{r.model_flops:.4g} of the models, {r.program_flops:.4g} of the products that run"),
     ]
+    if r.attention:
+        lines.append(("attention", r.attention))
     for kind, sent in r.wire.items():
         least = f", FSDP needs {r.bound[kind] / 1e9:.2f}" if kind in r.bound else ""
         lines.append((kind, f"{sent / 1e9:.2f} GB sent a chip and step{least}"))
     s = r.seconds
     lines.append(("seconds", f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"))
     lines.append(("roofline", f"MFU at most {100 * r.mfu:.0f}% if all of these overlap"))
+    if r.note:
+        lines.append(("arithmetic", f"memory and collectives are reckoned: {r.note}"))
+    return lines + (_estimate_rows(r, r.estimate) if r.estimate else [])
+
+
+def _estimate_rows(r: Report, found: Estimate) -> list[tuple[str, str]]:
+    """The compiler's estimate: seconds and MFU of a step, where the seconds go, the dearest lines, what is missing."""
+    mfu = r.seconds["model"] / found.seconds
+    parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in found.by_part().items() if seconds)
+    lines = [
+        ("compiler's estimate", f"{found.seconds:.3f} s a step, MFU {100 * mfu:.1f}% (never measured; compare ratios)"),
+        ("of it, seconds", parts),
+    ]
+    for one in found.dearest(DEAREST):
+        lines.append((f"  {1e3 * one.seconds:,.1f} ms", f"{one.part}: {one.source}, {one.times:,d} times"))
+    if found.unknown:
+        runs = ", ".join(f"{name} ({times:,d} times)" for name, times in found.unknown.items())
+        lines.append(("without estimate", runs))
     return lines
+
+
+def figures(r: Report) -> dict[str, object]:
+    """A report as JSON takes it: sizes in GiB, traffic in GB, seconds by part, the dearest lines, who says so."""
+    found: dict[str, object] = {
+        "chip": r.chip,
+        "chips": r.chips,
+        "source": r.source,
+        "attention": r.attention,
+        "compiler": installed.compiler_version(chips.find(r.chip)) if not r.note else "",
+        "jax": installed.version("jax"),
+        "gib": round(r.total / GIB, 3),
+        "limit_gib": round(r.limit / GIB, 3),
+        "sent_gb": {kind: round(sent / 1e9, 3) for kind, sent in r.wire.items()},
+        "model_flops": r.model_flops,
+        "roofline_seconds": {part: round(seconds, 5) for part, seconds in r.seconds.items()},
+    }
+    if r.estimate is not None:
+        found |= {
+            "estimated_seconds": round(r.estimate.seconds, 5),
+            "estimated_mfu": round(r.seconds["model"] / r.estimate.seconds, 4),
+            "estimated_parts": {part: round(seconds, 5) for part, seconds in r.estimate.by_part().items()},
+            "dearest": [dataclasses.asdict(one) for one in r.estimate.dearest(DEAREST)],
+            "without_estimate": dict(r.estimate.unknown),
+        }
+    return found
 
 
 def write_config(config: ExperimentConfig, path: Path, taught: bool) -> None:

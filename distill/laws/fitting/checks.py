@@ -111,12 +111,13 @@ def refuse_units(table: Lines, words: Mapping[str, str], arrays: Mapping[str, np
                 f"{table.source}: the median run has {ratio:.2g} tokens per parameter: is {words[name]} in millions or "
                 f"billions? {_ADVICE.format(f'--scale={name}=1e6')}"
             )
-    for name in filter(None, (model, data)):
-        if np.median(arrays[name]) < 100:
-            low, high = arrays[name].min(), arrays[name].max()
+    for count, least in ((model, 2000), (data, 100)):  # sizes of 70 to 7000 are in millions
+        if count and np.median(arrays[count]) < least:
+            low, high = arrays[count].min(), arrays[count].max()
+            unit = "1e9" if high <= 2000 else "1e6"
             raise LawError(
-                f"{table.source}: column {words[name]!r} runs from {low:g} to {high:g}; wanted a plain count, "
-                f"not millions or billions. {_ADVICE.format(f'--scale={name}=1e6')}"
+                f"{table.source}: column {words[count]!r} runs from {low:g} to {high:g}; wanted a plain count, "
+                f"not millions or billions. {_ADVICE.format(f'--scale={count}={unit}')}"
             )
     for name in arrays:
         if name.startswith("L") and not 0.01 < np.median(arrays[name]) < 30:

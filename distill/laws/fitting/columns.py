@@ -76,6 +76,8 @@ _KNOWN = frozenset(alias for _, aliases in ALIASES.values() for alias in aliases
 PREFIXES = ("metrics", "metric", "params", "param", "config", "summary", "hparams", "tags", "data")
 _TRAINING = ("train_loss", "training_loss", "loss_train")  # not a law's loss; an error mentions it if none is found
 RUN = ("run", "run_id", "run id", "Run ID", "ID")  # columns that tell one run from another
+# Ends of a column's name that say its unit: params_b, "tokens (M)".
+_UNITS = {"m": 1e6, "mn": 1e6, "million": 1e6, "millions": 1e6, "b": 1e9, "bn": 1e9, "billion": 1e9, "billions": 1e9}
 _SOLVED = ("N", "D", "N_S", "D_S")  # names that C can stand for
 RULES = ("6ND", "F")
 # Of runs.csv and of sweep.csv, where a swept field such as `tokens`, the budget before it is cut to whole steps, may
@@ -139,7 +141,7 @@ def find(table: NamedColumns, name: str) -> str:
     """The column of a law's name. Raises LawError if there is none, or if several differ."""
     columns = candidates(table, name)
     if not columns:
-        raise LawError(f"{table.source}: {_missing(table, name)}.{_advice([name])}")
+        raise LawError(f"{table.source}: {_missing(table, name)}.{_advice(table, [name])}")
     return _only(table, name, columns)
 
 
@@ -160,7 +162,7 @@ def resolve(form: type[Law], table: NamedColumns) -> Resolved:
         flops = " FLOPs (C) may stand for N or D." if set(missing) & set(_SOLVED) else ""
         raise LawError(
             f"{table.source}: {'; '.join(_missing(table, name) for name in missing)}; it has "
-            f"{', '.join(table.columns)}.{flops}{_advice(missing)}"
+            f"{', '.join(table.columns)}.{flops}{_advice(table, missing)}"
         )
     values, columns, words = {}, {}, {}
     for name in wanted:
@@ -251,5 +253,22 @@ def _missing(table: NamedColumns, name: str) -> str:
     return f"no column for {name}{looked}{close}"
 
 
-def _advice(names: Sequence[str]) -> str:
-    return f" Name {'it' if len(names) == 1 else 'them'}: --columns={','.join(f'{name}=ITS_NAME' for name in names)}."
+def _advice(table: NamedColumns, names: Sequence[str]) -> str:
+    """How to name the missing columns; those that are called an alias in a unit, with their factor."""
+    found = {name: _in_unit(table, name) for name in names}
+    places = ",".join(f"{name}={found[name][0] or 'ITS_NAME'}" for name in names)
+    factors = ",".join(f"{name}={factor:.0e}".replace("+0", "") for name, (_, factor) in found.items() if factor > 1)
+    places = f"'{places}'" if set(places) & set(" ()'") else places
+    scale = f" --scale={factors}" if factors else ""
+    return f" Name {'it' if len(names) == 1 else 'them'}: --columns={places}{scale}."
+
+
+def _in_unit(table: NamedColumns, name: str) -> tuple[str, float]:
+    """The column called as an alias of a size or of tokens, with its unit at the end; ('', 1) where there is none."""
+    exact, aliases = ALIASES.get(name, ((name,), ()))
+    for column in table.columns if name in _SOLVED else ():
+        head, _, unit = "_".join(re.findall(r"[a-z]+", column.lower())).rpartition("_")
+        head = head.removesuffix("_in")
+        if unit in _UNITS and (head in aliases or head in map(str.lower, exact)):
+            return column, _UNITS[unit]
+    return "", 1.0

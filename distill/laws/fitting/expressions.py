@@ -6,8 +6,9 @@
     operator <= >= == != < >
 
 A name is a column of the table, or one of the law's names (N, D, L, ...), which is resolved as in a fit. Names consist
-of letters, digits and _ . / - and need quotes otherwise: "val loss" < 3. A value is a number (1e9, 1.3B, 7_000_000)
-or a text, in quotes if it contains blanks or parentheses: State == 'not finished'.
+of letters, digits and _ . / - and need quotes otherwise: "val loss" < 3. A value is a number (1e9, 1.3B, 7_000_000),
+another column where the first one holds numbers (L_S < L_T), or a text, in quotes if it contains blanks or parentheses:
+State == 'not finished'.
 
 Every comparison with an empty cell is false, != too. `has(L_T)` and `L_T != nan` select the filled cells,
 `not has(L_T)` the empty ones.
@@ -127,18 +128,36 @@ class _Parser:
             if sign != "!=":
                 raise LawError(f"rule {self._rule!r}: nothing compares with {text}; write has({name}) or not has.")
             return filled
-        value = float("nan") if quoted else number(text)
+        numeric = cells.dtype.kind == "f"
+        value = number(_unquoted(text)) if numeric or not quoted else float("nan")
         compare = _OPERATORS[sign]
+        if np.isnan(value) and numeric:
+            other = self._beside(name, _unquoted(text))
+            with np.errstate(invalid="ignore"):
+                return compare(cells, other) & filled & ~np.isnan(other)
         if np.isnan(value):
             texts = cells.astype(str)
             return compare(texts, _unquoted(text)) & filled
-        numbers = cells if cells.dtype.kind == "f" else np.array([number(cell) for cell in cells])
+        numbers = cells if numeric else np.array([number(cell) for cell in cells])
         unread = np.isnan(numbers) & filled
         if unread.all() and sign in ("==", "!="):  # a column of texts: 'layers == 96x2' and 'name == 12' alike
             return compare(cells.astype(str), text) & filled
         self._columns.refuse(unread & open, name, "a number, as the rule compares with one")
         with np.errstate(invalid="ignore"):
             return compare(numbers, value) & ~np.isnan(numbers)
+
+    def _beside(self, name: str, text: str) -> np.ndarray:
+        """The numbers of the column that a column of numbers is compared with."""
+        try:
+            other = self._columns.column(text)
+        except LawError:
+            other = np.array([])
+        if other.dtype.kind != "f" or not other.size:
+            raise LawError(
+                f"rule {self._rule!r}: column {name!r} holds numbers, and {text!r} is neither a number nor a column of "
+                f"them; {_EXAMPLE}."
+            )
+        return other
 
 
 def empty(cells: np.ndarray) -> np.ndarray:

@@ -22,7 +22,21 @@ from distill.laws.fitting.numerals import is_empty, number
 from distill.laws.forms.law import LawError
 from distill.system.files import loads
 
-SHIPPED = ("apple", "micro")
+SHIPPED = (
+    "apple",
+    "micro",
+    "lambda",
+    "chains",
+    "chains-half",
+    "ensembles",
+    "repeats",
+    "teachers",
+    "signals",
+    "entropy",
+    "knee",
+    "tuned",
+    "tokenizers",
+)
 RUN = "result.json"  # the file of a finished run
 RUNS = "runs.csv"  # the file of a study or a sweep
 _DELIMITERS = (",", ";", "\t")
@@ -60,7 +74,7 @@ def read(source: str) -> Cells:
 
 
 def shipped(name: str) -> Path:
-    """The path of a table shipped with the package: "apple", the paper's runs, or "micro", our own."""
+    """The path of a table shipped with the package: "apple", the paper's runs, or one of our own studies."""
     return Path(str(resources.files("distill.laws"))) / "tables" / f"{name}.csv"
 
 

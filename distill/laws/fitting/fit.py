@@ -1,13 +1,14 @@
 """Fits one law to one table: many starts, the best solution, and a status that says whether it can be trusted."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from distill.laws.fitting import identifiability, misfit, outliers, solver, starts, text
+from distill.laws.fitting import identifiability, misfit, outliers, search, solver, starts, text
 from distill.laws.fitting.objective import Objective
 from distill.laws.fitting.rows import rows_of, select
 from distill.laws.fitting.table import Runs, Table
@@ -18,9 +19,7 @@ from distill.system.progress import counter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDEN = 30.0  # factor of the first delta for random starts
 _POLISHED = 8  # best solutions refined with exact Hessians if the best has not converged
-AGREE = 1e-6  # relative excess of the objective within which two starts reached the same optimum
 
 OK = "ok"
 NOT_CONVERGED = "not converged"
@@ -123,7 +122,12 @@ class Fit:
             "coefficients": dataclasses.asdict(self.coefficients) | {"open": dict(self.open)},
             "predictions": dataclasses.asdict(self.predictions),
             "objective": {**dataclasses.asdict(self.minimised), "value": self.objective},
-            "certificate": {"decrement": self.decrement, "agreement": self.agreement, "curvature": self.curvature},
+            # A search whose normal equations could not be solved ends without a decrement: JSON has no nan.
+            "certificate": {
+                "decrement": self.decrement if math.isfinite(self.decrement) else None,
+                "agreement": self.agreement,
+                "curvature": self.curvature,
+            },
             "rows": len(self.rows),
             "error": {"mean": mean, "max": largest},
             "table": {"source": os.path.basename(self.table.source), "sha256": self.table.digest},
@@ -182,7 +186,7 @@ def fit(
         points = np.concatenate([points, starts.published(cls, rows.setting)])
     problem = solved_rows(rows, measure)
     with counter(f"fit {cls.name}", len(points)) as tick:
-        solutions = solver.solve(cls, problem, points, w, measure, widen=WIDEN, progress=tick)
+        solutions = search.search(cls, problem, points, w, measure, seed, tick)
     lowest = np.argsort(solutions.objective)[:_POLISHED]
     if not solutions.converged[lowest[0]]:
         solutions = solutions.improved(
@@ -208,7 +212,7 @@ def make_fit(
         if (near & solutions.converged).any()
         else int(values.argmin())
     )
-    agreement = float((values <= values[best] * (1 + AGREE) + 1e-300).mean())
+    agreement = float((values <= values[best] * (1 + search.AGREE) + 1e-300).mean())
     law = plain(form.unpack(np, solutions.theta[best], rows.setting, rows.given))
     residuals = np.log(law(*rows.inputs)) - np.log(rows.target)
     converged = bool(solutions.converged[best])

@@ -5,7 +5,7 @@ from typing import Any
 
 from distill.config import flags
 
-_ABSENT = ("", "nan", "none", "null", "na", "n/a", "<na>", "nat", "-")
+_ABSENT = ("", "nan", "-nan", "none", "null", "na", "n/a", "#n/a", "#na", "<na>", "nat", "-", "--")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3}){2,}(\.\d*)?")
 
 

@@ -12,6 +12,7 @@ from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.parameters import FitSetting
 
 _KINDS = ("supervised", "distillation")  # of the column `kind` in this project's tables
+_SHARES = {"Q", "error_S", "error_T"}  # accuracies and error rates
 
 
 def default_form(runs: Runs) -> str:
@@ -42,11 +43,15 @@ def select(form: type[Law], runs: Runs) -> Table:
         table = _best(form, table)
     if table.duplicates == "mean":
         table = _averaged(form, table)
-    return table
+    return table.with_notes(*_unread(form, table))
 
 
 def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = None, units: bool = True) -> Rows:
     """The checked inputs and target of a form. Raises LawError; `units=False` accepts unusual magnitudes."""
+    if not len(table):
+        raise LawError(
+            f"{table.source}: no row is left for the law {form.name!r}; wanted some. Does a rule leave all out?"
+        )
     resolved = naming.resolve(form, table)
     arrays = resolved.values
     if table.duplicates == "error":
@@ -59,6 +64,10 @@ def rows_of(form: type[Law], table: Table, given: Mapping[str, Law] | None = Non
             )
     if units:
         checks.refuse_units(table, {k: table.named.get(v, v) for k, v in resolved.columns.items()}, arrays)
+    for name in _SHARES & set(arrays):
+        table.refuse(
+            arrays[name] > 1, resolved.columns[name], f"a share from 0 to 1; of percentages --scale={name}=0.01"
+        )
     target = arrays[form.output]
     centre = {name: _centre(arrays[name]) for name in form.inputs}
     return Rows(
@@ -137,6 +146,35 @@ def _finished(form: type[Law], table: Table) -> Table:
     count = int(bad.sum())
     note = f"{count} row{'s' if count > 1 else ''} without a loss left out: {rows}{more}"
     return table.where(~bad).with_notes(note)
+
+
+def _unread(form: type[Law], table: Table) -> tuple[str, ...]:
+    """Notes on what runs differ in that the form does not read: repeated text, and lambda."""
+    notes = []
+    students = of_students(form)
+    if not {"U", "U_S"} & set(form.inputs):
+        U, D = (naming.candidates(table, name) for name in (("U_S", "D_S") if students else ("U", "D")))
+        repeated = int((table.columns[U[0]] < 0.99 * table.columns[D[0]]).sum()) if _numeric(table, U, D) else 0
+        if repeated:
+            better = "distillation-unique" if students else "additive-penalty"
+            notes.append(
+                f"{repeated} of {len(table)} runs repeat their text ({U[0]} below {D[0]}), which {form.name} takes for "
+                f"fresh: --law={better} reads it"
+            )
+    weights = naming.candidates(table, "lambda_")
+    if students and "lambda_" not in form.inputs and _numeric(table, weights):
+        values = np.unique(table.columns[weights[0]])
+        if np.isfinite(values).sum() > 1:
+            shown = ", ".join(f"{value:g}" for value in values[:6])
+            notes.append(
+                f"these runs differ in {weights[0]} ({shown}), which {form.name} does not read: "
+                "--law=lambda-mixture does"
+            )
+    return tuple(notes)
+
+
+def _numeric(table: Table, *columns: list[str]) -> bool:
+    return all(len(names) == 1 and table.columns[names[0]].dtype.kind == "f" for names in columns)
 
 
 def _best(form: type[Law], table: Table) -> Table:

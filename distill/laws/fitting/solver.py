@@ -21,7 +21,8 @@ from distill.laws.forms.law import Law
 from distill.laws.forms.parameters import FitSetting
 
 CERTIFIED = 1e-8  # of the objective: the largest predicted decrease of a solved search; one more run changes far more
-_BLOCK = 32  # rows are padded to a multiple of it, so that tables of similar size share a compiled program
+_BLOCK = 32  # rows are padded at least to a multiple of it
+_ALIKE = 1024  # rows up to which tables are padded further, so that those of similar size share a compiled program
 
 Progress = Callable[[int], None]
 
@@ -84,6 +85,18 @@ def slot_count(n: int, p: int) -> int:
     if jax.default_backend() != "cpu":
         return 4096
     return int(2 ** np.clip(np.round(np.log2(3e5 / (max(n, 1) * p**2))), 2, 9))
+
+
+def padded(n: int) -> int:
+    """The rows with which a table of n is solved: 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, then multiples of 32.
+
+    A study fits its laws again after every few runs, and a program takes far longer to compile than a small table to
+    solve; of large tables every row costs.
+    """
+    step = _BLOCK
+    while n <= _ALIKE and n > 4 * step:
+        step *= 2
+    return -(-n // step) * step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,8 +175,8 @@ def _batch(
     widen: float,
     exact: bool,
 ) -> _Batch:
-    """Pads the rows to a multiple of _BLOCK and chooses how many problems are stepped at once."""
-    padding = -len(rows) % _BLOCK
+    """Pads the rows and chooses how many problems are stepped at once."""
+    padding = padded(len(rows)) - len(rows)
     slots = slot_count(len(rows) + padding, starts.shape[1])
     if exact:  # such problems are few, and take different numbers of iterations
         slots = max(slots // 8, 4)

@@ -75,7 +75,8 @@ class Farseer(Law):
     """L(N, D) = exp(a3 N**gamma + b3) + exp(a2 N**beta + b2) D**-exp(a1 N**alpha + b1): Li et al. (arXiv 2506.10972).
 
     Chinchilla's data term with a coefficient and an exponent that depend on N. Nine parameters: it needs a grid of
-    sizes and budgets, and small tables leave it open.
+    sizes and budgets, and small tables leave it open. The formula is that of ScaleBench's code (arXiv 2604.22753), and
+    the printed coefficients predict the published runs with it.
     """
 
     a1: float = _elasticity("alpha", -0.3, 0.1)
@@ -130,7 +131,10 @@ class SparseExperts(Law):
     """The joint law of dense and sparse models of N active parameters: Ludziejewski et al. (arXiv 2502.05172).
 
     L = A X**delta N**(gamma log X - alpha) + B X**omega D**(zeta log X - beta) + E, X the effective number of experts:
-    1/X = 1/(experts - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max. At X = 1 it is Chinchilla's law.
+    1/X = 1/(experts - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max. At X = 1 it is Chinchilla's law. The two terms and their
+    printed coefficients were read on public pages about the paper, not in it; E_start and E_max are on neither. As
+    printed there exponents are those of reciprocals; ours are alpha .1889, beta .1775, delta -.2285, gamma .0098,
+    omega .5529, zeta -.0259.
     """
 
     A: float = scaled(("alpha", "delta", "gamma", *_EXPERTS), _model_part)
@@ -160,7 +164,9 @@ class RoutedExperts(Law):
     """log L = log A - a log N - b log X + c log N log X: Clark et al., Eq. 1 (arXiv 2202.01169), at fixed tokens.
 
     N counts the parameters of the dense base, X is the effective number of experts (`sparse-experts`). Our a and b are
-    positive where a loss falls; logarithms are natural.
+    positive where a loss falls; logarithms are natural. Checked against a public implementation with coefficients for
+    the MoE table of 2604.22753, whose X is the same curve (its E_start is another: `tests/laws/test_oracles.py`); the
+    paper itself was not at hand.
     """
 
     A: float = scaled(("a", "b", "c", *_EXPERTS), _log_routed, share=(0.5, 2.0))

@@ -21,6 +21,8 @@ from distill.laws.uncertainty.bootstrap import MOST_FAILED
 from distill.laws.uncertainty.calibration import CalibratedLaws, Calibration
 
 LEVEL = 0.9  # of every interval
+FAILED = "of the resamples failed, so no interval is printed; add runs or take a simpler form"
+KNOWN = "the supervised law is taken as known, so its error is in no interval and not in the probability"
 _DRAWS = 512  # resampled laws that a plan uses
 _SCANNING_DRAWS = 64  # fewer for the crossover in compute and the best N_S, which scan budgets and sizes for each law
 _SIZES = 33  # student sizes of such a scan
@@ -324,10 +326,6 @@ def bootstrap_caveats(boot: ResampledLaws | None) -> list[str]:
     if boot is None:
         return []
     if failure(boot) > MOST_FAILED:
-        share = f"{failure(boot):.0%} of the resamples failed"
-        return [f"{share}, so no interval is printed; add runs or take a simpler form"]
-    caveats = []
-    if not any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(supervised_inside(boot.kept))):
-        known = "the supervised law is taken as known, so its error is in no interval and not in the probability"
-        caveats.append(known)
-    return caveats
+        return [f"{failure(boot):.0%} {FAILED}"]
+    resampled = any(np.ndim(leaf) for leaf in jax.tree_util.tree_leaves(supervised_inside(boot.kept)))
+    return [] if resampled else [KNOWN]

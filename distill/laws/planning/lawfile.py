@@ -41,6 +41,14 @@ from distill.laws.uncertainty.holdout import Holdout
 
 STUDENTS = ("N_S", "D_S", "L_T")  # inputs of a law of students; U_S may follow
 DRAWS = 512  # resampled laws that a law file keeps
+BORROWED = (
+    "this law file holds no law of students, so the paper's (Table 6) stands in with this supervised law inside: its "
+    "advice on distilling is a guess for your data"
+)
+PAPERS = (
+    "the supervised law in this file is the paper's (Table 6): where your runs are of other models or text, whether to "
+    "distil is a guess; fit the students with --supervised=FILE of your own runs"
+)
 _LARGEST = 1e12  # JSON has no infinity, and the standard error of an unconstrained direction is infinite
 
 
@@ -96,6 +104,12 @@ class LawFile:
     coefficients: Status = Status(kind=NOT_ASSESSED)
     predictions: Status = Status(kind=NOT_ASSESSED)
     borrowed: bool = False  # the law of students is the paper's, because the file has only a supervised law
+
+    def caveats(self) -> tuple[str, ...]:
+        """Warnings of every plan with these laws: where the law of students, or the supervised one, is the paper's."""
+        if self.borrowed:
+            return (BORROWED,)
+        return (PAPERS,) if self.name != "paper" and self.supervised == paper()[0] else ()
 
     def statuses(self) -> dict[str, str]:
         """Both statuses in words, for whatever shows the law: 'not assessed' of a file that does not say."""

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from distill.laws.planning import weights
 from distill.laws.planning.budget import rate
 from distill.laws.planning.planner import Plan
 from distill.laws.planning.scenarios import Prices, petaflops_days
@@ -31,6 +32,7 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
             _within(plan, "crossover_tokens", si),
         ),
         ("stored signals of D_S", f"{plan.stored_bytes / 1e9:.3g} GB", ""),
+        *_weight(plan),
     ]
     parts = {
         "student": plan.bill.student,
@@ -49,6 +51,15 @@ def describe(plan: Plan, prices: Prices | None = None) -> str:
         f"  {rate(prices)}",
     ]
     return "\n".join(lines)
+
+
+def _weight(plan: Plan) -> list[tuple[str, str, str]]:
+    """The lambda that suits the teacher; the law, and so the losses above, are of lambda = 1."""
+    alone = float(plan.problem.alone(plan.N_S, plan.D_S))
+    if not np.isfinite(plan.L_T / alone):
+        return []
+    known = f"by our micro study: L_T is {plan.L_T / alone:.2f} of the student's loss alone on D_S"
+    return [("lambda to try", f"{weights.advised(plan.L_T, alone):g}", known)]
 
 
 def _trusted(plan: Plan) -> list[str]:

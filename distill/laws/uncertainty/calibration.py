@@ -13,15 +13,22 @@ from distill.laws.uncertainty.edges import Edges
 DEVIATE = 1.6449  # half of a 90% interval of a normal distribution, in standard deviations
 
 
+def normals(seed: int, count: int) -> np.ndarray:
+    """The first `count` normals of the noise of runs: the same in every plan; the planner's page carries them."""
+    return np.random.default_rng((seed, 3)).standard_normal(count)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The factor on the standard error of the average of forms, its growth with the distance beyond the runs, the noise
-    of a run [forms] (log loss), the forms' weights, and where the runs end; `kind` and `message` are the status."""
+    """The factor on the standard error within forms, its growth with the distance beyond the runs, the factor on that
+    between forms (`apart`), the noise of a run [forms] (log loss), the forms' weights, and where the runs end; `kind`
+    and `message` are the status."""
 
     kind: str
     message: str
     factor: float
     growth: float
+    apart: float
     noise: tuple[float, ...]
     weights: tuple[float, ...]
     edges: Edges
@@ -32,17 +39,18 @@ class Calibration:
         """Log losses of a run at one point, [R]: the forms' resamples [R_form] moved apart as the held-out errors ask.
 
         `logs` are the forms' estimates. The interval of the result is that of `laws.extrapolate`, from resamples
-        instead of slopes: the average, plus factor times (the form's difference + its resample's and a run's error
-        times what distance adds).
+        instead of slopes: the form's own estimate, plus factor times its resample's and a run's error and what distance
+        adds.
         """
-        generator = np.random.default_rng((seed, 3))
+        noises = np.split(normals(seed, sum(map(len, resampled))), np.cumsum([len(each) for each in resampled])[:-1])
         centre = float(np.dot(self.weights, [float(log) for log in logs]))
         far = float(self.edges.beyond(*(np.asarray(x, np.float64) for x in inputs)))
         wider = float(np.sqrt(1 + (self.growth * far) ** 2))
         moved = []
-        for log, each, noise in zip(logs, resampled, self.noise):
-            error = each - log + noise * generator.standard_normal(len(each))
-            moved.append(centre + self.factor / DEVIATE * (log - centre + wider * error))
+        for log, each, noise, normal in zip(logs, resampled, self.noise, noises):
+            error = each - log + noise * normal
+            own = centre + self.apart / DEVIATE * (log - centre)
+            moved.append(own + self.factor / DEVIATE * wider * error)
         return np.concatenate(moved)
 
     def to_dict(self) -> dict[str, object]:
@@ -59,12 +67,14 @@ class Calibration:
         scalars = {name: float(str(tree[name])) for name in ("factor", "growth")}
         if not np.isfinite([*scalars.values(), *numbers["noise"], *numbers["weights"]]).all():
             raise ValueError("a calibration that is not finite")
+        scalars["apart"] = float(str(tree.get("apart", scalars["factor"])))  # until 0.1 one factor was for both
         edges = Edges.from_dict(tree["edges"])
         return cls(
             kind=str(tree.get("kind", "")),
             message=str(tree.get("message", "")),
             factor=scalars["factor"],
             growth=scalars["growth"],
+            apart=scalars["apart"],
             noise=numbers["noise"],
             weights=numbers["weights"],
             edges=edges,

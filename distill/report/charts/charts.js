@@ -51,17 +51,27 @@ const charts = (() => {
   function extent(panels, which, log) {
     const given = panels.find(p => p[which].lim);
     if (given && (!log || given[which].lim[0] > 0)) return given[which].lim;
-    let low = Infinity, high = -Infinity;
-    for (const panel of panels) for (const s of panel.series)
-      for (const values of which == "y" && !s.line ? [s.y, s.low, s.high] : [s[which]])
-        for (const value of values) if (value !== null && (!log || value > 0)) { if (value < low) low = value; if (value > high) high = value; }
+    const ends = (columns, bound = x => x) => {
+      let low = Infinity, high = -Infinity;
+      for (const panel of panels) for (const s of panel.series) for (const values of columns(s))
+        for (const value of values) if (value !== null && (!log || value > 0)) { const x = bound(value); if (x < low) low = x; if (x > high) high = x; }
+      return [low, high];
+    };
+    let [low, high] = ends(s => which == "y" && !s.line ? [s.y, s.low, s.high] : [s[which]]);
     if (!(low <= high)) return [log ? 0.1 : 0, 1];
+    if (which == "y") {
+      /* A band is shown whole unless it is wider than the curves by far, which would then be flat. */
+      const f = log ? Math.log : x => x, g = log ? Math.exp : x => x, room = 0.5 * (f(high) - f(low));
+      const [a, b] = ends(s => s.line ? [s.low, s.high] : [], x => g(Math.min(Math.max(f(x), f(low) - room), f(high) + room)));
+      [low, high] = [Math.min(low, a), Math.max(high, b)];
+    }
     if (log) { const room = Math.max((high / low) ** 0.05, 1.02); return [low / room, high * room]; }
     const room = (high - low) * 0.06 || Math.abs(high) * 0.06 || 1;
     return [low - room, high + room];
   }
+  /* Whether a logarithmic axis can show a chart: no value below 0. What is at 0, a run before its first step, it leaves out. */
   const positive = (chart, which) => chart.panels.every(p => !p[which].ticks.length || p[which].log)
-    && chart.panels.every(p => p.series.every(s => s[which].every(v => v === null || v > 0)));
+    && chart.panels.every(p => p.series.every(s => s[which].every(v => v === null || v >= 0) && (s[which].some(v => v > 0) || !s[which].length)));
 
   const DASH = {"-": [], "--": [6, 4], ":": [2, 3], "-.": [8, 3, 2, 3]};
   const SIDES = {s: [4, Math.PI / 4], D: [4, 0], "^": [3, -Math.PI / 2], v: [3, Math.PI / 2], "<": [3, Math.PI], ">": [3, 0],
@@ -86,7 +96,7 @@ const charts = (() => {
 
   /* One series into the frame of a plot; X and Y give pixels of the canvas. */
   function paint(context, s, X, Y, ratio, ground) {
-    const color = tone(s.color);
+    const color = tone(s.color), shown = i => s.x[i] !== null && s.y[i] !== null && isFinite(X(s.x[i])) && isFinite(Y(s.y[i]));
     Object.assign(context, {strokeStyle: color, fillStyle: color, lineWidth: s.width * 1.2 * ratio, globalAlpha: s.alpha});
     if (s.low.length && s.line) {
       context.globalAlpha = 0.18;
@@ -115,7 +125,7 @@ const charts = (() => {
       for (const [a, b] of parts(s)) {
         let open = false;
         for (let i = a; i < b; i++) {
-          if (s.x[i] === null || s.y[i] === null) { open = false; continue; }
+          if (!shown(i)) { open = false; continue; }
           context[open ? "lineTo" : "moveTo"](X(s.x[i]), Y(s.y[i]));
           open = true;
         }
@@ -126,7 +136,7 @@ const charts = (() => {
     if (s.marker) {
       context.lineWidth = 1.4 * ratio;
       for (let i = 0; i < s.x.length; i++) {
-        if (s.x[i] === null || s.y[i] === null) continue;
+        if (!shown(i)) continue;
         marker(context, s.marker, X(s.x[i]), Y(s.y[i]), s.size * 0.66 * ratio);
         if ("+x_|".includes(s.marker)) context.stroke();
         else { if (s.hollow) { context.fillStyle = ground; context.fill(); context.fillStyle = color; context.stroke(); } else context.fill(); }
@@ -185,7 +195,7 @@ const charts = (() => {
             Object.assign(context, {fillStyle: style("--soft"), globalAlpha: 0.12});
             context.fillRect(X(from), box.top, X(to) - X(from), box.height);
             Object.assign(context, {globalAlpha: 1, font: `${11 * ratio}px system-ui, sans-serif`, textAlign: "left"});
-            if (X(to) - X(from) > 60 * ratio) context.fillText(words, X(from) + 4 * ratio, box.top + 13 * ratio);
+            if (X(to) - X(from) > context.measureText(words).width + 8 * ratio) context.fillText(words, X(from) + 4 * ratio, box.top + 13 * ratio);
           }
           seen = [];
           for (const s of panel.series) {
@@ -266,10 +276,9 @@ const charts = (() => {
   /* What a reader sees of a point: [name, value], the series first. */
   function lines(chart, panel, s, i) {
     const row = s.starts.length ? s.starts.findLastIndex(a => a <= i) : i, out = [["", s.label]];
-    for (const [name, column] of Object.entries(s.facts)) if (column[row] !== "" && column[row] !== null) out.push([name, String(column[row])]);
+    for (const [name, column] of Object.entries(s.facts)) if (column[row] !== "" && column[row] !== null && name != panel.x.label) out.push([name, String(column[row])]);
     out.push([panel.x.label, text(s.x[i], panel.x)], [panel.y.label, text(s.y[i], panel.y)]);
-    if (s.low.length && s.low[i] !== null) out.push(["interval", `[${short(s.low[i])}, ${short(s.high[i])}]`]);
-    if (s.left.length) out.push(["interval", `[${short(s.left[i])}, ${short(s.right[i])}]`]);
+    for (const [a, b] of [[s.low[i], s.high[i]], [s.left[i], s.right[i]]]) if (a < b) out.push(["interval", `[${short(a)}, ${short(b)}]`]);
     return out;
   }
 

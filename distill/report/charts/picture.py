@@ -15,7 +15,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from distill.report.charts.chart import Axis, Chart, Panel, Series
-from distill.report.theme import LIGHT, Theme, count_axis, count_ticks, label, legend, new_figure, panels, png
+from distill.report.theme import (
+    LIGHT,
+    Theme,
+    count_axis,
+    count_ticks,
+    label,
+    legend,
+    log_ticks,
+    new_figure,
+    panels,
+    png,
+)
 
 DASHES: dict[str, Any] = {"": "", "-": "-", "--": (0, (4, 3)), ":": ":", "-.": "-."}
 
@@ -96,6 +107,8 @@ def _ticks(axis: Axis, which: MatplotlibAxis, panels: Sequence[Panel]) -> None:
         count_ticks(which, every[every > 0].tolist())
     elif axis.counts:
         count_axis(which)
+    elif axis.log:
+        log_ticks(which)
 
 
 def _series(ax: Axes, series: Series, theme: Theme) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from distill.laws.fitting.fit import Fit
+from distill.laws.fitting.fit import Fit, Status
+from distill.laws.uncertainty import text
 from distill.laws.uncertainty.bootstrap import Bootstrap, PredictionInterval
 from distill.laws.uncertainty.extrapolation import Extrapolation, extrapolate
 from distill.laws.uncertainty.holdout import Holdout
@@ -52,8 +53,14 @@ class Fitted:
 
     @functools.cached_property
     def extrapolation(self) -> Extrapolation:
-        """The fit rolled forward: what its predictions of larger runs were worth."""
-        return extrapolate(self.fit, cluster=self.boot.cluster)
+        """The fit, with the forms that its bootstrap was averaged with, rolled forward: as `laws.calibrated` has it."""
+        return extrapolate((self.fit, *(other.fit for other in self.boot.others)), cluster=self.boot.cluster)
+
+    @property
+    def predictions(self) -> Status:
+        """How good predictions are, and how far: as `distill fit` says it of a calibrated bootstrap."""
+        known = dataclasses.replace(self.boot, calibration=self.extrapolation.calibration)
+        return text.predictions(self.fit, known)
 
     def bands(self, inputs: Sequence[Floats]) -> tuple[PredictionInterval, PredictionInterval]:
         """The intervals of the law and of a single run at inputs [points]."""
@@ -123,7 +130,7 @@ def _residual_panel(fitted: Fitted, name: str, x: Floats, error: Floats, held: H
     ends = floats([x.min(), x.max()])
     series.append(Series(label="", x=ends, y=0 * ends, colour="soft", line=":", width=1.2, named=False))
     axis = Axis(label=label, log=log, counts=log)
-    return Panel(title=f"by {label}", x=axis, y=Axis(label="observed / predicted - 1 (%)"), series=tuple(series))
+    return Panel(title=f"by {label}", x=axis, y=Axis(label="residual (%)"), series=tuple(series))
 
 
 def against(fitted: Fitted) -> Chart:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.laws.fitting.fit import Fit, fit
+from distill.laws.fitting.fit import LACK_OF_FIT, NOT_IDENTIFIED, OK, Fit, fit
 from distill.laws.fitting.table import as_table
 from distill.laws.forms.law import FORMS, Law, LawError
 from distill.laws.planning import lawfile
@@ -64,7 +64,7 @@ def compose(fitted: Fitted, drawn: dict[str, str], first: Fit | None = None) -> 
     parts = [
         ("slices", "The law and its runs", drawn["slices"] + drawn["against"]),
         ("residuals", "What is left over", drawn["residuals"]),
-        ("fixed", "What the runs fix, and what they do not", _fixed(fitted) + drawn["intervals"]),
+        ("fixed", "What the runs fix, and what they do not", fixed(fitted) + drawn["intervals"]),
         ("beyond", "Beyond the runs", _further(fitted) + drawn["beyond"]),
         ("forms", "The forms that fit as well", _forms(fitted)),
         ("next", "Which run to make next", _next(fitted)),
@@ -83,25 +83,27 @@ def compose(fitted: Fitted, drawn: dict[str, str], first: Fit | None = None) -> 
 
 
 def _headline(fitted: Fitted) -> str:
-    """Three sentences: can the fit be trusted, how far off is it, how far does it carry."""
-    status, (mean, largest) = fitted.fit.status, fitted.fit.error
+    """Three sentences: what do the runs fix, how far off is the law, how far does it carry."""
+    coefficients, (mean, largest) = fitted.fit.coefficients, fitted.fit.error
     held = fitted.held
     out = f"; {held.errors.mean():.2%} on {len(held.errors)} runs that were held out" if held else ""
-    trust = (
-        "The fit is sound"
-        if status
-        else f"The fit is {status.kind}" + (f": {status.message}" if status.message else "")
-    )
-    error = f"Its error is {mean:.2%} on average and {largest:.2%} at most in the sample{out}."
+    verdict = {OK: "The runs fix every coefficient", NOT_IDENTIFIED: "The runs do not fix every coefficient"}
+    trust = verdict.get(coefficients.kind, f"The fit is not to be trusted, {coefficients.kind}")
+    trust += f": {coefficients.message}" if coefficients.message else ""
+    lacks = ", and its form does not describe the runs" if fitted.predictions.kind == LACK_OF_FIT else ""
+    error = f"The law's error is {mean:.2%} on average and {largest:.2%} at most in the sample{out}{lacks}."
     return f"{trust}. {error} {_further_sentence(fitted)}"
 
 
 def _further_sentence(fitted: Fitted) -> str:
-    law, _ = fitted.bands(fitted.scaled(_FAR))
+    at = fitted.scaled(_FAR)
+    law, _ = fitted.bands(at)
+    run = fitted.extrapolation.predict(fitted.level, **dict(zip(fitted.names, at)))
+    given = "" if not fitted.boot.laws.given() or fitted.boot.supervised else ", given the supervised law inside"
     return (
-        f"At ten times the largest run it says {law.estimate[0]:.3f}, with a {fitted.level:.0%} bootstrap interval of "
-        f"[{law.low[0]:.3f}, {law.high[0]:.3f}]"
-        + ("." if not fitted.boot.laws.given() or fitted.boot.supervised else ", given the supervised law inside.")
+        f"At ten times the largest run it says {law.estimate[0]:.4f}, with a {fitted.level:.0%} interval of "
+        f"[{run.low[0]:.4f}, {run.high[0]:.4f}] for a new run (calibrated); the bootstrap alone has "
+        f"[{law.low[0]:.4f}, {law.high[0]:.4f}]{given}."
     )
 
 
@@ -111,31 +113,32 @@ def _further(fitted: Fitted) -> str:
         for name in fitted.names
         for low, high in [fitted.inside(name)]
     )
-    status = fitted.extrapolation.status
+    forms = fitted.extrapolation.named()
+    averaged = (
+        f" The calibrated interval is averaged over {forms} (weights by held-out likelihood)." if "," in forms else ""
+    )
     return page.paragraph(
         f"The runs cover {sizes}. Outside of this the law is a guess that its form makes. Rolled forward, from smaller "
-        f"runs to larger ones, its predictions are: {status}."
+        f"runs to larger ones, its predictions are: {fitted.predictions}.{averaged}"
     )
 
 
-def _fixed(fitted: Fitted) -> str:
+def fixed(fitted: Fitted) -> str:
     """A sentence for each direction in parameter space, the least fixed first, and a table of the estimates."""
     lines = [f"<li>{page.escape(sentence)}</li>" for sentence in directions(fitted.fit)]
-    # Where only a combination is known, the interval of a part only shows the search's bound: it says so instead.
-    parts = {name: d.keeps for d in fitted.fit.directions() if d.open and d.keeps for name in d.main}
-    through = {name: f"only through {_list([symbol(kept) for kept in keeps])}" for name, keeps in parts.items()}
+    why = fitted.boot.open
     rows = [
         [
             symbol(name),
             number(float(getattr(fitted.fit.law, name))),
-            through.get(name, f"[{number(low)}, {number(high)}]"),
+            f"open: {why[name]}" if name in why else f"[{number(low)}, {number(high)}]",
         ]
         for name, (low, high) in fitted.boot.interval(fitted.level).items()
     ]
     columns = [
         Column(name="parameter", text=True),
         Column(name="estimate"),
-        Column(name=f"{fitted.level:.0%} interval"),
+        Column(name=f"{fitted.level:.0%} interval", text=True),
     ]
     return f"<ul>{''.join(lines)}</ul>" + page.table("Estimates and bootstrap intervals", columns, rows)
 

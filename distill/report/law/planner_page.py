@@ -1,7 +1,9 @@
 """A self-contained interactive page of a law: `python -m launch.plan --page=planner.html`.
 
-The browser computes what `distill.laws.planning.planner` computes, with the same arithmetic; the law, its region and
-F(N) are inserted into the template as JSON, and a Content-Security-Policy forbids any request.
+The browser computes what `distill.laws.planning` computes, with the same arithmetic: planner_laws.js the laws,
+planner_search.js the search, planner_doubt.js intervals and warnings; planner.js is the page itself. The laws, their
+resamples, what rolling forward has shown of them, the region and F(N) are inserted into the template as JSON, and a
+Content-Security-Policy forbids any request.
 """
 
 import dataclasses
@@ -13,40 +15,41 @@ from pathlib import Path
 import numpy as np
 
 from distill.config.chips import CHIPS, Chip
+from distill.laws.fitting.fit import NOT_ASSESSED
 from distill.laws.forms.law import Law, LawError
 from distill.laws.forms.resampled import supervised_inside
 from distill.laws.forms.students import paper
-from distill.laws.planning.allocation import Bounds
-from distill.laws.planning.intervals import bootstrap_caveats
-from distill.laws.planning.lawfile import LawFile, StoredLaws
+from distill.laws.planning import lawfile
+from distill.laws.planning.intervals import FAILED, KNOWN, bootstrap_caveats, failure, predictions, trust
+from distill.laws.planning.lawfile import LawFile
+from distill.laws.planning.region import ANY
 from distill.laws.planning.scenarios import Flops, PlanError, Prices
-from distill.laws.uncertainty.calibration import CalibratedLaws
+from distill.laws.uncertainty.bootstrap import MOST_FAILED
+from distill.laws.uncertainty.calibration import normals
 from distill.report import page as html_page
 from distill.report.charts import web
 from distill.system.files import atomic_write
 
 _DRAWS = 512  # resampled laws in the page: as many as a plan uses
-# The warning of a plan whose supervised law was not resampled, for a law file that a reader drops on the page.
-_CAVEAT = bootstrap_caveats(StoredLaws(kept=paper()[1]))[0]
-_UNCALIBRATED = (
-    "this law file is calibrated for runs beyond its own; the intervals and the probability of this page are those of "
-    "its resampled laws alone, and narrower than those of `distill plan`"
-)
+_NORMALS = 640  # of a run's noise: the resamples that a plan averages, rounded up by form
+_SCRIPTS = ("planner_laws.js", "planner_search.js", "planner_doubt.js", "planner.js")
 _KINDS = ("blue", "orange", "green", "purple", "ink", "soft")
 FORMS = {
-    "supervised": ("supervised", "chinchilla"),
-    "distillation": ("distillation", "distillation-limit", "overtaking"),
+    "supervised": ("supervised", "chinchilla", "kaplan", "farseer", "data-constrained", "additive-penalty"),
+    "distillation": ("distillation", "distillation-limit", "overtaking", "distillation-unique"),
 }
 
 
 def page(law: LawFile) -> str:
     """The page of a law, HTML. Raises LawError for a form that the page does not support."""
+    trusted = trust(law.boot)
+    laws = {"supervised": [law.supervised], "distillation": [law.distillation]}
+    laws["distillation"] += [one.estimate for one in trusted.others] if trusted else []
     for role, forms in FORMS.items():
-        got = getattr(law, role).name
-        if got not in forms:
+        for got in (one.name for one in laws[role] if one.name not in forms):
             raise LawError(f"{law.name}: the page knows {role} laws of the forms {', '.join(forms)}; got {got}.")
     prices = Prices()
-    scripts = (*web.scripts(), _file("planner.js"))
+    scripts = (*web.scripts(), *map(_file, _SCRIPTS))
     parts = {
         "LAW": html_page.encode(data(law)),
         "POLICY": html_page.policy(scripts),
@@ -93,33 +96,36 @@ def frame(law: LawFile, height: int = 1150) -> str:
 
 
 def data(law: LawFile) -> dict[str, object]:
-    """The page's data: laws, F(N), bounds of the search, ranges of the sliders and charts (decimal logarithms)."""
-    region = law.region
-    sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
-    if region is not None and law.name != "paper":
-        sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.teachers[0] / 2, region.teachers[1] * 10)
-        losses = (region.L_T[0] * 0.9, region.L_T[1] * 1.05)
-        least, most = (3 * float(law.flops(N)) * D for N, D in zip(region.N_S, region.D_S))
-        compute = (least, 100 * most)
-    log = np.log10
-    span = [float(log(compute[0])), float(log(compute[1]))]
+    """The page's data: laws, F(N), ranges of the sliders and charts (decimal logarithms)."""
     return {
         "name": Path(law.name).name,
         "supervised": law.supervised.to_dict(),
         "distillation": law.distillation.to_dict(),
-        "draws": _draws(law),
-        "caveats": [*bootstrap_caveats(law.boot), *([_UNCALIBRATED] if _calibrated(law) else [])],
-        "uncalibrated": _UNCALIBRATED,
-        "caveat": _CAVEAT,
-        "paper_flops": [float(part) for part in dataclasses.astuple(Flops.closed())],
+        **_doubt(law),
+        **_given(),
         "colours": {name: web.colours(name) for name in _KINDS},
         "chip": Prices().chip or "h100",
         "chips": {chip.name: _chip(chip) for chip in CHIPS.values()},
         "flops": [float(law.flops.context), float(law.flops.vocabulary)],
-        "bounds": vars(Bounds(low=min(1e6, sizes[0] / 1e3))),
-        "region": {name: list(getattr(region, name)) for name in ("N_S", "D_S", "L_T", "N_T", "D_T")}
-        if region
-        else None,
+        **_ranges(law),
+    }
+
+
+def _ranges(law: LawFile) -> dict[str, object]:
+    """Where the runs are, and what the sliders and the charts span."""
+    region = law.region
+    sizes, teachers, losses, compute = (1e8, 1e11), (1e8, 1e11), (1.6, 2.8), (1e19, 1e25)
+    if region is not None and law.name != "paper":
+        sizes, teachers = (region.N_S[0] / 2, region.N_S[1] * 10), (region.teachers[0] / 2, region.teachers[1] * 10)
+        ends = _losses(law.supervised, region.N_S, region.D_S) if region.L_T == ANY else region.L_T
+        losses = (ends[0] * 0.9, ends[1] * 1.05)
+        least, most = (3 * float(law.flops(N)) * D for N, D in zip(region.N_S, region.D_S))
+        compute = (least, 100 * most)
+    log = np.log10
+    span = [float(log(compute[0])), float(log(compute[1]))]
+    box = {name: list(getattr(region, name)) for name in ("N_S", "D_S", "L_T", "N_T", "D_T")} if region else None
+    return {
+        "region": box,
         "ranges": {"compute": span, "L_T": list(losses)},
         "sliders": {
             "N_S": [*_middle(log(sizes))],
@@ -130,9 +136,48 @@ def data(law: LawFile) -> dict[str, object]:
     }
 
 
-def _calibrated(law: LawFile) -> bool:
-    boot = law.boot
-    return isinstance(boot, CalibratedLaws) and bool(boot.calibration or boot.below or boot.others)
+def _losses(law: Law, N: tuple[float, float], D: tuple[float, float]) -> tuple[float, float]:
+    """The least and the largest supervised loss of the runs' sizes and tokens, each token read once."""
+    low, high = (float(law(n, d, *((d,) if "U" in law.inputs else ()))) for n, d in zip(N[::-1], D[::-1]))
+    return low, high
+
+
+def _doubt(law: LawFile) -> dict[str, object]:
+    """The resampled laws, what rolling forward has shown of them, and what a plan says of both."""
+    boot, trusted = law.boot, trust(law.boot)
+    tables = {"calibration": trusted and trusted.calibration, "below": trusted and trusted.below}
+    return {
+        "draws": _draws(boot.kept) if boot else None,
+        "others": [
+            {"distillation": one.estimate.to_dict(), "draws": _draws(one.kept)}
+            for one in (trusted.others if trusted else ())
+        ],
+        **{name: table.to_dict() if table else None for name, table in tables.items()},
+        "failure": failure(boot) if boot else 0.0,
+        "predictions": predictions(boot),
+        "caveats": list(law.caveats()),
+        "doubts": bootstrap_caveats(boot),
+    }
+
+
+def _given() -> dict[str, object]:
+    """What the page needs for a law file that a reader drops on it: the paper's law, texts, the noise of runs."""
+    supervised, students = paper()
+    return {
+        "paper": students.values(),
+        "paper_supervised": supervised.values(),
+        "paper_kappa": float(students.kappa),
+        "paper_flops": [float(part) for part in dataclasses.astuple(Flops.closed())],
+        "normals": [[float(f"{x:.12g}") for x in normals(seed, _NORMALS)] for seed in (1, 2)],
+        "most_failed": MOST_FAILED,
+        "words": {
+            "known": KNOWN,
+            "failed": FAILED,
+            "borrowed": lawfile.BORROWED,
+            "papers": lawfile.PAPERS,
+            "not_assessed": NOT_ASSESSED,
+        },
+    }
 
 
 def _chip(chip: Chip) -> list[object]:
@@ -142,19 +187,17 @@ def _chip(chip: Chip) -> list[object]:
     return [chip.flops, price.hourly if price else None, price.currency if price else "USD", source]
 
 
-def _draws(law: LawFile) -> dict[str, dict[str, list[float]]] | None:
-    """The first resampled laws by parameter, to ten digits; a law that was not resampled is repeated."""
-    if law.boot is None:
-        return None
-    count = max(np.size(values) for values in law.boot.kept.values().values())
+def _draws(kept: Law) -> dict[str, dict[str, list[float]]]:
+    """The first resampled laws by parameter, to twelve digits; a law that was not resampled is repeated."""
+    inside = supervised_inside(kept)
+    assert inside is not None  # page() refuses other laws
+    count = max(np.size(values) for law in (kept, inside) for values in law.values().values())
 
     def columns(stack: Law) -> dict[str, list[float]]:
         values = {name: np.broadcast_to(value, count)[:_DRAWS] for name, value in stack.values().items()}
-        return {name: [float(f"{x:.10g}") for x in column] for name, column in values.items()}
+        return {name: [float(f"{x:.12g}") for x in column] for name, column in values.items()}
 
-    inside = supervised_inside(law.boot.kept)
-    assert inside is not None  # page() refuses other laws
-    return {"distillation": columns(law.boot.kept), "supervised": columns(inside)}
+    return {"distillation": columns(kept), "supervised": columns(inside)}
 
 
 def _middle(span: np.ndarray) -> list[float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from distill.config import teachers_of
 from distill.system import process
 from distill.system.files import loads
 from distill.system.numbers import duration
@@ -18,7 +19,7 @@ MOST = 3  # failures that are told
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Plan:
     names: Mapping[str, str]  # run -> name
-    teachers: Mapping[str, str]  # run -> the run that it needs
+    teachers: Mapping[str, str]  # run -> the run, or the mixture of runs, that it needs
 
 
 def lines(workdir: str | Path, now: float) -> list[str]:
@@ -39,8 +40,9 @@ def lines(workdir: str | Path, now: float) -> list[str]:
         said.append(f"failed {plan.names[run]}: {_last_line(folder / 'runs' / run / 'error.txt')}")
     if len(failed) > MOST:
         said.append(f"and {len(failed) - MOST} more have failed")
-    stopped = {run: plan.teachers[run] for run in states if states[run] == "waiting" and run in plan.teachers}
-    for teacher, count in Counter(stopped.values()).items():
+    waiting = [run for run in states if states[run] == "waiting" and run in plan.teachers]
+    needed = Counter(teacher for run in waiting for teacher in teachers_of(plan.teachers[run]))
+    for teacher, count in needed.items():
         if states.get(teacher) == "failed":
             said.append(f"{count} of those that wait need {plan.names[teacher]}, which failed")
     return said

@@ -46,6 +46,7 @@ def compose(folder: Path, known: curves.Curves, drawn: str) -> str:
     if known.record:
         parts.append(page.paragraph(verdict(known.record), "headline"))
     parts += ["</header>", page.section("curves", "Curves", drawn)]
+    parts.append(_samples(known))
     parts.append(page.section("now", "The last line of metrics.jsonl", _table("metrics", last)))
     if known.record:
         parts.append(page.section("result", "The result", _table("result.json", dataclasses.asdict(known.record))))
@@ -56,6 +57,18 @@ def compose(folder: Path, known: curves.Curves, drawn: str) -> str:
     )
     parts.append(page.section("config", "The config", page.details("config.txt", _table("config", config))))
     return page.page(f"Run {known.name}", [*parts, web.colophon()], web.scripts(), web.style())
+
+
+def _samples(known: curves.Curves) -> str:
+    """How the model continues one held-out text before and after its training; how to get it where it was not kept."""
+    written = [one for one in known.held if one.sample]
+    if not written:
+        ask = "Not kept: train with --config.eval.along=8 for samples, and for scores on held-out text along the run."
+        return page.section("samples", "Samples of its text", page.paragraph(ask, "soft"))
+    when = lambda one: "before training" if one.step == 0 else f"after {si(one.tokens)} tokens"
+    rows = [(when(one), one.prompt, one.sample) for one in written]
+    columns = [Column(name=name, text=True) for name in ("when", "held-out text", "its likeliest continuation")]
+    return page.section("samples", "Samples of its text", page.table("Text before and after training", columns, rows))
 
 
 def verdict(run: RunRecord) -> str:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.records.runs import RunRecord
+from distill.records.runs import as_columns
 from distill.report import page
 from distill.report.charts import picture, web
 from distill.report.charts.chart import Chart
@@ -76,9 +76,10 @@ def _rows(runs: Sequence[Curves]) -> str:
     """The result of every run, as CSV; an unfinished run has only its name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in dataclasses.fields(RunRecord)]
+    names, cells = as_columns([run.record for run in runs if run.record])
+    rows = iter(cells)
     writer.writerow(["name", *names])
     for run in runs:
-        cells = [getattr(run.record, name) if run.record else None for name in names]
-        writer.writerow([run.name, *("" if cell is None else cell for cell in cells)])
+        found = next(rows) if run.record else [None] * len(names)
+        writer.writerow([run.name, *("" if cell is None else cell for cell in found)])
     return text.getvalue()

@@ -3,8 +3,8 @@
 import dataclasses
 import datetime
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -118,6 +118,7 @@ class Ledger:
     level: float
     error: float  # mean relative error of the predicted loss
     waiting: int  # predicted, not finished
+    how: Mapping[str, int] = dataclasses.field(default_factory=dict)  # settled predictions by where intervals are from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def find(results: Results) -> Findings:
 
 def seed_noise(results: Results) -> Noise:
     """From runs that differ only in the seed; else from the laws' residuals; else the validation set's error."""
-    teachers = {run.teacher for run in results.runs}
+    teachers = {teacher for run in results.runs for teacher in run.teachers}
     groups = _grouped(results.runs, lambda run: (*recipe(run), run.run in teachers))
     logs = [np.log([run.loss for run in group]) for group in groups.values() if len({run.seed for run in group}) > 1]
     freedom = sum(len(log) - 1 for log in logs)
@@ -187,7 +188,7 @@ def recipe(run: RunRecord) -> tuple[object, ...]:
 def baselines(runs: Iterable[RunRecord]) -> dict[tuple[int, int], list[RunRecord]]:
     """Supervised runs by (N, D). A teacher, trained on other text, is used only if there is no other run."""
     runs = list(runs)
-    teachers = {run.teacher for run in runs}
+    teachers = {teacher for run in runs for teacher in run.teachers}
     groups = _grouped([run for run in runs if run.kind == "supervised"], lambda run: (run.N, run.D))
     return {key: [run for run in group if run.run not in teachers] or group for key, group in groups.items()}
 
@@ -255,7 +256,7 @@ def order(groups: Sequence[StudentGroup], noise: Noise) -> Ordering | None:
 
 def costs(runs: Sequence[RunRecord]) -> Costs:
     """Sums over runs; a teacher's training is that of the runs that teach."""
-    teachers = {run.teacher for run in runs}
+    teachers = {teacher for run in runs for teacher in run.teachers}
     spans = [(datetime.datetime.fromisoformat(run.start), datetime.datetime.fromisoformat(run.end)) for run in runs]
     training = sum(run.flops_student for run in runs if run.run in teachers)
     return Costs(
@@ -295,6 +296,7 @@ def _ledger(results: Results) -> Ledger | None:
         level=float(np.mean([prediction.level for prediction in results.predictions])),
         error=float(np.mean([abs(p.predicted / run.loss - 1) for p, run in predicted])) if predicted else math.nan,
         waiting=len({p.run for p in results.predictions} - finished),
+        how=Counter(p.law.partition(", ")[2] for p, _ in predicted if ", " in p.law),
     )
 
 

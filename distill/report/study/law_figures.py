@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from distill.laws.forms.law import Law
 from distill.laws.forms.resampled import supervised_inside
-from distill.laws.planning import lawfile
+from distill.laws.planning import lawfile, repeats
 from distill.laws.planning.allocation import Bounds, allocate
-from distill.laws.planning.scenarios import SCENARIOS, Flops
+from distill.laws.planning.scenarios import SCENARIOS, UNLIMITED, Flops
+from distill.laws.planning.signatures import StudentLaw, SupervisedLaw
 from distill.records.predictions import PredictionRecord, settled
 from distill.records.runs import RunRecord
 from distill.report.charts.chart import Axis, Chart, Panel, Series, floats
@@ -225,32 +227,45 @@ def plan_curves(results: Results) -> PlanCurves | None:
     alone_boot = supervised_inside(boot) if boot is not None else None
 
     def taught(D: np.ndarray, L_T: np.ndarray, resampled_L_T: np.ndarray | None = None) -> Band:
-        middle = known.distillation(N, D, L_T)
+        middle = _taught(known.distillation, N, D, L_T)
         if boot is None:
             return middle, middle, middle
-        low, high = np.percentile(boot(N, D, L_T if resampled_L_T is None else resampled_L_T), [5, 95], axis=0)
+        resampled = _taught(boot, N, D, L_T if resampled_L_T is None else resampled_L_T)
+        low, high = np.percentile(resampled, [5, 95], axis=0)
         return middle, low, high
 
     D_alone = compute / (3 * F_S)
-    alone = known.supervised(N, D_alone)
+    alone = _alone(known.supervised, N, D_alone)
     supervised = alone, alone, alone
     if alone_boot is not None:
-        low, high = np.percentile(alone_boot(N, D_alone), [5, 95], axis=0)
+        low, high = np.percentile(_alone(alone_boot, N, D_alone), [5, 95], axis=0)
         supervised = alone, low, high
     distilled = {}
     L_T = teachers[:, 1:]
     for name, paid in (("distilled, study's teachers free", 0.0), ("distilled, their logits paid", 1.0)):
         # Teachers down, budgets across.
         D = compute / (3 * F_S + paid * F_T[:, None])
-        best = np.argmin(known.distillation(N, D, L_T), axis=0)
+        best = np.argmin(_taught(known.distillation, N, D, L_T), axis=0)
         distilled[name] = taught(D[best, np.arange(len(compute))], L_T[best, 0])
     if results.plan and not results.plan.teacher and results.plan.scenario in SCENARIOS:
         pair, bounds = (known.supervised, known.distillation), Bounds(low=min(1e6, N / 1e3))
         F = Flops.through(sizes, forward)
         split = allocate(*pair, N, compute, SCENARIOS[results.plan.scenario], flops=F, bounds=bounds)
-        trained = None if alone_boot is None or np.isnan(split.N_T).any() else alone_boot(split.N_T, split.D_T)
+        trained = None
+        if alone_boot is not None and not np.isnan(split.N_T).any():
+            trained = _alone(alone_boot, split.N_T, split.D_T)
         distilled[f"distilled, {_scenario(results.plan.scenario)}"] = taught(split.D_S, split.L_T, trained)
     return PlanCurves(N=N, compute=compute, supervised=supervised, distilled=distilled, banded=boot is not None)
+
+
+def _alone(law: SupervisedLaw, N: ArrayLike, D: ArrayLike) -> np.ndarray:
+    """The loss of supervised training on text that does not repeat, whether the law reads its unique tokens or not."""
+    return np.asarray(repeats.alone(law, np.asarray(N), np.asarray(D), UNLIMITED))
+
+
+def _taught(law: StudentLaw, N: float, D: np.ndarray, L_T: np.ndarray) -> np.ndarray:
+    """The loss of students on text that does not repeat."""
+    return np.asarray(repeats.taught(law, N, D, L_T, UNLIMITED))
 
 
 def _forward(results: Results) -> tuple[np.ndarray, np.ndarray]:

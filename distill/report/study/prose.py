@@ -1,6 +1,7 @@
 """The findings as sentences, composed from the counts."""
 
 import math
+from collections.abc import Mapping
 
 from distill.laws.fitting.fit import NOT_IDENTIFIED
 from distill.report.study.findings import Costs, Findings, Noise, Ordering
@@ -154,7 +155,14 @@ def ledger(findings: Findings) -> str | None:
     if not low <= book.inside <= high:
         side = "narrow" if book.inside < low else "wide"
         text += f" That is outside the {low} to {high} that chance allows: the intervals are too {side}."
-    return text + " Runs that share a trunk err together, so these are fewer independent trials than they look."
+    text += " Runs that share a trunk err together, so these are fewer independent trials than they look."
+    return text + (f" {_origins(book.how)}" if book.how else "")
+
+
+def _origins(how: Mapping[str, int]) -> str:
+    """Where the intervals of a study's predictions are from: 'Intervals: 12 calibrated, 4 bootstrap alone (...).'"""
+    counted = ", ".join(f"{count} {name}" for name, count in how.items())
+    return f"Intervals: {counted} (calibrated: by how well smaller runs predicted larger ones)."
 
 
 def binomial_range(n: int, p: float) -> tuple[int, int]:

@@ -47,12 +47,13 @@ class FittedLaw:
     def predict(self, run: RunRecord) -> float:
         """The law's loss for a run, nats per token."""
         L_T = float("nan") if run.L_T is None else run.L_T
-        values = {"N": run.N, "N_S": run.N, "D": run.D, "D_S": run.D, "L_T": L_T, "U": run.D_unique}
+        unique = run.D_unique
+        values = {"N": run.N, "N_S": run.N, "D": run.D, "D_S": run.D, "L_T": L_T, "U": unique, "U_S": unique}
         return float(self.law(*(values[name] for name in self.law.inputs)))
 
     def covers(self, run: RunRecord) -> bool:
         """Whether the law applies to this kind of run."""
-        known = {"N", "N_S", "D", "D_S", "L_T", "U"}
+        known = {"N", "N_S", "D", "D_S", "L_T", "U", "U_S"}
         return self.distilled == (run.kind == "distillation") and set(self.law.inputs) <= known
 
 
@@ -101,7 +102,7 @@ class Results:
     @property
     def teachers(self) -> tuple[RunRecord, ...]:
         """The runs that teach, the weakest first."""
-        names = {run.teacher for run in self.runs}
+        names = {teacher for run in self.runs for teacher in run.teachers}
         return tuple(sorted((run for run in self.runs if run.run in names), key=lambda run: -run.loss))
 
     @property
@@ -134,8 +135,13 @@ def load(source: str | Path | StudyTable) -> Results:
         table = StudyTable.read(source if alone else Path(source) / "runs.csv")
     path, workdir, runs = table.path, table.workdir, table.runs
     if not runs:
-        problem = "has no finished run" if path.exists() else "does not exist"
-        raise ReportError(f"{path} {problem}; wanted the workdir of a study (python -m launch.study makes one)")
+        if path.exists():
+            got = f"{path} has no finished run"
+        else:
+            got = f"{source} is a folder without runs.csv" if Path(path).parent.is_dir() else f"there is no {source}"
+        raise ReportError(
+            f"{got}; wanted the workdir of a study (python -m launch.study makes one) or of a run, or a table of runs"
+        )
     _refuse_nonsense(path, runs)
     if alone:
         return Results(workdir=workdir, runs=runs)

@@ -92,7 +92,7 @@ def _budget(
 
 def tokens(results: Results) -> Chart:
     """Loss against D: a panel per size, supervised training in black, a line per teacher."""
-    teaching = {run.teacher for run in results.runs}
+    teaching = {teacher for run in results.runs for teacher in run.teachers}
     # A size that only teaches has nothing to compare with.
     compared = {run.N for run in results.runs if run.run not in teaching} or {run.N for run in results.runs}
     sizes, note = _panels(compared)
@@ -111,7 +111,7 @@ def tokens(results: Results) -> Chart:
 
 def _by_tokens(results: Results, N: int) -> list[Series]:
     """The runs of one size: a line per teacher, then supervised runs."""
-    teaching = {run.teacher for run in results.runs}
+    teaching = {teacher for run in results.runs for teacher in run.teachers}
     kinds = _teachers(results.distilled)
     named = _some(kinds)
     series = []

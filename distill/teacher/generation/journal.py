@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, cast
 
 from distill.errors import DistillError
-from distill.system.files import loads
+from distill.system.files import loads, stay_open
 
 
 class Record(TypedDict):
@@ -37,7 +37,7 @@ class Journal:
     def __init__(self, path: Path, sizes: Sequence[int]):
         """`sizes`: the number of lines of every batch. `done` and `lines` count the complete batches and lines."""
         self.path, self.done, self.lines = path, 0, 0
-        self._file = open(path, "ab+")  # noqa: SIM115 - open for the lifetime of this object
+        self._file = stay_open(path, "ab+")
         self._file.seek(0)
         end = 0
         for size in sizes:

@@ -106,8 +106,8 @@ def log_probs(symbols: NDArray[np.integer], rest: NDArray[np.integer]) -> NDArra
     return _LOG_LEVEL[symbols] + shift.astype(np.float32)[:, None]
 
 
-def pack_dense(values: NDArray[np.floating]) -> bytes:
-    """Encodes an array of floats: the highest byte of each (sign and exponent) Huffman-coded, the others plain."""
+def pack_dense(values: NDArray[np.floating] | NDArray[np.int32]) -> bytes:
+    """Encodes an array of floats or of int32: the highest byte of each Huffman-coded, the others plain."""
     planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize)
     return join([zip_bytes(planes[:, -1]), *(planes[:, i].tobytes() for i in range(planes.shape[1] - 1))])
 

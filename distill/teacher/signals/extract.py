@@ -12,19 +12,20 @@ from distill.errors import SignalError
 from distill.losses import targets
 from distill.model import sharding
 from distill.model.transformer import Transformer
+from distill.teacher.cross_tokenizer import CrossTeacher
 from distill.teacher.signals import codec
 from distill.teacher.signals.spec import GRAIN, SignalSpec
-from distill.types import LOG_ZERO, Batch, HiddenSignal, SparseSignal
+from distill.types import LOG_ZERO, Alignment, Batch, ChunkSignal, HiddenSignal, SparseSignal, StoredCells
 
 # For vocabularies of this size and larger, logits are materialised for a few positions at a time.
 WHOLE_VOCABULARY = 16_384
 _PADDING = 2**23  # a rank larger than that of any token
 
 
-# What `extract` returns: hidden states [B, S, D], log-probabilities [B, S, V], or a sparse signal.
-Extracted = SparseSignal | Float[Array, "B S D"] | Float[Array, "B S V"]
+# What `extract` returns: hidden states [B, S, D], log-probabilities [B, S, V], a sparse signal, or one of chunks.
+Extracted = SparseSignal | ChunkSignal | StoredCells | Float[Array, "B S D"] | Float[Array, "B S V"]
 # The same once it has been fetched to the host.
-Fetched = SparseSignal | Float[np.ndarray, "B S D"] | Float[np.ndarray, "B S V"]
+Fetched = SparseSignal | ChunkSignal | StoredCells | Float[np.ndarray, "B S D"] | Float[np.ndarray, "B S V"]
 
 
 def uniform(signal: SignalSpec, windows: NDArray[np.int64], seq_len: int) -> NDArray[np.float32]:
@@ -41,6 +42,16 @@ def _generator(signal: SignalSpec, window: int | np.integer, jumps: int = 0) -> 
     return np.random.Generator(np.random.Philox(key=[signal.seed, int(window)]).jumped(jumps))
 
 
+@jax.jit
+def extract_chunks(teacher: CrossTeacher, alignment: Alignment) -> ChunkSignal | StoredCells:
+    """The signal of a teacher with another tokenizer, before packing."""
+    found = teacher.signal(alignment)
+    if isinstance(found, ChunkSignal):
+        return found
+    least = float(jnp.finfo(jnp.float16).min)
+    return StoredCells(chunk=found.chunk, log_probs=jnp.maximum(found.log_probs, least).astype(jnp.float16))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Float[Array, "B S K"]) -> Extracted:
     """The signal of a batch before packing: an array of hidden states or log-probabilities, or a SparseSignal.
@@ -52,7 +63,7 @@ def extract(signal: SignalSpec, teacher: Transformer, batch: Batch, uniform: Flo
         return hidden.astype(signal.dtype)
     tokens = teacher.config.tokens
     if signal.sparse and teacher.config.vocab_size >= WHOLE_VOCABULARY:
-        whole = HiddenSignal(hidden=hidden, head=teacher.head_vd)
+        whole = HiddenSignal(hidden=hidden, head=teacher.head_vd, cap=teacher.config.logit_cap)
         return targets.by_positions(functools.partial(of_logits, signal), whole, uniform, tokens)
     logits = jax.sharding.reshard(teacher.logits(hidden), sharding.ACT_BSD)[..., :tokens]
     if signal.sparse:
@@ -111,17 +122,20 @@ def count(signal: SparseSignal, vocab_size: int) -> NDArray[np.int64]:
     return np.bincount(ids[log_probs > LOG_ZERO / 2], minlength=vocab_size)
 
 
-def record(
-    signal: SignalSpec, rank: NDArray[np.integer], extracted: SparseSignal | NDArray[np.floating], window: int
-) -> tuple[int, bytes]:
+def record(signal: SignalSpec, rank: NDArray[np.integer], extracted: Fetched, window: int) -> tuple[int, bytes]:
     """(largest number of entries of a token, packed bytes) of one window's signal; `rank` maps ids to ranks.
 
     Raises SignalError where the teacher's values are not finite.
     """
-    values = np.asarray(extracted.log_probs if isinstance(extracted, SparseSignal) else extracted)
+    if isinstance(extracted, SparseSignal | ChunkSignal | StoredCells):
+        values = np.asarray(extracted.log_probs)
+    else:
+        values = np.asarray(extracted)
     if not np.isfinite(values).all():
         why = f" or beyond the range of dtype={signal.dtype}" if signal.kind == "hidden" else ""
         raise SignalError(f"window {window}: the teacher's output is not finite (NaN or inf){why}; nothing is stored")
+    if isinstance(extracted, ChunkSignal | StoredCells):
+        return 0, codec.join([codec.pack_dense(np.asarray(extracted.chunk, np.int32)), codec.pack_dense(values)])
     if not isinstance(extracted, SparseSignal):
         return 0, codec.pack_dense(values)
     ids = np.asarray(extracted.ids)

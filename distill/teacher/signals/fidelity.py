@@ -22,6 +22,16 @@ class FidelityResult(TypedDict):
     gradient_cosine: float | None
 
 
+class Coverage(TypedDict):
+    """What is known of signals that others wrote: the whole distribution is not."""
+
+    tokens: int  # with a signal
+    covered: float  # mean of the mass of the stored tokens
+    covered_p05: float  # 5 % of the tokens have less
+    tail_kl_most: float  # at most so far may the truth be from the tail spread evenly, KL in nats a token
+    codec_kl: float  # KL(given, stored), in nats a token
+
+
 def dense(
     signal: SparseSignal | TeacherSignal, vocab_size: int, tail: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -17,11 +17,11 @@ from distill.errors import SignalError
 from distill.model.quantize import Precision
 from distill.system import files
 from distill.system.files import loads
-from distill.teacher.signals.fidelity import FidelityResult
+from distill.teacher.signals.fidelity import Coverage, FidelityResult
 from distill.teacher.signals.shard import FORMAT, ShardEntry
 
 MANIFEST = "manifest.json"
-HEAD, ORDER = "head.bin", "order.bin"
+HEAD, ORDER, CELLS = "head.bin", "order.bin", "cells.bin"
 # Tokens of a window, of a vocabulary, or entries of a window; larger values are rejected as corrupt.
 _LARGEST = 1 << 24
 
@@ -34,6 +34,9 @@ class RecipeTeacher(TypedDict):
     vocab_size: int
     d_model: int
     dtype: NotRequired[Precision]  # absent: float32
+    tokenizer_hash: NotRequired[str]  # of a teacher with another tokenizer than the text's
+    seq_len: NotRequired[int]  # of such a teacher: its tokens of a window, at most
+    cells: NotRequired[int]  # of such a teacher: common cells
 
 
 class RecipeData(TypedDict):
@@ -81,11 +84,14 @@ class TeacherValidation(TypedDict):
 
 
 class TeacherEntry(TypedDict):
-    """What a student reports about its teacher, which need not be available: config, record, validation loss."""
+    """What a student reports about its teacher, which need not be available: config, record, validation loss.
+
+    A record with N = 0 is of a teacher of which only the name is known.
+    """
 
     config: str
     record: dict[str, Any]
-    validation: TeacherValidation
+    validation: NotRequired[TeacherValidation]  # absent where others wrote the signals and did not tell
 
 
 class FileEntry(TypedDict):
@@ -106,6 +112,7 @@ class SignalManifest(TypedDict):
     bytes_per_token: float
     teacher: NotRequired[TeacherEntry]
     fidelity: NotRequired[FidelityResult]
+    coverage: NotRequired[Coverage]  # in place of fidelity, where others wrote the signals
 
 
 def data_of(config: ExperimentConfig, store: TokenStore | Mixture) -> RecipeData:
@@ -192,6 +199,8 @@ def _checked(tree: SignalManifest) -> SignalManifest:
             raise ValueError(f"a part of the recipe is {part!r:.40}")
     number(recipe["data"], "seq_len", _LARGEST)
     for name in ("vocab_size", "d_model"):
+        number(recipe["teacher"], name, _LARGEST)
+    for name in {"seq_len", "cells"} & set(recipe["teacher"]):
         number(recipe["teacher"], name, _LARGEST)
     for name in ("count", "of", "samples", "seed"):
         number(recipe["windows"], name)

@@ -22,7 +22,7 @@ from distill.teacher.signals import codec, manifest
 from distill.teacher.signals.manifest import SignalManifest
 from distill.teacher.signals.shard import HOW, Name, Shard, ShardEntry
 from distill.teacher.signals.spec import GRAIN, SignalSpec
-from distill.types import LOG_ZERO, HiddenStates, SparseSignal, TeacherSignal
+from distill.types import LOG_ZERO, ChunkSignal, HiddenStates, SparseSignal, StoredCells, StoredSignal, TeacherSignal
 
 
 class SignalStore:
@@ -107,7 +107,12 @@ class SignalStore:
             held[here] = np.isin(wanted[here], self._shard(int(number)).index["window"])
         return held
 
-    def read(self, windows: NDArray[np.int64]) -> SparseSignal | HiddenStates | TeacherSignal:
+    @property
+    def cells(self) -> NDArray[np.int32] | None:
+        """The cell of each of the student's tokens, where cells are stored, else None."""
+        return np.frombuffer(self.read_file(manifest.CELLS), "<i4") if self.signal.kind == "cells" else None
+
+    def read(self, windows: NDArray[np.int64]) -> StoredSignal:
         """The signal of these windows as NumPy arrays [*windows.shape, S, ...].
 
         Raises SignalError for a window that is not stored, for a record that does not match its digest, and for one
@@ -117,6 +122,8 @@ class SignalStore:
         payloads = self._payloads(flat)
         if self.signal.sparse:
             return self._sparse(payloads, shape)
+        if self.signal.crossing:
+            return self._of_chunks(payloads, shape)
         width = self.manifest["recipe"]["teacher"]["d_model"] if self.signal.kind == "hidden" else self.vocab_size
         dtype = codec.DTYPES[self.signal.dtype if self.signal.kind == "hidden" else "float16"]
         dense = np.stack([codec.unpack_dense(payload, (self.seq_len, width), dtype) for payload in payloads])
@@ -161,6 +168,18 @@ class SignalStore:
         selected = self.signal.select(ids, values, self._objective)
         ids_k, log_probs = (_as_array(x.reshape(*shape, *x.shape[1:])) for x in selected)
         return SparseSignal(ids=ids_k, log_probs=log_probs)
+
+    def _of_chunks(self, payloads: list[bytes], shape: tuple[int, ...]) -> ChunkSignal | StoredCells:
+        size, count = (self.seq_len,), self.manifest["recipe"]["teacher"].get("cells", 0)
+        parts = [codec.split(payload, 2) for payload in payloads]
+        chunk = np.stack([codec.unpack_dense(first, size, np.dtype(np.int32)) for first, _ in parts])
+        whole, dtype = (size, np.float32) if self.signal.kind == "chunks" else ((self.seq_len, count + 1), np.float16)
+        values = np.stack([codec.unpack_dense(second, whole, np.dtype(dtype)) for _, second in parts])
+        if chunk.min(initial=0) < 0 or chunk.max(initial=0) > self.seq_len or not np.isfinite(values).all():
+            raise SignalError(f"{self.path}: a record of {self.signal.kind} holds impossible values; {HOW}")
+        first, second = (_as_array(x.reshape(*shape, *x.shape[1:])) for x in (chunk, values))
+        made = ChunkSignal if self.signal.kind == "chunks" else StoredCells
+        return made(chunk=first, log_probs=second)
 
     def _log_probs(self, window: codec.Ragged) -> NDArray[np.float32]:
         empty = np.arange(self._most) >= window.lengths[:, None]

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import SignalError
+from distill.system import files
 
 FORMAT = 1
 _RECORD = struct.Struct("<qII16s")
@@ -72,7 +73,7 @@ class ShardWriter:
         self.name, self.path = name, folder / f"{name.file}.part"
         self._index: list[tuple[int, int, int, int]] = []
         end = self._recover() if self.path.exists() else 0
-        self._file = open(self.path, "r+b" if end else "w+b")  # noqa: SIM115
+        self._file = files.stay_open(self.path, "r+b" if end else "w+b")
         self._file.truncate(end)
         self._file.seek(end)
         if not end:

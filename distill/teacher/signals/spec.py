@@ -19,7 +19,8 @@ _PARAMETERS = {
     "sampled": ("draws", "proposal", "seed"),
     "hidden": ("dtype",),
 }
-Kind = Literal["topk", "topp", "sampled", "hidden", "argmax", "full"]
+CROSSING = {"likelihood": "chunks", "projection": "cells"}  # by objective.cross_tokenizer
+Kind = Literal["topk", "topp", "sampled", "hidden", "argmax", "full", "chunks", "cells"]
 Dtype = Literal["float16", "bfloat16", "float32"]
 
 
@@ -47,6 +48,8 @@ class SignalSpec:
     hidden   the last hidden states in `dtype`, and the head once per store: the whole distribution
     argmax   the most likely token
     full     every log-probability, in float16: for tests and small vocabularies
+    chunks   of a teacher with another tokenizer: the log-probability of every chunk of equal bytes, in float32
+    cells    of such a teacher: those of all common cells at every chunk, in float16: for small vocabularies
 
     Raises ConfigError for a parameter outside its range.
     """
@@ -78,6 +81,8 @@ class SignalSpec:
         A kind other than the target's takes no parameters from the objective.
         """
         kind: Kind = "hidden" if objective.target == "soft" else objective.target
+        if objective.cross_tokenizer != "none":
+            kind = "chunks" if objective.cross_tokenizer == "likelihood" else "cells"
         if overrides.get("kind", kind) != kind:
             return cls(**overrides)
         fields: SpecFields = {"kind": kind}
@@ -94,6 +99,11 @@ class SignalSpec:
         return self.kind in ("topk", "topp", "sampled", "argmax")
 
     @property
+    def crossing(self) -> bool:
+        """Whether it is of a teacher with another tokenizer than the text's."""
+        return self.kind in CROSSING.values()
+
+    @property
     def label(self) -> str:
         """Kind and parameters as text: part of a student's identity, as config.teacher.stored."""
         return " ".join([self.kind, *(f"{name}={value}" for name, value in self.parameters.items())])
@@ -106,6 +116,13 @@ class SignalSpec:
     def check_serves(self, objective: ObjectiveConfig, where: str) -> None:
         """Raises SignalError, naming what is stored and what is needed, unless this signal suffices for the target."""
         target, k = objective.target, objective.top_k
+        if self.crossing and self.kind != CROSSING.get(objective.cross_tokenizer):
+            raise SignalError(
+                f"{where}: holds {self.label!r} of a teacher with another tokenizer; set objective.cross_tokenizer="
+                f"{next(name for name, kind in CROSSING.items() if kind == self.kind)}"
+            )
+        if self.crossing:
+            return
         if self.kind in ("hidden", "full"):
             return
         sufficient = {

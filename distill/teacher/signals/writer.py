@@ -15,14 +15,13 @@ from distill.data.loader import prefetch
 from distill.errors import SignalError
 from distill.system import files
 from distill.teacher.signals import manifest
-from distill.teacher.signals.manifest import SignalRecipe
 from distill.teacher.signals.shard import HOW, Name, ShardEntry, ShardWriter, entry
 
 RECIPE = "recipe.json"
 T = TypeVar("T")
 
 
-def claim(folder: Path, recipe: SignalRecipe) -> None:
+def claim(folder: Path, recipe: Mapping[str, object]) -> None:
     """Claims an empty folder for this recipe, or checks that an interrupted store in it is of the same recipe.
 
     Raises SignalError, naming what differs, for a folder of another recipe or with other content.
@@ -58,6 +57,21 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat
+
+
+def write_order(folder: Path, often: NDArray[np.int64]) -> None:
+    """Writes ORDER, for readers and for a resumed call: the ids, most frequent first."""
+    files.atomic_write(folder / manifest.ORDER, np.argsort(-often, kind="stable").astype("<u4").tobytes())
+
+
+def ranks(folder: Path, vocab_size: int) -> NDArray[np.int64]:
+    """The rank of each id in ORDER. Raises SignalError where the file is damaged."""
+    order = np.frombuffer((folder / manifest.ORDER).read_bytes(), "<u4")
+    if not np.array_equal(np.sort(order), np.arange(vocab_size)):
+        raise SignalError(f"{folder / manifest.ORDER}: is damaged; delete {folder} and start again")
+    rank = np.empty(vocab_size, np.int64)
+    rank[order] = np.arange(vocab_size)
+    return rank
 
 
 def write(

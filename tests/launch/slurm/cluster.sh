@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# Sourced: a Slurm cluster of two nodes on this machine, in $folder, until the script that sources it ends.
+# Sourced with a folder: a Slurm cluster of two nodes on this machine, in it, until the script that sources it ends, which
+# goes on in the repository's root ($ROOT; the folder is $folder).
 #
 # Needs Debian's slurm-wlm and munge, and root. slurmd[NODE] is the process of a node's daemon; `kill_node NODE` kills it
 # and all that it runs, as a power cut would; `start_node NODE` starts it.
-: "${folder:?}"
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
+mkdir -p "$1"
+folder="$(cd "$1" && pwd)"
+cd "$ROOT" || exit
 host="$(hostname -s)"
 export SLURM_CONF="$folder/slurm.conf" JAX_PLATFORMS=cpu
 began=$SECONDS
@@ -91,10 +95,12 @@ start_node() {
   pids+=($!)
 }
 # What runs on a node knows its name from its environment. Its parents, Slurm's step daemons, go first: else they would
-# report what a dead node cannot.
+# report what a dead node cannot. False, and nothing is killed, where no job's process is there at this moment.
+on_node() { grep -lzxs "SLURMD_NODENAME=$1" /proc/[0-9]*/environ | tr -dc '0-9\n' | tr '\n' ' ' || true; }
 kill_node() {
   local pids parents
-  pids="$(grep -lzxs "SLURMD_NODENAME=$1" /proc/[0-9]*/environ | tr -dc '0-9\n' | tr '\n' ' ' || true)"
+  pids="$(on_node "$1")"
+  [ -n "$pids" ] || return 1
   # shellcheck disable=SC2086 # a list
   parents="$(ps -o ppid=,pid= -p $pids | awk '{ print $1 }' | sort -u | while read -r pid; do
     ! grep -qs slurmstepd "/proc/$pid/comm" || echo "$pid"

@@ -5,12 +5,8 @@
 #
 # 1. one training on two nodes   2. a sweep of four runs as an array   3. a preemption: saved, queued again, finished
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
-mkdir -p "$1"
-folder="$(cd "$1" && pwd)"
-cd "$ROOT"
 # shellcheck source=tests/launch/slurm/cluster.sh
-. "$ROOT/tests/launch/slurm/cluster.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/cluster.sh" "$1"
 export XLA_FLAGS="--xla_backend_optimization_level=1"
 
 common=(python -m launch.train --config=configs/train.py:micro --config.seq_len=32 --config.eval.tokens=2048

@@ -232,7 +232,7 @@ def test_a_finished_store_is_not_made_again_and_another_is_not_made_over_it(stud
 
 def test_repeated_text_is_stored_once_and_other_text_is_another_store(student, tmp_path):
     """data.unique: six steps read the same four windows, which are all that a store needs; a store of as many others is
-    not taken for it (was seen to be, when the recipe named their number alone)."""
+    not taken for it, although it has as many windows."""
 
     def unique(number, **changes):
         return dataclasses.replace(student, data=dataclasses.replace(student.data, unique=number), **changes)
