@@ -46,7 +46,7 @@ def test_a_design_predicts_its_own_gain(pilot):
     # No single candidate would have been better than the first.
     for row in range(0, 36, 5):
         one = laws.design(pilot, candidates.where(np.array([row])), targets, 1, misfit=0.0)
-        # To rounding: the two orders of the updates differ by 2e-9 on some processors, the matrix has a condition of 1e7.
+        # To rounding: the two orders of updates differ by 2e-9 on some processors (a condition of 1e7).
         assert one.error[0] >= found.error[0] * (1 - 1e-6)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.records.predictions import PredictionTable
 from distill.study import run, units
 from tests.study.compare import differences
 from tests.study.test_elsewhere import launch
@@ -21,7 +22,7 @@ NOTICES_A_UNIT = 4
 LONGER = [
     "--config.study.supervised=a b @ 16K 32K 48K",
     "--config.study.teachers=b @ 48K",
-    "--config.study.distilled=b@48K > a b @ 32K",
+    "--config.study.distilled=b@48K > a b @ 8K 12K 16K 20K 24K 32K",  # enough that those of 32K are predicted
     "--config.study.resamples=16",
     "--config.optim.warmup_steps=5",
     "--config.loop.steps_per_call=4",
@@ -81,6 +82,7 @@ def test_preempted_twenty_times_a_study_ends_in_the_same_table(tmp_path, monkeyp
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, for the workers of the study that is left alone
     left_alone, notices = tmp_path / "alone", Notices(seed=0)
     assert launch(left_alone, *LONGER) == 0
+    assert len(PredictionTable(left_alone / "predictions.csv").by_run()) == 2
     studies = 0
     while len(notices.codes) < TIMES:  # a study that ends before all are given is followed by a new one
         studies += 1

@@ -11,16 +11,19 @@ from types import SimpleNamespace
 import pytest
 
 from distill.config import ConfigError
+from distill.records.predictions import PredictionTable
 from distill.study.units import Unit
 from tests.study.compare import differences
 from tests.study.test_elsewhere import NINE
 
 ray_engine = pytest.importorskip("distill.study.ray_engine", reason="needs the extra ray")
 ROOT = Path(__file__).parents[2]
+# Ten students before the last stage: Eq. 8 has nine coefficients, so that the last two are predicted.
+PREDICTED = "--config.study.distilled=b@8K > a b @ 2K 2.5K 3K 4K 5K 6K"
 
 
 def command(workdir, *flags):
-    few = ["--config.study.resamples=16", "--config.optim.warmup_steps=5"]
+    few = ["--config.study.resamples=16", "--config.optim.warmup_steps=5", PREDICTED]
     return [sys.executable, "-m", "launch.study", *NINE, *few, f"--workdir={workdir}", *flags]
 
 
@@ -58,7 +61,8 @@ def test_a_study_survives_a_node_and_its_driver_and_is_the_study_of_one_machine(
     os.kill(driver.pid, signal.SIGKILL)  # it holds nothing: the next one reads what is finished
     driver.wait()
     screen, _ = started().communicate(timeout=900)
-    assert "9/9" in screen, screen
+    assert "19/19" in screen, screen
+    assert len(PredictionTable(local / "predictions.csv").by_run()) == 2
     assert differences(local, there) == []
 
 
