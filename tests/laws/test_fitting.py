@@ -367,8 +367,10 @@ def test_a_large_table_is_searched_on_a_sample_and_solved_on_all_rows(monkeypatc
     monkeypatch.setattr(
         solver, "solve", lambda form, rows, *rest, **more: asked.append(len(rows)) or solve(form, rows, *rest, **more)
     )
+    newton.run.clear_cache()
     fit = laws.fit("chinchilla", table, start_count=16)
     assert asked == [128, 600]
+    assert newton.run._cache_size() == 2  # what is compiled ahead is the program that then solves all rows
     points = starts.random(laws.Chinchilla, fit.rows.setting, 16, 0)
     whole = solve(laws.Chinchilla, solved_rows(fit.rows, fit.minimised), points, fit.weights, fit.minimised, widen=30.0)
     assert fit.objective == pytest.approx(whole.objective.min(), rel=1e-9)

@@ -4,6 +4,7 @@ A start's basin shows on a few thousand rows, so a table of a hundred thousand n
 every start: the starts are solved on a random sample, and the distinct solutions, the lowest first, on all rows.
 """
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -37,7 +38,9 @@ def search(
         return solver.solve(form, rows, points, weights, measure, widen=WIDEN, progress=progress)
     kept = np.sort(np.random.default_rng(seed).choice(counted, SAMPLE, replace=False))
     part = dataclasses.replace(rows, inputs=tuple(x[kept] for x in rows.inputs), target=rows.target[kept])
-    first = solver.solve(form, part, points, weights[kept], measure, widen=WIDEN, progress=progress)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the second program compiles while the first does
+        pool.submit(solver.compile_ahead, form, rows, weights, measure)
+        first = solver.solve(form, part, points, weights[kept], measure, widen=WIDEN, progress=progress)
     owner = _distinct(first.objective)
     leaders = np.unique(owner)
     leaders = leaders[np.argsort(first.objective[leaders], kind="stable")][:_DISTINCT]

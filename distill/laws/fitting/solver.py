@@ -166,6 +166,14 @@ def solve(
     )
 
 
+def compile_ahead(form: newton.Form, rows: Rows, weights: np.ndarray, objective: ob.Objective) -> None:
+    """Compiles the program with which `solve` will solve these rows, whatever the starts; solves nothing."""
+    batch = _batch(form, rows, np.zeros((1, len(form.parameters()))), weights, objective, 1.0, False)
+    queue = batch.entries(np.arange(1))
+    with jax.enable_x64(True):
+        newton.run(batch.problem, newton.idle(queue, batch.slots), queue, 0, True)
+
+
 def _batch(
     form: newton.Form,
     rows: Rows,
