@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
@@ -116,9 +117,10 @@ def _listing(forecasts: Sequence[Forecast]) -> Table:
 
 
 def _by_place(forecasts: Sequence[Forecast]) -> Table:
-    table = Table(title="by place", title_justify="left")
+    # Nine columns in 80 characters.
+    table = Table(title="by place", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for name in ("to N", "slice", "mesh", "hosts", "runs", "longest hours", "chip hours", "money", "most GiB a chip"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for place in sorted({each.task.place for each in forecasts}, key=lambda place: place.most):
         mine = [each for each in forecasts if each.task.place == place]
         hours = [each.hours or 0.0 for each in mine]
