@@ -122,9 +122,8 @@ def alone(experiment):
     return gradient(experiment, sharding.make(experiment.mesh, jax.devices()[:1]))
 
 
-@pytest.mark.parametrize("changes", [{}, {"sequence": True, "remat": "attention"}])
-def test_eight_devices_are_one(experiment, alone, mesh_of, changes):
-    model = dataclasses.replace(SMALL, **changes)
+def test_eight_devices_are_one(experiment, alone, mesh_of):
+    model = dataclasses.replace(SMALL, sequence=True, remat="attention")  # on one device these change nothing
     got = gradient(dataclasses.replace(experiment, model=model), mesh_of(2, 2, 2))
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
