@@ -115,7 +115,7 @@ def test_a_student_of_any_directory(exported):
 
 
 def test_a_student_of_a_teacher_whose_layers_differ(tmp_path):
-    """gpt-oss: of every fourth layer the student has its window, and experts of a quarter of their width."""
+    """gpt-oss: of every fourth layer the student has its window, and experts of a quarter of their width; it learns."""
     shape = {
         "n_layers": 8, "n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_model": 32, "experts": 4, "d_ff": 24,
         "expert_d_ff": 24, "attention_sinks": True, "feed_bias": True, "qkv_bias": True, "out_bias": True,
@@ -124,10 +124,17 @@ def test_a_student_of_a_teacher_whose_layers_differ(tmp_path):
     folder = publish(tmp_path / "oss", library(), shape=shape)
     teacher = interop.open_source(folder)[1]
     assert (teacher.global_layers, teacher.expert_dim) == ((0, 3, 5), 24)
-    model = build(ExperimentConfig, student.get_config(str(folder)).to_dict()).model
+    found = student.get_config(str(folder))
+    with found.unlocked():
+        found.tokens, found.batch_size, found.seq_len, found.loop.steps_per_call = 1024, 8, 32, 4
+        found.eval.tokens, found.eval.batch_size, found.data.cache = 512, 8, str(tmp_path / "stores")
+    config = build(ExperimentConfig, found.to_dict())
+    model = config.model
     assert (model.n_layers, model.window, model.global_layers) == (2, 9, (0,))  # of the teacher's layers 0 and 4
     assert (model.experts, model.expert_dim, model.attention_sinks) == (4, 6, True)
     warm_start.check(InitConfig(source="s", width="slice"), model, teacher)
+    record = loop.train(config, tmp_path / "run")
+    assert record.N_total > record.N and record.N_T_total > record.N_T and 0 < record.kl < 5
 
 
 @pytest.mark.parametrize(
