@@ -104,7 +104,9 @@ def test_sections_go_between_their_marks(tmp_path):
         findings.main(["--part=signal"])
 
 
-@pytest.mark.parametrize("part", ["chains", "ensembles", "predicted", "repeats", "signals", "tokenizers", "tuned"])
+@pytest.mark.parametrize(
+    "part", ["chains", "ensembles", "predicted", "published", "repeats", "signals", "tokenizers", "tuned"]
+)
 def test_the_page_says_what_the_tables_say(part):
     """Word for word where nothing is fitted; the fits' tables are written by the same command, on any machine alike."""
     text = PAGE.read_text(encoding="utf-8")

@@ -36,6 +36,7 @@ SHIPPED = (
     "knee",
     "tuned",
     "tokenizers",
+    "tokenizers-smollm2",
 )
 RUN = "result.json"  # the file of a finished run
 RUNS = "runs.csv"  # the file of a study or a sweep
