@@ -198,11 +198,17 @@ def test_the_judge_finds_what_must_not_be(tmp_path):
 def test_a_slow_reader_is_told_from_a_busy_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "SLOW", 0.1)
     reader = Bench(call_of(lambda case: time.sleep(0.2 if case != b"good" else 0.0) or "good"), tmp_path)
+    assert reader.judge(b"asleep").kind == "read", "on a busy machine others sleep too"
+    worked = iter([0.0, 0.15])
+    monkeypatch.setattr(harness, "_busy", lambda: next(worked))
     assert reader.judge(b"slow").kind == "slow"
-    stood = iter([0.0, 0.15])
+    stood, worked = iter([0.0, 0.15]), iter([0.0, 0.15])
     monkeypatch.setattr(harness, "_waited", lambda: next(stood))
     busy = reader.judge(b"busy")
     assert busy.kind == "read" and 0.05 <= busy.seconds < 0.1
+    monkeypatch.undo()
+    monkeypatch.setattr(harness, "STUCK", 0.1)
+    assert reader.judge(b"stuck").kind == "slow"
 
 
 @SHORT
