@@ -114,26 +114,34 @@ def test_a_student_of_any_directory(exported):
         student.get_config("")
 
 
-def test_a_student_of_a_teacher_whose_layers_differ(tmp_path):
-    """gpt-oss: of every fourth layer the student has its window, and experts of a quarter of their width; it learns."""
+@pytest.fixture
+def routed(tmp_path):
+    """A folder of gpt-oss's kind: windows in some layers, experts, sinks, biases."""
     shape = {
         "n_layers": 8, "n_heads": 4, "n_kv_heads": 2, "d_head": 8, "d_model": 32, "experts": 4, "d_ff": 24,
         "expert_d_ff": 24, "attention_sinks": True, "feed_bias": True, "qkv_bias": True, "out_bias": True,
         "activation": "clipped_swiglu", "window": 9, "global_layers": (0, 3, 5),
     }  # fmt: skip
-    folder = publish(tmp_path / "oss", library(), shape=shape)
-    teacher = interop.open_source(folder)[1]
+    return publish(tmp_path / "oss", library(), shape=shape)
+
+
+def test_a_student_of_a_teacher_whose_layers_differ(routed):
+    """Of every fourth layer the student has its window, and experts of a quarter of their width."""
+    teacher = interop.open_source(routed)[1]
     assert (teacher.global_layers, teacher.expert_dim) == ((0, 3, 5), 24)
-    found = student.get_config(str(folder))
-    with found.unlocked():
-        found.tokens, found.batch_size, found.seq_len, found.loop.steps_per_call = 1024, 8, 32, 4
-        found.eval.tokens, found.eval.batch_size, found.data.cache = 512, 8, str(tmp_path / "stores")
-    config = build(ExperimentConfig, found.to_dict())
-    model = config.model
+    model = build(ExperimentConfig, student.get_config(str(routed)).to_dict()).model
     assert (model.n_layers, model.window, model.global_layers) == (2, 9, (0,))  # of the teacher's layers 0 and 4
     assert (model.experts, model.expert_dim, model.attention_sinks) == (4, 6, True)
     warm_start.check(InitConfig(source="s", width="slice"), model, teacher)
-    record = loop.train(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_student_with_experts_learns_from_a_teacher_with_experts(routed, tmp_path):
+    found = student.get_config(str(routed))
+    with found.unlocked():
+        found.tokens, found.batch_size, found.seq_len, found.loop.steps_per_call = 1024, 8, 32, 4
+        found.eval.tokens, found.eval.batch_size, found.data.cache = 512, 8, str(tmp_path / "stores")
+    record = loop.train(build(ExperimentConfig, found.to_dict()), tmp_path / "run")
     assert record.N_total > record.N and record.N_T_total > record.N_T and 0 < record.kl < 5
 
 
