@@ -9,6 +9,7 @@ transformers, its loss torch's kl_div of two log_softmax. What else runs changes
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -37,11 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seq_len", type=int, default=512)
     parser.add_argument("--peers", default="torch", help="torch, or nothing")
     flags = parser.parse_args(argv)
+    peers = [peer for peer in flags.peers.split(",") if peer]
     if flags.shape not in PAIRS:
         raise ConfigError(f"--shape={flags.shape}; wanted one of {', '.join(PAIRS)}.{nearest(flags.shape, PAIRS)}")
-    print(f"{flags.shape}, {flags.batch} x {flags.seq_len}: MiB of a process at its peak")
+    if min(flags.batch, flags.seq_len) < 1:
+        raise ConfigError(f"--batch={flags.batch} --seq_len={flags.seq_len}: wanted 1 or more of each")
+    if set(peers) - {"torch"}:
+        raise ConfigError(f"--peers={flags.peers}; wanted torch, or nothing")
+    if peers and not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        raise ConfigError("the peer needs the extra parity: pip install -e '.[parity]'; --peers= measures ours alone")
+    print(
+        f"{flags.shape}, {flags.batch} x {flags.seq_len}: MiB of a process at its peak; a minute or two each",
+        flush=True,
+    )
     ours = None
-    for kind in ["ours", *filter(None, flags.peers.split(","))]:
+    for kind in ["ours", *peers]:
         found = measured(kind, flags.shape, flags.batch, flags.seq_len)
         ours = ours or found
         ratio = "" if found is ours else f"; ours / it {ours[0] / found[0]:.2f}, {ours[1] / found[1]:.2f}"

@@ -13,8 +13,14 @@ def test_a_larger_batch_takes_more():
     assert large[0] > small[0] + 100 and large[1] > small[1] + 100
 
 
-def test_what_cannot_be_measured_is_a_sentence():
-    with pytest.raises(ConfigError, match="--shape=micr; wanted one of smollm2, micro. Did you mean 'micro'"):
-        memory.main(["--shape=micr"])
-    with pytest.raises(ConfigError, match="jax: KeyError: 'jax'"):
-        memory.measured("jax", "micro", 2, 16)
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--shape=micr", "--shape=micr; wanted one of smollm2, micro. Did you mean 'micro'"),
+        ("--batch=0", "--batch=0 --seq_len=512: wanted 1 or more of each"),
+        ("--peers=jax", "--peers=jax; wanted torch, or nothing"),
+    ],
+)
+def test_what_cannot_be_measured_is_a_sentence(flags, words):
+    with pytest.raises(ConfigError, match=words):
+        memory.main([flags])
