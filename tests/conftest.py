@@ -59,6 +59,13 @@ def one_device_mesh():
         yield
 
 
+@pytest.fixture
+def one_device_loop(monkeypatch):
+    """A run whose mesh has data=-1 takes one of the eight fake devices."""
+    make = sharding.make
+    monkeypatch.setattr(sharding, "make", lambda config, *devices: make(config, *(devices or (jax.devices()[:1],))))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
     """Two thousand tests compile more than one process may hold."""

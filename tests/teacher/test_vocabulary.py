@@ -36,13 +36,7 @@ SIZE = PLAIN.get_vocab_size()
 STUDENT = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 24, "qk_norm": False, "tied": False}
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """A mesh of data=-1 takes one of the eight fake devices."""
-    make = loop.sharding.make
-    monkeypatch.setattr(
-        loop.sharding, "make", lambda config, *devices: make(config, *(devices or (jax.devices()[:1],)))
-    )
+pytestmark = pytest.mark.usefixtures("one_device_loop")
 
 
 @pytest.fixture(scope="module")

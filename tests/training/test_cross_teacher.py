@@ -25,13 +25,7 @@ STUDENT = {"d_model": 16, "n_layers": 1, "n_heads": 2, "d_ff": 24}
 KINDS = {"likelihood": "chunks", "projection": "cells"}
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """A mesh of data=-1 takes one of the eight fake devices."""
-    make = loop.sharding.make
-    monkeypatch.setattr(
-        loop.sharding, "make", lambda config, *devices: make(config, *(devices or (jax.devices()[:1],)))
-    )
+pytestmark = pytest.mark.usefixtures("one_device_loop")
 
 
 @pytest.fixture(scope="module")
