@@ -46,6 +46,26 @@ def test_rows_that_a_tracker_calls_crashed_are_named(runs, capsys):
     assert "not finished" not in capsys.readouterr().out
 
 
+def test_losses_per_token_of_several_tokenizers_are_named(tmp_path, capsys):
+    """Two names of one tokenizer of ours are one; without the note the law is of nothing."""
+    law = laws.Chinchilla(A=400.0, B=2000.0, E=1.7, alpha=0.34, beta=0.37)
+    kinds = ["bpe-512-f9bb7cc9", "mine-512-f9bb7cc9", "bytes"]
+    lines = ["N,D,L,tokenizer"]
+    for i, kind in enumerate(kinds * 6):
+        N, D = 1e8 * 1.3**i, 2e9 * 1.2 ** (7 * i % 18)
+        lines.append(f"{N:.6g},{D:.6g},{float(law(N, D)) * (0.3 if kind == 'bytes' else 1):.8g},{kind}")
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join(lines) + "\n")
+    flags = [f"--table={table}", "--law=chinchilla", "--resamples=16"]
+    assert cli.guard(fit.main, flags) == 0
+    out = capsys.readouterr().out
+    assert f"losses per token of 2 tokenizers by the column tokenizer ({', '.join(kinds)}) do not compare" in out
+    advice = next(word for word in ("bpe-512-f9bb7cc9", "bytes") if f"--rows='tokenizer == \"{word}\"'" in out)
+    for rule in (f'tokenizer == "{advice}"', "tokenizer != bytes"):
+        assert cli.guard(fit.main, [*flags, f"--rows={rule}"]) == 0
+        assert "do not compare" not in capsys.readouterr().out
+
+
 def test_the_papers_law_inside_is_said_by_fit_and_by_plan(students, tmp_path, capsys):
     out = tmp_path / "law.json"
     words = [f"--table={students}", "--law=distillation-limit", "--resamples=16", "--figures=no", f"--out={out}"]

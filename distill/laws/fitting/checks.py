@@ -3,6 +3,7 @@
 Raises an error if a fit would be wrong, and adds a note, which the report prints, if the user has to decide.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ _HIGHEST_E = 2.4  # nats per token: published laws have 1.5 to 2.2 on text in su
 # Columns that say how a run ended, and what they call one that did not.
 _STATES = ("state", "status", "run.state", "run_status")
 _UNFINISHED = ("crashed", "failed", "killed", "running", "preempted", "preempting", "aborted", "canceled", "cancelled")
+_HASHED = re.compile(r".*-([0-9a-f]{8})")
 _ADVICE = "Convert it ({}), or accept it as it is (--units=asis, units=False in Python)."
 
 
@@ -79,6 +81,26 @@ def unfinished_note(table: Lines) -> tuple[str, ...]:
             return (
                 f"{int(bad.sum())} of {len(column)} rows are not finished by their column {name} (row "
                 f"{int(table.lines[first])}: {column[first]}), and fitted as they are; {rule} leaves them out",
+            )
+    return ()
+
+
+def tokenizers_note(table: Lines) -> tuple[str, ...]:
+    """A note if the rows' losses are per token of several tokenizers: such losses do not compare.
+
+    One of ours has a name for people and the start of a hash of what it does ('bpe-512-f9bb7cc9'): the hash decides.
+    """
+    for name, column in table.columns.items():
+        if name.strip().lower() != "tokenizer" or column.dtype.kind not in "UO":
+            continue
+        words = [word for word in column.astype(str).tolist() if word]
+        kinds = {word: _HASHED.sub(r"\1", word) for word in words}
+        count = len(set(kinds.values()))
+        if count > 1:
+            most = max(kinds, key=words.count)
+            return (
+                f"losses per token of {count} tokenizers by the column {name} ({', '.join(kinds)}) do not compare, and "
+                f"are fitted as one; --rows='{name} == \"{most}\"' keeps one of them",
             )
     return ()
 

@@ -95,6 +95,8 @@ def notes(form: type[Law], table: Table) -> list[str]:
     losses = f"; losses in nats per token ({unit})" if any(name.startswith("L") for name in arrays) else ""
     lines = [f"{naming.described(form, table)}{losses}", *table.notes]
     lines += checks.unfinished_note(table)
+    if form.output.startswith("L"):
+        lines += checks.tokenizers_note(table)
     if table.duplicates != "mean":
         lines += checks.repeats_note(form.inputs, [arrays[name] for name in form.inputs], arrays[form.output])
     return lines
