@@ -179,6 +179,8 @@ def test_every_supervised_form_is_pythons(opened, tmp_path, law):
 @pytest.mark.parametrize("law", [BORROWING[0], pytest.param(PENALTY, marks=pytest.mark.slow)], ids=lambda law: law.name)
 def test_a_supervised_law_file_gets_a_page_that_says_it_borrows(visit, tmp_path, capsys, law):
     """`plan --page` refused it; dropped on a page, the same file gives the same page."""
+    from playwright.sync_api import expect
+
     known = calibration(law.inputs, (1.0,), 1.7)
     path, page = supervised_file(tmp_path, law, predictions=known.to_dict()), tmp_path / "borrowed.html"
     assert cli.guard(command.main, [f"--law={path}", f"--page={page}"]) == 0
@@ -189,6 +191,7 @@ def test_a_supervised_law_file_gets_a_page_that_says_it_borrows(visit, tmp_path,
     assert cli.guard(command.main, [f"--page={tmp_path / 'paper.html'}"]) == 0
     other = visit(tmp_path / "paper.html")
     other.set_input_files("#file", path)
+    expect(other.locator("#name")).to_have_text(tab.locator("#name").inner_text())
     for one in (tab, other):
         one.wait_for_selector("#numbers[data-state=done]", timeout=120_000)
     for part in ("#advice", "#warning", "#numbers", "#trusted"):
