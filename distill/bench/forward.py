@@ -10,11 +10,8 @@ extra `parity`.
 
 import argparse
 import importlib
-import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,26 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import interop
-from distill.bench import turns
+from distill.bench import imports, turns
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.flags import Parser
 from distill.model import decode, sharding
-
-_IMPORT = """
-import json, resource, sys, time
-import jax
-from distill import interop
-from distill.model import sharding
-from distill.config import MeshConfig
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
-    before, start, cpu = peak(), time.perf_counter(), time.process_time()
-    model = interop.load(sys.argv[1])
-    jax.block_until_ready(model.params)
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "weights": weights, "peak": peak(), "before": before}))
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,26 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"{len(os.sched_getaffinity(0))} cores, load average {load} before")
     if "import" in parts:
-        importing(flags.model, flags.repeats)
+        imports.compare(flags.model, flags.repeats)
     if {"forward", "decode"} & set(parts):
         with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
             compare(flags, parts)
     return 0
-
-
-def importing(path: str, repeats: int) -> None:
-    """Seconds and memory of an import, each in a fresh process."""
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run([sys.executable, "-c", _IMPORT, path], capture_output=True, text=True)
-        if done.returncode:
-            raise ConfigError(f"--model={path}: {done.stderr.strip().splitlines()[-1]}")
-        runs.append(json.loads(done.stdout))
-    seconds = [run["seconds"] for run in runs]
-    above = max(run["peak"] - run["before"] - run["weights"] for run in runs)
-    cpu = _spread([run["cpu"] for run in runs])
-    memory = f"memory above the weights {above / 2**20:,.0f} MiB at most"
-    print(f"import: {_spread(seconds)}, processor time {cpu}; {memory}")
 
 
 def compare(flags: argparse.Namespace, parts: list[str]) -> None:

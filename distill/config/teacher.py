@@ -35,7 +35,8 @@ class TeacherConfig:
     memory_gib: float = dataclasses.field(default=1.0, metadata=Identity.excluded)
     # 'same': its tokenizer must be the text's; 'number': tokens are taken by number, for those who know that they are
     tokens: Literal["same", "number"] = dataclasses.field(default="same", metadata=Identity.excluded)
-    dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # of its weights; int8 has a scale for every channel
+    # of its weights; int8 has a scale for every channel; *_products multiply in int8 or float8 too, activations rounded
+    dtype: Literal["float32", "bfloat16", "int8", "int8_products", "float8_products"] = "float32"
 
     def __post_init__(self):
         if self.store and self.signal != "stored":

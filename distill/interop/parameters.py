@@ -58,14 +58,26 @@ def _write(stacked: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) ->
     return lax.dynamic_update_slice(stacked, part, (*index, *[0] * (stacked.ndim - len(index))))
 
 
+_PIECE = 1 << 20  # values that are looked at together, in a core's cache
+
+
+def finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or inf.
+
+    By the bits of the exponent: NumPy takes ten times as long for the extremes of bfloat16, which it does not know.
+    """
+    bits = np.dtype(f"uint{8 * values.dtype.itemsize}")
+    unsigned = np.array(np.iinfo(bits).max >> 1, bits)
+    infinite = np.array(np.inf, values.dtype).view(bits)
+    flat = values.reshape(-1).view(bits)
+    return all(np.max(flat[i : i + _PIECE] & unsigned, initial=0) < infinite for i in range(0, flat.size, _PIECE))
+
+
 def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
     def read(name: str, shape: tuple[int, ...], spec: jax.P) -> jax.Array:
         def part(index: tuple[slice, ...]) -> Tensor:
             values = np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
-            # The extremes reveal any NaN or inf without a second array of the same size.
-            with np.errstate(invalid="ignore"):
-                extremes = np.array([values.min(), values.max()], np.float32)
-            if not np.isfinite(extremes).all():
+            if not finite(values):
                 raise InteropError(f"{source.path}: tensor {name!r} holds values that are not finite (NaN or inf)")
             return values
 

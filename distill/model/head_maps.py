@@ -12,7 +12,9 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from distill.model import attention_kernels, layers, sharding
+from distill.model import attention_kernels, layers, products, sharding
+from distill.model.products import Kind as ProductKind
+from distill.model.products import Quantised
 
 
 def preferred() -> bool:
@@ -20,20 +22,27 @@ def preferred() -> bool:
     return attention_kernels.platform() == "tpu"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def into(x: Float[Array, "B S D"], w: Float[Array, "D _"], width: int) -> Float[Array, "B S H K"]:
-    """x w, in heads of `width` channels: `w` is a matrix [D, H K]."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def into(
+    x: Float[Array, "B S D"], w: Float[Array, "D _"] | Quantised, width: int, kind: ProductKind = "full"
+) -> Float[Array, "B S H K"]:
+    """x w, in heads of `width` channels: `w` is a matrix [D, H K]; `kind` as in `layers.linear`."""
+    if isinstance(w, Quantised):
+        w = Quantised(_in(w.steps, width), _in(w.scale, width), w.multiplied)
+        return products.dot(x, w, ((2,), (0,)), sharding.ACT_BSHK, x.dtype, kind)
+    if kind != "full":
+        return products.dot(x, _in(w, width), ((2,), (0,)), sharding.ACT_BSHK, x.dtype, kind)
     return lax.dot_general(x, _in(w, width), (((2,), (0,)), ((), ())), out_sharding=sharding.ACT_BSHK)
 
 
 def _into_forward(
-    x: Float[Array, "B S D"], w: Float[Array, "D _"], width: int
+    x: Float[Array, "B S D"], w: Float[Array, "D _"], width: int, kind: ProductKind
 ) -> tuple[Float[Array, "B S H K"], tuple[Array, Array]]:
-    return into(x, w, width), (x, w)
+    return into(x, w, width, kind), (x, w)
 
 
 def _into_backward(
-    width: int, kept: tuple[Float[Array, "B S D"], Float[Array, "D _"]], dy: Float[Array, "B S H K"]
+    width: int, kind: ProductKind, kept: tuple[Float[Array, "B S D"], Float[Array, "D _"]], dy: Float[Array, "B S H K"]
 ) -> tuple[Float[Array, "B S D"], Float[Array, "D _"]]:
     x, w = kept
     dx = lax.dot_general(dy, _in(w, width), (((2, 3), (1, 2)), ((), ())), out_sharding=layers.spec_of(x))
@@ -43,20 +52,27 @@ def _into_backward(
 into.defvjp(_into_forward, _into_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def out_of(x: Float[Array, "B S H K"], w: Float[Array, "_ D"], place: P) -> Float[Array, "B S D"]:
-    """x w over all channels of all heads, sharded as `place`: `w` is a matrix [H K, D]."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def out_of(
+    x: Float[Array, "B S H K"], w: Float[Array, "_ D"] | Quantised, place: P, kind: ProductKind = "full"
+) -> Float[Array, "B S D"]:
+    """x w over all channels of all heads, sharded as `place`: `w` is a matrix [H K, D]; `kind` as in `linear`."""
+    if isinstance(w, Quantised):
+        w = Quantised(_out(w.steps, x.shape[3]), w.scale[None], w.multiplied)
+        return products.dot(x, w, ((2, 3), (0, 1)), place, x.dtype, kind)
+    if kind != "full":
+        return products.dot(x, _out(w, x.shape[3]), ((2, 3), (0, 1)), place, x.dtype, kind)
     return lax.dot_general(x, _out(w, x.shape[3]), (((2, 3), (0, 1)), ((), ())), out_sharding=place)
 
 
 def _out_of_forward(
-    x: Float[Array, "B S H K"], w: Float[Array, "_ D"], place: P
+    x: Float[Array, "B S H K"], w: Float[Array, "_ D"], place: P, kind: ProductKind
 ) -> tuple[Float[Array, "B S D"], tuple[Array, Array]]:
-    return out_of(x, w, place), (x, w)
+    return out_of(x, w, place, kind), (x, w)
 
 
 def _out_of_backward(
-    place: P, kept: tuple[Float[Array, "B S H K"], Float[Array, "_ D"]], dy: Float[Array, "B S D"]
+    place: P, kind: ProductKind, kept: tuple[Float[Array, "B S H K"], Float[Array, "_ D"]], dy: Float[Array, "B S D"]
 ) -> tuple[Float[Array, "B S H K"], Float[Array, "_ D"]]:
     x, w = kept
     dy = layers.whole_sequence(dy, place)

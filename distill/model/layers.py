@@ -16,28 +16,42 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from distill.model import products
+from distill.model.products import Kind as ProductKind
+from distill.model.products import Quantised
+
 # From this many positions on, queries are processed in two halves, and the first half skips the later keys, which
 # saves a quarter of all scores. Four quarters save more, but were slower at S = 128: their products are too small.
 HALVES_FROM = 64
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def linear(
-    x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P, dtype: DTypeLike | None = None
+    x: Float[Array, "B S I"],
+    w: Float[Array, "I O"] | Quantised,
+    place: P,
+    dtype: DTypeLike | None = None,
+    kind: ProductKind = "full",
 ) -> Float[Array, "B S O"]:
-    """x w, sharded as `place`, in `dtype` (by default x's)."""
+    """x w, sharded as `place`, in `dtype` (by default x's).
+
+    A `kind` but full multiplies both rounded (distill/model/products.py); gradients are those of the plain product.
+    """
+    if kind != "full" or isinstance(w, Quantised):
+        return products.dot(x, w, ((2,), (0,)), place, dtype or x.dtype, kind)
     return lax.dot_general(x, w, (((2,), (0,)), ((), ())), preferred_element_type=dtype or x.dtype, out_sharding=place)
 
 
 def _linear_forward(
-    x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P, dtype: DTypeLike | None
+    x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P, dtype: DTypeLike | None, kind: ProductKind
 ) -> tuple[Float[Array, "B S O"], tuple[Array, Array]]:
-    return linear(x, w, place, dtype), (x, w)
+    return linear(x, w, place, dtype, kind), (x, w)
 
 
 def _linear_backward(
     place: P,
     dtype: DTypeLike | None,
+    kind: ProductKind,
     kept: tuple[Float[Array, "B S I"], Float[Array, "I O"]],
     dy: Float[Array, "B S O"],
 ) -> tuple[Float[Array, "B S I"], Float[Array, "I O"]]:

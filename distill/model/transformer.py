@@ -19,12 +19,14 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from distill.config import ModelConfig
-from distill.model import attention_kernels, experts, head_maps, layers, lora, positions, sharding, units
+from distill.model import attention_kernels, experts, head_maps, layers, lora, positions, products, sharding, units
 from distill.model.experts import RouterLosses
 from distill.model.norms import BLOCK_NORMS as BLOCK_NORMS
 from distill.model.norms import add_norm, constant, normalise
 from distill.model.norms import rms_norm as rms_norm
 from distill.model.positions import Rope, rotate
+from distill.model.products import Kind as ProductKind
+from distill.model.products import Quantised
 from distill.model.stack import PRODUCT, scan, with_remat
 from distill.types import LOG_ZERO
 
@@ -58,9 +60,11 @@ def _gather_sequence(x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
     return jax.sharding.reshard(x, sharding.ACT_BSD)
 
 
-def _product(x: Float[Array, "B S I"], w: Float[Array, "I O"], place: P) -> Float[Array, "B S O"]:
+def _product(
+    x: Float[Array, "B S I"], w: Float[Array, "I O"] | Quantised, place: P, kind: ProductKind
+) -> Float[Array, "B S O"]:
     """A linear map whose result remat='dots' keeps: policies of jax.checkpoint see names, not inside a custom_vjp."""
-    return checkpoint_name(layers.linear(x, w, place), PRODUCT)
+    return checkpoint_name(layers.linear(x, w, place, None, kind), PRODUCT)
 
 
 class Block(nnx.Module):
@@ -124,18 +128,25 @@ class Block(nnx.Module):
         """The parameter in the compute dtype, gathered over fsdp; a linear map as a matrix."""
         return sharding.gather_for_use(param[...].astype(self.config.dtype), name)
 
+    def _map(self, kind: str, name: str) -> Float[Array, "I O"] | Quantised:
+        """The matrix of a linear map for `_product`: `_use`, or a teacher's steps where they are what is multiplied."""
+        weight = getattr(self, kind)[...]
+        if isinstance(weight, Quantised) and weight.multiplied:
+            return products.gathered(weight, name)
+        return self._use(getattr(self, kind), name)
+
     def _adapt(self, y: Float[Array, "B S O"], x: Float[Array, "B S I"], kind: str, place: P) -> Float[Array, "B S O"]:
         """The result y of a linear map of x, with the share of its adapter."""
         return y + self.lora(self.config.lora, kind, x, place) if kind in lora.adapted_maps(self.config) else y
 
     def _heads(self, x: Float[Array, "B S D"], kind: str, name: str) -> Float[Array, "B S H K"]:
-        weight = self._use(getattr(self, kind), name)
+        weight = self._map(kind, name)
         width = self.config.head_dim
         if head_maps.preferred() and kind not in lora.adapted_maps(self.config):
-            heads = checkpoint_name(head_maps.into(x, weight, width), PRODUCT)
+            heads = checkpoint_name(head_maps.into(x, weight, width, self.config.products), PRODUCT)
         else:
-            heads = self._adapt(_product(x, weight, sharding.ACT_BSF), x, kind, sharding.ACT_BSF)
-            heads = lax.reshape(heads, (*x.shape[:2], weight.shape[1] // width, width), out_sharding=sharding.ACT_BSHK)
+            heads = self._adapt(_product(x, weight, sharding.ACT_BSF, self.config.products), x, kind, sharding.ACT_BSF)
+            heads = lax.reshape(heads, (*x.shape[:2], heads.shape[2] // width, width), out_sharding=sharding.ACT_BSHK)
         if self.config.qkv_bias:
             heads += self._use(getattr(self, f"{kind}_bias"), "bias_hk")[None, None]
         return heads
@@ -186,13 +197,13 @@ class Block(nnx.Module):
     def merge(self, heads: Float[Array, "B S ..."], place: P) -> Float[Array, "B S D"]:
         """The output projection of all heads."""
         c = self.config
-        weight = self._use(self.out, "out_hkd")
+        weight = self._map("out", "out_hkd")
         if head_maps.preferred() and "out" not in lora.adapted_maps(c):
             whole = lax.reshape(heads, (*heads.shape[:2], c.n_heads, c.head_dim), out_sharding=sharding.ACT_BSHK)
-            x = checkpoint_name(head_maps.out_of(whole, weight, place), PRODUCT)
+            x = checkpoint_name(head_maps.out_of(whole, weight, place, c.products), PRODUCT)
         else:
             heads = lax.reshape(heads, (*heads.shape[:2], c.n_heads * c.head_dim), out_sharding=sharding.ACT_BSF)
-            x = self._adapt(_product(heads, weight, place), heads, "out", place)
+            x = self._adapt(_product(heads, weight, place, c.products), heads, "out", place)
         return x + self._use(self.out_bias, "out_bias_d")[None, None] if c.out_bias else x
 
     def _scaled(self, q: Queries) -> Queries:
@@ -232,7 +243,8 @@ class Block(nnx.Module):
 
     def lower(self, units: Float[Array, "B S F"], place: P = sharding.ACT_BSD) -> Float[Array, "B S D"]:
         """The map from the units of the feed-forward back to the residual stream."""
-        y = self._adapt(layers.linear(units, self._use(self.down, "down_fd"), place), units, "down", place)
+        y = layers.linear(units, self._map("down", "down_fd"), place, None, self.config.products)
+        y = self._adapt(y, units, "down", place)
         return y + self._use(self.down_bias, "out_bias_d")[None, None] if self.config.feed_bias else y
 
     def feed(
@@ -252,7 +264,7 @@ class Block(nnx.Module):
         return y, {} if weight is None else experts.losses(c, routes, weight)
 
     def _feed(self, x: Float[Array, "B S D"], name: str) -> Float[Array, "B S F"]:
-        y = _product(x, self._use(getattr(self, name), f"{name}_df"), sharding.ACT_BSF)
+        y = _product(x, self._map(name, f"{name}_df"), sharding.ACT_BSF, self.config.products)
         y = self._adapt(y, x, name, sharding.ACT_BSF)
         return y + self._use(getattr(self, f"{name}_bias"), "feed_bias_f")[None, None] if self.config.feed_bias else y
 

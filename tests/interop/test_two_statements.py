@@ -8,12 +8,13 @@ import string
 
 import gguf
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
 from distill import interop
 from distill.errors import InteropError
-from distill.interop import export, hf_config
+from distill.interop import export, hf_config, parameters
 from distill.interop.tokenizer_files import TokenizerFiles
 from distill.model.transformer import Transformer
 from tests.interop import test_gguf
@@ -282,6 +283,18 @@ def test_a_tensor_that_is_not_finite_is_named(directory, value):
     put(file, head, data[:at] + np.float32(value).tobytes() + data[at + 4 :])
     with pytest.raises(InteropError, match=rf"tensor '{name}' holds values that are not finite"):
         interop.load(directory)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64, ml_dtypes.float8_e4m3fn])
+def test_one_value_that_is_not_finite_is_seen_wherever_it_stands(dtype):
+    values = np.random.default_rng(0).standard_normal(2**20 + 5).astype(dtype)
+    values[7] = ml_dtypes.finfo(dtype).max
+    assert parameters.finite(values) and parameters.finite(-values) and parameters.finite(values[:0])
+    for at in (0, 2**20 - 1, 2**20, values.size - 1):
+        for value in (np.nan, -np.nan, np.inf, -np.inf):
+            broken = values.copy()
+            broken[at] = value
+            assert not parameters.finite(broken), (at, value)
 
 
 def test_what_is_exported_has_no_unknown_key(tmp_path):

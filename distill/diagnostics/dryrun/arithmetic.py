@@ -164,7 +164,7 @@ def teacher_bytes(config: ExperimentConfig, teacher: ModelConfig | None) -> floa
     """Bytes of an online teacher's weights on a device, in config.teacher.dtype."""
     if teacher is None:
         return 0.0
-    width = {"float32": 4, "bfloat16": 2, "int8": 1}[config.teacher.dtype]
+    width = {"float32": 4, "bfloat16": 2}.get(config.teacher.dtype, 1)
     return width * counts.total(teacher) / math.prod((config.mesh.fsdp, config.mesh.tensor))
 
 
