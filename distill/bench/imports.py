@@ -1,7 +1,9 @@
 """What the import of a model takes beside `transformers`, each in a process of its own (a part of `bench forward`).
 
-From a loaded library to weights in memory, every page of them read; processes take turns, so that a busy machine slows
-both. The time to import the library itself is not counted for either.
+Seconds of the whole process, which a user waits for, libraries and all; and of the load alone, once the libraries and
+the model's module are there, until every page of the weights was touched. Processes take turns, so that a busy machine
+slows both. transformers maps a file of the same dtype and reads no byte of it that is not asked for; ours reads all,
+turns matrices (inputs come first here) and looks for values that are not finite.
 """
 
 import functools
@@ -9,6 +11,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from distill.bench import turns
@@ -67,18 +70,22 @@ def compare(path: str, repeats: int) -> None:
         runs = turns.take_turns({name: functools.partial(_run, s, path, dtype) for name, s in scripts.items()}, repeats)
         columns = {name: {key: [run[key] for run in these] for key in these[0]} for name, these in runs.items()}
         each = [
-            f"{name} {turns.spread(c['seconds'])} s, processor time {turns.spread(c['cpu'])} s, "
-            f"{max(c['above']) / 2**20:,.0f} MiB above the weights"
+            f"{name} {turns.spread(c['whole'])} s, of it the load {turns.spread(c['seconds'])} s "
+            f"({turns.spread(c['cpu'])} s of processor time), {max(c['above']) / 2**20:,.0f} MiB above the weights"
             for name, c in columns.items()
         ]
-        ratio = turns.spread(turns.ratios(columns["ours"]["seconds"], columns["theirs"]["seconds"])) if peer else ""
-        print(f"import as {dtype}: {'; '.join(each)}{'; ours / theirs ' if peer else ''}{ratio}", flush=True)
+        print(f"import as {dtype}: {'; '.join(each)}", flush=True)
+        if peer:
+            of = lambda key: turns.spread(turns.ratios(columns["ours"][key], columns["theirs"][key]))
+            print(f"  ours / theirs: whole {of('whole')}, load {of('seconds')}", flush=True)
 
 
 def _run(script: str, path: str, dtype: str) -> dict[str, float]:
     words = [sys.executable, "-c", _MEASURED + script, str(Path(path).absolute()), dtype]
+    began = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True)
+    whole = time.perf_counter() - began
     if done.returncode:
         raise ConfigError(f"--model={path}: {(done.stderr.strip().splitlines() or ['ended'])[-1]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return found | {"whole": whole}

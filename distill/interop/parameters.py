@@ -2,10 +2,13 @@
 
 Each layer's tensor is read, cut, transferred, and written to its index of the stacked array on the devices. The host
 therefore holds one tensor of the checkpoint and two parts of tensors (one in transfer, one being cut): less than the
-tensor and one shard of the stacked array.
+tensor and one shard of the stacked array. On a CPU, whose devices' memory is the host's, layers are written straight
+into the memory that the array then has: nothing to compile, and nothing held twice.
 """
 
 import itertools
+import math
+import mmap
 from collections.abc import Callable
 
 import jax
@@ -18,6 +21,7 @@ from distill.errors import InteropError
 from distill.interop.layout import Layout, layouts
 from distill.interop.safetensors import Tensor
 from distill.interop.source import ModelSource
+from distill.model.attention_kernels import platform
 from distill.model.transformer import Transformer, parameter_name
 
 OnTensor = Callable[[int], None]
@@ -41,7 +45,7 @@ def load(
 ) -> Transformer:
     """Loads the parameters of a checked source on the current mesh, stored in `dtype`.
 
-    `on_tensor` is called with the number of values of each loaded tensor.
+    `on_tensor` is called with the number of values of each tensor, or part of one, that was loaded.
     Raises InteropError, naming the tensor, for values that are not finite.
     """
     family = source.family
@@ -59,6 +63,7 @@ def _write(stacked: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) ->
 
 
 _PIECE = 1 << 20  # values that are looked at together, in a core's cache
+_STRIP = 64  # columns that are written together
 
 
 def finite(values: np.ndarray) -> bool:
@@ -74,28 +79,56 @@ def finite(values: np.ndarray) -> bool:
 
 
 def _parameter(layout: Layout, leaf: jax.ShapeDtypeStruct, source: ModelSource, on_tensor: OnTensor) -> jax.Array:
-    def read(name: str, shape: tuple[int, ...], spec: jax.P) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> Tensor:
-            values = np.ascontiguousarray(layout.import_part(source.read(name, *layout.row_range(index)), index))
-            if not finite(values):
-                raise InteropError(f"{source.path}: tensor {name!r} holds values that are not finite (NaN or inf)")
-            return values
+    def part(name: str, index: tuple[slice, ...]) -> Tensor:
+        values = source.read(name, *layout.row_range(index))
+        if not finite(values):
+            raise InteropError(f"{source.path}: tensor {name!r} holds values that are not finite (NaN or inf)")
+        return layout.import_part(values, index)
 
-        array = _assemble(shape, jax.NamedSharding(leaf.sharding.mesh, spec), part)
-        on_tensor(int(np.prod(shape)))
+    def read(name: str, shape: tuple[int, ...], spec: jax.P) -> jax.Array:
+        place = jax.NamedSharding(leaf.sharding.mesh, spec)
+        array = _assemble(shape, place, lambda index: np.ascontiguousarray(part(name, index)))
+        on_tensor(math.prod(shape))
         return array
 
+    counts, shape = leaf.shape[: layout.stacked], leaf.shape[layout.stacked :]
+    if platform() == "cpu":
+
+        def layers(index: tuple[slice, ...]) -> Tensor:
+            out = _memory(tuple(len(range(*s.indices(n))) for s, n in zip(index, leaf.shape)), leaf.dtype)
+            chosen = [range(n)[piece] for piece, n in zip(index, counts)]
+            for to, layer in zip(np.ndindex(*map(len, chosen)), itertools.product(*chosen)):
+                _fill(out[to], part(layout.name.format(*layer), index[layout.stacked :]))
+                on_tensor(out[to].size)
+            return out
+
+        return _assemble(leaf.shape, leaf.sharding, layers)
     if not layout.stacked:
         return read(layout.name, leaf.shape, leaf.sharding.spec).astype(leaf.dtype)
-    counts, shape = leaf.shape[: layout.stacked], leaf.shape[layout.stacked :]
     spec = tuple(leaf.sharding.spec)
     dims = (*spec[layout.stacked :], *[None] * (leaf.ndim - len(spec)))
     stacked = jnp.zeros(leaf.shape, leaf.dtype, out_sharding=leaf.sharding)
     for index in itertools.product(*map(range, counts)):
-        part = read(layout.name.format(*index), shape, jax.P(*dims))
+        written = read(layout.name.format(*index), shape, jax.P(*dims))
         # Waiting limits the transfers in flight to one tensor.
-        stacked = jax.block_until_ready(_write(stacked, part, tuple(jnp.int32(i) for i in index)))
+        stacked = jax.block_until_ready(_write(stacked, written, tuple(jnp.int32(i) for i in index)))
     return stacked
+
+
+def _memory(shape: tuple[int, ...], dtype: jnp.dtype) -> Tensor:
+    """Memory that a CPU's array takes over as it is: JAX copies what does not begin at a multiple of 64 bytes.
+
+    Not NumPy's, which asks for huge pages: where memory is in small pieces, the system takes five times as long.
+    """
+    return np.frombuffer(mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize)), dtype, math.prod(shape)).reshape(
+        shape
+    )
+
+
+def _fill(out: Tensor, values: Tensor) -> None:
+    """out[...] = values, a strip at a time: a whole turned matrix falls out of a core's cache."""
+    for i in range(0, max(out.shape[-1:], default=1), _STRIP):
+        out[..., i : i + _STRIP] = values[..., i : i + _STRIP]
 
 
 def _assemble(
