@@ -24,6 +24,13 @@ if [ -n "$devices" ]; then
 fi
 port=$((20000 + (RANDOM + $$) % 10000))
 pids=()
+# A notice to one stops all at the same step. Bash keeps Ctrl-C from what it runs in the background.
+heard=""
+notify() {
+  heard=yes
+  [ ${#pids[@]} -eq 0 ] || kill -TERM "${pids[0]}" 2>/dev/null || true
+}
+trap notify TERM INT # before any of them starts: who sees one running may send it
 for ((i = 0; i < processes; i++)); do
   command=(env "${variables[@]}" "$@" "--coordinator=127.0.0.1:$port" "--processes=$processes" "--process=$i")
   if [ -n "$dry_run" ]; then
@@ -33,10 +40,8 @@ for ((i = 0; i < processes; i++)); do
     pids+=($!)
   fi
 done
+[ -z "$heard" ] || notify # it may have come before the first one's number was known
 
-# A notice to one stops all at the same step. Bash keeps Ctrl-C from what it runs in the background.
-heard=""
-trap 'heard=yes; kill -TERM "${pids[0]}" 2>/dev/null || true' TERM INT
 worst=0
 for pid in "${pids[@]}"; do
   while :; do

@@ -16,7 +16,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -52,11 +52,12 @@ def run(
     timeout: float = 180.0,
     interrupt_after: float | None = None,
     hangup_after: float | None = None,
+    when: Callable[[], bool] = lambda: True,
 ) -> Result:
     """Runs `command` on a terminal of `columns` x `rows`.
 
     `interrupt_after` seconds after it has opened the terminal it gets a Ctrl-C typed; at `hangup_after` the terminal is
-    closed.
+    closed. The seconds count from where `when` is true as well, or from half of `timeout` if it never is.
     """
     primary, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -88,8 +89,9 @@ def run(
             elapsed = time.monotonic() - began
             if elapsed > timeout:
                 raise TimeoutError(f"{' '.join(command)}: still running after {timeout:.0f} s; it wrote\n{written!r}")
+            # What is typed before it has the terminal is lost.
             if signal_after is not None and not opened_at and _has_terminal(process.pid):
-                opened_at = elapsed  # what is typed before it is lost
+                opened_at = elapsed if elapsed > timeout / 2 or when() else 0.0
             if signal_after is not None and opened_at and elapsed >= opened_at + signal_after:
                 signal_after, ready = None, _handles_signals(process.pid)
                 if hangup_after is not None:

@@ -194,8 +194,9 @@ def test_an_interrupt_ends_in_one_line(tmp_path, signal_after, closed):
 def test_a_run_is_saved_when_its_terminal_says_so(tmp_path, closed):
     """Once there is a step, Ctrl-C and a closed terminal save the run, as SIGTERM does; the same command ends it."""
     command = [sys.executable, "-m", "launch.train", f"--workdir={tmp_path}/run", "--config.tokens=40M"]
-    how = {"hangup_after": 25.0} if closed else {"interrupt_after": 25.0}
-    ended = terminal.run(command, **how)
+    log = tmp_path / "run" / "metrics.jsonl"
+    how = {"hangup_after": 0.0} if closed else {"interrupt_after": 0.0}
+    ended = terminal.run(command, when=lambda: log.exists() and log.stat().st_size > 0, **how)
     assert ended.returncode == preemption.REQUEUE, ended.text
     assert any((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
     if not closed:

@@ -228,7 +228,8 @@ def test_killed_at_any_moment_it_ends_the_same(big, whole, tmp_path):
     progress = tmp_path / ".store.building" / "progress.json"
     seen, kills = [], 0
     while not out.exists():
-        process = build_process(f"{big}/*.jsonl", out, pause=0.15)
+        # Slow only where it is killed, so that it is not done before; the last one may hurry.
+        process = build_process(f"{big}/*.jsonl", out, pause=0.5 if kills < 3 else 0.0)
         start = json.loads(progress.read_text()) if progress.exists() else None
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and kills < 3:
@@ -239,6 +240,7 @@ def test_killed_at_any_moment_it_ends_the_same(big, whole, tmp_path):
                 kills += 1
                 seen.append((now["shard"], now["document"]))
                 break
+            time.sleep(0.01)
         assert process.wait() in (0, -signal.SIGKILL), process.stderr.read()
         if process.returncode:
             with pytest.raises(data.DataError, match="no token store"):
@@ -293,11 +295,11 @@ def test_ten_billion_tokens_open_at_once(tmp_path):
     from distill.bench.data import sparse_store
 
     sparse_store(tmp_path / "sparse", tokens=10**10)
-    began = time.monotonic()
+    began = time.process_time()  # a busy machine does not count
     store = data.TokenStore(tmp_path / "sparse")
     loader = data.Loader(store, split="student", batch_size=8, seq_len=1024)
     assert loader.batch(123).tokens.shape == (8, 1025)
-    assert time.monotonic() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert loader.window_count == (10**10 - 1) // 1024
     assert loader.windows(10**6).max() > 10**6
 

@@ -2,7 +2,7 @@
 
 import json
 import random
-import time
+import types
 
 import numpy as np
 import pytest
@@ -196,18 +196,28 @@ def test_the_judge_finds_what_must_not_be(tmp_path):
 
 
 def test_a_slow_reader_is_told_from_a_busy_machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "SLOW", 0.1)
-    reader = Bench(call_of(lambda case: time.sleep(0.2 if case != b"good" else 0.0) or "good"), tmp_path)
+    """By clocks of this test: a real sleep takes longer on a busy machine."""
+    clocks = {"now": 0.0, "worked": 0.0, "stood": 0.0}
+    monkeypatch.setattr(harness, "time", types.SimpleNamespace(perf_counter=lambda: clocks["now"]))
+    monkeypatch.setattr(harness, "_busy", lambda: clocks["worked"])
+    monkeypatch.setattr(harness, "_waited", lambda: clocks["stood"])
+    passed: dict[bytes, dict[str, float]] = {
+        b"asleep": {"now": 20.0},
+        b"slow": {"now": 20.0, "worked": 15.0},
+        b"busy": {"now": 20.0, "worked": 15.0, "stood": 16.0},
+        b"stuck": {"now": 80.0},
+    }
+
+    def pass_time(case):
+        for name, seconds in passed.get(case, {}).items():
+            clocks[name] += seconds
+        return "good"
+
+    reader = Bench(call_of(pass_time), tmp_path)
     assert reader.judge(b"asleep").kind == "read", "on a busy machine others sleep too"
-    worked = iter([0.0, 0.15])
-    monkeypatch.setattr(harness, "_busy", lambda: next(worked))
     assert reader.judge(b"slow").kind == "slow"
-    stood, worked = iter([0.0, 0.15]), iter([0.0, 0.15])
-    monkeypatch.setattr(harness, "_waited", lambda: next(stood))
     busy = reader.judge(b"busy")
-    assert busy.kind == "read" and 0.05 <= busy.seconds < 0.1
-    monkeypatch.undo()
-    monkeypatch.setattr(harness, "STUCK", 0.1)
+    assert busy.kind == "read" and busy.seconds == 4.0
     assert reader.judge(b"stuck").kind == "slow"
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_local_ends_with_the_code_of_the_one_that_failed_and_passes_a_notice_on(
     process = subprocess.Popen(command, cwd=tmp_path)
     while not (tmp_path / "up").exists():
         assert process.poll() is None
+        time.sleep(0.01)  # leaves the processor to it
     process.terminate()
     assert process.wait(20) == 75
 

@@ -96,13 +96,15 @@ def test_nothing_of_a_live_page_is_cut(visit, tmp_path, width, scheme):
     for i in range(3):
         log(tmp_path / "runs" / f"{i}-of-the-students-that-share-a-teacher", [3.0, 2.0, 1.5])
     with LivePage(tmp_path, every=60.0) as page:
-        thread = threading.Thread(target=page.run)
+        thread = threading.Thread(target=page.run, daemon=True)
         thread.start()
-        tab = visit(page.address, viewport={"width": width, "height": 900}, color_scheme=scheme)
-        tab.wait_for_selector("#live[data-drawn]")
-        check(tab, page.address, width)
-        page.stop()
-        thread.join()
+        try:  # a failure must not leave a server that keeps the tests from ending
+            tab = visit(page.address, viewport={"width": width, "height": 900}, color_scheme=scheme)
+            tab.wait_for_selector("#live[data-drawn]")
+            check(tab, page.address, width)
+        finally:
+            page.stop()
+            thread.join()
 
 
 def test_the_check_finds_what_it_is_for(visit, tmp_path):

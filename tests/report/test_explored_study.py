@@ -1,5 +1,6 @@
 """A reader explores the page of a study in a real browser, on a desk and on a phone, in both themes."""
 
+import re
 import shutil
 
 import pytest
@@ -16,6 +17,8 @@ def page(study_dir, tmp_path_factory):
 
 @pytest.mark.parametrize("width, scheme", SIZES)
 def test_a_reader_filters_sorts_and_opens_a_run(visit, page, width, scheme):
+    from playwright.sync_api import expect
+
     tab = visit(page, viewport={"width": width, "height": 900}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     filters, shown = tab.locator("input[data-filters=runs]"), tab.locator("#runs tbody tr:visible")
@@ -37,26 +40,32 @@ def test_a_reader_filters_sorts_and_opens_a_run(visit, page, width, scheme):
     run = students[-1]
     tab.locator(f"#runs a[href='#run={run.run}']").click()
     dialog = tab.locator("#run-dialog")
-    assert dialog.is_visible() and f"loss {run.loss:.4f}" in dialog.inner_text()
+    expect(dialog).to_be_visible()
+    assert f"loss {run.loss:.4f}" in dialog.inner_text()
     labels = dialog.locator(".legend button").all_inner_texts()
     twin = next(i for i, r in enumerate(rows()) if i >= 4 and r.kind == "supervised" and (r.N, r.D) == (run.N, run.D))
     assert labels == ["run-48", f"supervised twin: run-{twin}", "its teacher's loss"]
-    assert tab.url.endswith(f"#run={run.run}")
+    expect(tab).to_have_url(re.compile(f"#run={run.run}$"))
     tab.keyboard.press("Escape")
-    assert not dialog.is_visible() and "#run" not in tab.url
+    expect(dialog).to_be_hidden()
+    expect(tab).not_to_have_url(re.compile("#run"))
     assert not [message for message in tab.seen if not message.startswith(page.as_uri())]
 
 
 def test_an_address_opens_its_run_and_figures_are_drawn_when_they_are_seen(visit, page):
+    from playwright.sync_api import expect
+
     run = rows()[-1]
     tab = visit(f"{page.as_uri()}#run={run.run}")
-    assert tab.locator("#run-dialog").is_visible()
+    expect(tab.locator("#run-dialog")).to_be_visible()
     tab.keyboard.press("Escape")
     assert tab.locator("#figure-learning[data-drawn]").count() == 0
     tab.locator("#figure-learning").scroll_into_view_if_needed()
     tab.wait_for_selector("#figure-learning[data-drawn]")
-    panel = tab.locator("#figure-learning .u-over").first.bounding_box()
-    tab.mouse.move(panel["x"] + 0.6 * panel["width"], panel["y"] + 0.6 * panel["height"])
+    panel = tab.locator("#figure-learning .u-over").first
+    size = panel.bounding_box()
+    # Figures above may still be drawn and move it: hover waits until it stands still.
+    panel.hover(position={"x": 0.6 * size["width"], "y": 0.6 * size["height"]})
     words = tab.locator("#figure-learning .tip:visible").inner_text()
     assert all(f"{name} " in words for name in ("run", "N", "D", "seed", "tokens seen"))
 

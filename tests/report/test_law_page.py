@@ -105,11 +105,13 @@ def test_a_reader_hovers_and_saves_the_law(visit, fitted, page, tmp_path, width,
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.locator("#figure-slices").scroll_into_view_if_needed()
     tab.wait_for_selector("#figure-slices[data-drawn]")
-    box = tab.locator("#figure-slices .u-over").first.bounding_box()
+    panel = tab.locator("#figure-slices .u-over").first
+    size = panel.bounding_box()
     curve = tab.evaluate("document.querySelector('#figure-slices').state.chart.panels[0].series[1]")
     low, high = tab.evaluate("charts.views()[0].view.y")
     down = (high - curve["y"][len(curve["y"]) // 2]) / (high - low)
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + down * box["height"])
+    # Figures above may still be drawn and move it: hover waits until it stands still.
+    panel.hover(position={"x": size["width"] / 2, "y": down * size["height"]})
     assert "loss (nats per token)" in tab.locator("#figure-slices .tip").first.inner_text()
     with tab.expect_download() as saved:
         tab.locator("#save-law").click()

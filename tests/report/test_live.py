@@ -96,6 +96,20 @@ def test_a_view_that_a_reader_zoomed_stays(live, visit):
     assert tab.evaluate("charts.views()[0].view.x") == before
 
 
+def test_the_page_says_that_nobody_answers_only_while_nobody_does(live, visit):
+    """Once the sentence stayed until the data were others."""
+    from playwright.sync_api import expect
+
+    page, _ = live
+    tab = visit(page.address)
+    state = tab.locator("#state")
+    expect(state).to_contain_text("1 runs, the latest first.")
+    tab.route("**/data", lambda route: route.fulfill(status=503))
+    expect(state).to_contain_text("The server does not answer")
+    tab.unroute("**/data")
+    expect(state).to_contain_text("1 runs, the latest first.")
+
+
 def test_nothing_to_watch_and_a_taken_port_are_one_line(live, tmp_path):
     page, folder = live
     with pytest.raises(ReportError, match="no metrics.jsonl"):

@@ -1,6 +1,7 @@
 """The page's intervals, probabilities, warnings and forms, against those of `distill plan` for the same law file."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -109,6 +110,8 @@ def test_intervals_probability_and_warnings_are_the_commands(opened, name, quest
 @pytest.mark.slow
 def test_a_law_of_repeated_text_is_asked_for_distinct_tokens(opened):
     """Without the intervals of the split, which take a browser a minute here, and with "stop at about"."""
+    from playwright.sync_api import expect
+
     law = LAWS["unique"]
     cases = [asked(4, "teacher_inference", unique=1e10), asked(5, "best_case", unique=3e8)]
     page = opened(law)
@@ -116,7 +119,7 @@ def test_a_law_of_repeated_text_is_asked_for_distinct_tokens(opened):
         check(mine, answer(law, question), law)
     assert "more than this law finds useful: stop at about" in " ".join(mine["told"])
     page.fill("#unique", "10B")
-    assert "unique=10B" in page.url
+    expect(page).to_have_url(re.compile("unique=10B"))  # page.url is told by an event, a little later
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -246,6 +247,7 @@ def test_the_address_restores_what_was_typed(tab, visit):
     page.fill("#N_T", "7B")
     page.fill("#L_T", "2.05")
     page.check("#store")
+    expect(page).to_have_url(re.compile("store=yes"))  # page.url is told by an event, a little later
     again = visit(page.url)
     drawn(again)
     assert again.locator("#advice").inner_text() == page.locator("#advice").inner_text()

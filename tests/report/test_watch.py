@@ -27,7 +27,9 @@ def log(folder, losses, left=90.0, **more):
          "param_norm": 7.0, "tokens_per_second": 1234.0, "seconds_left": left, **more}
         for i, loss in enumerate(losses, 1)
     ]  # fmt: skip
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    # Never seen half written: a server may read it at this moment.
+    (folder / "metrics.jsonl.new").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(folder / "metrics.jsonl.new", folder / "metrics.jsonl")
     return folder
 
 

@@ -125,7 +125,7 @@ def test_programs_are_let_go_before_a_process_runs_out_of_memory_maps():
     for run in held:
         run(jnp.ones((9, 9)))
     before = maps()
-    assert not runtime.clear_jit_caches(most=before + 1000) and maps() >= before
+    assert not runtime.clear_jit_caches(most=before + 1000) and maps() >= before - 50  # other threads may unmap
     assert runtime.clear_jit_caches(most=1) and maps() < before
     assert held[0](jnp.zeros((9, 9))).shape == (9, 9)
 

@@ -215,7 +215,8 @@ def trajectories(wide, make_batch, run_steps, mesh_of):
 )
 def test_the_loss_does_not_depend_on_the_mesh(trajectories, shape, kind):
     want = trajectories((1, 1, 1), "distilled" if kind in ("distilled", "sequence") else "lambda 0")
-    for got, one, tolerance in zip(trajectories(shape, kind), want, (1e-6, 2e-5)):
+    # Measured: .39e-6 in the first step, .41e-6 in the four after it; 2e-3 with one token that is read wrongly.
+    for got, one, tolerance in zip(trajectories(shape, kind), want, (5e-6, 2e-5)):
         assert got.keys() == one.keys() - ({"kd"} if kind == "supervised" else set())
         for name in got:
             loose = 10 * tolerance if name == "grad_norm" else tolerance

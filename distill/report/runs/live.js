@@ -17,6 +17,7 @@
         $("state").textContent = `${told.text} As of ${new Date().toLocaleTimeString()}.`;
       }
     } catch {
+      last = "";  // so that an answer with the same data takes the sentence away
       $("state").textContent = "The server does not answer; was `distill watch --page` ended?";
     }
     setTimeout(refresh, every);

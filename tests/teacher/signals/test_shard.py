@@ -204,7 +204,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_shard
 def pack(found, row, window):
-    time.sleep(0.02)
+    time.sleep(0.1)
     return found[row] % 5, test_shard.payload(window)
 test_shard.write(Path(sys.argv[1]), pack=pack, on_progress=lambda done, kept: print(done, kept, flush=True))
 """

@@ -15,15 +15,15 @@ from tests.system import gcs
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """gs:// as a server on this machine, which takes its time; `most` is how many reads it had at once."""
+    """gs:// as a server on this machine, which takes `pause` seconds; `most` is how many reads it had at once."""
     server, asked = gcs.Server(), gcs._Handler.do_GET
-    server.most, now, lock = 0, [0], threading.Lock()
+    server.most, server.pause, now, lock = 0, 0.0, [0], threading.Lock()
 
     def slowly(handler):
         with lock:
             now[0] += 1
             server.most = max(server.most, now[0])
-        time.sleep(0.02)
+        time.sleep(server.pause)
         asked(handler)
         with lock:
             now[0] -= 1
@@ -49,9 +49,10 @@ def test_signals_in_a_bucket_are_those_on_the_disk(made, bucket, kind):
     windows = SignalStore(folder)._firsts[np.arange(8).reshape(2, 4) % 4]
     here, there = SignalStore(folder), SignalStore("gs://bucket/store")
     jax.tree.map(np.testing.assert_array_equal, there.read(windows), here.read(windows))
-    before, bucket.most = len(bucket.asked), 0
+    before, bucket.most, bucket.pause = len(bucket.asked), 0, 0.2  # long enough to meet on a busy machine
     there.read(windows)
     assert len(bucket.asked) - before == windows.size and bucket.most >= 4
+    bucket.pause = 0.0
 
     name = "store/shard-000001.signal"
     content = bytearray(bucket.objects["bucket", name][1])
