@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from distill import config
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.data import DataConfig, FilesConfig, TokenizerConfig
 from distill.config.flags import Parser, at_least, tree_of
+from distill.config.teacher import TeacherConfig
 from distill.system import process
 from launch.support import cli
 
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
     from distill.teacher.any_model import Model
 
 CACHE = "~/.cache/distill/stores"
-
+DTYPES = typing.get_args(typing.get_type_hints(TeacherConfig)["dtype"])
 
 EXAMPLES = (
     "distill evaluate --model=runs/student --teacher=runs/teacher",
     "distill evaluate --model=models/qwen --teacher=models/qwen-large --text='texts/*.txt' --seq_len=512",
     "distill evaluate --model=SmolLM2-135M-Instruct.Q4_1.gguf --tokens=16K --json",
     "distill evaluate --model=runs/student --tasks=arc_easy,piqa",
+    "distill evaluate --model=models/qwen --teacher=models/qwen --dtype=int8_products",
 )
 
 
@@ -50,6 +53,9 @@ def parser() -> Parser:
     add = parser.group("the models")
     add("--model", required=True, metavar="MODEL", help="a finished run, a model's directory or a GGUF file")
     add("--teacher", default="", metavar="MODEL", help="likewise: KL(teacher, model) and agreement")
+    add(
+        "--dtype", default="float32", choices=DTYPES, help="of the model's weights, as teacher.dtype rounds a teacher's"
+    )
     add = parser.group("the text")
     add("--text", nargs="+", default=(), metavar="GLOB", help="globs of .txt, .jsonl or .parquet files")
     add("--tokens", type=at_least(1), default=65_536, metavar="N", help="tokens to predict, in evenly spaced windows")
@@ -95,6 +101,7 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     """The scores by name, and what was measured on what."""
     import jax
 
+    from distill.model import quantize
     from distill.teacher import any_model, vocabulary
     from distill.training.evaluate import evaluate
     from distill.training.tasks import Tasks
@@ -114,7 +121,8 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
     evaluation = store.evaluation("validation", seq_len, flags.tokens)
     devices = jax.sharding.get_mesh().size
     rows = -(-flags.batch_size // devices) * devices
-    scores = evaluate(model.params, evaluation, rows, teacher=teacher.params if teacher else None)
+    params = quantize.cast(model.params, flags.dtype)
+    scores = evaluate(params, evaluation, rows, teacher=teacher.params if teacher else None)
     shape = model.config.model
     subject: dict[str, str | int | float] = {
         "model": model.source,
@@ -124,9 +132,11 @@ def measure(flags: argparse.Namespace) -> dict[str, str | int | float]:
         "tokens": evaluation.tokens,
         "seq_len": seq_len,
     }
+    if flags.dtype != "float32":
+        subject["dtype"] = flags.dtype
     found = {name: value for name, value in dataclasses.asdict(scores).items() if value is not None}
     if tasks:
-        found |= tasks.scores(model.params, model.tokenizer(), context=model.context, batch_size=rows)
+        found |= tasks.scores(params, model.tokenizer(), context=model.context, batch_size=rows)
     return subject | found
 
 

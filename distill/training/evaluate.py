@@ -1,8 +1,10 @@
 """A model's scores on a fixed validation set: cross-entropy with its error, calibration, distance to its teacher."""
 
+import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,9 @@ from distill.teacher.observe import Teacher, teacher_signal
 from distill.types import Batch, StoredSignal, TeacherSignal
 
 ECE_BINS = 21  # as in the paper's appendix on calibration
+AHEAD = 4  # programs that run on while the next is prepared
+
+Result = TypeVar("Result")
 
 # From window ids [...] to the signals of these windows [..., S, ...], as a batch carries them.
 SignalReader = Callable[[NDArray[np.int64]], StoredSignal]
@@ -79,11 +84,14 @@ def evaluate(
     Raises DistillError, naming the first window, where the model or its teacher gives values that are not finite.
     """
     device_mesh = jax.sharding.get_mesh()
-    windows, sums = np.asarray(evaluation.windows), []
-    for rows, batch in batches(evaluation, batch_size):
+    windows = np.asarray(evaluation.windows)
+
+    def run(rows: NDArray[np.int64], batch: Batch) -> dict[str, Float[Array, "..."]]:
         if signal is not None:
             batch = dataclasses.replace(batch, signal=signal(windows[rows]))
-        sums.append(eval_step(params, teacher, sharding.place(batch, device_mesh)))
+        return eval_step(params, teacher, sharding.place(batch, device_mesh))
+
+    sums = list(in_turn(run(*each) for each in batches(evaluation, batch_size)))
     found = {name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}
     for name, who in (("loss", "model"), ("kl", "teacher")):
         bad = ~np.isfinite(np.concatenate(found[name])) if name in found else np.zeros(1, bool)
@@ -113,6 +121,20 @@ def batches(evaluation: Evaluation, batch_size: int) -> Iterator[tuple[NDArray[n
         batch = jax.tree.unflatten(structure, [np.asarray(array)[filled] for array in arrays])
         is_own = (np.arange(batch_size) < len(rows))[part, None]
         yield filled, dataclasses.replace(batch, weight=batch.weight * is_own)
+
+
+def in_turn(results: Iterable[Result]) -> Iterator[Result]:
+    """Yields results of independent programs that were dispatched, at most AHEAD of which run beyond the one yielded.
+
+    XLA takes 32 programs for each device of a CPU. Where a device is at that limit and the others wait for it in a
+    collective of an earlier program, none goes on: eight devices on two busy cores did so within 64 programs.
+    """
+    running: collections.deque[Result] = collections.deque()
+    for result in results:
+        running.append(result)
+        if len(running) > AHEAD:
+            yield jax.block_until_ready(running.popleft())
+    yield from running
 
 
 def _score(sums: dict[str, list[NDArray[np.float64]]], evaluation: Evaluation) -> Scores:

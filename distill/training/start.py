@@ -22,7 +22,7 @@ from distill.system import cloud, distributed, files
 from distill.system.progress import Progress
 from distill.teacher import load, vocabulary
 from distill.training import step as steps
-from distill.training.evaluate import batches
+from distill.training.evaluate import batches, in_turn
 from distill.training.inputs import ResolvedRun, check_init, check_tokens, open_store, resolve
 from distill.training.teachers import TeacherSource
 
@@ -126,7 +126,7 @@ def calibrated(config: ExperimentConfig, source: Transformer, store: TokenStore 
     parts = (
         importance(source, sharding.place(batch, device_mesh)) for _, batch in batches(text, config.eval.batch_size)
     )
-    return functools.reduce(operator.add, parts)
+    return functools.reduce(operator.add, in_turn(parts))
 
 
 def first_state(

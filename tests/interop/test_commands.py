@@ -164,6 +164,18 @@ def test_a_mistake_is_one_line(main, flags, words, exported, capsys, tmp_path, m
         assert word in said
 
 
+def test_what_fewer_bits_cost_a_model_is_measured(run, capsys):
+    """Each form is further from the model than the one before, and the loss stays; float32 is the model."""
+    dtypes = ("float32", "bfloat16", "int8", "int8_products", "float8_products")
+    found = [scores(capsys, f"--model={run}", f"--teacher={run}", f"--dtype={name}") for name in dtypes]
+    assert [one.get("dtype", "float32") for one in found] == list(dtypes)
+    distances = [one["kl"] for one in found]
+    assert abs(distances[0]) < 1e-8 and distances[0] < distances[1] and distances == sorted(distances), distances
+    assert all(abs(one["loss"] - found[0]["loss"]) < 0.01 for one in found)
+    assert cli.guard(launch_evaluate.main, [f"--model={run}", "--dtype=int4"]) == 2
+    assert "wanted one of float32, bfloat16, int8" in capsys.readouterr().err
+
+
 def test_an_equal_tokenizer_in_another_form_is_accepted(exported, tmp_path):
     """Bytes of ours, and the tokenizer.json that says so."""
     config = make(teacher__source=str(exported), data__cache=str(tmp_path))

@@ -11,7 +11,7 @@ from scipy import special
 
 from distill.data.store.evaluation import Evaluation
 from distill.training import step
-from distill.training.evaluate import ECE_BINS, evaluate
+from distill.training.evaluate import AHEAD, ECE_BINS, evaluate, in_turn
 from distill.types import Batch, TeacherSignal
 
 N = 10  # windows: two and a half batches of four
@@ -141,3 +141,18 @@ def test_scores_do_not_depend_on_the_mesh(scores, models, evaluation, mesh_of):
         got = evaluate(place(host[0]), evaluation, 4, teacher=place(host[1]))
     for name, value in dataclasses.asdict(scores).items():
         assert getattr(got, name) == pytest.approx(value, rel=1e-5), name
+
+
+def test_few_programs_run_ahead(monkeypatch):
+    """More than 32 of them deadlock devices of a CPU: 64 small evaluations on eight did, on a busy machine."""
+    waited, most = [], []
+    monkeypatch.setattr(jax, "block_until_ready", lambda value: waited.append(value) or value)
+
+    def dispatched():
+        for i in range(50):
+            most.append(i + 1 - len(waited))
+            yield i
+
+    assert list(in_turn(dispatched())) == list(range(50))
+    assert max(most) == AHEAD + 1 and waited == list(range(50 - AHEAD))
+    assert list(in_turn([])) == []
