@@ -21,10 +21,10 @@ from launch.support import cli
 FLAGS = [
     "--config=configs/train.py:micro", "--config.data.source=generated", "--config.data.generated.tokens=20_000",
     "--config.data.generated.validation_tokens=4096", "--config.batch_size=8", "--config.seq_len=16",
-    "--config.tokens=19_200", "--config.eval.tokens=1500", "--config.loop.steps_per_call=4",
+    "--config.tokens=28_800", "--config.eval.tokens=1500", "--config.loop.steps_per_call=4",
     "--config.loop.log_steps=4", "--config.loop.checkpoint_seconds=1e9", "--config.optim.warmup_steps=10",
 ]  # fmt: skip
-STEPS = 150
+STEPS = 225  # more than pass between a line of metrics and the signal that it calls for, on a fast machine too
 
 
 @pytest.fixture(scope="module")
