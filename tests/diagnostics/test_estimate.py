@@ -192,6 +192,31 @@ def test_a_tpus_cycles_and_kernels_are_seconds():
     assert again.by_part() == found.by_part() and not again.unknown
 
 
+# What a v6e's sparse cores gather: the next computation's header went into this one's last line, a KeyError later.
+SPARSE_CORE = """HloModule jit_train_steps
+%gather (p: bf16[64,8]) -> bf16[64,8] {
+  %p = bf16[64,8]{1,0} parameter(0)
+  ROOT %call = bf16[64,8]{1,0} custom-call(%p), custom_call_target="gather"
+}, execution_thread="sparsecore"
+
+%inner (q: bf16[64,8]) -> bf16[8,64] {
+  %q = bf16[64,8]{1,0} parameter(0)
+  ROOT %turned = bf16[8,64]{1,0} transpose(%q), dimensions={1,0}
+}
+
+ENTRY %main (x: bf16[64,8]) -> bf16[8,64] {
+  %x = bf16[64,8]{1,0} parameter(0)
+  ROOT %moved = bf16[8,64]{1,0} fusion(%x), kind=kLoop, calls=%inner, \
+backend_config={"estimated_cycles":"1500"}
+}
+"""
+
+
+def test_a_computation_of_a_sparse_core_ends_where_it_ends():
+    assert list(hlo.Program(SPARSE_CORE).computations) == ["gather", "inner", "main"]
+    assert estimate.of_tpu(SPARSE_CORE, CHIPS["v5e"], {}).by_part()["copies"] == pytest.approx(1500 / 1.5e9)
+
+
 BUNDLES = """= control target key start
 LH: loop header
   0xe   :  { %29 = vsyncpa [#allocation6], 0 }  /* Start region 1 */

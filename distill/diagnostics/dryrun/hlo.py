@@ -14,7 +14,8 @@ WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_END = re.compile(r"^\}(?![},])")  # of a computation; '}}, metadata=' continues a kernel's call
+# Of a computation, also of one for a v6e's sparse cores; '}}, metadata=' and '}, ' continue a kernel's call.
+_END = re.compile(r"^\}(?![},])|^\}, execution_thread=")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 _OPERATION = re.compile(r"^(?P<type>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)\((?P<rest>.*)$")
