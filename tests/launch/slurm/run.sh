@@ -36,14 +36,14 @@ done
 near "$(loss "$folder/two")" "$(loss "$folder/rate-0.01")" || fail "two nodes do not end where one process ends"
 
 say "3. a preemption"
-long=("${common[@]}" --config.tokens=256K --config.loop.checkpoint_seconds=1e9)
+long=("${common[@]}" --config.tokens=128K --config.loop.checkpoint_seconds=1e9)
 job=$(submit --name=low --nodes=2 --sbatch="--partition=low --exclusive" -- "${long[@]}" --workdir="$folder/low")
 until_done "the first steps" 150 test -s "$folder/low/metrics.jsonl"
 high=$(sbatch --parsable --partition=high --nodes=2 --exclusive --output=/dev/null --wrap="sleep 2")
 until_done "the urgent job" 120 gone "$high"
 until_done "the preempted job" 240 gone "$job"
 log="$folder/logs/low-$job.log"
-grep -q "asked to end: step [0-9]* of 2000 is saved" "$log" || fail "it was not saved"
+grep -q "asked to end: step [0-9]* of 1000 is saved" "$log" || fail "it was not saved"
 [ "$(grep -c "^\[.*job $job, start" "$log")" -ge 2 ] || fail "it was not started again"
 grep -q "job $job, start 1" "$log" || fail "Slurm does not count the restart"
 [ -s "$folder/low/result.json" ] || fail "it did not finish"
