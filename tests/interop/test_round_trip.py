@@ -82,6 +82,14 @@ def test_a_model_is_named_by_its_weights(tmp_path):
     assert len(names) == 3
 
 
+@pytest.fixture(params=["a CPU's memory", "sent to devices"])
+def way(request, monkeypatch):
+    """Both ways in which parameters are put together, of which a CPU takes the first."""
+    if request.param == "sent to devices":
+        monkeypatch.setattr(parameters, "platform", lambda: "tpu")
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
 def test_the_mesh_does_not_change_what_is_loaded(tmp_path, mesh_of, shape):
     """Every parameter lies where sharding.PARAM_SPECS says, with the values of one device."""
@@ -114,6 +122,7 @@ class Counted(Directory):
         return found
 
 
+@pytest.mark.usefixtures("way")
 def test_the_host_holds_one_tensor_and_two_parts_of_one(tmp_path, mesh_of):
     """Allocations of NumPy, on one device and split over four. On four CPU devices JAX lets parts go when it likes.
 
