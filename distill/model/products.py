@@ -24,8 +24,8 @@ from distill.model.attention_kernels import platform
 Kind: TypeAlias = Literal["full", "int8", "float8"]  # full: plain products, which are none of this module
 Axes: TypeAlias = tuple[int, ...]
 
-# The type of the steps, the type of their sums, and the largest step.
-STEPS = {"int8": (jnp.int8, jnp.int32, 127.0), "float8": (jnp.float8_e4m3fn, jnp.float32, 448.0)}
+# The type of the steps, and the largest of them.
+STEPS = {"int8": (jnp.int8, 127.0), "float8": (jnp.float8_e4m3fn, 448.0)}
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +57,7 @@ def gathered(weight: Quantised, name: str) -> Quantised:
 
 def quantise(x: Float[Array, "..."], summed: Axes, kind: Kind, *, multiplied: bool = True) -> Quantised:
     """x with one scale for all entries along `summed`: the largest of them becomes the largest step."""
-    dtype, _, largest = STEPS[kind]
+    dtype, largest = STEPS[kind]
     exact = x.astype(jnp.float32)
     most = jnp.max(jnp.abs(exact), axis=summed, keepdims=True)
     scale = jnp.where(most > 0, most, 1.0) / largest
@@ -80,7 +80,8 @@ def dot(
     weight = w if isinstance(w, Quantised) else quantise(_plain(w), summed[1], kind)
     kind = "int8" if weight.steps.dtype == jnp.int8 else "float8"
     token = quantise(x, summed[0], kind)
-    pair, exact = (token.steps, _plain(weight.steps)), STEPS[kind][1]
+    # Float8 is summed in float32 whatever comes out; int8 exactly.
+    pair, exact = (token.steps, _plain(weight.steps)), jnp.int32 if kind == "int8" else dtype
     if platform() == "cpu":
         pair, exact = (pair[0].astype(jnp.float32), pair[1].astype(jnp.float32)), jnp.float32
     sums = lax.dot_general(*pair, (summed, ((), ())), preferred_element_type=exact, out_sharding=place)

@@ -128,6 +128,27 @@ def test_a_collective_costs_what_is_not_hidden():
     assert estimate.of_gpu(slow, H100, {}).by_part()["network"] == pytest.approx(2 * (seconds - 0.1e-6))
 
 
+EIGHT = """HloModule jit_train_steps, is_scheduled=true
+ENTRY %main (x: TYPE[64,128], w: TYPE[512,128]) -> bf16[64,512] {
+  %x = TYPE[64,128]{1,0} parameter(0)
+  %w = TYPE[512,128]{1,0} parameter(1)
+  %call = (bf16[64,512]{1,0}, s8[64]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul$f8", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}, \
+"reification_cost":[{"exec_time_us":1.0,"name":"sol"}]}
+  ROOT %out = bf16[64,512]{1,0} get-tuple-element(%call), index=0
+}
+"""
+
+
+@pytest.mark.parametrize("kind", estimate.EIGHT_BITS)
+def test_a_gpu_multiplies_eight_bits_at_twice_the_rate(kind):
+    """And not at what XLA's table says of float8, which is more than the peak."""
+    text = EIGHT.replace("TYPE", kind)
+    assert estimate.products_without_estimate(text) == [(64, 128, 512)]
+    assert estimate.of_gpu(text, H100, {(64, 128, 512): 11e-6}).by_part()["products"] == pytest.approx(5.5e-6)
+    assert estimate.of_gpu(text, H100, {}).unknown
+
+
 @pytest.mark.parametrize(
     ("groups", "size", "span"),
     [
