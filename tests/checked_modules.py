@@ -16,6 +16,7 @@ CHECKED = (
     "distill.model.layers",
     "distill.model.lora",
     "distill.model.norms",
+    "distill.model.products",
     "distill.model.transformer",
     "distill.model.units",
     "distill.model.warm_start",

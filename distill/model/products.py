@@ -102,6 +102,6 @@ def _spec(x: Array) -> P:
     return P(*jax.typeof(x).sharding.spec.partitions)
 
 
-def _plain(w: Float[Array, "..."]) -> Float[Array, "..."]:
+def _plain(w: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """A gathered weight without the mark of how its gradient is summed, which steps do not have."""
     return jax.sharding.reshard(w, _spec(w)) if jax.typeof(w).sharding.spec.reduced else w
