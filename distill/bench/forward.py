@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill import interop
-from distill.bench import imports, turns
+from distill.bench import import_peers, turns
 from distill.config import ConfigError, MeshConfig, counts
 from distill.config.flags import Parser
 from distill.model import decode, sharding
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"{len(os.sched_getaffinity(0))} cores, load average {load} before")
     if "import" in parts:
-        imports.compare(flags.model, flags.repeats)
+        import_peers.compare(flags.model, flags.repeats)
     if {"forward", "decode"} & set(parts):
         with jax.set_mesh(sharding.make(MeshConfig(data=1), jax.devices()[:1])):
             compare(flags, parts)

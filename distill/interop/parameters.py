@@ -62,7 +62,7 @@ def _write(stacked: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) ->
     return lax.dynamic_update_slice(stacked, part, (*index, *[0] * (stacked.ndim - len(index))))
 
 
-_PIECE = 1 << 20  # values that are looked at together, in a core's cache
+_PIECE = 1 << 14  # values that are looked at together, in a core's cache
 _STRIP = 64  # columns that are written together
 
 

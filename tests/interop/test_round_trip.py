@@ -144,7 +144,7 @@ def test_the_host_holds_one_tensor_and_two_parts_of_one(tmp_path, mesh_of):
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert max(source.reads) == largest
-        assert peak < 3 * largest + 400_000 < largest + stacked // 4
+        assert peak < 3 * largest + 900_000 < largest + stacked // 4
 
 
 def test_a_7b_directory_by_arithmetic():
