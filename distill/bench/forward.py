@@ -4,8 +4,8 @@
                                    [--new_tokens=64] [--parts=import,forward,decode]
 
 Both in float32, on the same cores, in turns in one process: the median and spread of the repeats, ours over theirs.
-`import` runs in a process of its own and gives seconds and the peak of memory above the weights. The peer needs the
-extra `parity`.
+`import` has processes of its own, which take turns, as float32 and as bfloat16: seconds of the process and of the
+load, and the peak of memory above the weights. The peer needs the extra `parity`.
 """
 
 import argparse
@@ -22,9 +22,11 @@ import numpy as np
 
 from distill import interop
 from distill.bench import import_peers, turns
-from distill.config import ConfigError, MeshConfig, counts
+from distill.config import ConfigError, MeshConfig, counts, nearest
 from distill.config.flags import Parser
 from distill.model import decode, sharding
+
+PARTS = ("import", "forward", "decode")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,9 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seq_len", type=int, default=512)
     parser.add_argument("--new_tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--parts", default="import,forward,decode")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of these, with commas")
     flags = parser.parse_args(argv)
-    parts = flags.parts.split(",")
+    parts = [part for part in flags.parts.split(",") if part]
+    if unknown := set(parts) - set(PARTS):
+        raise ConfigError(f"--parts={flags.parts}; wanted some of {', '.join(PARTS)}.{nearest(min(unknown), PARTS)}")
+    if min(flags.batch, flags.seq_len, flags.new_tokens, flags.repeats) < 1 or not parts:
+        raise ConfigError("--batch, --seq_len, --new_tokens and --repeats: wanted 1 or more of each, and a part")
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     print(f"{len(os.sched_getaffinity(0))} cores, load average {load} before")
     if "import" in parts:

@@ -106,8 +106,8 @@ class ModelConfig:
     expert_d_ff: int = 0  # width of an expert; 0: ff_dim / experts_per_token, as much work as one feed-forward
     expert_norm: bool = True  # the shares of a token's experts sum to 1; false: they are the router's probabilities
     attention_sinks: bool = False  # each query head has a score that belongs to no key (gpt-oss)
-    # what the forward pass of a layer's linear maps multiplies: numbers of `dtype`, or both operands rounded
-    # (distill/model/products.py); gradients multiply `dtype`
+    # what the forward pass of a layer's linear maps multiplies, those of experts left out: numbers of `dtype`, or both
+    # operands rounded (distill/model/products.py); gradients multiply `dtype`
     products: Literal["full", "int8", "float8"] = "full"
 
     def __post_init__(self):

@@ -30,11 +30,15 @@ def published(config: ModelConfig) -> ModelConfig:
 
     A tied embedding that is scaled at lookup becomes two tables, unless a family (Gemma) is this model and scales it
     too. Rows of padding are removed, because other software would give them probability. Both leave the logits
-    unchanged.
+    unchanged. Products are full ones, the only ones that other software has.
     """
     plain = adapted.plain(config)
     cut = dataclasses.replace(
-        plain, scaled_embedding=config.tied and config.scaled_embedding, vocab_size=config.tokens, valid_vocab=0
+        plain,
+        scaled_embedding=config.tied and config.scaled_embedding,
+        vocab_size=config.tokens,
+        valid_vocab=0,
+        products="full",
     )
     untied = cut.scaled_embedding and fitting(cut) is None
     return dataclasses.replace(cut, tied=False, scaled_embedding=False) if untied else cut

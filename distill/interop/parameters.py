@@ -62,14 +62,14 @@ def _write(stacked: jax.Array, part: jax.Array, index: tuple[jax.Array, ...]) ->
     return lax.dynamic_update_slice(stacked, part, (*index, *[0] * (stacked.ndim - len(index))))
 
 
-_PIECE = 1 << 14  # values that are looked at together, in a core's cache
+_PIECE = 1 << 16  # values that are looked at together, in a core's cache
 _STRIP = 64  # columns that are written together
 
 
 def finite(values: np.ndarray) -> bool:
     """Whether no value is NaN or inf.
 
-    By the bits of the exponent: NumPy takes ten times as long for the extremes of bfloat16, which it does not know.
+    By the bits of the exponent: NumPy takes thirty times as long for the extremes of bfloat16, which it does not know.
     """
     bits = np.dtype(f"uint{8 * values.dtype.itemsize}")
     unsigned = np.array(np.iinfo(bits).max >> 1, bits)

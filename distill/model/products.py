@@ -60,7 +60,8 @@ def quantise(x: Float[Array, "..."], summed: Axes, kind: Kind, *, multiplied: bo
     dtype, largest = STEPS[kind]
     exact = x.astype(jnp.float32)
     most = jnp.max(jnp.abs(exact), axis=summed, keepdims=True)
-    scale = jnp.where(most > 0, most, 1.0) / largest
+    # What is next to nothing has a scale of one; NaN and inf stay in the scale, for a step cannot hold them.
+    scale = jnp.where(most < 1e-30, 1.0, most) / largest
     steps = exact / scale
     return Quantised((jnp.round(steps) if kind == "int8" else steps).astype(dtype), scale, multiplied)
 

@@ -6,6 +6,7 @@ compute dtype when they are used. int8_products and float8_products multiply the
 are rounded likewise (distill/model/products.py). Embedding and head are then bfloat16; gains and biases are unchanged.
 """
 
+import dataclasses
 from typing import Literal, TypeVar
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
+from distill.config import ModelConfig
 from distill.model import products, sharding
 from distill.model.products import Kind, Quantised
 from distill.model.transformer import Block, Transformer
@@ -32,6 +34,12 @@ def cast(model: Transformer, precision: Precision) -> Transformer:
     names = ["embed", *(["head"] if not model.config.tied else [])]
     blocks = jax.jit(lambda blocks: _cast_maps(blocks, precision))(model.blocks)
     return _with(model, blocks=blocks, **{name: _bfloat16(getattr(model, name)) for name in names})
+
+
+def unrounded(model: Transformer) -> Transformer:
+    """The model with plain products, in whatever its own maps multiply (config.products)."""
+    config = dataclasses.replace(model.config, products="full")
+    return _with(model, config=config, blocks=_with(model.blocks, config=config))
 
 
 def _cast_maps(blocks: Block, precision: Precision) -> Block:
@@ -54,8 +62,8 @@ def _quantise(param: nnx.Param, name: str, kind: Kind, multiplied: bool) -> nnx.
     return nnx.Param(Quantised(steps, weight.scale, multiplied and name in SUMMED))  # experts multiply weights
 
 
-def _with(module: Module, **params: nnx.Param) -> Module:
-    """A copy of the module with some Params replaced; the others are shared."""
+def _with(module: Module, **params: nnx.Param | nnx.Module | ModelConfig) -> Module:
+    """A copy of the module with some Params, or its config, replaced; the others are shared."""
     leaves, structure = jax.tree.flatten(module)
     copy = jax.tree.unflatten(structure, leaves)
     for name, param in params.items():

@@ -21,7 +21,7 @@ from distill.interop.layout import expected
 from distill.interop.source import open_source
 from distill.laws.forms.arrays import Floats
 from distill.laws.forms.law import Law
-from distill.model import adapted
+from distill.model import adapted, quantize
 from distill.records.runs import RunRecord
 from distill.system.progress import Progress
 from distill.teacher import any_model, load, vocabulary
@@ -51,7 +51,7 @@ def convert(wanted: Conversion, on_progress: Callable[[Progress], None] = lambda
     model = any_model.load(wanted.source)
     if wanted.adapter:
         return _adapter(wanted, model)
-    warning = check_tokenizer(model, wanted.tokenizer)
+    warning = [*check_tokenizer(model, wanted.tokenizer), *check_products(model)]
     gguf = wanted.out.endswith(".gguf")
     known = gguf_export.KINDS if gguf else export.DTYPES
     if wanted.dtype and wanted.dtype not in known or gguf and wanted.verify:
@@ -117,7 +117,10 @@ def _adapter(wanted: Conversion, model: any_model.Model) -> list[str]:
         )
     text = card.adapter_card(Path(wanted.out).name, begun.source, facts(model), model.licence)
     values = adapters.write(wanted.out, model.params, base, text)
-    return [f"{wanted.out}: {values:,} values of rank {config.model.lora.rank}, on {begun.source}"]
+    return [
+        f"{wanted.out}: {values:,} values of rank {config.model.lora.rank}, on {begun.source}",
+        *check_products(model),
+    ]
 
 
 def check_tokenizer(model: any_model.Model, path: str) -> list[str]:
@@ -144,6 +147,17 @@ def check_tokenizer(model: any_model.Model, path: str) -> list[str]:
             f"--tokenizer={path}: not the tokenizer of {model.source} ({differs}); leave it out to take that"
         )
     return []
+
+
+def check_products(model: any_model.Model) -> list[str]:
+    """A warning of a model whose maps multiplied what was rounded, which other software does not do."""
+    kind = model.config.model.products
+    if kind == "full":
+        return []
+    return [
+        f"warning: its loss is that of products in {kind} (config.model.products), with which it was trained; other "
+        "software multiplies its weights as they are, to another loss"
+    ]
 
 
 def _shapes(config: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
@@ -173,6 +187,8 @@ def facts(model: any_model.Model) -> dict[str, str]:
         "validation loss (nats per token)": f"{record.loss:.4f} ± {record.loss_se:.4f}",
         "bits per byte": f"{record.bits_per_byte:.4f}",
     }
+    if shape.products != "full":
+        rows["measured with"] = f"linear maps that multiply in {shape.products}; this model multiplies in full"
     if record.teacher:
         # Who wrote the text of a student of completions was not measured on it.
         measured = "" if record.L_T is None else f", loss L_T = {record.L_T:.4f} on the same text"
@@ -229,7 +245,7 @@ def verify(wanted: Conversion, model: any_model.Model, dtype: str) -> list[str]:
     with jax.default_matmul_precision("highest"):
         before, after = (
             np.asarray(jax.jit(lambda m, t: m(t))(m, jnp.asarray(tokens)))[..., : back.config.tokens]
-            for m in (model.params, back.params)
+            for m in (quantize.unrounded(model.params), back.params)
         )
     if not np.isfinite(before).all():
         raise InteropError(f"{wanted.source}: its logits on random tokens are not finite (NaN or inf)")

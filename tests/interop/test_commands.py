@@ -164,6 +164,17 @@ def test_a_mistake_is_one_line(main, flags, words, exported, capsys, tmp_path, m
         assert word in said
 
 
+def test_an_export_of_rounded_products_says_that_it_is_another_model(tmp_path, capsys):
+    """Other software multiplies in full; --verify called it a wrong config.json, and nothing else said it."""
+    config = make(model__products="int8", data__cache=str(tmp_path / "d"))
+    loop.train(config, tmp_path / "run")
+    assert cli.guard(convert.main, [f"--in={tmp_path / 'run'}", f"--out={tmp_path / 'm'}", "--verify"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "its loss is that of products in int8" in said and "tensors are bit-equal in float32" in said
+    assert "linear maps that multiply in int8" in (tmp_path / "m" / "README.md").read_text()
+    assert any_model.load(tmp_path / "m").config.model.products == "full"
+
+
 def test_what_fewer_bits_cost_a_model_is_measured(run, capsys):
     """Each form is further from the model than the one before, and the loss stays; float32 is the model."""
     dtypes = ("float32", "bfloat16", "int8", "int8_products", "float8_products")

@@ -72,6 +72,24 @@ def test_the_devices_types_give_the_numbers_of_the_cpu(kind, monkeypatch):
     np.testing.assert_allclose(layers.linear(x, w, sharding.ACT_BSF, None, kind), want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_rounded_away(kind, value):
+    """A step cannot hold it: NaN in int8 is zero. The guard of a step must see it; the other tokens stay."""
+    x, w = draw(2, 5, 48), jnp.asarray(draw(48, 24, seed=1))
+    x[1, 2, 7] = value
+    found = np.array(layers.linear(jnp.asarray(x), w, sharding.ACT_BSF, None, kind))
+    assert not np.isfinite(found[1, 2]).any()
+    found[1, 2] = 0
+    assert np.isfinite(found).all()
+
+
+def test_tokens_of_nothing_give_nothing():
+    x, w = jnp.asarray([[[0.0] * 48, [1e-37] * 48]]), jnp.asarray(draw(48, 24))
+    for kind in KINDS:
+        np.testing.assert_array_equal(layers.linear(x, w, sharding.ACT_BSF, None, kind), 0)
+
+
 @pytest.fixture(scope="module")
 def config(tiny):
     return dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, n_heads=4, d_model=32, tied=False))

@@ -28,9 +28,10 @@ PARTS = ("products", "attention", "loss", "elementwise", "copies", "optimizer", 
 # XLA's GPU compiler has no figure of cuDNN's attention: this share of the peak is assumed, of the FLOPs that a causal
 # mask leaves. (Shah et al. 2407.08608 measure 51 to 75% on an H100 in bfloat16.)
 CUDNN_SHARE = 0.60
-EIGHT_BITS = ("s8", "f8e4m3fn")
 # Its backward pass has five products to the forward pass's two (Dao et al. 2205.14135).
 BACKWARD = 2.5
+# Types of operands whose products are taken at twice the rate of bfloat16 (products_without_estimate).
+EIGHT_BITS = ("s8", "f8e4m3fn")
 # Cycles a second of a TPU's core; with them the compiler's products reach the makers' peaks.
 CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
