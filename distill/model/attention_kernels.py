@@ -18,7 +18,11 @@ from distill.model import sharding
 Kernel: TypeAlias = Literal["xla", "splash", "cudnn"]
 
 MIN_BLOCK = 128  # positions in one block of the TPU's kernel
-MAX_BLOCK = 512  # a length that this does not divide uses smaller blocks
+MAX_BLOCK = 1024  # a length that this does not divide uses smaller blocks
+MAX_COMPUTED = 512  # keys of a block that are multiplied at a time
+MAX_HEAD = 512  # bytes of a head's row, beyond which blocks of 1024 do not fit the memory beside a TPU's units
+# Splash's backward pass in one kernel writes gradients of the queries once a block of keys, and adds them up after it.
+MAX_PARTIAL = 8
 _NO_SINKS = "the kernel is given no sinks (model.attention_sinks)"
 
 
@@ -110,6 +114,21 @@ def attention(
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*given)
 
 
+def splash_blocks(length: int, window: int, row: int) -> tuple[int, int, bool]:
+    """Splash's blocks for heads whose rows have `row` bytes: positions, keys multiplied at a time, backward in one.
+
+    Found by the cycles of its compiled kernels (docs/results/speed.md): blocks of 1024 have the fewest on every chip,
+    and one backward kernel makes five products a block where two make seven. Blocks are no longer than a window asks
+    for, since scores outside it are computed too.
+    """
+    most = MAX_BLOCK if row <= MAX_HEAD else MAX_COMPUTED
+    if window:
+        most = min(most, max(MAX_COMPUTED, window))
+    sizes = (MAX_BLOCK, MAX_BLOCK // 2, MAX_BLOCK // 4, MIN_BLOCK)
+    size = next(size for size in sizes if size <= most and length % size == 0)
+    return size, min(size, MAX_COMPUTED), length // size <= MAX_PARTIAL
+
+
 def _splash(
     window: int,
     cap: float,
@@ -121,11 +140,13 @@ def _splash(
     """The rows and heads of one device."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    length, heads = q.shape[1:3]
-    size = next(size for size in (MAX_BLOCK, MAX_BLOCK // 2, MIN_BLOCK) if length % size == 0)
+    length, heads, width = q.shape[1:]
+    size, computed, fused = splash_blocks(length, window, width * q.dtype.itemsize)
+    apart = None if fused else size
     blocks = splash.BlockSizes(
-        block_q=size, block_kv=size, block_kv_compute=size,
-        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
+        block_q=size, block_kv=size, block_kv_compute=computed,
+        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=computed,
+        block_q_dq=apart, block_kv_dq=apart, use_fused_bwd_kernel=fused,
     )  # fmt: skip
     square = (length, length)
     mask = splash.LocalMask(square, (window - 1, 0), 0) if window else splash.CausalMask(square)
