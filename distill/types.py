@@ -139,7 +139,7 @@ class Batch:
 
     weight is 0 where a predicted token must not count. segment and position (both of the S tokens that are read) are
     None for plain windows; in packed ones attention stays inside a segment. signal is None where the teacher, if any,
-    runs inside the step.
+    runs inside the step. With spans > 1 each row is one of so many spans of a sequence (distill/data/spans.py).
     """
 
     tokens: Int[Array, "B S+1"]
@@ -147,6 +147,7 @@ class Batch:
     segment: Int[Array, "B S"] | None = None
     position: Int[Array, "B S"] | None = None
     signal: StoredSignal | None = None
+    spans: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def inputs(self) -> Int[Array, "B S"]:

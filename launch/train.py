@@ -89,7 +89,9 @@ def _description(config: ExperimentConfig, origin: "Origin") -> dict[str, str]:
     from distill.model import attention_kernels
 
     device = jax.local_devices()[0]
-    attention = attention_kernels.described(config.model, config.seq_len, device.platform, device.device_kind)
+    attention = attention_kernels.described(
+        config.model, config.seq_len, device.platform, device.device_kind, config.mesh.context
+    )
     used = f" that a token uses, {counts.stored(config.model):,d} with all experts" if config.model.experts else ""
     return {
         "run": configs.fingerprint(config),

@@ -163,6 +163,7 @@ class MeshConfig:
     data: int = -1  # along which batches are split; -1: all that is left [devices]
     fsdp: int = 1  # along which weights and batches are split [devices]
     tensor: int = 1  # along which heads and widths are split [devices]
+    context: int = 1  # neighbours along fsdp that share each sequence, where there are fewer sequences [devices]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,6 +223,26 @@ class ExperimentConfig:
             self._check_features()
         if self.objective.cross_tokenizer != "none":
             self._check_cross_tokenizer()
+        if self.mesh.context != 1:
+            self._check_context()
+
+    def _check_context(self) -> None:
+        mesh, parts = self.mesh, 2 * self.mesh.context
+        if mesh.context < 1 or mesh.fsdp % mesh.context:
+            raise ConfigError(
+                f"mesh.context={mesh.context} with mesh.fsdp={mesh.fsdp}: devices that share a sequence are neighbours "
+                "along fsdp; wanted a divisor of fsdp"
+            )
+        if self.seq_len % parts:
+            raise ConfigError(
+                f"seq_len={self.seq_len} with mesh.context={mesh.context}: a sequence is cut into {parts} equal spans; "
+                f"wanted a multiple of {parts} (of {128 * parts} for a TPU's attention kernel)"
+            )
+        if self.on_policy.fraction or self.objective.cross_tokenizer != "none":
+            raise ConfigError(
+                f"mesh.context={mesh.context} with on_policy.fraction or objective.cross_tokenizer: a sequence that "
+                "devices share is read from a store, by a teacher of the same tokens; set mesh.context=1"
+            )
 
     def _check_cross_tokenizer(self) -> None:
         refused = {

@@ -58,6 +58,11 @@ def replay(workdir: str | Path, step: int, on_progress: Callable[[Progress], Non
     config = configs.from_text(ExperimentConfig, path.read_text("utf-8"), str(path))
     if not 0 <= step < config.steps:
         raise ConfigError(f"--step={step}: the run in {workdir} has steps 0 to {config.steps - 1}")
+    if config.mesh.context > 1:
+        raise ConfigError(
+            f"--workdir={workdir}: its devices share sequences (mesh.context={config.mesh.context}), and a replay "
+            "looks at each sequence by itself; wanted a run with mesh.context=1"
+        )
     store = open_store(config, workdir)
     with jax.set_mesh(sharding.make(config.mesh)):
         source = open_teacher(resolve(config, store), store)

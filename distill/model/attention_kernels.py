@@ -6,7 +6,7 @@ and cuDNN's call is computed by XLA: slow, but with the same numbers, for tests.
 """
 
 import functools
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 from jax import lax
@@ -21,8 +21,6 @@ MIN_BLOCK = 128  # positions in one block of the TPU's kernel
 MAX_BLOCK = 1024  # a length that this does not divide uses smaller blocks
 MAX_COMPUTED = 512  # keys of a block that are multiplied at a time
 MAX_HEAD = 512  # bytes of a head's row, beyond which blocks of 1024 do not fit the memory beside a TPU's units
-# Splash's backward pass in one kernel writes gradients of the queries once a block of keys, and adds them up after it.
-MAX_PARTIAL = 8
 _NO_SINKS = "the kernel is given no sinks (model.attention_sinks)"
 
 
@@ -58,8 +56,14 @@ def automatic(config: ModelConfig, length: int, platform: str, kind: str) -> tup
     return ("xla", reason) if (reason := _no_cudnn(config)) else ("cudnn", "")
 
 
-def described(config: ModelConfig, length: int, platform: str, kind: str) -> str:
-    """'cudnn (auto)', or 'xla (auto): ' and why; '' where the config names its attention, and on a CPU."""
+def described(config: ModelConfig, length: int, platform: str, kind: str, shared: int = 1) -> str:
+    """'cudnn (auto)', or 'xla (auto): ' and why; '' where the config names its attention, and on a CPU.
+
+    `shared`: how many devices hold each sequence (distill/model/ring.py).
+    """
+    if shared > 1:
+        splash = config.attention != "xla" and automatic(config, length // shared // 2, platform, kind)[0] == "splash"
+        return f"{'splash' if splash else 'xla'}, keys go round the {shared} devices of a sequence"
     if config.attention != "auto" or platform == "cpu":
         return ""
     kernel, reason = automatic(config, length, platform, kind)
@@ -114,19 +118,29 @@ def attention(
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*given)
 
 
-def splash_blocks(length: int, window: int, row: int) -> tuple[int, int, bool]:
-    """Splash's blocks for heads whose rows have `row` bytes: positions, keys multiplied at a time, backward in one.
+def splash_blocks(length: int, window: int, row: int) -> tuple[int, int]:
+    """Splash's blocks for heads whose rows have `row` bytes: their positions, and keys multiplied at a time.
 
-    Found by the cycles of its compiled kernels (docs/results/speed.md): blocks of 1024 have the fewest on every chip,
-    and one backward kernel makes five products a block where two make seven. Blocks are no longer than a window asks
-    for, since scores outside it are computed too.
+    Found by the cycles of its compiled kernels (docs/results/speed.md): blocks of 1024 have the fewest on every chip.
+    They are no longer than a window asks for, since scores outside it are computed too.
     """
     most = MAX_BLOCK if row <= MAX_HEAD else MAX_COMPUTED
     if window:
         most = min(most, max(MAX_COMPUTED, window))
-    sizes = (MAX_BLOCK, MAX_BLOCK // 2, MAX_BLOCK // 4, MIN_BLOCK)
+    sizes = (1024, 512, 256, MIN_BLOCK)
     size = next(size for size in sizes if size <= most and length % size == 0)
-    return size, min(size, MAX_COMPUTED), length // size <= MAX_PARTIAL
+    return size, min(size, MAX_COMPUTED)
+
+
+def block_sizes(length: int, window: int, row: int) -> Any:
+    """`splash_blocks` as the library takes them."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    size, computed = splash_blocks(length, window, row)
+    return splash.BlockSizes(
+        block_q=size, block_kv=size, block_kv_compute=computed,
+        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=computed, block_q_dq=size, block_kv_dq=size,
+    )  # fmt: skip
 
 
 def _splash(
@@ -141,13 +155,7 @@ def _splash(
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     length, heads, width = q.shape[1:]
-    size, computed, fused = splash_blocks(length, window, width * q.dtype.itemsize)
-    apart = None if fused else size
-    blocks = splash.BlockSizes(
-        block_q=size, block_kv=size, block_kv_compute=computed,
-        block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=computed,
-        block_q_dq=apart, block_kv_dq=apart, use_fused_bwd_kernel=fused,
-    )  # fmt: skip
+    blocks = block_sizes(length, window, width * q.dtype.itemsize)
     square = (length, length)
     mask = splash.LocalMask(square, (window - 1, 0), 0) if window else splash.CausalMask(square)
     kernel = splash.make_splash_mha(

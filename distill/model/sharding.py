@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 from numpy.typing import NDArray
 
 from distill.config import ConfigError, MeshConfig, ModelConfig
+from distill.types import Batch
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -155,11 +156,20 @@ def abstract(config: MeshConfig) -> AbstractMesh:
     return AbstractMesh((config.data, config.fsdp, config.tensor), AXES, axis_types=(AxisType.Explicit,) * 3)
 
 
-def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> None:
-    """Raises ConfigError, naming field and axis, if a dimension does not divide over the mesh."""
+def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh, context: int = 1) -> None:
+    """Raises ConfigError, naming field and axis, if a dimension does not divide over the mesh.
+
+    Where `context` devices share a sequence, a microbatch of `batch_size` sequences has one for each such group.
+    """
     size = dict(mesh.shape)
+    rows = math.prod(size[axis] for axis in BATCH)
+    if context > 1 and batch_size * context != rows:
+        raise ConfigError(
+            f"batch_size / microbatches={batch_size} sequences for mesh.context={context}: data x fsdp={rows} devices "
+            f"share {rows // context} sequences at a time; set batch_size to {rows // context} x microbatches"
+        )
     split = {
-        "batch_size": (batch_size, math.prod(size[axis] for axis in BATCH), "data x fsdp"),
+        "batch_size": (batch_size * context, rows, "data x fsdp"),
         "model.d_model": (model.d_model, size["fsdp"] * size["tensor"], "fsdp x tensor"),
         "model.n_kv_heads": (model.kv_heads, size["tensor"], "tensor"),
         **(
@@ -177,11 +187,15 @@ def check(model: ModelConfig, batch_size: int, mesh: Mesh | AbstractMesh) -> Non
 def place(tree: PyTree, mesh: Mesh, leading: int = 0) -> PyTree:
     """Puts host arrays on the mesh, with the batch on axis `leading` split over data and fsdp.
 
-    Each process passes its own slice of the batch; axes before and after the batch are not split.
+    Each process passes its own slice of the batch, of shared sequences (Batch.spans) all of it; axes before and after
+    the batch are not split.
     """
+    shared = isinstance(tree, Batch) and tree.spans > 1
 
     def put(array: NDArray[np.generic]) -> Array:
         spec = P(*([None] * leading), BATCH, *([None] * (array.ndim - leading - 1)))
+        if shared:
+            return jax.make_array_from_callback(array.shape, jax.NamedSharding(mesh, spec), lambda part: array[part])
         return jax.make_array_from_process_local_data(jax.NamedSharding(mesh, spec), array)
 
     return jax.tree.map(put, tree)

@@ -19,7 +19,18 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from distill.config import ModelConfig
-from distill.model import attention_kernels, experts, head_maps, layers, lora, positions, products, sharding, units
+from distill.model import (
+    attention_kernels,
+    experts,
+    head_maps,
+    layers,
+    lora,
+    positions,
+    products,
+    ring,
+    sharding,
+    units,
+)
 from distill.model.experts import RouterLosses
 from distill.model.norms import BLOCK_NORMS as BLOCK_NORMS
 from distill.model.norms import add_norm, constant, normalise
@@ -218,9 +229,12 @@ class Block(nnx.Module):
         mask: Array | None,
         place: P = sharding.ACT_BSD,
         number: Int[Array, ""] | None = None,
+        spans: int = 1,
     ) -> Float[Array, "B S D"]:
         """Causal self-attention, under an `attention_mask`; `number` is the layer's kind where there are several."""
         (q, k, v), c = self.project(x, rope), self.config
+        if spans > 1:
+            return self.merge(ring.attention(c, spans // 2, self._scaled(q), k, v, mask), place)
         kernel = attention_kernels.chosen(c, x.shape[1])
         if kernel == "xla":
             assert mask is not None
@@ -279,9 +293,10 @@ class Block(nnx.Module):
         mask: Array | None,
         number: Int[Array, ""] | None = None,
         weight: Float[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> tuple[Float[Array, "B S D"], RouterLosses]:
         place = sharding.residual(self.config, x.shape[1])
-        y = self.attention(_gather_sequence(self.norm("attention_norm", x)), rope, mask, place, number)
+        y = self.attention(_gather_sequence(self.norm("attention_norm", x)), rope, mask, place, number, spans)
         x = x + self.norm("attention_post_norm", y)
         y, router = self.feed(_gather_sequence(self.norm("feed_norm", x)), place, weight)
         return x + self.norm("feed_post_norm", y), router
@@ -307,9 +322,13 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> Float[Array, "B S D"]:
-        """The last hidden states, normalised. With `segment`, attention stays within equal segment ids."""
-        return self.states((), tokens, segment, position)[0]
+        """The last hidden states, normalised. With `segment`, attention stays within equal segment ids.
+
+        With `spans`, rows are spans of sequences at these positions, which devices share (distill/data/spans.py).
+        """
+        return self.states((), tokens, segment, position, spans)[0]
 
     def states(
         self,
@@ -317,9 +336,10 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S D"], ...]]:
         """`hidden`, and the residual stream after each of `layers`, of which 0 is the embedding."""
-        return self.routed_states(layers, tokens, segment, position)[:2]
+        return self.routed_states(layers, tokens, segment, position, spans)[:2]
 
     def routed_states(
         self,
@@ -327,20 +347,22 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
         weight: Float[Array, "B S"] | None = None,
     ) -> tuple[Float[Array, "B S D"], tuple[Float[Array, "B S D"], ...], RouterLosses]:
         """`states`, and with the tokens' weights the losses of the routers of each, the mean over layers."""
         c = self.config
         length = tokens.shape[1]
         x = jax.sharding.reshard(self.embed_tokens(tokens), sharding.residual(c, length))
-        rope = positions.rope_tables(jnp.arange(length)[None] if position is None else position, c)
-        mask = positions.attention_mask(c, length, segment)
-        masked = attention_kernels.chosen(c, length) == "xla"
+        position = jnp.arange(length)[None] if position is None else position
+        rope = positions.rope_tables(position, c, length * spans)
+        masked = spans == 1 and attention_kernels.chosen(c, length) == "xla"
+        mask = positions.attention_mask(c, length, segment) if masked else segment
 
         def body(carry: PyTree, numbered: PyTree) -> tuple[PyTree, None]:
             (x, kept, router), (number, kind, block) = carry, numbered
             seen = positions.of_layer(kind, mask) if masked else mask
-            x, found = block(x, positions.of_layer(kind, rope), seen, kind, weight)
+            x, found = block(x, positions.of_layer(kind, rope), seen, kind, weight, spans)
             router = {name: router[name] + value / c.n_layers for name, value in found.items()}
             return (x, tuple(jnp.where(number == layer, x, old) for layer, old in zip(layers, kept)), router), None
 
@@ -383,9 +405,10 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> Float[Array, "B S V"]:
         """The logits of every position (`logits` of `hidden`)."""
-        return self.logits(self.hidden(tokens, segment, position))
+        return self.logits(self.hidden(tokens, segment, position, spans))
 
 
 def parameter_name(path: KeyPath) -> str:

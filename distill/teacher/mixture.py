@@ -37,10 +37,11 @@ class TeacherMixture:
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> Float[Array, "B S V"]:
         """log p: every p_i by its own normaliser, mixed by logsumexp; padding columns have no probability."""
         c = self.config
-        each = [targets.align(model(tokens, segment, position), c.vocab_size, c.tokens) for model in self.models]
+        each = [targets.align(model(tokens, segment, position, spans), c.vocab_size, c.tokens) for model in self.models]
         log_w = jnp.log(self.weights)
         log_probs = [jax.nn.log_softmax(logits, axis=-1) + log_w[i] for i, logits in enumerate(each)]
         return functools.reduce(jnp.logaddexp, log_probs)
@@ -50,13 +51,14 @@ class TeacherMixture:
         tokens: Int[Array, "B S"],
         segment: Int[Array, "B S"] | None = None,
         position: Int[Array, "B S"] | None = None,
+        spans: int = 1,
     ) -> MixedSignal:
         """The same distribution as hidden states, heads and offsets: whole logits never exist."""
         parts, offsets = [], []
         for model, weight in zip(self.models, self.weights):
             cap = model.config.logit_cap
             spec = FusedSpec(divergence="", tempered=False, tokens=self.config.tokens, cap=cap)
-            hidden, head = model.hidden(tokens, segment, position), model.head_vd
+            hidden, head = model.hidden(tokens, segment, position, spans), model.head_vd
             log_z = fused.fused_losses(spec, hidden, head, jnp.zeros_like(tokens)[..., None], None).log_z
             parts.append(HiddenSignal(hidden=hidden, head=head, cap=cap))
             offsets.append((jnp.log(weight) - log_z)[..., None])

@@ -53,7 +53,7 @@ def observe(
         return HiddenSignal(hidden=hidden, head=teacher.head_vd), ()
     if batch.signal is not None or teacher is None or isinstance(teacher, Head | CrossTeacher | Cells):
         return batch.signal, ()
-    inputs = batch.inputs, batch.segment, batch.position
+    inputs = batch.inputs, batch.segment, batch.position, batch.spans
     if isinstance(teacher, TeacherMixture):
         mixed = teacher.hidden_signal(*inputs) if fused else None
         return lax.stop_gradient(mixed or TeacherSignal(log_probs=teacher(*inputs))), ()

@@ -60,7 +60,7 @@ class Along:
         if self._teacher:
             scores = self._teacher.scores(params, self._evaluation)
         else:
-            scores = evaluate(params, self._evaluation, self._config.eval.batch_size)
+            scores = evaluate(params, self._evaluation, self._config.eval.batch_size, context=self._config.mesh.context)
         tokens = step * self._config.batch_size * self._config.seq_len
         line: dict[str, object] = {"step": step, "tokens": tokens} | dataclasses.asdict(scores)
         if self._asks_tasks(passed[-1]):

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
+from distill.data import spans
 from distill.data.store.store import Evaluation
 from distill.errors import DistillError
 from distill.losses import divergences, targets
@@ -45,7 +46,7 @@ class Scores:
 @jax.jit
 def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[str, Float[Array, "..."]]:
     """Sums per window [B] (loss, weight, kl, agreement) and per calibration bin [21] (count, hits, confidence)."""
-    logits = params(batch.inputs, segment=batch.segment, position=batch.position)
+    logits = params(batch.inputs, batch.segment, batch.position, batch.spans)
     logits = jax.sharding.reshard(logits, sharding.ACT_BSD)  # argmax and bins need whole rows of the vocabulary
     weight = batch.weight
     loss = divergences.cross_entropy(logits, batch.labels)
@@ -68,8 +69,10 @@ def eval_step(params: Teacher, teacher: Teacher | None, batch: Batch) -> dict[st
         same = (divergences.argmax_token(log_probs) == guess).astype(jnp.float32)
         sums["kl"] = jnp.sum(divergences.kl_divergence(logits, log_probs) * weight, axis=1)
         sums["agreement"] = jnp.sum(same * weight, axis=1)
-    # Replicated, for every process reads all of them.
-    return {name: jax.sharding.reshard(value, P()) for name, value in sums.items()}
+    # Replicated, for every process reads all of them; those of windows whose spans are rows, added up.
+    sums = {name: jax.sharding.reshard(value, P()) for name, value in sums.items()}
+    whole = lambda name, value: value if name.startswith("bin_") else value.reshape(-1, batch.spans).sum(axis=1)
+    return {name: whole(name, value) for name, value in sums.items()}
 
 
 def evaluate(
@@ -78,9 +81,11 @@ def evaluate(
     batch_size: int,
     teacher: Teacher | None = None,
     signal: SignalReader | None = None,
+    context: int = 1,
 ) -> Scores:
     """Scores of a model on the current mesh, compared with an online `teacher`, or with the `signal` of its windows.
 
+    `context` devices share a window (MeshConfig.context).
     Raises DistillError, naming the first window, where the model or its teacher gives values that are not finite.
     """
     device_mesh = jax.sharding.get_mesh()
@@ -89,9 +94,9 @@ def evaluate(
     def run(rows: NDArray[np.int64], batch: Batch) -> dict[str, Float[Array, "..."]]:
         if signal is not None:
             batch = dataclasses.replace(batch, signal=signal(windows[rows]))
-        return eval_step(params, teacher, sharding.place(batch, device_mesh))
+        return eval_step(params, teacher, sharding.place(spans.split(batch, context), device_mesh))
 
-    sums = list(in_turn(run(*each) for each in batches(evaluation, batch_size)))
+    sums = list(in_turn(run(*each) for each in batches(evaluation, batch_size, context)))
     found = {name: [np.asarray(one[name], np.float64) for one in sums] for name in sums[0]}
     for name, who in (("loss", "model"), ("kl", "teacher")):
         bad = ~np.isfinite(np.concatenate(found[name])) if name in found else np.zeros(1, bool)
@@ -103,16 +108,17 @@ def evaluate(
     return _score(found, evaluation)
 
 
-def batches(evaluation: Evaluation, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+def batches(evaluation: Evaluation, batch_size: int, context: int = 1) -> Iterator[tuple[NDArray[np.int64], Batch]]:
     """The set in batches of one size, of which this process holds its part on the current mesh.
 
     Yields the rows of the set and their batch. The last batch is filled up with repeated rows of weight zero, so that
-    one shape is compiled; batch_size is rounded up to what divides over the mesh.
+    one shape is compiled; batch_size is rounded up to what divides over the mesh. Where `context` devices share a
+    window, a batch is one window for each such group, and every process holds all of it.
     """
     device_mesh = jax.sharding.get_mesh()
-    index, count = distributed.batch_slice(device_mesh)
-    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"]
-    batch_size = -(-batch_size // parts) * parts
+    index, count = distributed.batch_slice(device_mesh) if context == 1 else (0, 1)
+    parts = device_mesh.shape["data"] * device_mesh.shape["fsdp"] // context
+    batch_size = -(-batch_size // parts) * parts if context == 1 else parts
     part = slice(index * batch_size // count, (index + 1) * batch_size // count)  # of this process
     arrays, structure = jax.tree.flatten(evaluation.batch)
     for start in range(0, len(evaluation.windows), batch_size):

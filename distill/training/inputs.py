@@ -207,14 +207,17 @@ def _checked(config: ExperimentConfig, store: TokenStore | Mixture) -> TokenStor
 
 
 def make_loader(config: ExperimentConfig, store: TokenStore | Mixture, split: str) -> data.Loader:
-    """This process's slice of every batch of a split, on the current mesh; a teacher's signals are of its windows."""
+    """This process's slice of every batch of a split, on the current mesh; a teacher's signals are of its windows.
+
+    Where devices share sequences every process reads all of a batch, which has few.
+    """
     return data.Loader(
         store,
         split=split,
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         seed=config.data.seed,
-        process=distributed.batch_slice(jax.sharding.get_mesh()),
+        process=distributed.batch_slice(jax.sharding.get_mesh()) if config.mesh.context == 1 else (0, 1),
         packing=config.data.packing,
         completions_only=config.data.completions_only,
         unique=config.data.unique,

@@ -17,6 +17,7 @@ import numpy as np
 from distill import config as configs
 from distill import data
 from distill.config import DistillError, ExperimentConfig
+from distill.data import spans
 from distill.data.loader import prefetch
 from distill.data.mixture import Mixture
 from distill.data.store.store import TokenStore
@@ -89,7 +90,8 @@ def train(
         with distributed.raise_everywhere():
             device_mesh = sharding.make(config.mesh)
             stack.enter_context(jax.set_mesh(device_mesh))
-            sharding.check(config.model, config.batch_size // config.microbatches, device_mesh)
+            rows = config.batch_size // config.microbatches
+            sharding.check(config.model, rows, device_mesh, config.mesh.context)
             tasks = RunTasks(config, store)
             teacher = teacher or open_teacher(run, store)
         context = RunContext(
@@ -198,7 +200,8 @@ def _fetcher(run: RunContext) -> Callable[[tuple[int, int]], tuple[int, int, Bat
             ids = np.stack([loader.windows(first + i if i < count else first) for i in range(size)])
             with jax.set_mesh(device_mesh):  # each thread has its own
                 batches = dataclasses.replace(batches, signal=read(ids))
-        return first, count, sharding.place(batches, device_mesh, leading=1)
+        shared = spans.split(batches, run.config.mesh.context, leading=1)
+        return first, count, sharding.place(shared, device_mesh, leading=1)
 
     return fetch
 
@@ -218,7 +221,7 @@ def _check_teacher(run: RunContext, step: int) -> None:
     if run.teacher is None or run.teacher.step_argument is None or distributed.several():
         return
     for window in run.loader.windows(step):
-        rows = np.resize(window, run.config.batch_size)
+        rows = np.resize(window, run.config.batch_size * run.config.mesh.context)
         batch = run.loader.read(rows)
         if read := run.teacher.signal_reader(run.config.data.split):
             batch = dataclasses.replace(batch, signal=read(rows))

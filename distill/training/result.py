@@ -39,8 +39,8 @@ def run_record(
     A run on text that a model generated names that model as its teacher.
     """
     evaluation = validation_set(config, store)
-    batch_size = config.eval.batch_size
-    scores = teacher.scores(params, evaluation) if teacher else evaluate(params, evaluation, batch_size)
+    batch_size, shared = config.eval.batch_size, config.mesh.context
+    scores = teacher.scores(params, evaluation) if teacher else evaluate(params, evaluation, batch_size, context=shared)
     check_learned(config, scores.loss)
     teachers = teacher.teachers if teacher else ()
     maker = getattr(store, "maker", {})

@@ -206,7 +206,7 @@ def gradients(
     def loss_sum(trained: Trained, part: Batch) -> tuple[Float[Array, ""], dict[str, WeightedSum]]:
         student, projector = adapted.with_trained(state.params, trained[0]), trained[1]
         signal, teacher_states = observe(teacher, part, spec.objective.fused, teacher_layers)
-        inputs = part.inputs, part.segment, part.position
+        inputs = part.inputs, part.segment, part.position, part.spans
         hidden, states, router = student.routed_states(student_layers, *inputs, part.weight)
         distance = None
         if projector is not None:

@@ -104,13 +104,16 @@ class OnlineTeacher:
         return None
 
     def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
-        return evaluate(params, evaluation, self._config.eval.batch_size, teacher=self.model)
+        c = self._config
+        return evaluate(params, evaluation, c.eval.batch_size, teacher=self.model, context=c.mesh.context)
 
     def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float:
         """L_T, computed once for each validation set."""
         key = (len(evaluation.windows), config.seq_len)
         if key not in self._losses:
-            self._losses[key] = evaluate(self.model, evaluation, config.eval.batch_size).loss
+            self._losses[key] = evaluate(
+                self.model, evaluation, config.eval.batch_size, context=config.mesh.context
+            ).loss
         return self._losses[key]
 
     @property
@@ -150,7 +153,8 @@ class CachedTeacher(OnlineTeacher):
 
     def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
         read = self.signal_reader("validation")
-        return evaluate(params, evaluation, self._config.eval.batch_size, signal=read)
+        c = self._config
+        return evaluate(params, evaluation, c.eval.batch_size, signal=read, context=c.mesh.context)
 
     @property
     def bytes(self) -> int:
@@ -218,7 +222,8 @@ class StoredTeacher:
     def scores(self, params: Transformer, evaluation: Evaluation) -> Scores:
         if self._online:
             return self._online.scores(params, evaluation)
-        return evaluate(params, evaluation, self._run.config.eval.batch_size)
+        config = self._run.config
+        return evaluate(params, evaluation, config.eval.batch_size, context=config.mesh.context)
 
     def loss(self, evaluation: Evaluation, config: ExperimentConfig) -> float | None:
         """L_T: computed where the teacher can be loaded, else from the store if it is of the same validation set."""

@@ -72,29 +72,23 @@ def test_a_kernel_runs_on_each_devices_rows_and_heads(relative_error, batch, sha
     assert relative_error(measured(config, *batch, shape), measured(config, *batch)) < 2e-5
 
 
-@pytest.mark.parametrize("partial", [1, 2])
-def test_several_blocks_give_the_same_with_one_backward_kernel_and_with_two(
-    monkeypatch, relative_error, batch, partial
-):
-    """Two blocks of 128, where the other tests have one; the gradients of queries are added up over blocks of keys."""
-    monkeypatch.setattr(attention_kernels, "MAX_COMPUTED", 128)
-    monkeypatch.setattr(attention_kernels, "MAX_HEAD", 1)
-    monkeypatch.setattr(attention_kernels, "MAX_PARTIAL", partial)
-    assert attention_kernels.splash_blocks(LENGTH, 0, 32) == (128, 128, partial == 2)
+def test_several_blocks_give_the_same(monkeypatch, relative_error, batch):
+    """Two blocks of 128, where the other tests have one."""
+    monkeypatch.setattr(attention_kernels, "MAX_BLOCK", 128)
+    assert attention_kernels.splash_blocks(LENGTH, 0, 32) == (128, 128)
     found = measured(dataclasses.replace(MODEL, attention="splash"), *batch)
-    wanted = measured(dataclasses.replace(MODEL, attention="xla"), *batch)
-    assert relative_error(found, wanted) < 2e-5
+    assert relative_error(found, measured(dataclasses.replace(MODEL, attention="xla"), *batch)) < 2e-5
 
 
 @pytest.mark.parametrize(
     ("length", "window", "row", "blocks"),
     [
-        (4096, 0, 256, (1024, 512, True)),
-        (16384, 0, 256, (1024, 512, False)),  # 16 copies of the queries' gradient would be more than it saves
-        (4096, 0, 1024, (512, 512, True)),  # float32 heads of 256: what a v5p has room for
-        (4096, 700, 256, (512, 512, True)),
-        (4096, 4096, 256, (1024, 512, True)),
-        (4224, 0, 256, (128, 128, False)),
+        (4096, 0, 256, (1024, 512)),
+        (16384, 0, 256, (1024, 512)),
+        (4096, 0, 1024, (512, 512)),  # float32 heads of 256: what a v5p has room for
+        (4096, 700, 256, (512, 512)),
+        (4096, 4096, 256, (1024, 512)),
+        (4224, 0, 256, (128, 128)),
     ],
 )
 def test_splash_gets_the_largest_blocks_that_divide_fit_and_pay(length, window, row, blocks):

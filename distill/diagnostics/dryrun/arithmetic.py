@@ -19,18 +19,18 @@ class Shape:
     mesh: MeshConfig
     chips: int
     tokens: int  # of one device in one microbatch
-    rows: int  # sequences of the same microbatch
+    rows: int  # sequences of the same microbatch, shared ones whole
     microbatches: int
 
 
 def shape(config: ExperimentConfig) -> Shape:
     """The sizes of a config whose mesh has no open axis."""
     m = config.mesh
-    rows = config.batch_size // config.microbatches // (m.data * m.fsdp)
+    rows = config.batch_size * m.context // config.microbatches // (m.data * m.fsdp)
     return Shape(
         mesh=m,
         chips=m.data * m.fsdp * m.tensor,
-        tokens=rows * config.seq_len,
+        tokens=rows * config.seq_len // m.context,
         rows=rows,
         microbatches=config.microbatches,
     )
@@ -91,6 +91,22 @@ def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -
     return share * sent * s.tokens * s.microbatches
 
 
+def ring_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:
+    """Bytes that one device sends per step to show its keys and values to those that share its sequences.
+
+    Once round forward, in recomputation and backward, and backward their gradients too, in float32.
+    """
+    s = shape(config)
+    if s.mesh.context == 1:
+        return 0.0
+    numbers = lambda model: 2 * model.n_layers * model.kv_heads * model.head_dim / s.mesh.tensor
+    again = 1 if config.model.remat in ("full", "dots", "offload") else 0
+    sent = numbers(config.model) * ((2 + again) * _width(config.model) + 4)
+    if teacher is not None:
+        sent += numbers(teacher) * _width(teacher)
+    return sent * s.mesh.context * s.tokens * s.microbatches
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes of one device while a step runs, beyond those it holds between steps."""
@@ -143,7 +159,8 @@ def _layer(model: ModelConfig, s: Shape, seq_len: int, backward: bool) -> float:
     A kernel that the config names keeps no scores.
     """
     width, split = _width(model), s.mesh.tensor
-    scores = s.rows * model.n_heads * seq_len**2 / split if model.attention in ("auto", "xla") else 0.0
+    plain = model.attention in ("auto", "xla") and s.mesh.context == 1  # shared sequences are read in blocks
+    scores = s.rows * model.n_heads * seq_len**2 / split if plain else 0.0
     once = scores * (4 + width) + s.tokens * _between(model, s) * width
     if not backward:
         return once

@@ -12,6 +12,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 from jax.sharding import AbstractMesh, Mesh
 
 from distill.config import ConfigError, ExperimentConfig, ModelConfig
+from distill.data import spans
 from distill.model import sharding as mesh
 from distill.model.quantize import cast
 from distill.model.transformer import Transformer
@@ -50,7 +51,10 @@ def trace(
     abstract = devices if isinstance(devices, AbstractMesh) else devices.abstract_mesh
     for model in (config.model, teacher):
         if model is not None:
-            mesh.check(model, config.batch_size // config.microbatches, abstract)
+            mesh.check(model, config.batch_size // config.microbatches, abstract, config.mesh.context)
+
+    cut = 2 * config.mesh.context if config.mesh.context > 1 else 1
+    span = spans.length(config.seq_len, config.mesh.context) if cut > 1 else config.seq_len
 
     def placed(tree: T) -> T:
         def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -61,14 +65,16 @@ def trace(
 
     def stacked(length: int, dtype: jnp.dtype) -> jax.Array:
         sharding = jax.NamedSharding(devices, jax.P(None, mesh.BATCH, None))
-        shape = STACKED, config.batch_size, length
+        shape = STACKED, config.batch_size * cut, length
         return cast_type(jax.Array, jax.ShapeDtypeStruct(shape, dtype, sharding=sharding))  # Batch takes arrays
 
     with jax.sharding.use_abstract_mesh(abstract):
         state = placed(jax.eval_shape(lambda: step.init_state(config)))
         draw = lambda model: cast(Transformer(model, jax.random.key(0)), config.teacher.dtype)
         taught = placed(jax.eval_shape(functools.partial(draw, teacher))) if teacher else None
-    batches = Batch(stacked(config.seq_len + 1, jnp.int32), stacked(config.seq_len, jnp.float32))
+    batches = Batch(stacked(span + 1, jnp.int32), stacked(span, jnp.float32))
+    if cut > 1:
+        batches = dataclasses.replace(batches, position=stacked(span, jnp.int32), spans=cut)
     count = jax.ShapeDtypeStruct((), jnp.int32)
     scope = jax.set_mesh(devices) if isinstance(devices, Mesh) else jax.sharding.use_abstract_mesh(abstract)
     with scope:

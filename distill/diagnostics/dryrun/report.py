@@ -83,6 +83,8 @@ def dry_run(
         network = sum(chip.seconds(sent, spans[kind] * s.mesh.tensor) for kind, sent in wire.items())
         across = arithmetic.tensor_bytes(config, teacher)
         network += chip.seconds(across, s.mesh.tensor)
+        wire["collective-permute"] = arithmetic.ring_bytes(config, teacher)
+        network += chip.seconds(wire["collective-permute"], s.mesh.context)
         wire["all-reduce"] = wire.get("all-reduce", 0.0) + across
         temporaries = reckoned.temporaries
         total = parameters + optimizer + taught + reckoned.activations + temporaries + program.held(traced.batches)
@@ -126,7 +128,7 @@ def dry_run(
 
 def _attention(config: ExperimentConfig, chip: Chip) -> str:
     platform = "tpu" if chip.dims else "gpu"
-    return attention_kernels.described(config.model, config.seq_len, platform, chip.kinds[0])
+    return attention_kernels.described(config.model, config.seq_len, platform, chip.kinds[0], config.mesh.context)
 
 
 def rows(r: Report) -> list[tuple[str, str]]:

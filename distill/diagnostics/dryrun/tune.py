@@ -146,4 +146,5 @@ def _seconds(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) 
     spans = {"all-reduce": chips}
     network = sum(chip.seconds(wire, spans.get(kind, m.fsdp * m.tensor)) for kind, wire in sent.items())
     network += chip.seconds(arithmetic.tensor_bytes(config, teacher), m.tensor)
+    network += chip.seconds(arithmetic.ring_bytes(config, teacher), m.context)
     return max(products, network) + 0.2 * min(products, network)
