@@ -10,6 +10,7 @@ CHECKED = (
     "distill.model.adapted",
     "distill.model.attention_kernels",
     "distill.model.positions",
+    "distill.model.ring",
     "distill.model.decode",
     "distill.model.experts",
     "distill.model.head_maps",

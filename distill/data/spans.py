@@ -5,11 +5,9 @@ order each device takes two, an early and a late span, and so an equal share of 
 (distill/model/ring.py). All else in a step is by token, and does not see the difference.
 """
 
-import dataclasses
-
 import jax
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from distill.config import ConfigError
 from distill.types import Batch
@@ -46,12 +44,9 @@ def split(batch: Batch, devices: int, leading: int = 0) -> Batch:
         pieces = np.take(pieces, rows, axis=leading + 1)
         return pieces.reshape(*before[:-1], before[-1] * 2 * devices, span, *after)
 
-    following = cut(tokens[..., 1:])  # a span's last token is the first of the next one
-    position = np.broadcast_to(np.arange(seq_len, dtype=np.int32), tokens[..., 1:].shape)
-    position = position if batch.position is None else batch.position
-    whole = np.concatenate([cut(tokens[..., :-1])[..., :1], following], axis=-1)
-    rest = jax.tree.map(cut, (batch.weight, batch.segment, position, batch.signal))
-    weight, segment, position, signal = rest
-    return dataclasses.replace(
-        batch, tokens=whole, weight=weight, segment=segment, position=position, signal=signal, spans=2 * devices
-    )
+    position: ArrayLike = np.broadcast_to(np.arange(seq_len, dtype=np.int32), tokens[..., 1:].shape)
+    position = position if batch.position is None else np.asarray(batch.position)
+    # A span's last token is the first of the next one.
+    whole = np.concatenate([cut(tokens[..., :-1])[..., :1], cut(tokens[..., 1:])], axis=-1)
+    weight, segment, position, signal = jax.tree.map(cut, (batch.weight, batch.segment, position, batch.signal))
+    return Batch(whole, weight, segment, position, signal, 2 * devices)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ and cuDNN's call is computed by XLA: slow, but with the same numbers, for tests.
 """
 
 import functools
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import jax
 from jax import lax
@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from distill.config import ConfigError, ModelConfig, chips
 from distill.model import sharding
+
+if TYPE_CHECKING:
+    from jax.experimental.pallas.ops.tpu.splash_attention import BlockSizes
 
 Kernel: TypeAlias = Literal["xla", "splash", "cudnn"]
 
@@ -132,7 +135,7 @@ def splash_blocks(length: int, window: int, row: int) -> tuple[int, int]:
     return size, min(size, MAX_COMPUTED)
 
 
-def block_sizes(length: int, window: int, row: int) -> Any:
+def block_sizes(length: int, window: int, row: int) -> "BlockSizes":
     """`splash_blocks` as the library takes them."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 

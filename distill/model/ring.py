@@ -12,12 +12,12 @@ Letters: n pairs of spans; L positions of one span; H query heads, G key-value h
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from distill.config import ConfigError, ModelConfig
 from distill.model import attention_kernels, positions, sharding
@@ -112,24 +112,32 @@ def _ring(
     return _ring_forward(kernel, devices, cap, q, k, v, ids)[0]
 
 
-def _take(x: Any, row: int | Array) -> Any:
+def _take(x: PyTree, row: int | Array) -> PyTree:
     """One of two spans, as a batch of one."""
     return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, row, 1), x)
 
 
-def _put(x: Any, row: int | Array, new: Any) -> Any:
+def _put(x: PyTree, row: int | Array, new: PyTree) -> PyTree:
     """Two spans with one of them new."""
     return jax.tree.map(lambda leaf, one: lax.dynamic_update_slice_in_dim(leaf, one, row, 0), x, new)
 
 
-def _add(x: Any, row: int | Array, more: Any) -> Any:
+def _add(x: PyTree, row: int | Array, more: PyTree) -> PyTree:
     """Two spans with more added to one of them."""
     return _put(x, row, jax.tree.map(lambda one, new: one + new.astype(one.dtype), _take(x, row), more))
 
 
-def _pass_on(x: Any, devices: int) -> Any:
-    """To the next of the devices that share a sequence."""
+def _pass_on(x: PyTree, devices: int) -> PyTree:
+    """To the next of the devices that share a sequence.
+
+    XLA lets a permutation on a CPU wait beside another collective, until all its threads wait: there all is gathered.
+    """
     size = lax.axis_size("fsdp")
+    if attention_kernels.platform() == "cpu":
+        me = lax.axis_index("fsdp")
+        source = me - me % devices + (me - 1) % devices
+        take = lambda leaf: lax.dynamic_index_in_dim(lax.all_gather(leaf, "fsdp"), source, keepdims=False)
+        return jax.tree.map(take, x)
     turn = [(i, i - i % devices + (i + 1) % devices) for i in range(size)]
     return jax.tree.map(lambda leaf: lax.ppermute(leaf, "fsdp", turn), x)
 
@@ -151,7 +159,7 @@ def _ring_forward(
     k: Float[Array, "2 G L K"],
     v: Float[Array, "2 G L K"],
     ids: Ids,
-) -> tuple[Float[Array, "2 H L K"], tuple[Any, ...]]:
+) -> tuple[Float[Array, "2 H L K"], tuple[PyTree, ...]]:
     forward, me = _FORWARD[kernel], lax.axis_index("fsdp") % devices
     own, rows = Keys(k, v, ids), (q, ids)
 
@@ -175,7 +183,7 @@ def _ring_forward(
 
 
 def _ring_backward(
-    kernel: str, devices: int, cap: float, kept: tuple[Any, ...], dout: Float[Array, "2 H L K"]
+    kernel: str, devices: int, cap: float, kept: tuple[PyTree, ...], dout: Float[Array, "2 H L K"]
 ) -> tuple[Float[Array, "2 H L K"], Float[Array, "2 G L K"], Float[Array, "2 G L K"], None]:
     q, k, v, ids, out, lse = kept
     backward, me = _BACKWARD[kernel], lax.axis_index("fsdp") % devices
@@ -191,7 +199,7 @@ def _ring_backward(
     dq, *dkv = precise(backward(cap, True, rows, own))
     dq, dkv = seeing((dq, tuple(dkv)), 1, own, 0)
 
-    def turn(carry: tuple[Keys, Any, Array], number: Array) -> tuple[tuple[Keys, Any, Array], None]:
+    def turn(carry: tuple[Keys, PyTree, Array], number: Array) -> tuple[tuple[Keys, PyTree, Array], None]:
         seen, dkv, dq = carry
         later, chosen = _pass_on(seen, devices), jnp.where(number <= me, 0, 1)
         dq, dkv = seeing(seeing((dq, dkv), 1, seen, 0), chosen, seen, chosen)
@@ -207,7 +215,7 @@ def _ring_backward(
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _splash_kernel(q: Float[Array, "n H L K"], causal: bool, cap: float) -> Any:
+def _splash_kernel(q: Float[Array, "n H L K"], causal: bool, cap: float) -> PyTree:
     """Splash for one span's queries on one span's keys, which also returns the logsumexp."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -220,10 +228,10 @@ def _splash_kernel(q: Float[Array, "n H L K"], causal: bool, cap: float) -> Any:
     )  # fmt: skip
 
 
-def _segments(q: Ids, k: Ids) -> Any:
+def _segments(q: Int[Array, "*n L"] | None, k: Int[Array, "*n L"] | None) -> PyTree:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    return None if q is None else splash.SegmentIds(q=q, kv=k)
+    return None if q is None or k is None else splash.SegmentIds(q=q, kv=k)
 
 
 def _splash_forward(cap: float, causal: bool, q: Float[Array, "n H L K"], keys: Keys, ids: Ids) -> Result:
@@ -244,7 +252,7 @@ def _splash_backward(cap: float, causal: bool, rows: Rows, keys: Keys) -> Gradie
     names = "mask_value", "is_mqa", "block_sizes", "residual_checkpoint_name", "mask_function"
     options = {name: kernel.kwargs[name] for name in (*names, "attn_logits_soft_cap", "interpret")}
 
-    def one(rows: Rows, keys: Keys) -> Gradients:
+    def one(rows: Rows, keys: Keys) -> tuple[Float[Array, "H L K"], Float[Array, "G L K"], Float[Array, "G L K"]]:
         ids = _segments(rows.ids, keys.ids)
         kept = rows.q, keys.k, keys.v, ids, None, rows.out, rows.lse, kernel.dq_mask_info, kernel.dkv_mask_info
         return module._splash_attention_bwd(save_residuals=False, res=kept, do=rows.dout, **options)[3:6]
@@ -263,7 +271,7 @@ def _visible(causal: bool, start: Array, count: int, ids: Ids, keys: Keys) -> Ar
     return seen & (own[:, None, None, :, None] == keys.ids[:, None, None, None, :])
 
 
-def _in_blocks(block: Callable[[Array], Any], length: int) -> Any:
+def _in_blocks(block: Callable[[Array], PyTree], length: int) -> PyTree:
     """block(start) for blocks of queries one after the other, stacked."""
     return lax.map(block, jnp.arange(0, length, _count(length)))
 
