@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distill.diagnostics.dryrun import report
 
     table = Table.grid(padding=(0, 2))
-    for row in report.rows(cost):  # as text: brackets are no markup
-        table.add_row(*map(Text, row))
+    for row in report.rows(cost):  # as text: brackets are no markup; a long flag is broken, not cut
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
     Console().print(table, highlight=False)
     _write(flags, config, report.figures(cost))
     return 0 if cost.fits else 1

@@ -7,7 +7,7 @@ import pytest
 
 from distill.config import ExperimentConfig, MeshConfig, chips, counts
 from distill.config.ladder import paper_model
-from distill.diagnostics.dryrun import arithmetic, estimate, hlo
+from distill.diagnostics.dryrun import arithmetic, compiler, estimate, hlo
 from launch import dryrun
 from launch.support import cli
 
@@ -97,6 +97,15 @@ def test_over_slices_pieces_of_all_chips_of_a_slice_are_summed():
     whole, inside = arithmetic.fsdp_bytes(config), arithmetic.fsdp_bytes(config, None, 4)
     assert inside["all-reduce"] * (31 / 32) == pytest.approx(whole["all-reduce"] * (7 / 8))
     assert arithmetic.slice_bytes(config, 1) == 0.0
+
+
+def test_gpus_are_told_how_many_are_a_slice():
+    """Without it XLA makes one ring over all slices: 3.9 GB of a chip cross in place of .4."""
+    mesh = MeshConfig(data=32, fsdp=8)
+    for name in ("h100", "a100"):
+        assert compiler.SLICE_OPTION not in compiler._gpu_options(chips.CHIPS[name])
+        several = chips.several(chips.CHIPS[name], mesh, slices=4)
+        assert compiler._gpu_options(several)[compiler.SLICE_OPTION] == "64"
 
 
 def test_a_report_of_several_slices_prints_what_it_assumes(capsys, tmp_path):

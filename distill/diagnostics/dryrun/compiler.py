@@ -32,8 +32,9 @@ GPU_OPTIONS: dict[str, bool | str] = {
     "xla_gpu_collect_cost_model_stats": True,
     "xla_gpu_enable_analytical_sol_latency_estimator": True,
 }
-
-
+# The number of GPUs of a slice: sums over several slices are scattered in each before they cross, and gathered after. A
+# TPU's compiler does so by itself; a run on GPUs has to set it, and the report says so.
+SLICE_OPTION = "xla_gpu_all_reduce_blueconnect_num_devices_per_host"
 _STAGES = ("after_codegen", "after_optimizations")  # of libtpu's dumps, the better first
 
 
@@ -183,7 +184,8 @@ def _gpu(traced: jax.stages.Traced, chip: Chip) -> Compiled:
 
 
 def _gpu_options(chip: Chip) -> dict[str, bool | str]:
-    return GPU_OPTIONS if _has_table(chip) else {"xla_gpu_enable_triton_gemm": False}
+    options = dict(GPU_OPTIONS) if _has_table(chip) else {"xla_gpu_enable_triton_gemm": False}
+    return options | ({SLICE_OPTION: str(chip.slice)} if chip.slice else {})
 
 
 def _read(done: jax.stages.Compiled, text: str) -> Compiled:

@@ -227,12 +227,14 @@ def _result(one: Instruction, kind: str) -> float:
     """Bytes of what a collective gives.
 
     A start returns its operand too, and sometimes counters: `(operand, result, ...)`. GPUs combine several of one kind
-    into `((operands), (results), ...)`.
+    into `((operands), (results), ...)`; a reduce-scatter of one array is `((operand), result)`.
     """
     if not one.op.endswith("-start") or kind == "all-reduce":
         return size(one.type)
     if combined := re.match(r"\(\(.*?\), ?\((.*?)\)", one.type):
         return size(combined[1])
+    if kind == "reduce-scatter":
+        return _size(*_ARRAY.findall(one.type)[1])
     return max(_size(*array) for array in _ARRAY.findall(one.type))
 
 
