@@ -7,7 +7,7 @@ import pytest
 
 from distill.config import ExperimentConfig, MeshConfig, chips, counts
 from distill.config.ladder import paper_model
-from distill.diagnostics.dryrun import arithmetic, compiler, estimate, hlo
+from distill.diagnostics.dryrun import arithmetic, compiler, estimate, hlo, tune
 from launch import dryrun
 from launch.support import cli
 
@@ -106,6 +106,13 @@ def test_gpus_are_told_how_many_are_a_slice():
         assert compiler.SLICE_OPTION not in compiler._gpu_options(chips.CHIPS[name])
         several = chips.several(chips.CHIPS[name], mesh, slices=4)
         assert compiler._gpu_options(several)[compiler.SLICE_OPTION] == "64"
+
+
+def test_tuning_leaves_meshes_out_that_would_cross_otherwise():
+    config = ExperimentConfig(model=paper_model("103M"), mesh=MeshConfig(data=8, fsdp=4), batch_size=32, seq_len=1024)
+    h100 = chips.CHIPS["h100"]
+    meshes = lambda chip: {one.mesh.data for one in tune.choices(config, None, chip, limit=h100.memory)}
+    assert meshes(chips.several(h100, config.mesh, slices=4)) == {4, 8, 16, 32} < meshes(h100)
 
 
 def test_a_report_of_several_slices_prints_what_it_assumes(capsys, tmp_path):

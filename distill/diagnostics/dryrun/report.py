@@ -215,14 +215,17 @@ def figures(r: Report) -> dict[str, object]:
         "jax": installed.version("jax"),
         "gib": round(r.total / GIB, 3),
         "limit_gib": round(r.limit / GIB, 3),
-        "slices": r.slices,
-        "slice_gbit": r.gbit,
-        "sent_between_slices_gb": round(r.between / 1e9, 4),
-        "least_between_slices_gb": round(r.between_bound / 1e9, 4),
         "sent_gb": {kind: round(sent / 1e9, 3) for kind, sent in r.wire.items()},
         "model_flops": r.model_flops,
         "roofline_seconds": {part: round(seconds, 5) for part, seconds in r.seconds.items()},
     }
+    if r.slices > 1:
+        found |= {
+            "slices": r.slices,
+            "slice_gbit": r.gbit,
+            "sent_between_slices_gb": round(r.between / 1e9, 4),
+            "least_between_slices_gb": round(r.between_bound / 1e9, 4),
+        }
     if r.estimate is not None:
         found |= {
             "estimated_seconds": round(r.estimate.seconds, 5),
