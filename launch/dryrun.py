@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "distill dryrun --config=configs/train.py:7.75B --teacher=12.6B --mesh=data=8,fsdp=32 --chip=v5e",
     "distill dryrun --config=configs/train.py:546M --mesh=data=8 --chip=h100",
+    "distill dryrun --config=configs/scale.py:v5e-4 --teacher=12.6B --chip=v5e --slices=4 --estimate",
     "distill dryrun --config=configs/train.py:1.82B --mesh=fsdp=16 --chip=v5p --emit-config=mine.py",
 )
 
@@ -52,6 +53,8 @@ def parser() -> Parser:
         help="a row of the paper's ladder, a workdir, a published model or its config.json alone, in place of "
         "config.teacher.source",
     )
+    add("--slices", type=int, default=1, metavar="N", help="pods, or groups of nodes, that a slow network connects")
+    add("--slice-gbit", type=float, default=chips.BETWEEN, help="Gbit/s of a chip between slices, an assumption")
     add("--estimate", action="store_true", help="the compiler's estimate of seconds, MFU and the dearest lines")
     add("--tune", type=int, default=0, metavar="N", help="compile N meshes, microbatches and remats; print the best")
     add("--memory", type=float, default=0.0, metavar="GIB", help="of a chip, for --tune (default: nine tenths of it)")
@@ -71,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"
         from distill.diagnostics.dryrun import compiler
 
+        chip = chips.several(chip, config.mesh, flags.slices, flags.slice_gbit)
         if chip.dims:
-            chips.topology(chip, count)
+            chips.topology(chip, chip.slice or count)
         if chip.dims:
             compiler.check(chip)
         if flags.estimate or flags.tune:
@@ -86,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from distill.diagnostics.dryrun import report
 
     table = Table.grid(padding=(0, 2))
-    for row in report.rows(cost):  # as text: brackets are no markup
-        table.add_row(*map(Text, row))
+    for row in report.rows(cost):  # as text: brackets are no markup; a long flag is broken, not cut
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
     Console().print(table, highlight=False)
     _write(flags, config, report.figures(cost))
     return 0 if cost.fits else 1

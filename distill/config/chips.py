@@ -7,15 +7,18 @@ H200, HGX B200), Google Cloud's "System architecture" pages of each TPU (v5p is 
 `link` is the bandwidth at which one chip sends in a ring over one axis of its network: both directions together for a
 torus axis of a TPU (Austin et al. 2025, "How to Scale Your Model", part 2), one direction of NVLink inside a node of
 eight GPUs. `beyond` assumes one network card per GPU between nodes (200 Gb/s for A100, 400 Gb/s since).
+`between` is what a chip has to other slices (pods of TPUs, groups of nodes in other data centres): BETWEEN, 100 Gb/s a
+host of four chips of v5e, unless `several` is told otherwise.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
-from distill.config import ConfigError, nearest
+from distill.config import ConfigError, MeshConfig, nearest
 
 GIB = 2**30
+BETWEEN = 25.0  # Gbit/s of one chip from slice to slice: an assumption, which reports print
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Chip:
     link: float
     node: int = 0  # chips that `link` connects; 0: all of a pod
     beyond: float = 0.0  # bytes a second between nodes
+    slice: int = 0  # chips that those two connect; 0: all
+    between: float = 0.0  # bytes a second between slices
     dims: int = 0  # of the torus that the TPU compiler knows; 0: it does not know this chip
     largest: int = 0  # chips of the largest slice that the TPU compiler takes
     price: Price | None = None
@@ -55,7 +60,13 @@ class Chip:
 
     def seconds(self, wire: float, span: int) -> float:
         """Seconds that a chip takes to send `wire` bytes in a group whose first and last are `span` chips apart."""
+        if self.leaves_slice(span):
+            return wire / self.between
         return wire / (self.beyond if self.node and span > self.node else self.link)
+
+    def leaves_slice(self, span: int) -> bool:
+        """Whether a group whose first and last are `span` chips apart has members in several slices."""
+        return 0 < self.slice < span
 
 
 def _book(hourly: float) -> Price:
@@ -112,6 +123,22 @@ def recognise(device_kind: str) -> Chip | None:
     """
     matches = [(len(kind), chip) for chip in CHIPS.values() for kind in chip.kinds if kind in device_kind]
     return max(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def several(chip: Chip, mesh: MeshConfig, slices: int, gbit: float = BETWEEN) -> Chip:
+    """The chip where those of a mesh lie in `slices` along data, with `gbit` Gbit/s a chip between them.
+
+    Raises ConfigError if data is no multiple of `slices`.
+    """
+    if slices < 1 or mesh.data % slices:
+        raise ConfigError(
+            f"--slices={slices}: got a mesh of data={mesh.data}; only data crosses from slice to slice, so it must be "
+            "a multiple of --slices"
+        )
+    if not 0 < gbit < math.inf:
+        raise ConfigError(f"--slice-gbit={gbit}: wanted Gbit/s of a chip between slices, more than 0")
+    size = mesh.data * mesh.fsdp * mesh.tensor // slices
+    return chip if slices == 1 else dataclasses.replace(chip, slice=size, between=gbit * 1e9 / 8)
 
 
 def topology(chip: Chip, count: int) -> str:

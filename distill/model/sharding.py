@@ -148,7 +148,32 @@ def make(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mes
             "devices; their product must be the number of devices (data=-1 takes what the others leave)"
         )
     shape = (data, config.fsdp, config.tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Explicit,) * 3, devices=devices)
+    return Mesh(_placed(devices, shape), AXES, axis_types=(AxisType.Explicit,) * 3)
+
+
+def slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """Devices that a fast network connects, by slice: pods of TPUs; of GPUs, nodes."""
+    found: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    return [found[index] for index in sorted(found)]
+
+
+def _placed(devices: Sequence[jax.Device], shape: tuple[int, ...]) -> NDArray[np.object_]:
+    """The devices in the mesh's shape, one slice after another along data, so that nothing else crosses between them.
+
+    Raises ConfigError if data is no multiple of the number of a TPU's slices.
+    """
+    parts = slices(devices)
+    if len(parts) > 1 and devices[0].platform != "tpu":  # nodes: any axis may go over several
+        return np.array(sum(parts, [])).reshape(shape)
+    if shape[0] % len(parts):
+        raise ConfigError(
+            f"config.mesh: got data={shape[0]} on {len(parts)} slices of {len(parts[0])} devices; only data may cross "
+            f"from slice to slice, so it must be a multiple of {len(parts)}"
+        )
+    within = (shape[0] // len(parts), *shape[1:])
+    return np.concatenate([jax.make_mesh(within, AXES, devices=part).devices for part in parts])
 
 
 def abstract(config: MeshConfig) -> AbstractMesh:

@@ -3,7 +3,7 @@
 import pytest
 
 from distill import laws
-from distill.config import ConfigError, chips
+from distill.config import ConfigError, MeshConfig, chips
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,15 @@ def test_every_chip_is_whole_and_every_price_says_what_and_when():
     assert [name for name, chip in chips.CHIPS.items() if not chip.price] == [
         "v4"
     ]  # money works for all that people rent
+
+
+def test_between_slices_a_group_has_the_slow_network():
+    """A group may lie in one slice whole; with data alone crossing, one that is longer does not."""
+    pods = chips.several(chips.find("v5e"), MeshConfig(data=32, fsdp=32), slices=4)
+    nodes = chips.several(chips.find("h100"), MeshConfig(data=32, fsdp=8), slices=4, gbit=100)
+    assert [pods.seconds(90e9, span) for span in (256, 257)] == [1.0, pytest.approx(90e9 / 3.125e9)]
+    assert [nodes.seconds(450e9, span) for span in (8, 64, 65)] == [1.0, 9.0, pytest.approx(36.0)]
+    assert chips.several(chips.find("h100"), MeshConfig(data=32), slices=1) == chips.find("h100")
 
 
 def test_an_unknown_chip_names_the_nearest():

@@ -138,6 +138,8 @@ channel_id=1, replica_groups=[1,8]<=[8]
   %oned = bf16[64,32]{1,0} all-gather-done(%one)
   %rss = ((f32[64,32]{1,0}, f32[128]{0}), (f32[8,32]{1,0}, f32[16]{0})) async-start(%a, %b), calls=%wrapped
   %rsd = (f32[8,32]{1,0}, f32[16]{0}) async-done(%rss)
+  %rso = ((bf16[64,8]{1,0}), bf16[8,8]{1,0}) reduce-scatter-start(%e), channel_id=9, replica_groups=[1,8]<=[8]
+  %rsod = bf16[8,8]{1,0} reduce-scatter-done(%rso)
   %ars = (f32[32]{0}, f32[16]{0}) all-reduce-start(%c, %d), channel_id=3, replica_groups=[1,8]<=[8], to_apply=%add
   %ard = (f32[32]{0}, f32[16]{0}) all-reduce-done(%ars)
 }
@@ -145,12 +147,16 @@ channel_id=1, replica_groups=[1,8]<=[8]
 
 
 def test_what_the_gpu_compiler_combines_is_counted_whole():
-    """All arrays of a combined gather, not the largest alone."""
+    """All arrays of a combined gather, not the largest alone; of a scatter of one array, what it gives, eight times.
+
+    (The operand was taken for what it gives: eight times too many bytes of embedding and head.)
+    """
     found = [(one.kind, one.bytes, one.group) for one in hlo.collectives(GPU)]
     assert sorted(found) == [
         ("all-gather", 2 * 64 * 32, 8),
         ("all-gather", 2 * (64 * 32 + 128), 8),
         ("all-reduce", 4 * 48, 8),
+        ("reduce-scatter", 2 * 64 * 8, 8),
         ("reduce-scatter", 4 * (64 * 32 + 128), 8),
     ]
 
@@ -310,6 +316,9 @@ def test_a_slice_that_is_not_made_is_refused(count):
         (["--chip=h100", "--mesh=data=x"], "data='x', wanted a number of chips"),
         (["--chip=h100"], "--mesh=... is missing: wanted every axis"),
         (["--chip=h100", "--mesh=data=3"], "batch_size=4 does not divide over data x fsdp=3"),
+        (["--chip=h100", "--mesh=data=2,fsdp=3", "--slices=3"], "--slices=3: got a mesh of data=2; only data crosses"),
+        (["--chip=h100", "--mesh=data=2", "--slices=0"], "--slices=0: got a mesh of data=2"),
+        (["--chip=h100", "--mesh=data=2", "--slices=2", "--slice-gbit=0"], "--slice-gbit=0.0: wanted Gbit/s of a chip"),
         (["--chip=h100", "--mesh=data=2", "--teacher=12B"], "--teacher=12B: neither a row of the paper's ladder"),
     ],
 )

@@ -3,6 +3,7 @@
 Minutes and a download of libtpu, so slow; no TPU is needed.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -56,6 +57,21 @@ def test_the_pair_fits_a_pod_and_sends_what_fsdp_needs(libtpu, chip, gib):
     (gathered, least), *gradients = [(float(sent), float(bound)) for _, sent, bound in found]
     assert gathered < 1.2 * least
     assert sum(sent for sent, _ in gradients) < 1.2 * sum(bound for _, bound in gradients)
+
+
+@pytest.mark.slow
+def test_several_slices_send_one_another_pieces_of_all_their_chips(libtpu, tmp_path):
+    """Two of eight chips, two along fsdp: if only those had scattered their gradients, four times as much would cross.
+
+    Gradients of the tables are float32, which the bound does not know.
+    """
+    flags = ["--config=configs/train.py:103M", "--config.model.n_layers=2", "--config.batch_size=16"]
+    flags += ["--config.seq_len=1024", "--config.model.vocab_size=4096", "--mesh=data=8,fsdp=2", "--slices=2"]
+    said = said_of(libtpu, "v5e", *flags, "--estimate", f"--json={tmp_path / 'found.json'}")
+    assert "2 of 8 chips; assumed between them: 25 Gbit/s a chip" in said
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert 0.9 < found["sent_between_slices_gb"] / found["least_between_slices_gb"] < 1.6
+    assert re.search(r"exposed network +inside slices [\d.]+ s .* between them [\d.]+ s", said)
 
 
 @pytest.mark.slow

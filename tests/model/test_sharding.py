@@ -30,6 +30,45 @@ def test_axes_that_do_not_multiply_to_the_devices_are_refused(config):
     assert f"fsdp={config.fsdp}" in str(error.value)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device: two slices of sixteen v5e, or nodes of GPUs."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int] = (0, 0, 0)
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+    core_on_chip: int = 0
+
+
+# As unordered as JAX may list them.
+SLICES = [Chip(100_000 * (s + 1) + x + 4 * y, s, (x, y, 0)) for y in range(4) for x in range(4) for s in (1, 0)]
+
+
+def test_slices_follow_one_another_along_data_and_each_is_the_mesh_of_one_slice():
+    """Failed while jax.make_mesh made the mesh, which refuses several slices."""
+    made = sharding.make(MeshConfig(data=4, fsdp=8), SLICES)
+    assert dict(made.shape) == {"data": 4, "fsdp": 8, "tensor": 1} and set(made.axis_types) == {AxisType.Explicit}
+    assert [{chip.slice_index for chip in row.flat} for row in made.devices] == [{0}, {0}, {1}, {1}]
+    for index in (0, 1):
+        alone = sharding.make(MeshConfig(data=2, fsdp=8), [chip for chip in SLICES if chip.slice_index == index])
+        np.testing.assert_array_equal(alone.devices, made.devices[2 * index : 2 * index + 2])
+
+
+def test_only_data_crosses_from_slice_to_slice():
+    with pytest.raises(ConfigError, match="data=1 on 2 slices of 16 devices; .* must be a multiple of 2"):
+        sharding.make(MeshConfig(data=1, fsdp=32), SLICES)
+
+
+def test_nodes_of_gpus_are_no_slices():
+    """JAX gives each its slice_index, but fsdp may go over several."""
+    nodes = [Chip(8 * s + i, s, platform="gpu", device_kind="NVIDIA H100") for i in range(8) for s in (1, 0)]
+    made = sharding.make(MeshConfig(data=1, fsdp=16), nodes)
+    assert [chip.id for chip in made.devices.flat] == [*range(16)]
+
+
 @pytest.mark.parametrize(
     ("model", "batch", "shape", "message"),
     [

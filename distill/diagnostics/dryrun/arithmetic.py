@@ -52,19 +52,18 @@ def _units(model: ModelConfig) -> int:
     return model.experts_per_token * model.expert_dim if model.experts else model.ff_dim
 
 
-def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> dict[str, float]:
-    """The least bytes that one device sends per step for its weights, by kind; ring algorithms.
+def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None, slices: int = 1) -> dict[str, float]:
+    """The least bytes that one device sends per step inside its slice for its weights, by kind; ring algorithms.
 
     Layers: gathered once forward and once backward, reduce-scattered once, per microbatch. Embedding and head: each
     gathered once, because the loss computes its gradient in the same place. The teacher: gathered once. Pieces of
-    gradients are then all-reduced over data.
+    gradients are then all-reduced over what a slice has of data.
     """
     s = shape(config)
-    n, t, d, g = s.mesh.fsdp, s.mesh.tensor, s.mesh.data, s.microbatches
+    n, t, d, g = s.mesh.fsdp, s.mesh.tensor, s.mesh.data // slices, s.microbatches
     share, width = (n - 1) / n / t, _width(config.model)
-    layers = config.model.n_layers * _matrices(config.model) * width
+    layers, ends = _gradient_bytes(config.model)
     table = config.model.vocab_size * config.model.d_model * width
-    ends = table * (1 if config.model.tied else 2)  # a tied table is scattered once, its gradients added first
     gathered = (2 * layers + 2 * table) * g * share
     if teacher is not None:
         own = teacher.n_layers * _matrices(teacher) + 2 * teacher.vocab_size * teacher.d_model
@@ -75,6 +74,25 @@ def fsdp_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> 
     if d > 1:
         sent["all-reduce"] = 2 * (d - 1) / d * (layers + ends) / n / t * g
     return {kind: value for kind, value in sent.items() if value}
+
+
+def _gradient_bytes(model: ModelConfig) -> tuple[float, float]:
+    """Bytes of the gradients of layers, and of embedding and head, in the dtype of the activations."""
+    ends = 1 if model.tied else 2  # a tied table is scattered once, its gradients added first
+    width = _width(model)
+    return float(model.n_layers * _matrices(model) * width), float(ends * model.vocab_size * model.d_model * width)
+
+
+def slice_bytes(config: ExperimentConfig, slices: int) -> float:
+    """The least bytes that one device sends to other slices per step: all chips of a slice share its gradients.
+
+    Each sums its piece with those of the chips that hold the same piece elsewhere, as a ring.
+    """
+    if config.model.lora.rank:
+        return 0.0
+    s = shape(config)
+    piece = sum(_gradient_bytes(config.model)) / (s.chips / slices)
+    return 2 * (slices - 1) / slices * piece * s.microbatches
 
 
 def tensor_bytes(config: ExperimentConfig, teacher: ModelConfig | None = None) -> float:

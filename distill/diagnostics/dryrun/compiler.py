@@ -32,8 +32,9 @@ GPU_OPTIONS: dict[str, bool | str] = {
     "xla_gpu_collect_cost_model_stats": True,
     "xla_gpu_enable_analytical_sol_latency_estimator": True,
 }
-
-
+# The number of GPUs of a slice: sums over several slices are scattered in each before they cross, and gathered after. A
+# TPU's compiler does so by itself; a run on GPUs has to set it, and the report says so.
+SLICE_OPTION = "xla_gpu_all_reduce_blueconnect_num_devices_per_host"
 _STAGES = ("after_codegen", "after_optimizations")  # of libtpu's dumps, the better first
 
 
@@ -53,14 +54,15 @@ class Compiled:
 
 
 def environment(chip: Chip, count: int, dump: str = "") -> dict[str, str]:
-    """Variables to set before JAX is loaded, so that no compiler looks for its device.
+    """Variables to set before JAX is loaded, so that no compiler looks for its device; `count` chips in all.
 
     In `dump`, libtpu writes the programs of Pallas kernels, which have no other estimate.
     """
     fixed = {"JAX_PLATFORMS": "cpu"}
     if not chip.dims:
         return fixed
-    kind = {"v5e": f"v5litepod-{count}", "v5p": f"v5p-{2 * count}", "v6e": f"v6e-{count}"}[chip.name]
+    size = chip.slice or count
+    kind = {"v5e": f"v5litepod-{size}", "v5p": f"v5p-{2 * size}", "v6e": f"v6e-{size}"}[chip.name]
     fixed |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": kind}
     fixed["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is opened, so dry runs need no lock between them
     if dump:
@@ -122,18 +124,22 @@ def _has_table(chip: Chip) -> bool:
 
 
 def devices(chip: Chip, count: int) -> Sequence[jax.Device]:
-    """The devices of a slice of a TPU, or of nodes of GPUs, as the compiler sees them."""
+    """The devices of slices of a TPU, or of nodes of GPUs, as the compiler sees them."""
     from jax.experimental import topologies
 
     check(chip)
+    size = chip.slice or count
+    # GPUs are one network to their compiler: it knows nodes and no data centres.
+    shape = topology(chip, size if chip.dims else count)
     with _quiet():
         try:
             if chip.dims:
-                return topologies.get_topology_desc(platform="tpu", topology_name=topology(chip, count)).devices
-            shape, config = topology(chip, count), targets.text(chip)
+                several = {"num_slices": count // size} if count > size else {}
+                return topologies.get_topology_desc(platform="tpu", topology_name=shape, **several).devices
+            config = targets.text(chip)
             return topologies.get_topology_desc(platform="cuda", target_config=config, topology=shape).devices
         except Exception as error:  # any error of a compiler, in one line
-            what = f"the compiler has no {topology(chip, count)} of {chip.name}"
+            what = f"the compiler has no {shape} of {chip.name}"
             raise ConfigError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
@@ -178,7 +184,8 @@ def _gpu(traced: jax.stages.Traced, chip: Chip) -> Compiled:
 
 
 def _gpu_options(chip: Chip) -> dict[str, bool | str]:
-    return GPU_OPTIONS if _has_table(chip) else {"xla_gpu_enable_triton_gemm": False}
+    options = dict(GPU_OPTIONS) if _has_table(chip) else {"xla_gpu_enable_triton_gemm": False}
+    return options | ({SLICE_OPTION: str(chip.slice)} if chip.slice else {})
 
 
 def _read(done: jax.stages.Compiled, text: str) -> Compiled:

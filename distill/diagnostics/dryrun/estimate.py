@@ -8,7 +8,7 @@ What the compilers leave out is filled in: Pallas kernels of a TPU by the bundle
 products of bfloat16 into float32 on a GPU by XLA's figure for the same shape into bfloat16, cuDNN's attention by
 CUDNN_SHARE of the chip's peak, plain copies on a GPU by its memory's bandwidth. A collective takes the seconds of a
 ring (distill/config/chips.py), one after another on one link, hidden behind what is scheduled between its start and the
-place that waits for it; what is not hidden is the part `network`.
+place that waits for it; what is not hidden is the part `network`, or `slices` where it goes from slice to slice.
 """
 
 import collections
@@ -24,7 +24,7 @@ from distill.diagnostics.dryrun.bundles import Kernel
 from distill.diagnostics.dryrun.hlo import Instruction, Program
 from distill.diagnostics.dryrun.sources import Frame, Sources
 
-PARTS = ("products", "attention", "loss", "elementwise", "copies", "optimizer", "network")
+PARTS = ("products", "attention", "loss", "elementwise", "copies", "optimizer", "network", "slices")
 # XLA's GPU compiler has no figure of cuDNN's attention: this share of the peak is assumed, of the FLOPs that a causal
 # mask leaves. (Shah et al. 2407.08608 measure 51 to 75% on an H100 in bfloat16.)
 CUDNN_SHARE = 0.60
@@ -198,7 +198,8 @@ class _Walk:
             now += self._run(name, one, types)
             for found, ends in waits.get(place, ()):
                 if ends > now:
-                    self._note(name, one, "network", ends - now, f"{found.kind}, ")
+                    part = "slices" if self.chip.leaves_slice(found.span) else "network"
+                    self._note(name, one, part, ends - now, f"{found.kind}, ")
                     now = ends
         self.lasting[name] = now
         return now

@@ -3,6 +3,8 @@
 Bodies of loops count as often as they run; a loop whose length is known only at run time (the steps of one call)
 counts once. The TPU compiler writes an asynchronous collective several times (start, steps, done) under one channel,
 and a reduce-scatter as a fusion of an all-reduce and a slice: each is counted as one collective of its true kind.
+Between slices of a TPU it writes what each chip gives to and takes from its host: a send and a receive, which name the
+collective that the hosts make of them.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ import re
 
 WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16}
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+SLICE = 100_000  # libtpu counts slices from 1 and calls chip i of slice s SLICE s + i
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 # Of a computation, also of one for a v6e's sparse cores; '}}, metadata=' and '}, ' continue a kernel's call.
@@ -130,10 +133,19 @@ class Program:
         """The collectives of a computation, each with the places of the instructions where it starts and is waited for.
 
         The two places are the same where nothing else can run meanwhile. Pieces of one channel in fusions are one
-        collective of a TPU; on a GPU a start is waited for by a done.
+        collective of a TPU; on a GPU a start is waited for by a done. Between slices, what is sent is waited for where
+        the receive of the same name is done.
         """
         instructions, found = self.computations[name], dict[tuple[str, str], tuple[Collective, int, int]]()
+        receives = {one.name: one for one in instructions if one.op == "recv"}
         for place, outer in enumerate(instructions):
+            if outer.op == "send" and (sent := self.between_slices(outer, self.runs[name])) is not None:
+                found["between slices", _rendezvous(outer)] = sent, place, place
+                continue
+            if outer.op == "recv-done" and (receive := receives.get(next(iter(outer.operands), ""))) is not None:
+                if (key := ("between slices", _rendezvous(receive))) in found:
+                    found[key] = (*found[key][:2], place)
+                continue
             if outer.op.endswith("-done") and outer.operands:
                 for key in [key for key in found if key[1] == outer.operands[0]]:
                     found[key] = (*found[key][:2], place)
@@ -183,6 +195,20 @@ class Program:
         origin = source[1] if source else ""
         return Collective(kind=kind, bytes=whole, group=group, span=span, times=times, source=origin)
 
+    def between_slices(self, send: Instruction, times: int) -> Collective | None:
+        """The collective between slices to which a chip of a TPU sends its part; None for another send."""
+        noted = re.search(r'_xla_megascale_transfer_type="(\w+)"', send.rest)
+        if not noted:
+            return None
+        kind = "collective-permute" if noted[1] == "ONE_TO_ONE" else noted[1].lower().replace("_", "-")
+        if kind not in KINDS:
+            raise ValueError(f"a transfer between slices of a kind that is not known: {send.name}, {noted[1]}")
+        group, span = _group(send.rest)
+        whole = max(_size(*array) for array in _ARRAY.findall(send.type)) * (group if kind == "all-gather" else 1)
+        source = re.search(r'op_name="([^"]*)"', send.rest)
+        origin = source[1] if source else _rendezvous(send)
+        return Collective(kind=kind, bytes=whole, group=group, span=span, times=times, source=origin)
+
     def _is_scattered(self, reduced: Instruction, inside: str) -> bool:
         """Whether only a slice of an all-reduce is used, in one fusion: the TPU's reduce-scatter."""
         if inside in self.runs:
@@ -201,12 +227,14 @@ def _result(one: Instruction, kind: str) -> float:
     """Bytes of what a collective gives.
 
     A start returns its operand too, and sometimes counters: `(operand, result, ...)`. GPUs combine several of one kind
-    into `((operands), (results), ...)`.
+    into `((operands), (results), ...)`; a reduce-scatter of one array is `((operand), result)`.
     """
     if not one.op.endswith("-start") or kind == "all-reduce":
         return size(one.type)
     if combined := re.match(r"\(\(.*?\), ?\((.*?)\)", one.type):
         return size(combined[1])
+    if kind == "reduce-scatter":
+        return _size(*_ARRAY.findall(one.type)[1])
     return max(_size(*array) for array in _ARRAY.findall(one.type))
 
 
@@ -232,8 +260,17 @@ def _group(rest: str) -> tuple[int, int]:
     return len(members), max(members) - min(members) + 1
 
 
+def _rendezvous(one: Instruction) -> str:
+    """The name under which a send and a receive between slices belong together."""
+    match = re.search(r'_xla_host_transfer_rendezvous="([^"]*)"', one.rest)
+    return match[1] if match else one.name
+
+
 def _members(rest: str) -> list[int]:
     """The devices of the first replica group."""
+    if match := re.search(r'_xla_megascale_target="?\{+([\d,>-]+)\}', rest):
+        members = [int(n) for n in re.findall(r"\d+", match[1])]
+        return members if members[0] >= SLICE else [SLICE * slice for slice in members]
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return _numbers(match[1])
     if match := re.search(rf"replica_groups=\[\d+,(\d+)\]<={_IOTA}", rest):

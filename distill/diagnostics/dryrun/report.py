@@ -17,7 +17,8 @@ class Report:
     """One step on one chip of many: bytes, FLOPs, seconds.
 
     `source` is the origin of memory and collectives: a compiler, or arithmetic (`note`: why no compiler was asked).
-    `wire` is the bytes a chip sends per step, by kind; `bound` the least that fully sharded weights need. `seconds` are
+    `wire` is the bytes a chip sends per step inside its slice, by kind; `bound` the least that fully sharded weights
+    need; `between` and `between_bound` the same of what it sends to other slices, at `gbit` Gbit/s. `seconds` are
     those of each part alone, at the chip's peaks: the step takes at least the longest and at most their sum.
     `estimate` is the compiler's, where it was asked for.
     """
@@ -40,6 +41,10 @@ class Report:
     wire: dict[str, float]
     bound: dict[str, float]
     seconds: dict[str, float]
+    slices: int = 1
+    gbit: float = 0.0
+    between: float = 0.0
+    between_bound: float = 0.0
     note: str = ""
     attention: str = ""  # what 'auto' is, and why
     estimate: Estimate | None = None
@@ -51,7 +56,7 @@ class Report:
     @property
     def mfu(self) -> float:
         """The MFU that the roofline allows if nothing overlaps: the model's FLOPs over the chip's peak."""
-        return self.seconds["model"] / max(self.seconds["products"], self.seconds["network"], self.seconds["memory"])
+        return self.seconds["model"] / max(self.seconds[part] for part in ("products", "network", "slices", "memory"))
 
 
 def dry_run(
@@ -70,16 +75,20 @@ def dry_run(
     reckoned = arithmetic.memory(config, teacher)
     state, taught = traced.state, program.held(traced.teacher)
     parameters, optimizer = program.held(state.params), program.held(state.opt_state)
+    slices, between = s.chips // (chip.slice or s.chips), 0.0
     note, guess = compiler.missing(chip), None
     if not note or estimated or chip.dims:
         compiled = compiler.compile_step(config, teacher, chip)
         guess = compiler.estimated(compiled, chip, kernels) if estimated else None
-        wire, source = hlo.bytes_by_kind(compiled.collectives), compiler.name(chip)
-        network = sum(chip.seconds(one.wire, one.span) for one in compiled.collectives)
+        far = [one for one in compiled.collectives if chip.leaves_slice(one.span)]
+        near = [one for one in compiled.collectives if not chip.leaves_slice(one.span)]
+        wire, between, source = hlo.bytes_by_kind(near), sum(one.wire for one in far), compiler.name(chip)
+        network = sum(chip.seconds(one.wire, one.span) for one in near)
         total, temporaries = compiled.total, compiled.temporaries - reckoned.activations
     else:
-        wire, source = dict(arithmetic.fsdp_bytes(config, teacher)), "a model (arithmetic, no compiler)"
-        spans = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips}
+        wire, source = dict(arithmetic.fsdp_bytes(config, teacher, slices)), "a model (arithmetic, no compiler)"
+        between = arithmetic.slice_bytes(config, slices)
+        spans = {"all-gather": s.mesh.fsdp, "reduce-scatter": s.mesh.fsdp, "all-reduce": s.chips // slices}
         network = sum(chip.seconds(sent, spans[kind] * s.mesh.tensor) for kind, sent in wire.items())
         across = arithmetic.tensor_bytes(config, teacher)
         network += chip.seconds(across, s.mesh.tensor)
@@ -113,13 +122,18 @@ def dry_run(
         model_flops=model_flops,
         program_flops=program_flops,
         wire={kind: sent for kind, sent in wire.items() if sent},
-        bound=arithmetic.fsdp_bytes(config, teacher),
+        bound=arithmetic.fsdp_bytes(config, teacher, slices),
         seconds={
             "model": model_flops / s.chips / chip.flops,
             "products": program_flops / s.chips / chip.flops,
             "memory": moved / chip.bandwidth,
             "network": network,
+            "slices": between / chip.between if between else 0.0,
         },
+        slices=slices,
+        gbit=chip.between * 8e-9,
+        between=between,
+        between_bound=arithmetic.slice_bytes(config, slices),
         note=note,
         attention=_attention(config, chip) if not note else "",
         estimate=guess,
@@ -137,6 +151,7 @@ def rows(r: Report) -> list[tuple[str, str]]:
     verdict = "fits" if r.fits else "DOES NOT FIT"
     lines = [
         ("chips", f"{r.chips:,d} {r.chip}; memory and collectives by {r.source}"),
+        *([("slices", _slices(r))] if r.slices > 1 else []),
         ("run", f"N = {r.N:,d}, D = {r.D:,d} in {r.steps:,d} steps"),
         ("parameters", gib(r.parameters)),
         ("optimiser", gib(r.optimizer)),
@@ -152,11 +167,23 @@ def rows(r: Report) -> list[tuple[str, str]]:
         least = f", FSDP needs {r.bound[kind] / 1e9:.2f}" if kind in r.bound else ""
         lines.append((kind, f"{sent / 1e9:.2f} GB sent a chip and step{least}"))
     s = r.seconds
-    lines.append(("seconds", f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"))
+    parts = f"products {s['products']:.3f}, network {s['network']:.3f}, memory {s['memory']:.3f}"
+    if r.slices > 1:
+        least = f"at least {r.between_bound / 1e9:.2f}"
+        lines.append(("between slices", f"{r.between / 1e9:.2f} GB sent a chip and step, {least}"))
+        parts += f", between slices {s['slices']:.3f}"
+    lines.append(("seconds", parts))
     lines.append(("roofline", f"MFU at most {100 * r.mfu:.0f}% if all of these overlap"))
     if r.note:
         lines.append(("arithmetic", f"memory and collectives are reckoned: {r.note}"))
     return lines + (_estimate_rows(r, r.estimate) if r.estimate else [])
+
+
+def _slices(r: Report) -> str:
+    size, chip = r.chips // r.slices, chips.find(r.chip)
+    # A TPU's compiler sums over slices in this way by itself.
+    flag = "" if chip.dims or r.note else f"; in a run XLA_FLAGS=--{compiler.SLICE_OPTION}={size}"
+    return f"{r.slices:,d} of {size:,d} chips; assumed between them: {r.gbit:g} Gbit/s a chip{flag}"
 
 
 def _estimate_rows(r: Report, found: Estimate) -> list[tuple[str, str]]:
@@ -167,6 +194,10 @@ def _estimate_rows(r: Report, found: Estimate) -> list[tuple[str, str]]:
         ("compiler's estimate", f"{found.seconds:.3f} s a step, MFU {100 * mfu:.1f}% (never measured; compare ratios)"),
         ("of it, seconds", parts),
     ]
+    if r.slices > 1:
+        inside, between = (found.by_part()[part] for part in ("network", "slices"))
+        share = lambda seconds: f"{seconds:.3f} s ({100 * seconds / found.seconds:.1f}% of the step)"
+        lines.append(("exposed network", f"inside slices {share(inside)}, between them {share(between)}"))
     for one in found.dearest(DEAREST):
         lines.append((f"  {1e3 * one.seconds:,.1f} ms", f"{one.part}: {one.source}, {one.times:,d} times"))
     if found.unknown:
@@ -190,6 +221,13 @@ def figures(r: Report) -> dict[str, object]:
         "model_flops": r.model_flops,
         "roofline_seconds": {part: round(seconds, 5) for part, seconds in r.seconds.items()},
     }
+    if r.slices > 1:
+        found |= {
+            "slices": r.slices,
+            "slice_gbit": r.gbit,
+            "sent_between_slices_gb": round(r.between / 1e9, 4),
+            "least_between_slices_gb": round(r.between_bound / 1e9, 4),
+        }
     if r.estimate is not None:
         found |= {
             "estimated_seconds": round(r.estimate.seconds, 5),

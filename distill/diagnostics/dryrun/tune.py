@@ -39,9 +39,11 @@ def choices(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip, l
     The number of chips is that of config.mesh, the batch stays as it is.
     """
     m = config.mesh
+    slices = m.data * m.fsdp * m.tensor // chip.slice if chip.slice else 1
     made = [
         dataclasses.replace(config, mesh=mesh, microbatches=parts, model=dataclasses.replace(config.model, remat=remat))
         for mesh in _meshes(m.data * m.fsdp * m.tensor)
+        if mesh.data % slices == 0
         for parts, remat in itertools.product((1, 2, 4, 8), REMATS)
         if _divides(config, teacher, mesh, parts)
     ]
@@ -142,9 +144,11 @@ def _seconds(config: ExperimentConfig, teacher: ModelConfig | None, chip: Chip) 
     flops = 3 * forward + again + (counts.forward_flops(teacher, config.seq_len) if teacher else 0.0)
     chips = m.data * m.fsdp * m.tensor
     products = flops * tokens / chips / chip.flops
-    sent = arithmetic.fsdp_bytes(config, teacher)
-    spans = {"all-reduce": chips}
+    slices = chips // (chip.slice or chips)
+    sent = arithmetic.fsdp_bytes(config, teacher, slices)
+    spans = {"all-reduce": chips // slices}
     network = sum(chip.seconds(wire, spans.get(kind, m.fsdp * m.tensor)) for kind, wire in sent.items())
     network += chip.seconds(arithmetic.tensor_bytes(config, teacher), m.tensor)
     network += chip.seconds(arithmetic.ring_bytes(config, teacher), m.context)
+    network += arithmetic.slice_bytes(config, slices) / chip.between if slices > 1 else 0.0
     return max(products, network) + 0.2 * min(products, network)
