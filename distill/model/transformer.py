@@ -19,18 +19,8 @@ from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from distill.config import ModelConfig
-from distill.model import (
-    attention_kernels,
-    experts,
-    head_maps,
-    layers,
-    lora,
-    positions,
-    products,
-    ring,
-    sharding,
-    units,
-)
+from distill.model import attention_kernels, experts, head_maps, layers, lora, positions, products, sharding, units
+from distill.model import ring as rings
 from distill.model.experts import RouterLosses
 from distill.model.norms import BLOCK_NORMS as BLOCK_NORMS
 from distill.model.norms import add_norm, constant, normalise
@@ -38,27 +28,13 @@ from distill.model.norms import rms_norm as rms_norm
 from distill.model.positions import Rope, rotate
 from distill.model.products import Kind as ProductKind
 from distill.model.products import Quantised
+from distill.model.scales import fan_in as fan_in
 from distill.model.stack import PRODUCT, scan, with_remat
 from distill.types import LOG_ZERO
 
 Queries: TypeAlias = Float[Array, "B S H K"]
 Keys: TypeAlias = Float[Array, "B T G K"]
 Mask: TypeAlias = Bool[Array, "#B 1 1 S T"]  # True where a query may see a key
-
-
-def fan_in(config: ModelConfig) -> dict[str, int]:
-    """The number of inputs of every linear map, which sets its initial scale (1/sqrt) and its muP learning rate.
-
-    An untied embedding is a table, not a linear map, and is omitted; a tied one counts as the head.
-    """
-    maps = dict.fromkeys(("query_dhk", "key_dgk", "value_dgk"), config.d_model)
-    if config.experts:
-        maps |= dict.fromkeys(("router_dx", "expert_gate_xdf", "expert_up_xdf"), config.d_model)
-        maps |= {"out_hkd": config.n_heads * config.head_dim, "expert_down_xfd": config.expert_dim}
-    else:
-        maps |= dict.fromkeys(("gate_df", "up_df"), config.d_model)
-        maps |= {"out_hkd": config.n_heads * config.head_dim, "down_fd": config.ff_dim}
-    return maps | {"embed_vd" if config.tied else "head_vd": config.d_model}
 
 
 def _normal(key: PRNGKeyArray, name: str, shape: tuple[int, ...], std: float) -> nnx.Param:
@@ -234,7 +210,7 @@ class Block(nnx.Module):
         """Causal self-attention, under an `attention_mask`; `number` is the layer's kind where there are several."""
         (q, k, v), c = self.project(x, rope), self.config
         if spans > 1:
-            return self.merge(ring.attention(c, spans // 2, self._scaled(q), k, v, mask), place)
+            return self.merge(rings.attention(c, spans // 2, self._scaled(q), k, v, mask), place)
         kernel = attention_kernels.chosen(c, x.shape[1])
         if kernel == "xla":
             assert mask is not None
