@@ -166,6 +166,13 @@ def _place(item: tuple[str, Figures]) -> int:
     return list(PROGRAMS).index(name) if name in PROGRAMS else len(PROGRAMS)
 
 
+def _written(out: Path, kept: Mapping[str, Figures], name: str, now: Figures) -> dict[str, Figures]:
+    """The programs of a file with these figures of one, and writes them."""
+    programs = {**kept, name: _peers_of(kept.get(name, {}), now) | now}
+    atomic_write(out, json.dumps({"programs": dict(sorted(programs.items(), key=_place))}, indent=1) + "\n")
+    return programs
+
+
 def _chosen(programs: str, chips: str, small: bool) -> list[str]:
     names = [name for name, one in PROGRAMS.items() if one.small] if small else list(PROGRAMS)
     if programs:
@@ -228,11 +235,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, program in _installed(programs).items():
         with progress.bar(f"{name}: compiled (minutes)", transient=True):
             found[name] = compiled(program)
+        if out:  # after each, for the next may be killed
+            kept = _written(out, kept, name, found[name])
         if flags.peers and not absent:
             found[name] = _beside(name, found[name])
-        if out:  # after each, for the next may be killed
-            kept[name] = _peers_of(kept.get(name, {}), found[name]) | found[name]
-            atomic_write(out, json.dumps({"programs": dict(sorted(kept.items(), key=_place))}, indent=1) + "\n")
+            kept = _written(out, kept, name, found[name]) if out else kept
     print(table(found))
     if any("peers" in one for one in found.values()):
         print(f"\n{maxtext_peers.beside(found)}")

@@ -22,7 +22,7 @@ Figures: TypeAlias = dict[str, Any]
 
 VARIABLE = "MAXTEXT_PYTHON"
 HOW = (
-    "python3.12 -m venv DIR && DIR/bin/pip install --no-deps maxtext==0.2.5, the packages that docs/guide/scale.md "
+    "python3.12 -m venv DIR, DIR/bin/pip install maxtext==0.2.5 and the packages that docs/guide/scale.md "
     f"lists, and {VARIABLE}=DIR/bin/python"
 )
 DRIVER = Path(__file__).with_name("maxtext_step_peers.py")
@@ -30,6 +30,7 @@ DEAREST = 10  # lines of source that a peer's figures name
 # Fields of a model, a step's shape and a mesh that have a setting in `settings`; any other has to be the default.
 _MODEL = {"vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_ff", "d_ff_multiple", "tied"}
 _MODEL |= {"qk_norm", "rope_base", "norm_eps", "dtype", "remat"}
+_FLAGS = ("model.", "mesh.", "teacher.dtype", "batch_size", "seq_len", "microbatches")  # what a shape describes
 _WEIGHTS = ("float32", "bfloat16")
 # Source files of MaxText: the loss is what follows the last norm, as it is ours (distill/losses).
 PLACES = estimate.Places(
@@ -56,6 +57,9 @@ def unlike(ours: Figures) -> str:
     for name in ("model", "teacher"):
         if other := sorted(set(shape[name] or ()) - _MODEL):
             return f"{name}.{other[0]}={shape[name][other[0]]!r} has no setting of MaxText here"
+    for flag in ours["flags"]:
+        if flag.startswith("--config.") and not flag.removeprefix("--config.").startswith(_FLAGS):
+            return f"{flag} has no setting of MaxText here"
     student = build(ModelConfig, shape["model"])
     if not student.qk_norm or student.dtype != "bfloat16" or student.remat != "full":
         return "it is compared in bfloat16, with normalised queries and keys, and every layer recomputed"
@@ -99,6 +103,7 @@ def settings(model: ModelConfig, shape: Mapping[str, Any], chip: Chip, weights: 
         "compile_topology": chips.topology(chip, count),
         "internal_compile_num_devices": count,
         "compile_topology_num_slices": 1,
+        "allow_split_physical_axes": True,  # 8 x 32 of a torus of 16 x 16, as jax.make_mesh lays ours
         "dataset_type": "synthetic",
         "enable_checkpointing": False,
         "run_name": "compiled",

@@ -263,6 +263,7 @@ def test_settings_are_those_of_the_shape():
         ({"model": MODEL | {"window": 512}}, "model.window=512 has no setting"),
         ({"teacher": MODEL | {"experts": 8}}, "teacher.experts=8 has no setting"),
         ({"model": MODEL | {"remat": "dots"}}, "every layer recomputed"),
+        ({"model": MODEL | {"qk_norm": False}}, "normalised queries and keys"),
         ({"microbatches": 2}, "one microbatch, not 2"),
         ({"teacher": MODEL, "teacher_dtype": "int8_products"}, "teacher.dtype=int8_products"),
     ],
@@ -272,13 +273,18 @@ def test_a_step_that_maxtext_does_not_have_is_left_out_with_a_reason(changes, sa
     assert said in found and bool(said) == bool(found)
 
 
-def test_a_step_of_gpus_is_left_out():
+def test_a_step_of_gpus_or_of_another_objective_is_left_out():
     assert "no TPU" in peers.unlike({**OURS, "chip": "h100"})
+    asked = ["--config=configs/train.py:103M", "--config.batch_size=16", "--config.objective.top_k=8"]
+    assert peers.unlike({**OURS, "flags": asked}) == "--config.objective.top_k=8 has no setting of MaxText here"
+    assert not peers.unlike({**OURS, "flags": asked[:2]})
 
 
-def test_what_maxtext_says_last_is_the_error(ours, maxtext, capsys):
+def test_what_maxtext_says_last_is_the_error(ours, maxtext, tmp_path, capsys):
     maxtext(fails="ValueError: no such block")
-    assert cli.guard(bench.main, [f"--programs={PROGRAM}", "--peers=maxtext"]) == 2
+    path = tmp_path / "figures.json"
+    assert cli.guard(bench.main, [f"--programs={PROGRAM}", "--peers=maxtext", f"--out={path}"]) == 2
+    assert PROGRAM in bench.read(path), "ours, minutes of work, stay"
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "error: MaxText's step at the shape of --chip=v5e: ValueError: no such block"
 
