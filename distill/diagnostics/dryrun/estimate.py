@@ -126,10 +126,15 @@ def _kernel_of(name: str, kernels: Mapping[str, Kernel]) -> Kernel | None:
 def _kernel_cycles(one: Instruction, types: Mapping[str, str], kernel: Kernel | None) -> float | None:
     """Cycles of a call of Splash on queries [B, H, S, K] or [H, S, K]; None for another kernel."""
     size = re.search(r"block_q\w*\W+(\d+)", one.rest)
-    shapes = [dims for name in one.operands for _, dims in hlo.arrays(types.get(name, "")) if len(dims) in (3, 4)]
+    # An operand may be one of several results of a fusion, '%fusion.5#1': what the call itself takes is exact.
+    taken = re.search(r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}", one.rest)
+    given = [taken[1]] if taken else [types.get(name, "") for name in one.operands]
+    shapes = [dims for text in given for _, dims in hlo.arrays(text) if len(dims) in (3, 4)]
     if kernel is None or size is None or not shapes:
         return None
     *heads, length, _ = max(shapes, key=lambda dims: (len(dims), math.prod(dims)))
+    if length < int(size[1]):
+        return None
     return kernel.cycles(math.prod(heads), length // int(size[1]))
 
 
