@@ -1,14 +1,15 @@
 """Steps compiled for TPUs and GPUs that are not there: the compilers' estimates of seconds, MFU, memory and traffic.
 
     python -m launch.bench compile [--programs=NAME;NAME | --chips=v5e,h100 | --small] [--with=FLAGS;FLAGS]
-        [--out=FILE] [--against=FILE]
+        [--out=FILE] [--against=FILE] [--peers=maxtext]
 
 Each program is one `launch.dryrun --estimate` in a process of its own, because a compiler reads its settings once.
 Prints a table. Nothing here was ever measured; compare the lines of one compiler. --out writes the figures as JSON,
 beside those of other programs that the file already has. --with compiles each program with other flags of the dry run,
 such as --with='--config.model.remat=none;--config.model.remat=dots': a line each, named by the flags. --against
 compares with such a file: exit code 1 where seconds, memory or a kind of traffic grew by more than a tenth, under the
-same versions; under others it only prints.
+same versions; under others it only prints. --peers=maxtext adds MaxText's step at the same shape, by the same
+instrument, to each program of a TPU; MAXTEXT_PYTHON names the interpreter of its environment (docs/guide/scale.md).
 A chip whose compiler is not installed is left out in one line. Minutes a program, on one core.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from distill.bench import maxtext_peers
 from distill.config import ConfigError, nearest
 from distill.config.chips import CHIPS
 from distill.config.flags import Parser
@@ -30,6 +32,7 @@ from distill.system.files import atomic_write, loads
 
 Figures: TypeAlias = dict[str, Any]  # report.figures, and the command's `flags`
 
+PEERS = ("maxtext",)
 GROWTH = 1.10  # of a figure, beyond which --against fails
 LEAST_GB = 0.05  # traffic below this is not compared
 
@@ -91,11 +94,12 @@ def compiled(program: Program) -> Figures:
 
 
 def table(found: Mapping[str, Figures]) -> str:
-    """Markdown: a line a program."""
+    """Markdown: a line a program, and one after it for its peer."""
     titles = ["program", "s a step", "MFU", "products", "attention", "loss", "elementwise, copies", "optimizer"]
     titles += ["exposed network", "GiB", "gathered / scattered / all-reduced, GB"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name, one in found.items():
+    lined = [line for name, one in found.items() for line in ((name, one), *_peers(name, one))]
+    for name, one in lined:
         parts, sent = one["estimated_parts"], one["sent_gb"]
         values = [name, f"{one['estimated_seconds']:.3f}", f"{100 * one['estimated_mfu']:.1f}%"]
         values += [f"{parts[part]:.3f}" for part in ("products", "attention", "loss")]
@@ -105,6 +109,26 @@ def table(found: Mapping[str, Figures]) -> str:
         values.append(" / ".join(f"{sent.get(kind, 0.0):.2f}" for kind in kinds))
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def _peers(name: str, one: Figures) -> list[tuple[str, Figures]]:
+    """The peers of a program's figures: 'MaxText 0.2.5: 103M supervised, 4 v5e'."""
+    return [(f"{peer}: {name}", figures) for peer, figures in one.get("peers", {}).items()]
+
+
+def _peers_of(before: Figures, now: Figures) -> Figures:
+    """The peers that a file has of a program whose flags are still the same."""
+    return {"peers": before["peers"]} if "peers" in before and before["flags"] == now["flags"] else {}
+
+
+def _beside(name: str, ours: Figures) -> Figures:
+    """Figures with those of MaxText's step at the same shape; as they were, in one line, where it has none."""
+    if reason := maxtext_peers.unlike(ours):
+        print(f"{name}: MaxText is left out: {reason}", flush=True)
+        return ours
+    with progress.bar(f"MaxText: {name}: compiled (minutes)", transient=True):
+        peer, figures = maxtext_peers.compiled(ours)
+    return ours | {"peers": {peer: figures}}
 
 
 def grown(new: Figures, old: Figures) -> list[str]:
@@ -140,6 +164,13 @@ def _place(item: tuple[str, Figures]) -> int:
     """Where a program stands in a file: in the order of PROGRAMS, its changes after it, others last."""
     name = item[0].partition(" + ")[0]
     return list(PROGRAMS).index(name) if name in PROGRAMS else len(PROGRAMS)
+
+
+def _written(out: Path, kept: Mapping[str, Figures], name: str, now: Figures) -> dict[str, Figures]:
+    """The programs of a file with these figures of one, and writes them."""
+    programs = {**kept, name: _peers_of(kept.get(name, {}), now) | now}
+    atomic_write(out, json.dumps({"programs": dict(sorted(programs.items(), key=_place))}, indent=1) + "\n")
+    return programs
 
 
 def _chosen(programs: str, chips: str, small: bool) -> list[str]:
@@ -188,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", default="", metavar="FILE", help="JSON of figures; programs already in it stay")
     parser.add_argument("--against", default="", metavar="FILE", help="the figures that must not grow by a tenth")
+    parser.add_argument("--peers", default="", choices=PEERS, help="whose step at the same shape is set beside ours")
     flags = parser.parse_args(argv)
     names = _chosen(flags.programs, flags.chips, flags.small)
     changes = [one for one in flags.more.split(";") if one.strip()]
@@ -196,16 +228,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = Path(flags.out) if flags.out else None
     kept = read(out) if out and out.exists() else {}
     os.environ["JAX_PLATFORMS"] = "cpu"
+    absent = maxtext_peers.missing() if flags.peers else ""
+    if absent:
+        print(f"MaxText is left out: {absent}", flush=True)
     found, worse = dict[str, Figures](), False
     for name, program in _installed(programs).items():
         with progress.bar(f"{name}: compiled (minutes)", transient=True):
             found[name] = compiled(program)
         if out:  # after each, for the next may be killed
-            kept |= {name: found[name]}
-            atomic_write(out, json.dumps({"programs": dict(sorted(kept.items(), key=_place))}, indent=1) + "\n")
+            kept = _written(out, kept, name, found[name])
+        if flags.peers and not absent:
+            found[name] = _beside(name, found[name])
+            kept = _written(out, kept, name, found[name]) if out else kept
     print(table(found))
+    if any("peers" in one for one in found.values()):
+        print(f"\n{maxtext_peers.beside(found)}")
     for name, one in found.items():
         print(f"{name}: {one['compiler']}, jax {one['jax']}; attention: {one.get('attention') or 'as configured'}")
+        for peer, other in _peers(name, one):
+            alike = (
+                ""
+                if other["compiler"] == one["compiler"]
+                else " (another compiler than ours: their ratio says nothing)"
+            )
+            print(f"{peer}: {other['compiler']}{alike}, jax {other['jax']}; attention: {other['attention']}")
         if name in before and (larger := grown(one, before[name])):
             same = same_versions(one, before[name])
             worse = worse or same

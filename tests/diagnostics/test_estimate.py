@@ -214,6 +214,22 @@ def test_a_tpus_cycles_and_kernels_are_seconds():
     assert again.by_part() == found.by_part() and not again.unknown
 
 
+def test_a_kernels_queries_are_what_its_call_takes():
+    """An operand may be one of several results of a fusion: of one with four dimensions MaxText's call cost nothing."""
+    several = TPU.replace("%q = bf16[2,4,2048,128]{3,2,1,0:T(8,128)(2,1)}", "%q = (bf16[8,2048,128], bf16[1,8,64,99])")
+    assert several != TPU
+    taken = "operand_layout_constraints={s8[1,8,8]{2,1,0}, bf16[8,2048,128]{2,1,0}, f32[8,8,2048]{2,1,0}}"
+    several = several.replace(
+        'custom_call_target="tpu_custom_call", ', f'custom_call_target="tpu_custom_call", {taken}, '
+    )
+    kernel = bundles.Kernel(step=100, block=1000, row=10)
+    known = {"splash_mha_fwd.2": kernel, "splash_mha_dq.1": kernel}
+    found = estimate.of_tpu(several, CHIPS["v5e"], known)
+    assert found.by_part() == estimate.of_tpu(TPU, CHIPS["v5e"], known).by_part()
+    unsaid = estimate.of_tpu(several.replace(taken, ""), CHIPS["v5e"], known)
+    assert unsaid.unknown == {"tpu_custom_call": 6}, "a block longer than the queries is no estimate of 0"
+
+
 # What a v6e's sparse cores gather: the next computation's header went into this one's last line, a KeyError later.
 SPARSE_CORE = """HloModule jit_train_steps
 %gather (p: bf16[64,8]) -> bf16[64,8] {

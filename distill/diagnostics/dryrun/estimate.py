@@ -22,7 +22,7 @@ from distill.config.chips import Chip
 from distill.diagnostics.dryrun import hlo
 from distill.diagnostics.dryrun.bundles import Kernel
 from distill.diagnostics.dryrun.hlo import Instruction, Program
-from distill.diagnostics.dryrun.sources import Frame, Sources
+from distill.diagnostics.dryrun.sources import Sources
 
 PARTS = ("products", "attention", "loss", "elementwise", "copies", "optimizer", "network", "slices")
 # XLA's GPU compiler has no figure of cuDNN's attention: this share of the peak is assumed, of the FLOPs that a causal
@@ -40,12 +40,28 @@ Product: TypeAlias = tuple[int, int, int]  # M, K, N
 Timed: TypeAlias = tuple[float, bool] | None
 
 _FREE = {"parameter", "constant", "bitcast", "get-tuple-element", "tuple", "after-all", "partition-id", "replica-id"}
-_STEP = "jit(train_steps)/while/body/"
+_STEP = re.compile(r"^jit\(\w+\)/(?:while/body/)?")
 _CONTROL = {"while", "conditional", "call"}
 _MOVES = _FREE | {"copy", "transpose", "convert", "reshape", "slice", "dynamic-slice", "dynamic-update-slice", "pad"}
 _MOVES |= {"concatenate", "broadcast", "iota", "copy-start", "copy-done", "slice-start", "slice-done"}
 # Operations of a GPU that take time, so that one without a figure is missed and not free.
 _ESTIMATED = {"fusion", "custom-call", "transpose", "convert", "reduce", "sort", "scatter"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a program's parts come from: a pattern each, searched in 'file:function' of an operation's stack frames."""
+
+    loss: str
+    attention: str  # and what is around the kernels, without the linear maps before and after
+    optimizer: str
+
+
+OURS = Places(
+    loss=r"distill/losses/",
+    attention=r"model/attention_kernels\.py|model/layers\.py:.*attention",
+    optimizer=r"/optax/|training/optim\.py|training/guard\.py",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +102,7 @@ class Estimate:
         return sorted(merged, key=lambda one: -one.seconds)[:count]
 
 
-def of_tpu(text: str, chip: Chip, kernels: Mapping[str, Kernel]) -> Estimate:
+def of_tpu(text: str, chip: Chip, kernels: Mapping[str, Kernel], places: Places = OURS) -> Estimate:
     """By the cycles that the TPU compiler wrote (its dump after code generation); `kernels` are those of Splash."""
     clock = CLOCK[chip.name]
 
@@ -97,7 +113,7 @@ def of_tpu(text: str, chip: Chip, kernels: Mapping[str, Kernel]) -> Estimate:
         noted = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
         return (int(noted[1]) / clock if noted else 0.0, "convolution_algorithm_config" in one.rest)
 
-    return _Walk(text, chip, timed).estimate()
+    return _Walk(text, chip, timed, places).estimate()
 
 
 def _kernel_of(name: str, kernels: Mapping[str, Kernel]) -> Kernel | None:
@@ -110,10 +126,15 @@ def _kernel_of(name: str, kernels: Mapping[str, Kernel]) -> Kernel | None:
 def _kernel_cycles(one: Instruction, types: Mapping[str, str], kernel: Kernel | None) -> float | None:
     """Cycles of a call of Splash on queries [B, H, S, K] or [H, S, K]; None for another kernel."""
     size = re.search(r"block_q\w*\W+(\d+)", one.rest)
-    shapes = [dims for name in one.operands for _, dims in hlo.arrays(types.get(name, "")) if len(dims) in (3, 4)]
+    # An operand may be one of several results of a fusion, '%fusion.5#1': what the call itself takes is exact.
+    taken = re.search(r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}", one.rest)
+    given = [taken[1]] if taken else [types.get(name, "") for name in one.operands]
+    shapes = [dims for text in given for _, dims in hlo.arrays(text) if len(dims) in (3, 4)]
     if kernel is None or size is None or not shapes:
         return None
     *heads, length, _ = max(shapes, key=lambda dims: (len(dims), math.prod(dims)))
+    if length < int(size[1]):
+        return None
     return kernel.cycles(math.prod(heads), length // int(size[1]))
 
 
@@ -168,8 +189,20 @@ def product_seconds(text: str) -> dict[Product, float]:
 class _Walk:
     """One pass over a program in the order of its schedule."""
 
-    def __init__(self, text: str, chip: Chip, timed: Callable[[Instruction, Mapping[str, str]], Timed]):
-        self.program, self.sources, self.chip, self.timed = Program(text), Sources(text), chip, timed
+    def __init__(
+        self,
+        text: str,
+        chip: Chip,
+        timed: Callable[[Instruction, Mapping[str, str]], Timed],
+        places: Places = OURS,
+    ):
+        self.program, self.sources, self.chip, self.timed, self.places = (
+            Program(text),
+            Sources(text),
+            chip,
+            timed,
+            places,
+        )
         self.operations: list[Operation] = []
         self.unknown: collections.Counter[str] = collections.Counter()
         self.lasting: dict[str, float] = {}
@@ -226,17 +259,18 @@ class _Walk:
         times = self.program.runs[name]
         stack = self.sources.stack(one.rest)
         named = re.search(r'op_name="([^"]*)"', one.rest)
-        where = kind + (str(stack[0]) if stack else named[1].removeprefix(_STEP) if named else one.name)
+        where = kind + (str(stack[0]) if stack else _STEP.sub("", named[1]) if named else one.name)
         self.operations.append(Operation(name=one.name, part=part, source=where, seconds=seconds * times, times=times))
 
     def _part(self, one: Instruction, multiplies: bool) -> str:
-        stack = self.sources.stack(one.rest)
-        if any(_within(frame, "distill/losses/") for frame in stack):
+        stack = [f"{frame.file}:{frame.function}" for frame in self.sources.stack(one.rest)]
+        within = lambda pattern: any(re.search(pattern, place) for place in stack)
+        if within(self.places.loss):
             return "loss"
         kernel = "__cudnn$fmha" in one.rest or "tpu_custom_call" in one.rest
-        if kernel or any(_is_attention(frame) for frame in stack):
+        if kernel or within(self.places.attention):
             return "attention"
-        if any(_within(frame, "/optax/", "training/optim.py", "training/guard.py") for frame in stack):
+        if within(self.places.optimizer):
             return "optimizer"
         if multiplies:
             return "products"
@@ -250,17 +284,6 @@ class _Walk:
         inside = [part for name in within for part in self.program.computations[name]]
         scalar = re.compile(r"\w+\[\]")
         return all(part.op in _MOVES or part.op == "fusion" or scalar.match(part.type) for part in inside)
-
-
-def _within(frame: Frame, *places: str) -> bool:
-    return any(place in frame.file for place in places)
-
-
-def _is_attention(frame: Frame) -> bool:
-    """Our own attention and what is around the kernels, without the linear maps before and after."""
-    if _within(frame, "model/attention_kernels.py"):
-        return True
-    return _within(frame, "model/layers.py") and "attention" in frame.function
 
 
 def _is_gpu_product(one: Instruction) -> bool:

@@ -20,7 +20,7 @@ class Report:
     `wire` is the bytes a chip sends per step inside its slice, by kind; `bound` the least that fully sharded weights
     need; `between` and `between_bound` the same of what it sends to other slices, at `gbit` Gbit/s. `seconds` are
     those of each part alone, at the chip's peaks: the step takes at least the longest and at most their sum.
-    `estimate` is the compiler's, where it was asked for.
+    `estimate` is the compiler's, where it was asked for. `shape` is that of the step, for whoever compiles another.
     """
 
     chip: str
@@ -48,6 +48,7 @@ class Report:
     note: str = ""
     attention: str = ""  # what 'auto' is, and why
     estimate: Estimate | None = None
+    shape: dict[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -137,7 +138,23 @@ def dry_run(
         note=note,
         attention=_attention(config, chip) if not note else "",
         estimate=guess,
+        shape=_shape(config, teacher),
     )
+
+
+def _shape(config: ExperimentConfig, teacher: ModelConfig | None) -> dict[str, object]:
+    """The models (fields that are not the default), the batch and the mesh of a step."""
+    plain = dataclasses.asdict(ModelConfig())
+    given = lambda model: {name: value for name, value in dataclasses.asdict(model).items() if value != plain[name]}
+    return {
+        "model": given(config.model),
+        "teacher": given(teacher) if teacher else None,
+        "teacher_dtype": config.teacher.dtype,
+        "batch_size": config.batch_size,
+        "seq_len": config.seq_len,
+        "microbatches": config.microbatches,
+        "mesh": dataclasses.asdict(config.mesh),
+    }
 
 
 def _attention(config: ExperimentConfig, chip: Chip) -> str:
@@ -220,6 +237,7 @@ def figures(r: Report) -> dict[str, object]:
         "sent_gb": {kind: round(sent / 1e9, 3) for kind, sent in r.wire.items()},
         "model_flops": r.model_flops,
         "roofline_seconds": {part: round(seconds, 5) for part, seconds in r.seconds.items()},
+        "shape": r.shape,
     }
     if r.slices > 1:
         found |= {
