@@ -19,9 +19,10 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from distill.losses import kernel
 from distill.losses.chunks import Chunks, Cotangents, TeacherArrays, TokenSums, vary
 from distill.losses.chunks import FusedSpec as FusedSpec
-from distill.model import sharding
+from distill.model import attention_kernels, sharding
 from distill.types import HiddenSignal, MixedSignal, TeacherSignal
 
 
@@ -58,6 +59,10 @@ def fused_losses(
     reshard = jax.sharding.reshard
     teacher, teacher_specs = _teacher_arrays(signal)
     spec = dataclasses.replace(spec, teacher_caps=_caps(signal))
+    if spec.kernel is None:
+        platform, count, given = attention_kernels.platform(), ids.shape[-1], map(len, teacher)
+        faster = kernel.is_faster(platform, spec.divergence, count, *given, hidden.dtype)
+        spec = dataclasses.replace(spec, kernel=faster)
     values = (hidden, head, ids, jnp.asarray(temperature, jnp.float32), jnp.asarray(beta, jnp.float32), teacher)
     specs = (sharding.ACT_BSD, sharding.PARAM_SPECS["head_vd"], sharding.ACT_BSD, P(), P(), teacher_specs)
     outputs = (sharding.TOKENS_BS, sharding.TOKENS_BS, sharding.ACT_BSD, sharding.TOKENS_BS)
