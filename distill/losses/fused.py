@@ -60,9 +60,9 @@ def fused_losses(
     teacher, teacher_specs = _teacher_arrays(signal)
     spec = dataclasses.replace(spec, teacher_caps=_caps(signal))
     if spec.kernel is None:
-        platform, count, given = attention_kernels.platform(), ids.shape[-1], map(len, teacher)
-        faster = kernel.is_faster(platform, spec.divergence, count, *given, hidden.dtype)
-        spec = dataclasses.replace(spec, kernel=faster)
+        kind, widths = attention_kernels.device_kind(), [x.shape[1] for x in (head, *teacher.heads)]
+        given = widths, ids.shape[-1], len(teacher.by_token), hidden.dtype
+        spec = dataclasses.replace(spec, kernel=kernel.is_faster(kind, spec.divergence, *given))
     values = (hidden, head, ids, jnp.asarray(temperature, jnp.float32), jnp.asarray(beta, jnp.float32), teacher)
     specs = (sharding.ACT_BSD, sharding.PARAM_SPECS["head_vd"], sharding.ACT_BSD, P(), P(), teacher_specs)
     outputs = (sharding.TOKENS_BS, sharding.TOKENS_BS, sharding.ACT_BSD, sharding.TOKENS_BS)

@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from distill.config import chips
 from distill.losses import online
 from distill.losses.online import PartialSums
 from distill.model import sharding
@@ -34,17 +35,21 @@ BLOCK_TOKENS, BLOCK_COLUMNS = 1024, 1024
 # Of the rows of a block, twice, since the next block is read meanwhile.
 BLOCK_BYTES = 40 * 2**20
 VMEM_BYTES = 100 * 2**20
+# Where the table of docs/results/speed.md has it faster: up to these widths of all heads together, one id a token.
+FASTER = {"v5e": 2176, "v5p": 1024, "v6e": 1024}
 MAX_IDS = 1
 
 
-def is_faster(platform: str, divergence: str, ids: int, parts: int, heads: int, dtype: DTypeLike) -> bool:
-    """Whether the kernel is faster than XLA's chunks by the instrument (docs/results/speed.md), and can do it at all.
+def is_faster(kind: str, divergence: str, widths: Sequence[int], ids: int, parts: int, dtype: DTypeLike) -> bool:
+    """Whether the kernel is faster than XLA's chunks by the instrument, on devices that JAX calls `kind`.
 
-    `ids`: of a token; `parts`: the teacher's arrays by token (several of a mixture); `heads`: of the teacher (none of a
-    stored distribution, which was not measured).
+    `widths`: of the heads, the student's and those of its teachers; `ids`: of a token; `parts`: the teacher's arrays by
+    token (several of a mixture, one without a head of a stored distribution, which was not measured).
     """
-    has = divergence in ("", "forward", "reverse") and parts == heads <= 1 and dtype == jnp.bfloat16
-    return platform == "tpu" and has and ids <= MAX_IDS
+    chip = chips.recognise(kind)
+    measured = chip is not None and sum(widths) <= FASTER.get(chip.name, 0) and ids <= MAX_IDS
+    has = divergence in ("", "forward", "reverse") and parts == len(widths) - 1 <= 1 and dtype == jnp.bfloat16
+    return measured and has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

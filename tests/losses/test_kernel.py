@@ -124,7 +124,7 @@ def cotangents(batch, length, seed=1):
 @pytest.mark.parametrize("tempered", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_float64_and_the_chunks_of_xla(kind, tempered, cap):
-    """Value and both gradients to 1e-6, twice that of reverse, a mean of differences of logits; columns that are no tokens, blocks that divide nothing."""
+    """Value and gradients to 1e-6 (reverse, a mean of differences: 2e-6); with padding, blocks that divide nothing."""
     tolerance = 2e-6 if kind == "reverse" else 1e-6
     arrays, by = made(np.random.default_rng(0), 2, 21, 24, 40, 700, 1), cotangents(2, 21)
     spec = FusedSpec(divergence=kind, tempered=tempered, tokens=694, cap=cap, chunk_tokens=21, chunk_logits=21 * 300)
@@ -179,18 +179,18 @@ def test_bfloat16():
 
 
 def test_where_it_is_chosen():
-    """On a TPU alone, in bfloat16; never for what it does not have or what was not found faster."""
-    chosen = kernel.is_faster
-    assert chosen("tpu", "", 1, 0, 0, jnp.bfloat16) and chosen("tpu", "reverse", 1, 1, 1, jnp.bfloat16)
-    assert not any(chosen(platform, "", 1, 0, 0, jnp.bfloat16) for platform in ("cpu", "gpu", ""))
-    others = [
-        ("", 1, 0, 0, jnp.float32),
-        ("jensen_shannon", 1, 1, 1, jnp.bfloat16),
-        ("forward", 1, 4, 2, jnp.bfloat16),  # a mixture
-        ("forward", 1, 1, 0, jnp.bfloat16),  # stored
-        ("", kernel.MAX_IDS + 1, 0, 0, jnp.bfloat16),
-    ]
-    assert not any(chosen("tpu", *asked) for asked in others)
+    """Where the table has it faster, and never for what it does not have."""
+    chosen = lambda kind="TPU v5 lite", divergence="", widths=(1024,), ids=1, parts=0, dtype=jnp.bfloat16: (
+        kernel.is_faster(kind, divergence, widths, ids, parts, dtype)
+    )
+    assert all(chosen(kind) for kind in ("TPU v5 lite", "TPU v5", "TPU v6 lite"))
+    assert chosen(divergence="reverse", widths=(1024, 1152), parts=1)
+    assert not any(chosen(kind) for kind in ("cpu", "NVIDIA H100 80GB HBM3", "TPU v4", ""))
+    assert not chosen(dtype=jnp.float32) and not chosen(ids=2) and not chosen(widths=(4352,))
+    assert not chosen("TPU v6 lite", divergence="forward", widths=(1024, 1152), parts=1)
+    assert not chosen(divergence="jensen_shannon", widths=(1024, 1152), parts=1)
+    assert not chosen(divergence="forward", parts=1), "a stored distribution"
+    assert not chosen(divergence="forward", widths=(256, 256, 256), parts=4), "a mixture"
 
 
 def test_the_kernel_is_called_where_it_is_chosen(monkeypatch):
@@ -201,6 +201,6 @@ def test_the_kernel_is_called_where_it_is_chosen(monkeypatch):
     spec = FusedSpec(divergence="", tempered=False, tokens=256)
     found(spec, arrays, by)
     assert not called
-    monkeypatch.setattr(fused.attention_kernels, "platform", lambda: "tpu")
+    monkeypatch.setattr(fused.attention_kernels, "device_kind", lambda: "TPU v5 lite")
     with pytest.raises(ZeroDivisionError):
         found(spec, arrays, by)
