@@ -6,6 +6,8 @@ CHECKED = (
     "distill.losses.divergences",
     "distill.losses.features",
     "distill.losses.fused",
+    "distill.losses.kernel",
+    "distill.losses.online",
     "distill.losses.targets",
     "distill.model.adapted",
     "distill.model.attention_kernels",

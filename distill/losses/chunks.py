@@ -3,6 +3,8 @@
 With z the student's logits, q(tau) its probabilities and d_v = d terms_v / d log q_v, the gradients are
     d logsumexp(z / tau) / d z_v = q_v / tau      d divergence / d z_v = (d_v - q_v sum_u d_u) / tau
 
+On a TPU a kernel computes the sums where it is faster (kernel.py).
+
 Letters: N tokens and V columns of one device, n and v those of one chunk, C chunks of tokens; D width; K ids a token.
 """
 
@@ -17,7 +19,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from distill.losses import divergences
+from distill.losses import divergences, kernel, online
+from distill.losses.online import PartialSums
 from distill.model import attention_kernels, sharding
 from distill.model.layers import capped
 from distill.types import LOG_ZERO
@@ -47,6 +50,7 @@ class FusedSpec:
     chunk_tokens: int = 0
     cap: float = 0.0
     teacher_caps: tuple[float, ...] = ()
+    kernel: bool | None = None  # the TPU's kernel (kernel.py), interpreted elsewhere; None: where it is faster
     one_device: bool = False  # then without shard_map: even collectives over one device copy the heads
 
 
@@ -66,22 +70,6 @@ class TeacherArrays(NamedTuple):
 
     by_token: PyTree
     heads: PyTree
-
-
-class PartialSums(NamedTuple):
-    """One device's partial sums of each token over the columns so far: exponentials relative to a running maximum.
-
-    `expected` sums the exponentials (the teacher's in forward, the student's in reverse) times the quantity whose mean
-    is the divergence. The teacher's sums have the suffix _t.
-    """
-
-    peak: Float[Array, "*C n"]
-    mass: Float[Array, "*C n"]  # at tau = 1
-    mass_tau: Float[Array, "*C n"]
-    id_logits: Float[Array, "*C n K"]
-    peak_t: Float[Array, "*C n"]
-    mass_t: Float[Array, "*C n"]
-    expected: Float[Array, "*C n"]
 
 
 class TokenSums(NamedTuple):
@@ -127,6 +115,7 @@ class Chunks:
         self.spec, self.head, self.heads, self.beta = spec, head, heads, beta
         self.exact = jnp.promote_types(hidden.dtype, jnp.float32)
         self.tau: Float[Array, ""] | float = temperature.astype(self.exact) if spec.tempered else 1.0
+        self.soften = (lambda x: x / self.tau) if spec.tempered else None
         platform = attention_kernels.platform()
         # XLA's GPU compiler reads a chunk's logits twice as long for one more sum over them, and it copies the sums
         # [v, D] for a product that adds to them (docs/results/speed.md).
@@ -197,12 +186,13 @@ class Chunks:
     def reduce(self, x: tuple[Float[Array, "n D"], Int[Array, "n K"], tuple[Float[Array, "n _"], ...]]) -> PartialSums:
         """The sums over all columns of this device, from a chunk's (hidden, ids, the teacher's arrays by token)."""
         hidden, ids, by_token = x
-        kind, tau = self.spec.divergence, self.tau
+        kind = self.spec.divergence
+        if self.spec.kernel:
+            return self._reduced_by_kernel(hidden, ids, by_token)
         apart = self.on_gpu and ids.shape[1] == 1
         zeros = lambda *dims, fill=0.0: vary(self.spec, jnp.full((hidden.shape[0], *dims), fill, self.exact))
 
         def columns(carry: PartialSums, i: Int[Array, ""]) -> tuple[PartialSums, None]:
-            peak, mass, mass_tau, id_logits, peak_t, mass_t, expected = carry
             z = self.logits(i, hidden, self.head, self.spec.cap)
             column, inside = self.locate(i, ids)
             if apart:
@@ -211,25 +201,34 @@ class Chunks:
                 here = jnp.sum(jnp.where((column == jnp.arange(self.columns)[None]) & inside, z, 0), axis=1)[:, None]
             else:
                 here = jnp.where(inside, jnp.take_along_axis(z, column, axis=1), 0)
-            top = jnp.maximum(peak, jnp.max(z, axis=1))
-            mass = mass * jnp.exp(peak - top) + jnp.sum(jnp.exp(z - top[:, None]), axis=1)
-            q, rescale = jnp.exp((z - top[:, None]) / tau), jnp.exp((peak - top) / tau)
-            mass_tau = mass_tau * rescale + jnp.sum(q, axis=1)
-            if kind:
-                z_t = self.teacher_logits(i, by_token)
-                top_t = jnp.maximum(peak_t, jnp.max(z_t, axis=1))
-                p, rescale_t = jnp.exp((z_t - top_t[:, None]) / tau), jnp.exp((peak_t - top_t) / tau)
-                mass_t = mass_t * rescale_t + jnp.sum(p, axis=1)
-                if kind == "forward":
-                    expected = expected * rescale_t + jnp.sum(p * z, axis=1)
-                elif kind == "reverse":
-                    expected = expected * rescale + jnp.sum(q * (z - z_t), axis=1)
-                peak_t = top_t
-            return PartialSums(top, mass, mass_tau, id_logits + here, peak_t, mass_t, expected), None
+            z_t = self.teacher_logits(i, by_token) if kind else None
+            sums = online.add(kind, self.soften, carry, z, z_t, axis=1)
+            return sums._replace(id_logits=carry.id_logits + here), None
 
         picked = self.logits_of_ids(hidden, ids) if apart else zeros(ids.shape[1])
         start = (zeros(fill=LOG_ZERO), zeros(), zeros(), picked, zeros(fill=LOG_ZERO), zeros(), zeros())
         return lax.scan(columns, PartialSums(*start), jnp.arange(self.count))[0]
+
+    def _reduced_by_kernel(
+        self, hidden: Float[Array, "n D"], ids: Int[Array, "n K"], by_token: tuple[Float[Array, "n _"], ...]
+    ) -> PartialSums:
+        """`reduce` by the kernel, which has all columns in one call."""
+        row = ids - self.offset
+        whole = self.valid == self.rows * (1 if self.spec.one_device else lax.axis_size("tensor"))
+        tiles = kernel.Tiles(
+            divergence=self.spec.divergence, tempered=self.spec.tempered, padded=not whole,
+            caps=(self.spec.cap, (*self.spec.teacher_caps, 0.0)[0]), heads=bool(self.heads),
+            interpret=attention_kernels.platform() != "tpu", one_device=self.spec.one_device,
+        )  # fmt: skip
+        return kernel.sums(
+            tiles,
+            jnp.asarray(self.tau, jnp.float32),
+            jnp.minimum(self.rows, self.valid - self.offset),
+            jnp.where((row >= 0) & (row < self.rows), row, -1),
+            hidden,
+            self.head,
+            (*by_token, *self.heads),
+        )
 
     def compare(
         self, x: tuple[Float[Array, "n D"], tuple[Float[Array, "n _"], ...], Float[Array, " n"], Float[Array, " n"]]

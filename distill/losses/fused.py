@@ -19,9 +19,10 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from distill.losses import kernel
 from distill.losses.chunks import Chunks, Cotangents, TeacherArrays, TokenSums, vary
 from distill.losses.chunks import FusedSpec as FusedSpec
-from distill.model import sharding
+from distill.model import attention_kernels, sharding
 from distill.types import HiddenSignal, MixedSignal, TeacherSignal
 
 
@@ -58,6 +59,10 @@ def fused_losses(
     reshard = jax.sharding.reshard
     teacher, teacher_specs = _teacher_arrays(signal)
     spec = dataclasses.replace(spec, teacher_caps=_caps(signal))
+    if spec.kernel is None:
+        kind, widths = attention_kernels.device_kind(), [x.shape[1] for x in (head, *teacher.heads)]
+        given = widths, ids.shape[-1], len(teacher.by_token), hidden.dtype
+        spec = dataclasses.replace(spec, kernel=kernel.is_faster(kind, spec.divergence, *given))
     values = (hidden, head, ids, jnp.asarray(temperature, jnp.float32), jnp.asarray(beta, jnp.float32), teacher)
     specs = (sharding.ACT_BSD, sharding.PARAM_SPECS["head_vd"], sharding.ACT_BSD, P(), P(), teacher_specs)
     outputs = (sharding.TOKENS_BS, sharding.TOKENS_BS, sharding.ACT_BSD, sharding.TOKENS_BS)

@@ -1,5 +1,6 @@
 """Estimates read from stored program texts as the compilers of GPUs and TPUs write them: no compiler is needed."""
 
+import dataclasses
 import logging
 import re
 
@@ -228,6 +229,57 @@ def test_a_kernels_queries_are_what_its_call_takes():
     assert found.by_part() == estimate.of_tpu(TPU, CHIPS["v5e"], known).by_part()
     unsaid = estimate.of_tpu(several.replace(taken, ""), CHIPS["v5e"], known)
     assert unsaid.unknown == {"tpu_custom_call": 6}, "a block longer than the queries is no estimate of 0"
+
+
+# The loss's kernel on 4096 tokens and 32768 columns of width 1024, with a teacher of width 512.
+LOSS = """HloModule jit_train_steps
+ENTRY %main (h: bf16[4096,1024], g: bf16[4096,512], w: bf16[32768,1024], u: bf16[32768,512]) -> f32[6,4096,128] {
+  %tau = f32[1]{0} constant({1})
+  %limit = s32[1]{0} constant({32768})
+  %ids = s32[4096,1]{1,0} constant({...})
+  %h = bf16[4096,1024]{1,0} parameter(0)
+  %g = bf16[4096,512]{1,0} parameter(1)
+  %w = bf16[32768,1024]{1,0} parameter(2)
+  %u = bf16[32768,512]{1,0} parameter(3)
+  ROOT %loss_sums_1024x512.3 = f32[6,4096,128]{2,1,0} custom-call(%tau, %limit, %ids, %h, %g, %w, %u), \
+custom_call_target="tpu_custom_call", metadata={op_name="a" source_file="/src/distill/losses/kernel.py" source_line=9}
+}
+"""
+
+
+def test_the_kernel_of_the_loss_takes_what_bounds_it():
+    """Its bundles, its products at the peak, or its bytes: the heads once for each of four blocks of tokens."""
+    chip = CHIPS["v5e"]
+
+    def seconds(turns, chip=chip):
+        kernel = bundles.Kernel(step=1000, block=20, row=4, turns=turns)
+        found = estimate.of_tpu(LOSS, chip, {"loss_sums_1024x512.1": kernel})
+        assert found.by_part()["loss"] == found.seconds and not found.unknown
+        return found.seconds
+
+    assert seconds(10**6) == pytest.approx(1024e6 / 1.5e9)
+    assert seconds(1) == pytest.approx(2 * 4096 * 32768 * 1536 / chip.flops)
+    wire = 2 * (4096 + 4 * 32768) * 1536 + 4 * 4096 + 4 * 6 * 4096 * 128
+    assert seconds(1, dataclasses.replace(chip, bandwidth=1e9)) == pytest.approx(wire / 1e9)
+    assert estimate.of_tpu(LOSS, chip, {}).unknown == {"tpu_custom_call": 1}
+
+
+def test_the_turns_of_a_kernels_loop_are_read():
+    """And the kernels of the loss are found by their names beside Splash's."""
+    exit_test = "0x200   : > { %p8 = scmp.ge.s32.totalorder %s40_s6, 514 /* loop exit test */ }\n"
+    found = bundles.kernel(BUNDLES + exit_test)
+    assert found.turns == 514 and found.whole == 514 * (found.step + found.block + found.row)
+
+
+def test_kernels_are_found_by_their_names(tmp_path):
+    for name in (
+        "1-loss_sums_1024x512.3-70-final_bundles",
+        "2-splash_mha_fwd.1-70-final_bundles",
+        "3-other-final_bundles",
+    ):
+        (tmp_path / f"{name}-final_bundles.txt").write_text(BUNDLES)
+    (tmp_path / "4-loss_sums_512x512-71-schedule-analysis_final_bundles.txt").write_text("")
+    assert set(bundles.kernels(tmp_path)) == {"loss_sums_1024x512.3", "splash_mha_fwd.1"}
 
 
 # What a v6e's sparse cores gather: the next computation's header went into this one's last line, a KeyError later.

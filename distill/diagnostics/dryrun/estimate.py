@@ -35,6 +35,8 @@ EIGHT_BITS = ("s8", "f8e4m3fn")
 # Cycles a second of a TPU's core; with them the compiler's products reach the makers' peaks.
 CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}
 
+_LOSS = re.compile(r"loss_sums_(\d+)x\d+")
+
 Product: TypeAlias = tuple[int, int, int]  # M, K, N
 # The seconds of one run of an operation, and whether it is a matrix product; None: nobody has an estimate.
 Timed: TypeAlias = tuple[float, bool] | None
@@ -103,11 +105,14 @@ class Estimate:
 
 
 def of_tpu(text: str, chip: Chip, kernels: Mapping[str, Kernel], places: Places = OURS) -> Estimate:
-    """By the cycles that the TPU compiler wrote (its dump after code generation); `kernels` are those of Splash."""
+    """By the cycles that the TPU compiler wrote (its dump after code generation); `kernels`: Splash's, the loss's."""
     clock = CLOCK[chip.name]
 
     def timed(one: Instruction, types: Mapping[str, str]) -> Timed:
         if one.op == "custom-call" and "tpu_custom_call" in one.rest:
+            if block := _LOSS.search(one.name):
+                kernel = _kernel_of(one.name, kernels)
+                return None if kernel is None else (_loss_seconds(one, types, kernel, int(block[1]), chip), False)
             cycles = _kernel_cycles(one, types, _kernel_of(one.name, kernels))
             return None if cycles is None else (cycles / clock, False)
         noted = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
@@ -136,6 +141,23 @@ def _kernel_cycles(one: Instruction, types: Mapping[str, str], kernel: Kernel | 
     if length < int(size[1]):
         return None
     return kernel.cycles(math.prod(heads), length // int(size[1]))
+
+
+def _loss_seconds(one: Instruction, types: Mapping[str, str], kernel: Kernel, block: int, chip: Chip) -> float:
+    """Of a call of distill/losses/kernel.py: of its bundles, its products at the peak and its bytes the most.
+
+    Its operands are scalars, ids [n, K], hidden states [n, _], as many heads [v, _], logits [n, v] or none. Heads are
+    read again for each `block` of tokens.
+    """
+    found = [text for name in one.operands if len(hlo.arrays(text := types.get(name, ""))[0][1]) == 2]
+    count = (len(found) - 1) // 2
+    tokens, heads = found[1 : 1 + count], found[1 + count : 1 + 2 * count]
+    dims = lambda text: hlo.arrays(text)[0][1]
+    size = lambda texts: math.fsum(map(hlo.size, texts))
+    n, v = dims(tokens[0])[0], dims(heads[0])[0]
+    flops = 2 * n * v * sum(dims(text)[1] for text in tokens)
+    wire = size(found) + size(heads) * (math.ceil(n / block) - 1) + hlo.size(one.type)
+    return max(kernel.whole / CLOCK[chip.name], flops / chip.flops, wire / chip.bandwidth)
 
 
 def of_gpu(text: str, chip: Chip, products: Mapping[Product, float]) -> Estimate:
