@@ -308,6 +308,7 @@ def test_a_peers_program_is_read_by_our_instrument_with_its_own_files():
         "elementwise": 0.0,
         "copies": 0.0,
         "network": 0.0,
+        "slices": 0.0,
     }
     assert found["estimated_parts"] == pytest.approx(want, abs=6e-6)
     assert found["estimated_seconds"] == pytest.approx(sum(want.values()), abs=6e-6)
