@@ -24,7 +24,7 @@ from distill.config import ExperimentConfig, ModelConfig, ObjectiveConfig, Optim
 from distill.losses import features
 from distill.losses.features import Projector
 from distill.losses.sums import WeightedSum
-from distill.model import adapted, quantize, sharding, transformer
+from distill.model import adapted, layouts, quantize, sharding, transformer
 from distill.model.transformer import Transformer
 from distill.teacher.observe import StepTeacher, observe
 from distill.training import guard, objective, on_policy, optim
@@ -143,8 +143,8 @@ def train_steps(
     def body(i: Int[Array, ""], carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
         state, sums = carry
         batch = jax.tree.map(lambda stack: lax.dynamic_index_in_dim(stack, i, keepdims=False), batches)
-        state, means = train_step(spec, state, teacher, batch)
-        return state, jax.tree.map(jnp.add, sums, means)
+        state, means = train_step(spec, layouts.compact(state), layouts.compact(teacher), batch)
+        return layouts.compact(state), jax.tree.map(jnp.add, sums, means)
 
     first = jax.tree.map(lambda stack: stack[0], batches)
     zero = jax.eval_shape(functools.partial(train_step, spec), state, teacher, first)[1]
