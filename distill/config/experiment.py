@@ -238,6 +238,11 @@ class ExperimentConfig:
                 f"seq_len={self.seq_len} with mesh.context={mesh.context}: a sequence is cut into {parts} equal spans; "
                 f"wanted a multiple of {parts} (of {128 * parts} for a TPU's attention kernel)"
             )
+        if self.model.experts and self.objective.balance:
+            raise ConfigError(
+                f"mesh.context={mesh.context} with model.experts={self.model.experts}: objective.balance is by whole "
+                "sequences, which no device has; set mesh.context=1, or objective.balance=0"
+            )
         if self.on_policy.fraction or self.objective.cross_tokenizer != "none":
             raise ConfigError(
                 f"mesh.context={mesh.context} with on_policy.fraction or objective.cross_tokenizer: a sequence that "
