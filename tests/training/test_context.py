@@ -71,7 +71,7 @@ def test_a_student_whose_devices_share_sequences_is_the_same_student(
              "data": "windows"},
             "mesh.context=4 with on_policy.fraction",
         ),
-        ({"mesh": MeshConfig(data=2, fsdp=4, context=4), "experts": 4}, "model.experts=4: objective.balance is by whole"),
+        ({"mesh": MeshConfig(data=2, fsdp=4, context=4), "experts": 4}, "objective.balance is by whole"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused_before_a_run(long, changed, message):
