@@ -218,13 +218,8 @@ class _Walk:
         timed: Callable[[Instruction, Mapping[str, str]], Timed],
         places: Places = OURS,
     ):
-        self.program, self.sources, self.chip, self.timed, self.places = (
-            Program(text),
-            Sources(text),
-            chip,
-            timed,
-            places,
-        )
+        self.program, self.sources = Program(text), Sources(text)
+        self.chip, self.timed, self.places = chip, timed, places
         self.operations: list[Operation] = []
         self.unknown: collections.Counter[str] = collections.Counter()
         self.lasting: dict[str, float] = {}
