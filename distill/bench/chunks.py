@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ids", type=int, default=1, help="tokens of a position whose logits are read")
     parser.add_argument("--sizes", default="4096x4096", help="tokens x columns of a chunk or 'kernel', ',' between")
     flags = parser.parse_args(argv)
+    for name in ("rows", "ids"):
+        if getattr(flags, name) < 1:
+            raise ConfigError(f"--{name}={getattr(flags, name)}: wanted at least 1")
     chip = chips.find(flags.chip)
     count = chip.node or 4
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -96,6 +99,8 @@ def _table(flags: argparse.Namespace, chip: chips.Chip, count: int, kernels: str
             raise ConfigError(f"--sizes: 'kernel' is for TPUs, not for a {chip.name}; leave it out")
         try:
             n, v = (0, 0) if size == "kernel" else map(int, size.split("x"))
+            if size != "kernel" and min(n, v) < 1:
+                raise ValueError(size)
         except ValueError:
             raise ConfigError(f"--sizes: got {size!r}, wanted tokens x columns such as 4096x4096") from None
         made = compiled(chip, count, flags.rows, widths, (n, v), flags.ids)

@@ -130,7 +130,9 @@ def several(chip: Chip, mesh: MeshConfig, slices: int, gbit: float = BETWEEN) ->
 
     Raises ConfigError if data is no multiple of `slices`.
     """
-    if slices < 1 or mesh.data % slices:
+    if slices < 1:
+        raise ConfigError(f"--slices={slices}: wanted at least 1")
+    if mesh.data % slices:
         raise ConfigError(
             f"--slices={slices}: got a mesh of data={mesh.data}; only data crosses from slice to slice, so it must be "
             "a multiple of --slices"

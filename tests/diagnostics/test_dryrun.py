@@ -317,7 +317,7 @@ def test_a_slice_that_is_not_made_is_refused(count):
         (["--chip=h100"], "--mesh=... is missing: wanted every axis"),
         (["--chip=h100", "--mesh=data=3"], "batch_size=4 does not divide over data x fsdp=3"),
         (["--chip=h100", "--mesh=data=2,fsdp=3", "--slices=3"], "--slices=3: got a mesh of data=2; only data crosses"),
-        (["--chip=h100", "--mesh=data=2", "--slices=0"], "--slices=0: got a mesh of data=2"),
+        (["--chip=h100", "--mesh=data=2", "--slices=0"], "--slices=0: wanted at least 1"),
         (["--chip=h100", "--mesh=data=2", "--slices=2", "--slice-gbit=0"], "--slice-gbit=0.0: wanted Gbit/s of a chip"),
         (["--chip=h100", "--mesh=data=2", "--teacher=12B"], "--teacher=12B: neither a row of the paper's ladder"),
     ],
